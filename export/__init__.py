@@ -1,0 +1,1 @@
+"""Checkpoints in, artifacts out, each with a certificate that it is the same function."""

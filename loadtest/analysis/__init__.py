@@ -1,0 +1,1 @@
+"""Functions of raw samples. Nothing here measures anything."""

@@ -1,0 +1,134 @@
+"""What a result must say about where it was taken, and which cores a measurement may use."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import medserve
+
+DISTRIBUTIONS = (
+    "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu", "tf2onnx",
+    "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust", "gevent", "geventhttpclient",
+)  # fmt: skip
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Installed versions of the named distributions (all that matter when none is named), without importing them."""
+    found = {"python": platform.python_version(), "medserve": medserve.__version__}
+    for name in names or DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint() -> dict[str, Any]:
+    """The machine in plain values; a value that the system does not tell is null."""
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_model(),
+        "architecture": platform.machine(),
+        "cores_online": os.cpu_count(),
+        "cores_usable": len(usable_cpus()),
+        "smt_siblings": sorted({_siblings(cpu) for cpu in usable_cpus()}),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "turbo_disabled": _read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        "virtual": "hypervisor" in (_read("/proc/cpuinfo") or ""),
+        "memory_bytes": _memory_bytes(),
+        "load_average": list(os.getloadavg()),
+        "gpus": _gpus(),
+        "versions": versions(),
+    }
+
+
+def usable_cpus() -> tuple[int, ...]:
+    """The CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def divide_cpus(threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """CPUs for the server (or the in-process timer) and for the load generator, on disjoint physical cores.
+
+    The server gets as many cores as it has threads, the generator the next one. Where there are too few, both share
+    what there is; the result shows it by its affinities.
+    """
+    cores: dict[tuple[int, ...], int] = {}
+    for cpu in usable_cpus():
+        cores.setdefault(_siblings(cpu), cpu)
+    first = tuple(cores.values())
+    if len(first) > threads:
+        return first[:threads], first[threads : threads + 1]
+    return usable_cpus(), usable_cpus()
+
+
+def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
+    """Bind this process to `cpus` where the system can; returns the affinity that it really has."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+    return usable_cpus()
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that bound the thread pools which libraries size when they are loaded."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+    return {name: str(threads) for name in names} | {"TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+def process_facts() -> dict[str, Any]:
+    """What can be read back of this process: affinity, threads, allocator, memory."""
+    status = dict(line.split(":", 1) for line in (_read("/proc/self/status") or "").splitlines() if ":" in line)
+    peak = status.get("VmHWM", "").split()
+    return {
+        "affinity": list(usable_cpus()),
+        "os_threads": int(status["Threads"]) if "Threads" in status else None,
+        "allocator": os.environ.get("LD_PRELOAD") or "system",
+        "peak_memory_bytes": int(peak[0]) * 1024 if peak else None,
+        "openmp_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _siblings(cpu: int) -> tuple[int, ...]:
+    text = _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    if text is None:
+        return (cpu,)
+    members: list[int] = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        members.extend(range(int(low), int(high or low) + 1))
+    return tuple(members)
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _cpu_model() -> str:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []

@@ -1,0 +1,58 @@
+"""Plug-ins are files: found by name, described by the literals at their top, imported only when chosen."""
+
+import ast
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from medserve.errors import CannotRun, unknown
+
+
+def names(package: str) -> list[str]:
+    """The plug-ins of a package (`serve.runtimes`), sorted, without importing any of them."""
+    return sorted(path.stem for path in _folder(package).glob("*.py") if not path.stem.startswith("_"))
+
+
+def literals(package: str, name: str) -> dict[str, tuple[str, ...]]:
+    """The upper-case tuples of strings at the top of a plug-in's file (REQUIRES, READS, WRITES), not imported."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in ast.parse(_path(package, name).read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            try:
+                value = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+            if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+                found[node.targets[0].id] = value
+    return found
+
+
+def missing(package: str, name: str) -> list[str]:
+    """The top-level modules that a plug-in REQUIRES and that cannot be found here, without importing them."""
+    required = literals(package, name).get("REQUIRES", ())
+    return [module for module in required if importlib.util.find_spec(module) is None]
+
+
+def load(package: str, name: str) -> ModuleType:
+    """Import a plug-in. Raises BadInput for an unknown name, CannotRun with the reason when it cannot be imported."""
+    _path(package, name)
+    if absent := missing(package, name):
+        raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; pip install {' '.join(absent)}")
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except ImportError as error:
+        raise CannotRun(f"{name} cannot be imported: {error}") from error
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise CannotRun(f"the package {package} is not installed; pip install -e . in the checkout")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _path(package: str, name: str) -> Path:
+    if name not in names(package):
+        raise unknown(package.rpartition(".")[2].removesuffix("s"), name, names(package))
+    return _folder(package) / f"{name}.py"

@@ -1,0 +1,60 @@
+"""Progress with time left: one calm line for a person, one JSON line a step for the study runner."""
+
+import os
+import sys
+import time
+
+import msgspec
+
+from medserve.errors import EVENTS
+
+
+class Progress:
+    """Counts `total` steps of `what`. Writes at most once a second to a terminal, every ten seconds to a file."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self._started = time.monotonic()
+        self._first_done = 0
+        self._written = 0.0
+        self._events = bool(os.environ.get(EVENTS))
+        self._terminal = sys.stderr.isatty()
+
+    def resume(self, done: int) -> None:
+        """Steps done before this process began; they do not count towards its speed."""
+        self._first_done = done
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of `total` steps are done."""
+        now = time.monotonic()
+        finished = done >= self.total
+        pause = 1.0 if self._terminal or self._events else 10.0
+        if now - self._written < pause and not finished:
+            return
+        self._written = now
+        steps = done - self._first_done
+        left = (now - self._started) / steps * (self.total - done) if steps > 0 else None
+        if self._events:
+            event = {"event": "progress", "what": self.what, "done": done, "total": self.total}
+            event |= {"unit": self.unit, "note": note, "seconds_left": left}
+            print(msgspec.json.encode(event).decode(), flush=True)
+            return
+        line = f"{self.what}: {self.unit} {done}/{self.total}"
+        line += f", {note}" if note else ""
+        line += f", {duration(left)} left" if left is not None and not finished else ""
+        line += f", {duration(now - self._started)}" if finished else ""
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[2K{line}" + ("\n" if finished else ""))
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

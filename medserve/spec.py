@@ -1,0 +1,275 @@
+"""Every noun of the project, frozen and typed. Stages exchange these as JSON; none of them does anything when read."""
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+"""Version of every manifest; a reader refuses another one."""
+
+Split = Literal["train", "val", "test"]
+Device = Literal["cpu", "cuda"]
+Mode = Literal["in-process", "closed-loop", "open-loop"]
+
+
+class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all nouns: immutable, keyword-only, strict when decoded."""
+
+
+class DatasetSpec(Noun, kw_only=True):
+    """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images a split."""
+
+    name: str
+    title: str
+    classes: int
+    train: int
+    val: int
+    test: int
+    sizes: tuple[int, ...]
+    licence: str
+
+    def count(self, split: Split) -> int:
+        """Images in a split."""
+        return int(getattr(self, split))
+
+
+class Architecture(Noun, kw_only=True):
+    """A network as numbers, no graph. `backbone_parameters` counts all trainable numbers but the linear head's."""
+
+    name: str
+    family: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    features: int
+    backbone_parameters: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def parameters(self, classes: int) -> int:
+        """Trainable parameters with a linear head of `classes` outputs; every framework is held to it."""
+        return self.backbone_parameters + (self.features + 1) * classes
+
+
+class Recipe(Noun, kw_only=True):
+    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
+
+    `weight_decay` is decoupled and spares batch norm and biases. `shift` is in pixels.
+    """
+
+    optimiser: Literal["adamw"] = "adamw"
+    schedule: Literal["one-cycle"] = "one-cycle"
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    batch: int = 128
+    epochs: int = 30
+    flips: bool = True
+    transposes: bool = True
+    shift: int = 2
+    seed: int = 0
+
+
+class Epoch(Noun, kw_only=True):
+    """One line of a training history: mean training loss, validation accuracy, wall seconds of the training steps."""
+
+    epoch: int
+    loss: float
+    val_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+class Scores(Noun, kw_only=True):
+    """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs)."""
+
+    accuracy: float
+    balanced_accuracy: float
+    auc: float
+    images: int
+
+
+class Checkpoint(Noun, kw_only=True):
+    """`checkpoint.json`: what was trained, on what, how, and how well. `files` maps a relative path to its SHA-256.
+
+    `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    dataset: str
+    size: int
+    classes: tuple[str, ...]
+    architecture: str
+    framework: str
+    recipe: Recipe
+    parameters: int
+    data_digest: str
+    unofficial: bool
+    licence: str
+    history: tuple[Epoch, ...]
+    test: Scores
+    train_seconds: float
+    images_per_second: float
+    compile_seconds: float
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+class Certificate(Noun, kw_only=True):
+    """Proof that an artifact computes its checkpoint's function on the whole test split.
+
+    `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
+    `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
+    `near_ties` the images where they are not.
+    """
+
+    runtime: str
+    images: int
+    max_abs: float
+    max_log_abs: float
+    decisions_changed: int
+    near_ties: int
+    accuracy: float
+    limit_abs: float
+    tie_margin: float
+    kind: Literal["float32", "lossy"]
+    valid: bool
+    reason: str | None
+    versions: dict[str, str]
+
+
+class Artifact(Noun, kw_only=True):
+    """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out."""
+
+    schema: int = SCHEMA
+    name: str
+    format: str
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    opset: int | None
+    checkpoint: Checkpoint
+    certificate: Certificate
+    versions: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one input image."""
+        return (self.checkpoint.size, self.checkpoint.size, 3)
+
+
+class Deployment(Noun, kw_only=True):
+    """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
+
+    `batch_sizes` are compiled or run once before the server is ready; other sizes are padded up to the next.
+    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`).
+    """
+
+    artifact: str
+    runtime: str
+    device: Device = "cpu"
+    threads: int = 1
+    batch_sizes: tuple[int, ...] = (1, 32)
+    dispatch: Literal["inline", "thread"] = "inline"
+    queue: int = 128
+
+    @property
+    def name(self) -> str:
+        """The deployment in one word, as it stands in paths and tables."""
+        thread = "" if self.dispatch == "inline" else "-thread"
+        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads}{thread}"
+
+
+class LoadProfile(Noun, kw_only=True):
+    """One way of measuring. `rate` in requests a second (open loop only); durations in seconds."""
+
+    name: str
+    mode: Mode
+    batch: int = 1
+    users: int = 1
+    rate: float | None = None
+    arrivals: Literal["constant", "poisson"] = "constant"
+    seconds: float
+    warmup_seconds: float
+
+
+class Cell(Noun, kw_only=True):
+    """One deployment under one way of measuring: a row of the table."""
+
+    deployment: Deployment
+    profile: LoadProfile
+
+    @property
+    def name(self) -> str:
+        """The folder of the cell's results."""
+        return f"{self.deployment.name}.{self.profile.name}"
+
+
+class Launch(Noun, kw_only=True):
+    """One fresh process of one deployment and the cells it measures in order. Paths are absolute.
+
+    `images` is an .npy file uint8 (N, H, W, C); `expected` an .npy file float32 (N, classes) of certified scores.
+    """
+
+    study: str
+    index: int
+    cells: tuple[Cell, ...]
+    artifact: str
+    results: str
+    images: str
+    expected: str
+    server_cpus: tuple[int, ...]
+    client_cpus: tuple[int, ...]
+    seed: int
+
+
+class Result(Noun, kw_only=True):
+    """`result.json`: one launch of one cell. The raw samples beside it are the truth; no statistic is stored.
+
+    `process` is what was read back from the running processes (threads, affinity, versions); `files` as in Checkpoint.
+    """
+
+    schema: int = SCHEMA
+    study: str
+    cell: Cell
+    launch: int
+    status: Literal["done", "failed"]
+    reason: str | None = None
+    artifact: Artifact | None = None
+    started: str
+    seconds: float = 0.0
+    machine: dict[str, Any] = {}
+    process: dict[str, Any] = {}
+    files: dict[str, str] = {}
+
+
+class Measure(Noun, kw_only=True):
+    """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's."""
+
+    profiles: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    seconds: float | None = None
+    warmup_seconds: float | None = None
+
+
+class Study(Noun, kw_only=True):
+    """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes."""
+
+    name: str
+    title: str
+    datasets: tuple[str, ...]
+    sizes: tuple[int, ...]
+    architectures: tuple[str, ...]
+    frameworks: tuple[str, ...]
+    formats: tuple[str, ...]
+    measure: tuple[Measure, ...]
+    runtimes: tuple[str, ...] = ()
+    null: bool = True
+    device: Device = "cpu"
+    threads: int = 1
+    batch_sizes: tuple[int, ...] = (1, 32)
+    dispatch: Literal["inline", "thread"] = "inline"
+    launches: int = 3
+    seeds: tuple[int, ...] = (0,)
+    unofficial: bool = False
+    recipe: Recipe = Recipe()
+    epochs_at: dict[int, int] = {}

@@ -1,0 +1,183 @@
+"""A study: one TOML file in, the jobs and cells of its matrix out. Pure functions; nothing is started here."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from medserve import plugins
+from medserve.errors import BadInput, unknown
+from medserve.spec import Cell, DatasetSpec, Deployment, LoadProfile, Noun, Recipe, Study
+from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+class Training(Noun, kw_only=True):
+    """A checkpoint to be made."""
+
+    dataset: str
+    size: int
+    architecture: str
+    framework: str
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's folder name."""
+        return f"{self.dataset}-{self.size}-{self.architecture}-{self.framework}-s{self.recipe.seed}"
+
+
+class Export(Noun, kw_only=True):
+    """An artifact to be made from a checkpoint."""
+
+    training: Training
+    format: str
+
+    @property
+    def name(self) -> str:
+        """The artifact's folder name."""
+        return f"{self.training.name}.{self.format}"
+
+
+class Deployed(Noun, kw_only=True):
+    """A deployment of an export, and the profiles it is measured under, in order."""
+
+    export: Export
+    deployment: Deployment
+    profiles: tuple[LoadProfile, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """One cell a profile."""
+        return tuple(Cell(deployment=self.deployment, profile=profile) for profile in self.profiles)
+
+
+class Plan(Noun, kw_only=True):
+    """A study spelled out. Each tuple is in running order and holds nothing twice."""
+
+    trainings: tuple[Training, ...]
+    exports: tuple[Export, ...]
+    deployed: tuple[Deployed, ...]
+
+
+def names() -> list[str]:
+    """The studies that come with the program."""
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def read(name: str) -> Study:
+    """A study by its name, or from a TOML file. Raises BadInput that names the file and what is wrong in it."""
+    path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
+    if not path.is_file():
+        raise BadInput(f"{name}: no such study file") if name.endswith(".toml") else unknown("study", name, names())
+    try:
+        study = msgspec.convert(tomllib.loads(path.read_text()), Study, str_keys=True)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    try:
+        plan(study)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    return study
+
+
+def plan(study: Study) -> Plan:
+    """The matrix of a study. Raises BadInput for a name that is in no table and a combination that cannot be."""
+    _check(study)
+    trainings, exports, deployed = [], [], []
+    for dataset in study.datasets:
+        for size in study.sizes:
+            for architecture in study.architectures:
+                made: list[Export] = []
+                for framework in study.frameworks:
+                    for seed in study.seeds:
+                        epochs = study.epochs_at.get(size, study.recipe.epochs)
+                        recipe = msgspec.structs.replace(study.recipe, seed=seed, epochs=epochs)
+                        training = Training(
+                            dataset=dataset, size=size, architecture=architecture, framework=framework, recipe=recipe
+                        )
+                        trainings.append(training)
+                        made += [Export(training=training, format=name) for name in _formats(study, framework)]
+                exports += made
+                profiles = _profiles(study, size)
+                deployed += [
+                    Deployed(export=export, deployment=_deployment(study, export, runtime), profiles=profiles)
+                    for export in made
+                    for runtime in _runtimes(study, export.format)
+                ]
+                if study.null:
+                    null = _deployment(study, made[0], "null")
+                    deployed.append(Deployed(export=made[0], deployment=null, profiles=profiles))
+    return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=tuple(deployed))
+
+
+def check_size(dataset: DatasetSpec, size: int) -> None:
+    """Raise BadInput when the data set does not come at `size` pixels."""
+    if dataset.sizes and size not in dataset.sizes:
+        raise BadInput(f"{dataset.name} does not come at {size} px; there is: {', '.join(map(str, dataset.sizes))}")
+    if not 8 <= size <= 1024:
+        raise BadInput(f"size {size} px; expected 8 to 1024")
+
+
+def _check(study: Study) -> None:
+    for field in ("datasets", "sizes", "architectures", "frameworks", "formats", "measure", "seeds"):
+        if not getattr(study, field):
+            raise BadInput(f"'{field}' is empty; name at least one")
+    for dataset in study.datasets:
+        for size in study.sizes:
+            check_size(pick(DATASETS, "dataset", dataset), size)
+    for architecture in study.architectures:
+        pick(ARCHITECTURES, "architecture", architecture)
+    for framework in study.frameworks:
+        if framework not in (known := plugins.names("train.frameworks")):
+            raise unknown("framework", framework, known)
+    for runtime in study.runtimes:
+        plugins.literals("serve.runtimes", runtime)
+    for name in study.formats:
+        if name != "native":
+            pick(FORMATS, "format", name)
+    if study.launches < 1 or study.threads < 1:
+        raise BadInput("'launches' and 'threads' must be at least 1")
+    for measure in study.measure:
+        for profile in measure.profiles:
+            if (batch := pick(PROFILES, "profile", profile).batch) > max(study.batch_sizes):
+                raise BadInput(f"profile {profile} sends batches of {batch}; add {batch} to 'batch_sizes'")
+
+
+def _formats(study: Study, framework: str) -> list[str]:
+    """The study's formats for this framework; one that its exporter cannot write becomes a row with a reason."""
+    writes = plugins.literals("export.frameworks", framework)["WRITES"]
+    return list(dict.fromkeys(writes[0] if name == "native" else name for name in study.formats))
+
+
+def _runtimes(study: Study, form: str) -> list[str]:
+    if not study.runtimes:
+        return [FORMATS[form].runtime]
+    return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
+
+
+def _deployment(study: Study, export: Export, runtime: str) -> Deployment:
+    return Deployment(
+        artifact=export.name,
+        runtime=runtime,
+        device=study.device,
+        threads=study.threads,
+        batch_sizes=study.batch_sizes,
+        dispatch=study.dispatch,
+    )
+
+
+def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
+    found: dict[str, LoadProfile] = {}
+    for measure in study.measure:
+        if measure.sizes and size not in measure.sizes:
+            continue
+        for name in measure.profiles:
+            profile = PROFILES[name]
+            if measure.seconds is not None:
+                profile = msgspec.structs.replace(profile, seconds=measure.seconds)
+            if measure.warmup_seconds is not None:
+                profile = msgspec.structs.replace(profile, warmup_seconds=measure.warmup_seconds)
+            found[name] = profile
+    return tuple(found.values())

@@ -1,0 +1,115 @@
+"""One row each: data sets, architectures, formats, load profiles. A new row is all that a new one of a kind needs."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from medserve.errors import unknown
+from medserve.spec import Architecture, DatasetSpec, LoadProfile, Noun
+
+OPSET = 18
+"""The ONNX operator set of every export: the newest that all three converters write (tf2onnx stops there)."""
+
+INPUT = "image"
+OUTPUT = "probabilities"
+
+
+class Format(Noun, kw_only=True):
+    """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` its default reader."""
+
+    name: str
+    path: str
+    runtime: str
+    triton_platform: str | None
+
+
+DATASETS = {
+    row.name: row
+    for row in (
+        DatasetSpec(
+            name="synthetic",
+            title="Synthetic cells (procedural)",
+            classes=8,
+            train=4096,
+            val=512,
+            test=1024,
+            sizes=(),
+            licence="CC0 1.0 (drawn by this program)",
+        ),
+        DatasetSpec(
+            name="bloodmnist",
+            title="BloodMNIST",
+            classes=8,
+            train=11_959,
+            val=1_712,
+            test=3_421,
+            sizes=(28, 64, 128, 224),
+            licence="CC BY 4.0",
+        ),
+        DatasetSpec(
+            name="dermamnist",
+            title="DermaMNIST",
+            classes=7,
+            train=7_007,
+            val=1_003,
+            test=2_005,
+            sizes=(28, 64, 128, 224),
+            licence="CC BY-NC 4.0 (non-commercial)",
+        ),
+        DatasetSpec(
+            name="pathmnist",
+            title="PathMNIST",
+            classes=9,
+            train=89_996,
+            val=10_004,
+            test=7_180,
+            sizes=(28, 64, 128, 224),
+            licence="CC BY 4.0",
+        ),
+    )
+}
+
+ARCHITECTURES = {
+    row.name: row
+    for row in (
+        Architecture(
+            name="cnn",
+            family="cnn",
+            widths=(32, 64, 128),
+            depths=(2, 2, 2),
+            features=128,
+            backbone_parameters=287_456,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+    )
+}
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format(name="onnx", path="1/model.onnx", runtime="onnx_runtime", triton_platform="onnxruntime_onnx"),
+        Format(name="torchscript", path="1/model.pt", runtime="torchscript", triton_platform="pytorch_libtorch"),
+        Format(name="saved_model", path="1/saved_model.pb", runtime="saved_model", triton_platform=None),
+        Format(name="stablehlo", path="1/model.stablehlo", runtime="stablehlo", triton_platform=None),
+    )
+}
+
+PROFILES = {
+    row.name: row
+    for row in (
+        LoadProfile(name="in-process-1", mode="in-process", batch=1, seconds=5.0, warmup_seconds=1.0),
+        LoadProfile(name="in-process-32", mode="in-process", batch=32, seconds=5.0, warmup_seconds=1.0),
+        LoadProfile(name="closed-1", mode="closed-loop", users=1, seconds=10.0, warmup_seconds=2.0),
+        LoadProfile(name="open-50", mode="open-loop", rate=50.0, seconds=20.0, warmup_seconds=2.0),
+    )
+}
+
+
+Row = TypeVar("Row")
+
+
+def pick(table: Mapping[str, Row], kind: str, name: str) -> Row:
+    """The row called `name`. Raises BadInput that lists what there is."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]

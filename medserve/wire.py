@@ -1,0 +1,204 @@
+"""Open Inference Protocol v2 over HTTP: request and response bytes to arrays and back, binary extension and JSON.
+
+Protocol: KServe's `required_api.md` for the JSON form, Triton's `extension_binary_data.md` for the binary one: the JSON
+head comes first, its length stands in the header `Inference-Header-Content-Length`, the tensors follow in their order.
+"""
+
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve.errors import BadInput
+from medserve.tables import INPUT, OUTPUT
+
+HEAD_LENGTH = "Inference-Header-Content-Length"
+OCTETS = "application/octet-stream"
+JSON = "application/json"
+
+DTYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+MAX_BATCH = 4096
+"""Images a request may carry; more is a mistake or an attack, and is refused before anything is allocated."""
+
+
+class _Parameters(msgspec.Struct):
+    binary_data_size: int | None = None
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: _Parameters | None = None
+    data: msgspec.Raw | None = None
+
+
+class _OutputParameters(msgspec.Struct):
+    binary_data: bool | None = None
+    classification: int | None = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: _OutputParameters | None = None
+
+
+class _RequestParameters(msgspec.Struct):
+    binary_data_output: bool = False
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Tensor]
+    id: str | None = None
+    outputs: list[_Output] | None = None
+    parameters: _RequestParameters | None = None
+
+
+class _Response(msgspec.Struct):
+    model_name: str
+    outputs: list[_Tensor]
+    model_version: str | None = None
+    id: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A decoded infer request: uint8 (N, H, W, C) images, and whether the scores go back in binary."""
+
+    images: NDArray[np.uint8]
+    id: str | None
+    binary: bool
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+_decode_response = msgspec.json.Decoder(_Response).decode
+_decode_rows = msgspec.json.Decoder(list[Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_request(body: bytes, head_length: str | None, shape: tuple[int, int, int]) -> Request:
+    """Decode an infer request for images of `shape` (H, W, C). Raises BadInput that says what was expected."""
+    end = _head_end(body, head_length)
+    try:
+        request = _decode_request(memoryview(body)[:end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the request is not an Open Inference Protocol v2 request: {error}") from None
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        given = [tensor.name for tensor in request.inputs]
+        raise BadInput(f"inputs are {given}; expected exactly one, named '{INPUT}'")
+    tensor = request.inputs[0]
+    wanted = request.outputs
+    binary = request.parameters is not None and request.parameters.binary_data_output
+    if wanted:
+        if len(wanted) != 1 or wanted[0].name != OUTPUT:
+            raise BadInput(f"outputs are {[output.name for output in wanted]}; expected only '{OUTPUT}'")
+        choice = wanted[0].parameters
+        if choice is not None:
+            if choice.classification is not None:
+                raise BadInput("the parameter 'classification' is not offered; ask for the probabilities")
+            if choice.binary_data is not None:
+                binary = choice.binary_data
+    if tensor.datatype != "UINT8":
+        raise BadInput(f"input '{INPUT}' has datatype {tensor.datatype!r}; expected 'UINT8'")
+    if len(tensor.shape) != 4 or tuple(tensor.shape[1:]) != shape or not 0 < tensor.shape[0] <= MAX_BATCH:
+        raise BadInput(
+            f"input '{INPUT}' has shape {tensor.shape}; "
+            f"expected [N, {', '.join(map(str, shape))}], N from 1 to {MAX_BATCH}"
+        )
+    return Request(_array(tensor, memoryview(body)[end:], "input").reshape(tensor.shape), request.id, binary)
+
+
+def encode_request(
+    images: NDArray[np.uint8], *, binary: bool = True, id: str | None = None
+) -> tuple[dict[str, str], bytes]:
+    """Headers and body of an infer request for uint8 (N, H, W, C) images."""
+    request: dict[str, Any] = {} if id is None else {"id": id}
+    tensor: dict[str, Any] = {"name": INPUT, "shape": images.shape, "datatype": "UINT8"}
+    if not binary:
+        tensor["data"] = images.ravel().tolist()
+        return {"Content-Type": JSON}, _encode(request | {"inputs": [tensor]})
+    raw = np.ascontiguousarray(images).tobytes()
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    output = {"name": OUTPUT, "parameters": {"binary_data": True}}
+    head = _encode(request | {"inputs": [tensor], "outputs": [output]})
+    return {"Content-Type": OCTETS, HEAD_LENGTH: str(len(head))}, head + raw
+
+
+def encode_response(
+    model: str, version: str, scores: NDArray[np.float32], request: Request
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """ASGI headers (without Content-Length) and body that carry float32 (N, classes) `scores` back."""
+    tensor: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
+    response: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": [tensor]}
+    if request.id is not None:
+        response["id"] = request.id
+    if not request.binary:
+        tensor["data"] = scores.ravel().tolist()
+        return [(b"content-type", b"application/json")], _encode(response)
+    raw = np.ascontiguousarray(scores, "<f4").tobytes()
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    head = _encode(response)
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"inference-header-content-length", b"%d" % len(head)),
+    ]
+    return headers, head + raw
+
+
+def decode_response(body: bytes, head_length: str | None) -> NDArray[np.float32]:
+    """The float32 (N, classes) scores of an infer response. Raises BadInput when it is not one."""
+    end = _head_end(body, head_length)
+    try:
+        response = _decode_response(memoryview(body)[:end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the answer is not an Open Inference Protocol v2 response: {error}") from None
+    for tensor in response.outputs:
+        if tensor.name == OUTPUT and tensor.datatype == "FP32":
+            return _array(tensor, memoryview(body)[end:], "output").reshape(tensor.shape)
+    raise BadInput(f"the answer has no FP32 output named '{OUTPUT}'")
+
+
+def _head_end(body: bytes, head_length: str | None) -> int:
+    if head_length is None:
+        return len(body)
+    if not (head_length.isascii() and head_length.isdigit()) or len(head_length) > 12 or int(head_length) > len(body):
+        raise BadInput(
+            f"{HEAD_LENGTH} is {head_length[:40]!r}; expected a whole number up to the body's {len(body)} bytes"
+        )
+    return int(head_length)
+
+
+def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
+    dtype = DTYPES[tensor.datatype]
+    count = prod(tensor.shape)
+    size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
+    if size is None:
+        return _json_array(tensor, rest, what, dtype, count)
+    if tensor.data is not None:
+        raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected one of them")
+    if size != count * dtype.itemsize or size != len(rest):
+        raise BadInput(
+            f"{what} '{tensor.name}' says binary_data_size {size} and {len(rest)} bytes follow the JSON head; "
+            f"its shape {tensor.shape} needs {count * dtype.itemsize}"
+        )
+    return np.frombuffer(rest, dtype, count)
+
+
+def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    if tensor.data is None:
+        raise BadInput(f"{what} '{tensor.name}' has neither 'data' nor the parameter 'binary_data_size'")
+    if len(rest):
+        raise BadInput(f"{len(rest)} bytes follow the JSON head, but no tensor has 'binary_data_size'")
+    try:
+        values = np.asarray(_decode_rows(tensor.data))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadInput(f"'data' of {what} '{tensor.name}' is not a list of numbers: {error}") from None
+    in_range = values.dtype.kind == "i" and values.min(initial=0) >= 0 and values.max(initial=0) <= 255
+    if values.dtype.kind not in "if" or (dtype.kind == "u" and not in_range):
+        wanted = "whole numbers from 0 to 255" if dtype.kind == "u" else "numbers"
+        raise BadInput(f"'data' of {what} '{tensor.name}' must hold {wanted}")
+    if values.size != count or (values.ndim > 1 and values.shape != tuple(tensor.shape)):
+        found = list(values.shape)
+        raise BadInput(f"'data' of {what} '{tensor.name}' has shape {found}; expected {tensor.shape} or flat")
+    return values.astype(dtype).ravel()

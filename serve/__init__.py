@@ -1,0 +1,1 @@
+"""Artifacts in, HTTP out: one wrapper for all runtimes."""

@@ -1,0 +1,96 @@
+"""A runtime is one file here, with READS (formats), REQUIRES (modules) and `load(artifact, deployment) -> Runtime`.
+
+This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
+"""
+
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve import plugins
+from medserve.errors import BadInput, CannotRun
+from medserve.spec import Artifact, Deployment
+from medserve.store import read_artifact
+from medserve.tables import FORMATS
+
+GOLDEN_LIMIT = 1e-4
+"""Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
+
+
+class Runtime(Protocol):
+    """Four verbs. `x` and `y` are whatever the runtime keeps on its device."""
+
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        """Host to device. `images` is uint8 (N, H, W, C), N one of the declared batch sizes."""
+
+    def run(self, x: Any) -> Any:
+        """Compute. May return before the device is done."""
+
+    def synchronise(self, y: Any) -> None:
+        """Return when the device is done with `y`."""
+
+    def fetch(self, y: Any) -> NDArray[np.float32]:
+        """Device to host: float32 (N, classes) probabilities whose bytes are there when this returns."""
+
+    def facts(self) -> dict[str, Any]:
+        """Read back from the runtime itself: effective threads, device, provider, versions."""
+
+
+def predict(runtime: Runtime, images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.float32]:
+    """One prediction: uint8 (N, H, W, C) to float32 (N, classes), padded up to the next of the ascending `batch_sizes`.
+
+    Raises BadInput when N is above the largest of them.
+    """
+    count = len(images)
+    place = bisect_left(batch_sizes, count)
+    if place == len(batch_sizes):
+        raise BadInput(f"a batch of {count} images; this deployment takes at most {batch_sizes[-1]}")
+    if batch_sizes[place] == count:
+        return runtime.fetch(runtime.run(runtime.place(images)))
+    padded = np.zeros((batch_sizes[place], *images.shape[1:]), np.uint8)
+    padded[:count] = images
+    return runtime.fetch(runtime.run(runtime.place(padded)))[:count]
+
+
+def open_runtime(folder: Path, deployment: Deployment) -> tuple[Runtime, Artifact]:
+    """Load an artifact whose digests and certificate hold, compile its batch sizes, check it against the golden file.
+
+    Raises BadInput for a folder that must not be used, CannotRun for what this machine lacks or a failed check.
+    """
+    artifact = read_artifact(folder)
+    if not artifact.certificate.valid:
+        raise CannotRun(f"{artifact.name} has no valid certificate: {artifact.certificate.reason}")
+    runtime = load_runtime(folder, artifact.format, len(artifact.checkpoint.classes), artifact.image_shape, deployment)
+    if plugins.literals("serve.runtimes", deployment.runtime)["READS"] and artifact.precision == "float32":
+        _check_golden(runtime, folder, deployment)
+    return runtime, artifact
+
+
+def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, int], deployment: Deployment) -> Runtime:
+    """Load the model of an artifact's folder and run every declared batch size once, so that nothing compiles later.
+
+    A runtime that READS nothing (null) takes any format. Raises CannotRun with the reason.
+    """
+    module = plugins.load("serve.runtimes", deployment.runtime)
+    if module.READS and form not in module.READS:
+        raise BadInput(f"{deployment.runtime} reads {', '.join(module.READS)}; the artifact {folder.name} is {form}")
+    runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
+    for size in deployment.batch_sizes:
+        predict(runtime, np.zeros((size, *shape), np.uint8), deployment.batch_sizes)
+    return runtime
+
+
+def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> None:
+    with np.load(folder / "golden.npz") as golden:
+        images, expected = golden["images"], golden["scores"]
+    step = deployment.batch_sizes[-1]
+    parts = [predict(runtime, images[at : at + step], deployment.batch_sizes) for at in range(0, len(images), step)]
+    error = float(np.abs(np.concatenate(parts) - expected).max())
+    if not error <= GOLDEN_LIMIT:
+        raise CannotRun(
+            f"{deployment.runtime} differs from the trainer by {error:.2e} on the golden images of {folder.name}; "
+            f"the limit is {GOLDEN_LIMIT:.0e}"
+        )

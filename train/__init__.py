@@ -1,0 +1,1 @@
+"""Data in, checkpoints out: the same recipe in every framework."""

@@ -1,0 +1,80 @@
+"""Training in PyTorch: eager, as its users run it, in channels-last layout."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from medserve import plugins
+from medserve.spec import Architecture, Recipe
+
+REQUIRES = ("torch",)
+
+
+class PyTorchTrainer:
+    """See `train.frameworks.Trainer`."""
+
+    def __init__(
+        self, architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+    ) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
+        self._canonical = plugins.load("train.models.canonical", "pytorch")
+        self._network = build(architecture, classes, recipe.seed).to(self._device)
+        self._rates = learning_rates
+        self._step = 0
+        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        parameters = list(self._network.parameters())
+        self.parameters = sum(value.numel() for value in parameters)
+        # Matrices and kernels decay; batch norm and biases, the one-dimensional ones, do not.
+        groups = [
+            {"params": [value for value in parameters if value.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [value for value in parameters if value.ndim == 1], "weight_decay": 0.0},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, lr=float(learning_rates[0]), betas=(0.9, 0.999), eps=1e-8)
+
+    def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+        for group in self._optimiser.param_groups:
+            group["lr"] = float(self._rates[self._step])
+        self._network.train()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(self._network(self._tensor(images)), self._tensor(labels))
+        loss.backward()
+        self._optimiser.step()
+        self._step += 1
+        return float(loss.detach())
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._network.eval()
+        with torch.inference_mode():
+            return self._network(self._tensor(images)).softmax(1).cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        save_file(self._canonical.read(self._network), folder / "weights.safetensors")
+        state = {"step": np.array(self._step)}
+        for index, values in self._optimiser.state_dict()["state"].items():
+            state |= {f"{index}.{name}": np.array(value.cpu()) for name, value in values.items()}
+        save_file({name: np.array(value, order="C") for name, value in state.items()}, folder / "resume.safetensors")
+
+    def restore(self, folder: Path) -> None:
+        self._canonical.write(self._network, load_file(folder / "weights.safetensors"))
+        state = load_file(folder / "resume.safetensors")
+        self._step = int(state.pop("step"))
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in state.items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = torch.from_numpy(value.copy())
+        whole = self._optimiser.state_dict()
+        self._optimiser.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
+
+    def _tensor(self, values: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+
+def create(
+    architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+) -> PyTorchTrainer:
+    """A trainer with seeded initial weights; `learning_rates` holds one rate a step."""
+    return PyTorchTrainer(architecture, classes, recipe, learning_rates)
