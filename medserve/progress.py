@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -34,20 +36,28 @@ class Progress:
         self._written = now
         steps = done - self._first_done
         left = (now - self._started) / steps * (self.total - done) if steps > 0 else None
+        event = {"event": "progress", "done": done, "total": self.total, "unit": self.unit, "note": note}
+        event["seconds_left"] = None if finished else left
         if self._events:
-            event = {"event": "progress", "what": self.what, "done": done, "total": self.total}
-            event |= {"unit": self.unit, "note": note, "seconds_left": left}
             print(msgspec.json.encode(event).decode(), flush=True)
             return
-        line = f"{self.what}: {self.unit} {done}/{self.total}"
-        line += f", {note}" if note else ""
-        line += f", {duration(left)} left" if left is not None and not finished else ""
+        line = f"{self.what}: {describe(event)}"
         line += f", {duration(now - self._started)}" if finished else ""
         if self._terminal:
             sys.stderr.write(f"\r\x1b[2K{line}" + ("\n" if finished else ""))
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """A progress event in words, as `Progress` makes it."""
+    words = [f"{event['unit']} {event['done']}/{event['total']}"]
+    if event["note"]:
+        words.append(event["note"])
+    if event["seconds_left"] is not None:
+        words.append(f"{duration(event['seconds_left'])} left")
+    return ", ".join(words)
 
 
 def duration(seconds: float) -> str:

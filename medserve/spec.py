@@ -16,7 +16,7 @@ class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of all nouns: immutable, keyword-only, strict when decoded."""
 
 
-class DatasetSpec(Noun, kw_only=True):
+class DatasetSpec(Noun, frozen=True, kw_only=True):
     """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images a split."""
 
     name: str
@@ -33,7 +33,7 @@ class DatasetSpec(Noun, kw_only=True):
         return int(getattr(self, split))
 
 
-class Architecture(Noun, kw_only=True):
+class Architecture(Noun, frozen=True, kw_only=True):
     """A network as numbers, no graph. `backbone_parameters` counts all trainable numbers but the linear head's."""
 
     name: str
@@ -50,7 +50,7 @@ class Architecture(Noun, kw_only=True):
         return self.backbone_parameters + (self.features + 1) * classes
 
 
-class Recipe(Noun, kw_only=True):
+class Recipe(Noun, frozen=True, kw_only=True):
     """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
 
     `weight_decay` is decoupled and spares batch norm and biases. `shift` is in pixels.
@@ -69,7 +69,7 @@ class Recipe(Noun, kw_only=True):
     seed: int = 0
 
 
-class Epoch(Noun, kw_only=True):
+class Epoch(Noun, frozen=True, kw_only=True):
     """One line of a training history: mean training loss, validation accuracy, wall seconds of the training steps."""
 
     epoch: int
@@ -79,7 +79,7 @@ class Epoch(Noun, kw_only=True):
     images_per_second: float
 
 
-class Scores(Noun, kw_only=True):
+class Scores(Noun, frozen=True, kw_only=True):
     """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs)."""
 
     accuracy: float
@@ -88,7 +88,7 @@ class Scores(Noun, kw_only=True):
     images: int
 
 
-class Checkpoint(Noun, kw_only=True):
+class Checkpoint(Noun, frozen=True, kw_only=True):
     """`checkpoint.json`: what was trained, on what, how, and how well. `files` maps a relative path to its SHA-256.
 
     `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
@@ -115,18 +115,18 @@ class Checkpoint(Noun, kw_only=True):
     files: dict[str, str]
 
 
-class Certificate(Noun, kw_only=True):
+class Certificate(Noun, frozen=True, kw_only=True):
     """Proof that an artifact computes its checkpoint's function on the whole test split.
 
     `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
     `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
-    `near_ties` the images where they are not.
+    `near_ties` the images where they are not. An error that is not finite is null.
     """
 
     runtime: str
     images: int
-    max_abs: float
-    max_log_abs: float
+    max_abs: float | None
+    max_log_abs: float | None
     decisions_changed: int
     near_ties: int
     accuracy: float
@@ -138,7 +138,7 @@ class Certificate(Noun, kw_only=True):
     versions: dict[str, str]
 
 
-class Artifact(Noun, kw_only=True):
+class Artifact(Noun, frozen=True, kw_only=True):
     """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out."""
 
     schema: int = SCHEMA
@@ -157,7 +157,7 @@ class Artifact(Noun, kw_only=True):
         return (self.checkpoint.size, self.checkpoint.size, 3)
 
 
-class Deployment(Noun, kw_only=True):
+class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
     `batch_sizes` are compiled or run once before the server is ready; other sizes are padded up to the next.
@@ -179,7 +179,7 @@ class Deployment(Noun, kw_only=True):
         return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads}{thread}"
 
 
-class LoadProfile(Noun, kw_only=True):
+class LoadProfile(Noun, frozen=True, kw_only=True):
     """One way of measuring. `rate` in requests a second (open loop only); durations in seconds."""
 
     name: str
@@ -192,7 +192,7 @@ class LoadProfile(Noun, kw_only=True):
     warmup_seconds: float
 
 
-class Cell(Noun, kw_only=True):
+class Cell(Noun, frozen=True, kw_only=True):
     """One deployment under one way of measuring: a row of the table."""
 
     deployment: Deployment
@@ -204,10 +204,11 @@ class Cell(Noun, kw_only=True):
         return f"{self.deployment.name}.{self.profile.name}"
 
 
-class Launch(Noun, kw_only=True):
+class Launch(Noun, frozen=True, kw_only=True):
     """One fresh process of one deployment and the cells it measures in order. Paths are absolute.
 
-    `images` is an .npy file uint8 (N, H, W, C); `expected` an .npy file float32 (N, classes) of certified scores.
+    `images` is an .npy file uint8 (N, H, W, C); `expected` an .npy file float32 (N, classes) of certified scores,
+    null for a runtime that computes nothing.
     """
 
     study: str
@@ -216,13 +217,13 @@ class Launch(Noun, kw_only=True):
     artifact: str
     results: str
     images: str
-    expected: str
+    expected: str | None
     server_cpus: tuple[int, ...]
     client_cpus: tuple[int, ...]
     seed: int
 
 
-class Result(Noun, kw_only=True):
+class Result(Noun, frozen=True, kw_only=True):
     """`result.json`: one launch of one cell. The raw samples beside it are the truth; no statistic is stored.
 
     `process` is what was read back from the running processes (threads, affinity, versions); `files` as in Checkpoint.
@@ -242,7 +243,7 @@ class Result(Noun, kw_only=True):
     files: dict[str, str] = {}
 
 
-class Measure(Noun, kw_only=True):
+class Measure(Noun, frozen=True, kw_only=True):
     """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's."""
 
     profiles: tuple[str, ...]
@@ -251,7 +252,7 @@ class Measure(Noun, kw_only=True):
     warmup_seconds: float | None = None
 
 
-class Study(Noun, kw_only=True):
+class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes."""
 
     name: str

@@ -13,7 +13,7 @@ from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 STUDIES = Path(__file__).parent / "studies"
 
 
-class Training(Noun, kw_only=True):
+class Training(Noun, frozen=True, kw_only=True):
     """A checkpoint to be made."""
 
     dataset: str
@@ -28,7 +28,7 @@ class Training(Noun, kw_only=True):
         return f"{self.dataset}-{self.size}-{self.architecture}-{self.framework}-s{self.recipe.seed}"
 
 
-class Export(Noun, kw_only=True):
+class Export(Noun, frozen=True, kw_only=True):
     """An artifact to be made from a checkpoint."""
 
     training: Training
@@ -40,7 +40,7 @@ class Export(Noun, kw_only=True):
         return f"{self.training.name}.{self.format}"
 
 
-class Deployed(Noun, kw_only=True):
+class Deployed(Noun, frozen=True, kw_only=True):
     """A deployment of an export, and the profiles it is measured under, in order."""
 
     export: Export
@@ -53,7 +53,7 @@ class Deployed(Noun, kw_only=True):
         return tuple(Cell(deployment=self.deployment, profile=profile) for profile in self.profiles)
 
 
-class Plan(Noun, kw_only=True):
+class Plan(Noun, frozen=True, kw_only=True):
     """A study spelled out. Each tuple is in running order and holds nothing twice."""
 
     trainings: tuple[Training, ...]

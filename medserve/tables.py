@@ -13,7 +13,7 @@ INPUT = "image"
 OUTPUT = "probabilities"
 
 
-class Format(Noun, kw_only=True):
+class Format(Noun, frozen=True, kw_only=True):
     """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` its default reader."""
 
     name: str

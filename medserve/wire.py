@@ -18,7 +18,7 @@ HEAD_LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 
-DTYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 MAX_BATCH = 4096
 """Images a request may carry; more is a mistake or an attack, and is refused before anything is allocated."""
 

@@ -1,1 +1,6 @@
-"""One file a framework: REQUIRES (modules), WRITES (formats, the native one first) and `export(...)`."""
+"""One file a framework: REQUIRES (modules), WRITES (formats, the native one first) and `export`.
+
+`export(checkpoint, weights, form, path)` builds the checkpoint's network, puts the canonical `weights` into it and
+writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
+`probabilities` float32 (N, classes). It raises CannotRun with the reason when the framework's exporter cannot.
+"""

@@ -1,0 +1,35 @@
+# make bench   everything that is missing, then the quick study; ends with a table and the path of the results
+# make test    everything that is missing, then all checks
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: bench test bench-wrapper clean
+
+bench: $(READY)
+	$(BIN)/medserve run quick
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+# The wrapper's cost over a bare server, side by side in one run.
+bench-wrapper: $(READY)
+	$(BIN)/python -m serve.benchmark
+
+$(READY): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "medserve needs Python 3.11; make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check pip==26.3
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
+# Apart and without its dependencies: jax2onnx asks for the CPU build of ONNX Runtime, which overwrites the GPU build's files.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps jax2onnx
+	$(BIN)/python -c 'from importlib.metadata import distributions as d; found = sorted(x.name for x in d() if x.name.startswith("onnxruntime")); assert found == ["onnxruntime-gpu"], found'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

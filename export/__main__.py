@@ -1,0 +1,137 @@
+"""`python -m export CHECKPOINT --format FORMAT --out FOLDER`: an artifact with its certificate, or nothing."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from medserve import errors, machine, plugins, process, store
+from medserve.errors import BadInput, CannotRun
+from medserve.spec import Artifact, Certificate, Checkpoint
+from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
+
+GOLDEN_IMAGES = 32
+
+
+class Prepared(msgspec.Struct):
+    """What `python -m train data prepare --json` says."""
+
+    folder: Path
+    digest: str
+
+
+def export(
+    checkpoint_folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
+    form: Annotated[str, typer.Option("--format", help="torchscript, saved_model, stablehlo or onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new artifact.")],
+) -> None:
+    """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
+
+    Example: medserve export runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0 --format onnx --out artifacts/cells
+    """
+    checkpoint = store.read_checkpoint(checkpoint_folder)
+    exporter = plugins.load("export.frameworks", checkpoint.framework)
+    row = pick(FORMATS, "format", form)
+    if form not in exporter.WRITES:
+        raise CannotRun(f"{checkpoint.framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
+    data = _test_split(checkpoint)
+    with store.new_folder(out) as partial:
+        path = partial / row.path
+        path.parent.mkdir()
+        exporter.export(checkpoint, load_file(checkpoint_folder / "weights.safetensors"), form, path)
+        _write_golden(partial, checkpoint_folder, data)
+        if row.triton_platform is not None:
+            (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
+        certificate = _certify(partial, checkpoint_folder, data, form)
+        artifact = Artifact(
+            name=out.name,
+            format=form,
+            opset=OPSET if form == "onnx" else None,
+            checkpoint=checkpoint,
+            certificate=certificate,
+            versions=machine.versions(),
+            files=store.digests(partial, without="artifact.json"),
+        )
+        store.write_json(partial / "artifact.json", artifact)
+    _report(artifact, out)
+    if not certificate.valid:
+        raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}")
+
+
+def triton_config(platform: str, checkpoint: Checkpoint) -> str:
+    """`config.pbtxt` for Triton's model repository; its TorchScript backend wants outputs named NAME__INDEX."""
+    output = f"{OUTPUT}__0" if platform == "pytorch_libtorch" else OUTPUT
+    return f"""platform: "{platform}"
+max_batch_size: 128
+input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {checkpoint.size}, {checkpoint.size}, 3 ] }} ]
+output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(checkpoint.classes)} ] }} ]
+"""
+
+
+def _test_split(checkpoint: Checkpoint) -> Path:
+    """The folder of the unpacked data set. Raises BadInput when it is not the data that the checkpoint was made on."""
+    words = ["-m", "train", "data", "prepare", checkpoint.dataset, "--size", str(checkpoint.size), "--json"]
+    words += ["--unofficial"] if checkpoint.unofficial else []
+    prepared = msgspec.json.decode(_ask(words), type=Prepared)
+    if prepared.digest != checkpoint.data_digest:
+        raise BadInput(
+            f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
+            "train it again"
+        )
+    return prepared.folder
+
+
+def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:
+    images: NDArray[np.uint8] = np.load(data / "test_images.npy", mmap_mode="r")
+    scores = np.load(checkpoint_folder / "test_scores.npy")
+    if len(images) != len(scores):
+        raise BadInput(f"{checkpoint_folder}: {len(scores)} test scores for {len(images)} test images; train it again")
+    chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(int)
+    np.savez(folder / "golden.npz", images=images[chosen], scores=scores[chosen])
+
+
+def _certify(folder: Path, checkpoint_folder: Path, data: Path, form: str) -> Certificate:
+    _ask(["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form])
+    path = folder / "certificate.json"
+    certificate = store.read_json(path, Certificate)
+    path.unlink()
+    return certificate
+
+
+def _ask(words: list[str]) -> bytes:
+    """Run a stage in a process of its own and return what it printed. Raises CannotRun with its last line."""
+    with TemporaryFile() as out, TemporaryFile() as err:
+        child = process.start(words, stdout=out, stderr=err, env={errors.EVENTS: ""})
+        try:
+            code = child.wait()
+        finally:
+            process.stop(child)
+        out.seek(0)
+        err.seek(0)
+        if code != 0:
+            lines = [line for line in err.read().decode(errors="replace").splitlines() if line.strip()]
+            why = lines[-1].removeprefix("error: ") if lines else process.describe_exit(code)
+            raise BadInput(why) if code == 2 else CannotRun(why)
+        return out.read()
+
+
+def _report(artifact: Artifact, out: Path) -> None:
+    proof = artifact.certificate
+    error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
+    print(
+        f"{out}: {artifact.format}, largest |difference| {error} on {proof.images} test images, "
+        f"{proof.decisions_changed} decisions changed, certificate {'valid' if proof.valid else 'NOT valid'}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    process.interruptible()
+    errors.main(lambda: typer.run(export))

@@ -1,0 +1,160 @@
+"""The command line. It starts processes; `medserve train ...` and its kin hand their words to the stage as they are."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medserve import __version__, errors, plugins, process, runner
+from medserve import study as studies
+from medserve.progress import duration
+from medserve.spec import Noun
+from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
+
+app = typer.Typer(
+    help="Inference-serving latency of medical image classifiers: train, export, serve, load-test, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+STAGES = {
+    "data": ("train", "data", "List, fetch and unpack data sets."),
+    "train": ("train", "run", "Train one checkpoint."),
+    "export": ("export", "", "Export a checkpoint and certify the artifact."),
+    "serve": ("serve", "", "Serve an artifact over HTTP."),
+    "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
+    "time": ("loadtest", "time", "Time an artifact in process."),
+    "results": ("loadtest", "results", "Print the results of a run."),
+}
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a TOML file.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/STUDY")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step instead of text.")] = False,
+) -> None:
+    """Run a study, or go on where it was stopped; ends with a short table.
+
+    Exit code 1 when a cell failed: it is in the table with its reason. Example: medserve run quick
+    """
+    study = studies.read(name)
+    folder = out or Path("runs") / study.name
+    failed = runner.run(study, folder, _print_json if json else _Screen().show)
+    if json:
+        print(msgspec.json.encode({"state": "finished", "run": str(folder.resolve()), "failed": failed}).decode())
+    else:
+        subprocess.run([sys.executable, "-m", "loadtest", "results", str(folder), "--format", "table"], check=True)
+        print(f"\nResults: {folder.resolve()}")
+    if failed:
+        raise errors.CannotRun(
+            f"{failed} job{'s' * (failed > 1)} or cells failed; the reasons stand in the table above"
+        )
+
+
+@app.command("list")
+def list_(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what there is: data sets, architectures, frameworks, formats, runtimes, profiles, studies.
+
+    It imports nothing and says nothing of this machine.
+    """
+    known: dict[str, Mapping[str, object]] = {
+        "studies": {name: studies.read(name).title for name in studies.names()},
+        "datasets": _rows(DATASETS),
+        "architectures": _rows(ARCHITECTURES),
+        "frameworks": {name: plugins.literals("export.frameworks", name) for name in plugins.names("train.frameworks")},
+        "formats": _rows(FORMATS),
+        "runtimes": {name: plugins.literals("serve.runtimes", name) for name in plugins.names("serve.runtimes")},
+        "profiles": _rows(PROFILES),
+    }
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(known), indent=1).decode())
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for kind, rows in known.items():
+        table.add_row(kind, ", ".join(rows))
+    Console().print(table)
+
+
+def _forward(stage: str, command: str, words: list[str]) -> None:
+    child = process.start(["-m", stage, *filter(None, [command]), *words])
+    try:
+        code = child.wait()
+    finally:
+        process.stop(child)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def _add(name: str, stage: str, command: str, text: str) -> None:
+    def forward(context: typer.Context) -> None:
+        _forward(stage, command, context.args)
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, help=text, context_settings=settings)(forward)
+
+
+for _name, (_stage, _command, _text) in STAGES.items():
+    _add(_name, _stage, _command, _text)
+
+
+def _rows(table: Mapping[str, Noun]) -> dict[str, object]:
+    return {name: msgspec.to_builtins(row) for name, row in table.items()}
+
+
+def _print_json(step: runner.Step) -> None:
+    print(msgspec.json.encode(step).decode(), flush=True)
+
+
+class _Screen:
+    """One line a finished job; on a terminal, one more that changes while a job works."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = 0.0
+
+    def show(self, step: runner.Step) -> None:
+        clear = "\r\x1b[2K" if self._terminal else ""
+        if step.state in ("done", "failed"):
+            left = f"   {duration(step.seconds_left)} left" if step.seconds_left and step.done < step.total else ""
+            mark = "" if step.state == "done" else f"   FAILED: {step.note}"
+            took = duration(step.seconds or 0.0)
+            place = f"[{step.done}/{step.total}]"
+            print(f"{clear}{place:>8} {step.kind:<10} {step.name}  {took}{left}{mark}", file=sys.stderr, flush=True)
+        elif self._terminal and time.monotonic() - self._last > 0.5:
+            # Nothing is drawn while a cell is measured: stages that measure send no progress.
+            self._last = time.monotonic()
+            words = f"         {step.kind:<10} {step.name}  {step.note}"
+            print(f"{clear}{words[: Console().width - 1]}", end="", file=sys.stderr, flush=True)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"medserve {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Entry point of the `medserve` command."""
+    process.die_with_parent()
+    process.interruptible()
+    errors.main(app)
+
+
+if __name__ == "__main__":
+    main()
