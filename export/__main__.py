@@ -22,7 +22,7 @@ GOLDEN_IMAGES = 32
 class Prepared(msgspec.Struct):
     """What `python -m train data prepare --json` says."""
 
-    folder: Path
+    folder: str
     digest: str
 
 
@@ -84,7 +84,7 @@ def _test_split(checkpoint: Checkpoint) -> Path:
             f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
             "train it again"
         )
-    return prepared.folder
+    return Path(prepared.folder)
 
 
 def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:

@@ -1,6 +1,7 @@
 """One clock and one timed loop. A timed region ends when the bytes of the scores are on the host."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ def quiet_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-def timed_loop(call: Callable[[int], object], seconds: float, at_least: int = 1) -> NDArray[np.int64]:
-    """Call `call(0)`, `call(1)`, ... back to back for `seconds` and at least `at_least` times.
+def timed_loop(
+    call: Callable[[int], object], seconds: float, at_least: int = 1, at_most: int = sys.maxsize
+) -> NDArray[np.int64]:
+    """Call `call(0)`, `call(1)`, ... back to back for `seconds`, at least `at_least` and at most `at_most` times.
 
     Returns (n, 2) int64: nanoseconds before and after each call. What the call must not hold: preparation of its
     input, first-call compilation (warm up before), and work that is still under way when it returns.
@@ -43,6 +46,6 @@ def timed_loop(call: Callable[[int], object], seconds: float, at_least: int = 1)
             stamp(before)
             stamp(after)
             index += 1
-            if after >= end and index >= at_least:
+            if (after >= end and index >= at_least) or index >= at_most:
                 break
     return np.array(stamps, np.int64).reshape(-1, 2)

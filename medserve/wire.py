@@ -4,6 +4,7 @@ Protocol: KServe's `required_api.md` for the JSON form, Triton's `extension_bina
 head comes first, its length stands in the header `Inference-Header-Content-Length`, the tensors follow in their order.
 """
 
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -15,6 +16,10 @@ from medserve.errors import BadInput
 from medserve.tables import INPUT, OUTPUT
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
+SERVER_TIMING = "Server-Timing"
+"""Response header of our servers: milliseconds of each stage, to the nanosecond (W3C Server Timing)."""
+CLOCK = "Medserve-Clock"
+"""Response header of our servers: `timing.now` when the application had the head, and when its answer was encoded."""
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 
@@ -32,7 +37,8 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: _Parameters | None = None
-    data: msgspec.Raw | None = None
+    # Decoded only once shape and type are known to be right; empty when absent.
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _OutputParameters(msgspec.Struct):
@@ -77,8 +83,10 @@ _decode_rows = msgspec.json.Decoder(list[Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_request(body: bytes, head_length: str | None, shape: tuple[int, int, int]) -> Request:
-    """Decode an infer request for images of `shape` (H, W, C). Raises BadInput that says what was expected."""
+def decode_request(
+    body: bytes, head_length: str | None, shape: tuple[int, int, int], largest: int = MAX_BATCH
+) -> Request:
+    """Decode a request to infer 1 to `largest` images of `shape` (H, W, C). Raises BadInput that says what is wrong."""
     end = _head_end(body, head_length)
     try:
         request = _decode_request(memoryview(body)[:end])
@@ -101,10 +109,10 @@ def decode_request(body: bytes, head_length: str | None, shape: tuple[int, int, 
                 binary = choice.binary_data
     if tensor.datatype != "UINT8":
         raise BadInput(f"input '{INPUT}' has datatype {tensor.datatype!r}; expected 'UINT8'")
-    if len(tensor.shape) != 4 or tuple(tensor.shape[1:]) != shape or not 0 < tensor.shape[0] <= MAX_BATCH:
+    if len(tensor.shape) != 4 or tuple(tensor.shape[1:]) != shape or not 0 < tensor.shape[0] <= largest:
         raise BadInput(
             f"input '{INPUT}' has shape {tensor.shape}; "
-            f"expected [N, {', '.join(map(str, shape))}], N from 1 to {MAX_BATCH}"
+            f"expected [N, {', '.join(map(str, shape))}], N from 1 to {largest}"
         )
     return Request(_array(tensor, memoryview(body)[end:], "input").reshape(tensor.shape), request.id, binary)
 
@@ -155,8 +163,33 @@ def decode_response(body: bytes, head_length: str | None) -> NDArray[np.float32]
         raise BadInput(f"the answer is not an Open Inference Protocol v2 response: {error}") from None
     for tensor in response.outputs:
         if tensor.name == OUTPUT and tensor.datatype == "FP32":
+            if len(tensor.shape) != 2 or min(tensor.shape) < 1:
+                raise BadInput(f"output '{OUTPUT}' has shape {tensor.shape}; expected [N, classes]")
             return _array(tensor, memoryview(body)[end:], "output").reshape(tensor.shape)
     raise BadInput(f"the answer has no FP32 output named '{OUTPUT}'")
+
+
+def server_timing(queue: int, decode: int, infer: int, encode: int) -> bytes:
+    """The value of `Server-Timing` for stages of as many nanoseconds."""
+    return b"queue;dur=%.6f, decode;dur=%.6f, infer;dur=%.6f, encode;dur=%.6f" % (
+        queue / 1e6,
+        decode / 1e6,
+        infer / 1e6,
+        encode / 1e6,
+    )
+
+
+def parse_server_timing(value: str) -> dict[str, int]:
+    """Stage names to nanoseconds, of any server's `Server-Timing`; an entry without a readable duration is left out."""
+    stages: dict[str, int] = {}
+    for entry in value.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        for parameter in parameters:
+            key, _, text = parameter.partition("=")
+            if key.strip().lower() == "dur":
+                with suppress(ValueError, OverflowError):
+                    stages[name] = round(float(text) * 1e6)
+    return stages
 
 
 def _head_end(body: bytes, head_length: str | None) -> int:
@@ -175,7 +208,7 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
     size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
     if size is None:
         return _json_array(tensor, rest, what, dtype, count)
-    if tensor.data is not None:
+    if len(tensor.data):
         raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected one of them")
     if size != count * dtype.itemsize or size != len(rest):
         raise BadInput(
@@ -186,7 +219,7 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
 
 
 def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    if tensor.data is None:
+    if not len(tensor.data):
         raise BadInput(f"{what} '{tensor.name}' has neither 'data' nor the parameter 'binary_data_size'")
     if len(rest):
         raise BadInput(f"{len(rest)} bytes follow the JSON head, but no tensor has 'binary_data_size'")

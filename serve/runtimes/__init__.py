@@ -23,16 +23,16 @@ GOLDEN_LIMIT = 1e-4
 class Runtime(Protocol):
     """Four verbs. `x` and `y` are whatever the runtime keeps on its device."""
 
-    def place(self, images: NDArray[np.uint8]) -> Any:
+    def place(self, images: NDArray[np.uint8], /) -> Any:
         """Host to device. `images` is uint8 (N, H, W, C), N one of the declared batch sizes."""
 
-    def run(self, x: Any) -> Any:
+    def run(self, x: Any, /) -> Any:
         """Compute. May return before the device is done."""
 
-    def synchronise(self, y: Any) -> None:
+    def synchronise(self, y: Any, /) -> None:
         """Return when the device is done with `y`."""
 
-    def fetch(self, y: Any) -> NDArray[np.float32]:
+    def fetch(self, y: Any, /) -> NDArray[np.float32]:
         """Device to host: float32 (N, classes) probabilities whose bytes are there when this returns."""
 
     def facts(self) -> dict[str, Any]:
@@ -77,18 +77,29 @@ def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, i
     module = plugins.load("serve.runtimes", deployment.runtime)
     if module.READS and form not in module.READS:
         raise BadInput(f"{deployment.runtime} reads {', '.join(module.READS)}; the artifact {folder.name} is {form}")
-    runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
-    for size in deployment.batch_sizes:
-        predict(runtime, np.zeros((size, *shape), np.uint8), deployment.batch_sizes)
+    try:
+        runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
+        for size in deployment.batch_sizes:
+            predict(runtime, np.zeros((size, *shape), np.uint8), deployment.batch_sizes)
+    except (BadInput, CannotRun):
+        raise
+    except Exception as error:  # a framework raises anything; it is the reason in the cell's row
+        reason = f"{type(error).__name__}: {error}"[:500]
+        raise CannotRun(f"{deployment.runtime} cannot run {folder.name}: {reason}") from error
     return runtime
 
 
 def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> None:
+    if not (folder / "golden.npz").is_file():
+        raise BadInput(
+            f"{folder}: no golden.npz, so nothing shows that this machine computes the same; export it again"
+        )
     with np.load(folder / "golden.npz") as golden:
         images, expected = golden["images"], golden["scores"]
     step = deployment.batch_sizes[-1]
     parts = [predict(runtime, images[at : at + step], deployment.batch_sizes) for at in range(0, len(images), step)]
-    error = float(np.abs(np.concatenate(parts) - expected).max())
+    scores = np.concatenate(parts)
+    error = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else np.nan
     if not error <= GOLDEN_LIMIT:
         raise CannotRun(
             f"{deployment.runtime} differs from the trainer by {error:.2e} on the golden images of {folder.name}; "

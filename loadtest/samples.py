@@ -1,0 +1,196 @@
+"""The raw record of a measurement: one row a request, integer nanoseconds, null where unknown. Parquet files.
+
+Everything that is published about a measurement is a function of these rows.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from medserve import wire
+from medserve.errors import BadInput
+
+SCHEMA = pa.schema(
+    [
+        *(
+            (name, pa.int64())
+            for name in (
+                "intended_ns",  # when the schedule wanted the request out; null in a closed loop
+                "sent_ns",  # before its first byte was written
+                "first_byte_ns",  # the first byte of the answer was there
+                "done_ns",  # the whole answer was there, or the failure was known
+                "server_received_ns",  # the server's own stamps, on the same host only
+                "server_sent_ns",
+                "queue_ns",  # the server's stages
+                "decode_ns",
+                "infer_ns",
+                "encode_ns",
+            )
+        ),
+        ("status", pa.int32()),  # of HTTP; 0 without an answer; 200 in process
+        ("error", pa.string()),
+        ("image", pa.int64()),  # the first image of the batch, by its place in the file
+        ("batch", pa.int32()),
+        ("connection", pa.int32()),  # numbered as they are opened
+        ("warmup", pa.bool_()),
+        ("wrong", pa.bool_()),  # the scores are not the expected ones
+    ]
+)
+STAGES = pa.schema([("place_ns", pa.int64()), ("run_ns", pa.int64()), ("fetch_ns", pa.int64()), ("warmup", pa.bool_())])
+
+ALWAYS = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
+"""Columns that are never null."""
+
+WRONG = 1e-3
+"""Largest |difference of probabilities| to the certified scores that still counts as the same answer.
+
+Ten times what a certificate allows: a batch of another size may be summed in another order.
+"""
+
+
+class Record(msgspec.Struct, gc=False):
+    """What the client notes of a request while it measures; the rest is worked out afterwards."""
+
+    request: int
+    status: int
+    connection: int | None
+    intended: int | None
+    sent: int | None
+    first_byte: int | None
+    done: int
+    error: str | None = None
+    head_length: str | None = None
+    timing: str | None = None
+    clock: str | None = None
+    body: bytes | None = None
+
+
+def from_records(
+    records: Sequence[Record],
+    chosen: NDArray[np.int64],
+    expected: NDArray[np.float32] | None,
+    measured_from: int,
+) -> dict[str, Any]:
+    """The columns of SCHEMA, in the order of sending, from what was noted in the order of the answers.
+
+    `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or null;
+    what left before `measured_from` (ns) is warm-up.
+    """
+    answered = [record for record in records if record.clock is not None and record.sent is not None]
+    same_host = all(_nested(record) for record in answered)
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for record in sorted(records, key=_origin):
+        stages = wire.parse_server_timing(record.timing) if record.timing else {}
+        stamps = _stamps(record.clock) if same_host else (None, None)
+        images = chosen[record.request]
+        wrong, error = _compare(record, None if expected is None else expected[images])
+        row = (
+            *(record.intended, record.sent, record.first_byte, record.done),
+            *stamps,
+            *(stages.get(name) for name in ("queue", "decode", "infer", "encode")),
+            *(record.status, error, int(images[0]), len(images), record.connection),
+            *(_origin(record) < measured_from, wrong),
+        )
+        for values, value in zip(columns.values(), row, strict=True):
+            values.append(value)
+    return columns
+
+
+def _origin(record: Record) -> int:
+    return next(stamp for stamp in (record.intended, record.sent, record.done) if stamp is not None)
+
+
+def _compare(record: Record, expected: NDArray[np.float32] | None) -> tuple[bool | None, str | None]:
+    if expected is None or record.status != 200 or record.body is None:
+        return None, record.error
+    try:
+        scores = wire.decode_response(record.body, record.head_length)
+    except BadInput as error:
+        return True, str(error)
+    return differs(scores, expected), record.error
+
+
+def differs(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Whether float32 (N, classes) scores are other than the expected ones, by WRONG; a NaN is."""
+    return scores.shape != expected.shape or not np.abs(scores - expected).max(initial=0.0) <= WRONG
+
+
+def _stamps(clock: str | None) -> tuple[int | None, int | None]:
+    try:
+        received, sent = map(int, (clock or "").split())
+    except ValueError:
+        return None, None
+    return received, sent
+
+
+def _nested(record: Record) -> bool:
+    """Another host's clock has another origin; only the same one lies between sending and reception every time."""
+    received, sent = _stamps(record.clock)
+    return received is not None and sent is not None and (record.sent or 0) <= received <= sent <= record.done
+
+
+def as_table(columns: Mapping[str, Any], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Columns (lists or arrays) as a table of the schema; an absent one is all null."""
+    count = len(next(iter(columns.values())))
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
+    """Write columns as Parquet, atomically, with `facts` (any JSON) about how they came about."""
+    table = as_table(columns, schema).replace_schema_metadata({"facts": msgspec.json.encode(facts)})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """The rows of a file, or only some columns of them. Raises BadInput with one line when it is not such a file."""
+    try:
+        found = pq.read_schema(path)
+        if found.remove_metadata() != schema:
+            raise BadInput(f"{path}: columns are {_columns(found)}; expected {_columns(schema)}")
+        table = pq.read_table(path, columns=None if names is None else list(names), partitioning=None)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: not a Parquet file of samples: {error}") from None
+    for name in set(ALWAYS) & set(table.column_names):
+        if table[name].null_count:
+            raise BadInput(f"{path}: {table[name].null_count} rows without {name}; measure the cell again")
+    if {"sent_ns", "done_ns", "status"} <= set(table.column_names):
+        answered = table.filter(pc.field("status") > 0)
+        order = pc.less_equal(answered["sent_ns"], answered["done_ns"])
+        if order.null_count or not pc.all(order, min_count=0).as_py():
+            raise BadInput(f"{path}: an answered request without a sending before it; measure the cell again")
+    return table
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the writer said about itself."""
+    facts: dict[str, Any] = msgspec.json.decode((pq.read_schema(path).metadata or {}).get(b"facts", b"{}")) or {}
+    return facts
+
+
+def is_good(table: pa.Table) -> NDArray[np.bool_]:
+    """Which requests were answered, and not wrongly."""
+    good = pc.and_(pc.equal(table["status"], 200), pc.invert(pc.fill_null(table["wrong"], False)))
+    return np.asarray(good.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

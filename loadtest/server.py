@@ -1,0 +1,92 @@
+"""A server as a child process: started, waited for, looked at, stopped; and when it dies, why."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from medserve import machine, process
+from medserve.errors import EVENTS, CannotRun
+from medserve.spec import Deployment
+
+READY_SECONDS = 300.0
+"""Until then a server has loaded and compiled, or it never will."""
+
+
+class Server:
+    """`python -m serve` of one deployment, on `cpus`. What it prints goes to server.out and server.log in `folder`."""
+
+    url: str
+    model: str
+
+    def __init__(self, artifact: Path, deployment: Deployment, cpus: tuple[int, ...], folder: Path) -> None:
+        self.log = folder / "server.log"
+        self._out = folder / "server.out"
+        words = ["-m", "serve", str(artifact), "--deployment", msgspec.json.encode(deployment).decode(), "--port", "0"]
+        words += ["--cpus", ",".join(map(str, cpus))] if cpus else []
+        with self._out.open("wb") as out, self.log.open("wb") as log:
+            env = {EVENTS: "1", **machine.thread_environment(deployment.threads)}
+            self._child = process.start(words, stdout=out, stderr=log, env=env)
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Return when the server answers. Raises CannotRun with the reason when it does not within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (ready := self._event("ready")) is None:
+            if reason := self.why_dead():
+                raise CannotRun(reason)
+            if time.monotonic() > deadline:
+                raise CannotRun(f"the server was not ready within {seconds:g} s: {process.last_line(self.log)}")
+            time.sleep(0.02)
+        self.url, self.model, self._facts = ready["url"], ready["model"], ready["process"]
+
+    def why_dead(self) -> str | None:
+        """None while the server lives, then the reason in one line."""
+        code = self._child.poll()
+        if code is None:
+            return None
+        if (error := self._event("error")) is not None:
+            return f"the server ended: {error['reason']}"
+        last = process.last_line(self.log)
+        return f"the server ended: {process.describe_exit(code)}" + (f": {last}" if last else "")
+
+    def facts(self) -> dict[str, Any]:
+        """What the server said when it was ready, and what the system says of it now."""
+        return {**self._facts, **seen(self._child)}
+
+    def stop(self) -> None:
+        """End it, dead or alive."""
+        process.stop(self._child)
+
+    def _event(self, kind: str) -> dict[str, Any] | None:
+        for line in self._out.read_bytes().splitlines(keepends=True):
+            if line.startswith(b"{") and line.endswith(b"\n"):
+                event: dict[str, Any] = msgspec.json.decode(line)
+                if event.get("event") == kind:
+                    return event
+        return None
+
+
+def seen(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """What the system says of a running process; nothing when it is gone, and less where the system tells less."""
+    try:
+        looked = psutil.Process(child.pid)
+        with looked.oneshot():
+            times = looked.cpu_times()
+            facts = {
+                "pid": child.pid,
+                "cpu_seconds": times.user + times.system,
+                "os_threads": looked.num_threads(),
+                "context_switches": sum(looked.num_ctx_switches()),
+            }
+        if hasattr(looked, "cpu_affinity"):
+            facts["affinity"] = looked.cpu_affinity()
+        status = Path(f"/proc/{child.pid}/status")
+        for line in status.read_text().splitlines() if status.is_file() else ():
+            if line.startswith("VmHWM:"):
+                facts["peak_memory_bytes"] = int(line.split()[1]) * 1024
+    except (psutil.Error, OSError):
+        return {}
+    return facts

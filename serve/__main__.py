@@ -1,0 +1,128 @@
+"""`python -m serve ARTIFACT`: serve one artifact over HTTP until told to stop.
+
+NumPy and the frameworks size their thread pools when they are imported, so nothing here imports them before the process
+is pinned and its environment set.
+"""
+
+import gc
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from medserve import errors, machine, process, store
+from medserve.errors import BadInput
+from medserve.spec import Artifact, Deployment, Device
+from medserve.tables import FORMATS, pick
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Batches that are run once before ready; others are padded up to the next.")
+    ] = "1,32",
+    dispatch: Annotated[
+        Literal["inline", "thread"], typer.Option(help="Predict in the event loop, or in one thread beside it.")
+    ] = "inline",
+    queue: Annotated[int, typer.Option(help="Requests that may wait for the thread; more are refused.")] = 128,
+    deployment: Annotated[
+        str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
+    cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.", show_default="all")] = "",
+) -> None:
+    """Serve an artifact by the Open Inference Protocol v2 over HTTP. SIGTERM and Ctrl-C end it when all is answered.
+
+    Example: medserve serve artifacts/cells --threads 1 --cpus 0 --port 8000
+    """
+    if deployment is None:
+        asked = Deployment(
+            artifact=folder.name,
+            runtime=runtime or _default_runtime(folder),
+            device=device,
+            threads=threads,
+            batch_sizes=_numbers("--batch-sizes", batch_sizes),
+            dispatch=dispatch,
+            queue=queue,
+        )
+    else:
+        asked = _decode(deployment)
+    _check(asked)
+    _pin(_numbers("--cpus", cpus))
+    os.environ.update(machine.thread_environment(asked.threads))
+    _serve(folder, asked, host, port)
+
+
+def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
+    from serve import protocol, scheduler
+    from serve.app import App
+    from serve.runtimes import open_runtime, predict
+
+    with protocol.bind(host, port) as listener:
+        runtime, artifact = open_runtime(folder, deployment)
+        infer = scheduler.dispatch(lambda images: predict(runtime, images, deployment.batch_sizes), deployment)
+        application = App(artifact, deployment, infer)
+        # What is loaded lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+
+        def announce(http: dict[str, str]) -> None:
+            address, bound = listener.getsockname()[:2]
+            url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
+            facts = {**machine.process_facts(), **http, "frozen_objects": gc.get_freeze_count()}
+            if os.environ.get(errors.EVENTS):
+                event = {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
+                print(
+                    msgspec.json.encode({**event, "process": {**facts, "runtime": runtime.facts()}}).decode(),
+                    flush=True,
+                )
+            else:
+                where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads}"
+                print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
+
+        protocol.serve(application, listener, announce)
+
+
+def _default_runtime(folder: Path) -> str:
+    return pick(FORMATS, "format", store.read_json(folder / "artifact.json", Artifact).format).runtime
+
+
+def _decode(text: str) -> Deployment:
+    try:
+        return msgspec.json.decode(text, type=Deployment)
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"--deployment is not a Deployment in JSON: {error}") from None
+
+
+def _check(deployment: Deployment) -> None:
+    if deployment.threads < 1 or deployment.queue < 1:
+        raise BadInput(f"threads is {deployment.threads} and queue {deployment.queue}; expected at least 1")
+    sizes = deployment.batch_sizes
+    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+        raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise BadInput(f"{option} is {text!r}; expected numbers with commas, as in 1,32") from None
+
+
+def _pin(cpus: tuple[int, ...]) -> None:
+    usable = machine.usable_cpus()
+    if absent := set(cpus) - set(usable):
+        raise BadInput(f"--cpus names {sorted(absent)}; this process may use {list(usable)}")
+    machine.pin(cpus)
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    process.interruptible()
+    errors.main(lambda: typer.run(serve))

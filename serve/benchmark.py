@@ -1,0 +1,239 @@
+"""`python -m serve.benchmark`: what the wrapper costs.
+
+Latency over one connection of the wrapper with the null runtime, less that of a bare ASGI application which reads the
+body and answers a fixed one, on the same uvicorn, uvloop and protocol. Blocks of both alternate, so that what the
+machine does meanwhile meets both alike; the servers share one core, the client has another.
+"""
+
+import socket
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import psutil
+import typer
+
+from medserve import errors, machine, process, store, wire
+from medserve.spec import Artifact, Certificate, Checkpoint, Recipe, Scores
+from medserve.timing import now, quiet_collector
+
+TARGETS = {28: 25.0, 224: 60.0}
+"""Microseconds that the wrapper may cost, by the side of its images in pixels."""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Microseconds of one request at one size; `difference` of p50s a pair of blocks: median, and its quartiles."""
+
+    size: int
+    requests: int
+    bare_p50: float
+    wrapper_p50: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    bare_cpu: float
+    wrapper_cpu: float
+    target: float | None
+
+
+class Client:
+    """One keep-alive connection that sends the same bytes again and again and knows how the answer ends."""
+
+    def __init__(self, url: str, request: bytes) -> None:
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((parts.hostname or "", parts.port or 80))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request
+        self._socket.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._socket.recv(65536)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{url} answered {answer[:500]!r}")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(body) < length:
+            body += self._socket.recv(65536)
+        self._end = body
+
+    def block(self, count: int) -> float:
+        """The median latency of `count` requests, in microseconds."""
+        receive, send, request, end = self._socket.recv, self._socket.sendall, self._request, self._end
+        times = []
+        with quiet_collector():
+            for _ in range(count):
+                before = now()
+                send(request)
+                answer = receive(65536)
+                while not answer.endswith(end):
+                    answer += receive(65536)
+                times.append(now() - before)
+        return statistics.median(times) / 1e3
+
+
+def empty_artifact(folder: Path, size: int) -> Path:
+    """Write an artifact without a model into `folder`: all that the null runtime needs. Returns `folder`."""
+    recipe, scores = Recipe(), Scores(accuracy=0.125, balanced_accuracy=0.125, auc=0.5, images=0)
+    checkpoint = Checkpoint(
+        name="empty",
+        dataset="synthetic",
+        size=size,
+        classes=tuple("abcdefgh"),
+        architecture="cnn",
+        framework="none",
+        recipe=recipe,
+        parameters=0,
+        data_digest="",
+        unofficial=False,
+        licence="",
+        history=(),
+        test=scores,
+        train_seconds=0.0,
+        images_per_second=0.0,
+        compile_seconds=0.0,
+        versions={},
+        files={},
+    )
+    certificate = Certificate(
+        runtime="null",
+        images=0,
+        max_abs=0.0,
+        max_log_abs=0.0,
+        decisions_changed=0,
+        near_ties=0,
+        accuracy=0.125,
+        limit_abs=1e-4,
+        tie_margin=2e-4,
+        kind="float32",
+        valid=True,
+        reason=None,
+        versions={},
+    )
+    artifact = Artifact(
+        name="empty", format="onnx", opset=None, checkpoint=checkpoint, certificate=certificate, versions={}, files={}
+    )
+    store.write_json(folder / "artifact.json", artifact)
+    return folder
+
+
+async def bare(_scope: Any, receive: Any, send: Any) -> None:
+    """The ruler: an ASGI application that does nothing."""
+    while (await receive())["more_body"]:
+        pass
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"200")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(200)})
+
+
+def measure(size: int, blocks: int, requests: int) -> Cost:
+    """The wrapper's cost for one image of `size` pixels a request, over pairs of blocks."""
+    server_cpus, client_cpus = machine.divide_cpus(1)
+    cpus = ",".join(map(str, server_cpus))
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    headers, body = wire.encode_request(image)
+    lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
+    head = "\r\n".join(["POST /v2/models/empty/infer HTTP/1.1", "Host: localhost", *lines, "", ""])
+    request = head.encode() + body
+    with tempfile.TemporaryDirectory() as folder:
+        empty_artifact(Path(folder), size)
+        null = ["-m", "serve", folder, "--runtime", "null", "--port", "0", "--cpus", cpus]
+        with _server(["-m", "serve.benchmark", "--bare", cpus]) as (a, a_url), _server(null) as (b, b_url):
+            before_pin = machine.usable_cpus()
+            machine.pin(client_cpus)
+            clients = Client(a_url, request), Client(b_url, request)
+            for client in clients:
+                client.block(requests)
+            cpu = [_cpu_seconds(a), _cpu_seconds(b)]
+            pairs = [(clients[0].block(requests), clients[1].block(requests)) for _ in range(blocks)]
+            cpu = [
+                (_cpu_seconds(pid) - start) / blocks / requests * 1e6 for pid, start in zip((a, b), cpu, strict=True)
+            ]
+            machine.pin(before_pin)
+    low, middle, high = statistics.quantiles([wrapper - bare_ for bare_, wrapper in pairs], n=4)
+    return Cost(
+        size=size,
+        requests=blocks * requests,
+        bare_p50=statistics.median(pair[0] for pair in pairs),
+        wrapper_p50=statistics.median(pair[1] for pair in pairs),
+        difference=middle,
+        difference_low=low,
+        difference_high=high,
+        bare_cpu=cpu[0],
+        wrapper_cpu=cpu[1],
+        target=TARGETS.get(size),
+    )
+
+
+@contextmanager
+def _server(words: list[str]) -> Iterator[tuple[int, str]]:
+    child = process.start(words, stdout=subprocess.PIPE, env={errors.EVENTS: "1"})
+    try:
+        assert child.stdout is not None
+        event = msgspec.json.decode(child.stdout.readline() or b'{"event":"error","reason":"it said nothing"}')
+        if event["event"] != "ready":
+            raise errors.CannotRun(f"{' '.join(words)}: {event['reason']}")
+        yield child.pid, event["url"] + "/v2/models/empty/infer"
+    finally:
+        process.stop(child)
+
+
+def _cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _serve_bare(cpus: str) -> None:
+    from serve import protocol
+
+    machine.pin(tuple(map(int, cpus.split(","))))
+    with protocol.bind("127.0.0.1", 0) as listener:
+        url = "http://{}:{}".format(*listener.getsockname())
+        ready = msgspec.json.encode({"event": "ready", "url": url}).decode()
+        protocol.serve(bare, listener, lambda _: print(ready, flush=True))
+
+
+def _table(costs: list[Cost]) -> None:
+    print(
+        "  px  bare p50  wrapper p50  difference (quartiles)  target   CPU bare  CPU wrapper   [microseconds a request]"
+    )
+    for cost in costs:
+        spread = f"{cost.difference:.1f} ({cost.difference_low:.1f} to {cost.difference_high:.1f})"
+        target = "" if cost.target is None else f"{cost.target:.0f}"
+        print(
+            f"{cost.size:>4}  {cost.bare_p50:>8.1f}  {cost.wrapper_p50:>11.1f}  {spread:>22}  {target:>6}  "
+            f"{cost.bare_cpu:>9.1f}  {cost.wrapper_cpu:>11.1f}"
+        )
+
+
+def benchmark(
+    sizes: Annotated[str, typer.Option(help="Sides of the images in pixels, with commas.")] = "28,224",
+    blocks: Annotated[int, typer.Option(min=2, help="Pairs of blocks a size.")] = 40,
+    requests: Annotated[int, typer.Option(min=1, help="Requests a block.")] = 500,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    bare_cpus: Annotated[str | None, typer.Option("--bare", hidden=True)] = None,
+) -> None:
+    """Measure what the wrapper adds to a bare ASGI application on the same HTTP server.
+
+    Example: python -m serve.benchmark --sizes 28,224 --blocks 40
+    """
+    if bare_cpus is not None:
+        _serve_bare(bare_cpus)
+        return
+    costs = [measure(int(size), blocks, requests) for size in sizes.split(",")]
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(costs), indent=1).decode())
+    else:
+        _table(costs)
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    process.interruptible()
+    errors.main(lambda: typer.run(benchmark))

@@ -1,0 +1,40 @@
+"""No model: the same uniform probabilities for every image. What is measured through it is the ruler, not a subject."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve.machine import versions
+from medserve.spec import Deployment
+
+REQUIRES = ()
+READS = ()
+
+
+class NullRuntime:
+    """See `serve.runtimes.Runtime`."""
+
+    def __init__(self, classes: int, largest: int) -> None:
+        self._scores = np.full((largest, classes), 1.0 / classes, np.float32)
+
+    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return images
+
+    def run(self, x: NDArray[np.uint8]) -> int:
+        return len(x)
+
+    def synchronise(self, _y: int) -> None:
+        return None
+
+    def fetch(self, y: int) -> NDArray[np.float32]:
+        return self._scores[:y]
+
+    def facts(self) -> dict[str, Any]:
+        return {"runtime": "null", "threads": 1, "device": "none", "versions": versions("numpy")}
+
+
+def load(_model: Path, classes: int, deployment: Deployment) -> NullRuntime:
+    """A runtime that needs no model and takes any format."""
+    return NullRuntime(classes, deployment.batch_sizes[-1])

@@ -1,0 +1,82 @@
+"""TorchScript, as exported by `torch.jit.save`."""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medserve.errors import CannotRun
+from medserve.machine import versions
+from medserve.spec import Deployment
+
+REQUIRES = ("torch",)
+READS = ("torchscript",)
+
+
+class TorchScriptRuntime:
+    """See `serve.runtimes.Runtime`."""
+
+    def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+        self._cuda = device.type == "cuda"
+
+    def place(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        tensor = torch.from_numpy(images)
+        # From pageable memory the driver copies twice, and not asynchronously.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        # The optimising executor compiles a shape when it meets it the second time, and again later; the module is
+        # optimised already, and a small batch is faster without it.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            return self._module(x)
+
+    def synchronise(self, _y: torch.Tensor) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+
+    def fetch(self, y: torch.Tensor) -> NDArray[np.float32]:
+        return y.cpu().numpy() if self._cuda else y.numpy()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "runtime": "torchscript",
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "device": torch.cuda.get_device_name(self._device) if self._cuda else "cpu",
+            "float32_exact": self._float32_exact(),
+            "versions": versions("torch", "numpy"),
+        }
+
+    def _float32_exact(self) -> bool:
+        """Whether a convolution keeps all 23 bits of the mantissa: TF32 keeps 10, bfloat16 7."""
+        value = torch.full((8, 8, 8, 8), 1.0 + 2.0**-20, device=self._device)
+        unit = torch.eye(8, device=self._device)[:, :, None, None]
+        return bool((torch.nn.functional.conv2d(value, unit) == value).all())
+
+
+def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRuntime:
+    """Freeze and optimise the module for the deployment's device. Raises CannotRun without that device."""
+    torch.set_num_threads(deployment.threads)
+    # The pool can be sized once in a process, before its first use; `facts` says what it is.
+    with contextlib.suppress(RuntimeError):
+        torch.set_num_interop_threads(1)
+    # TF32 is the default of cuDNN's convolutions; its error is ten times the golden limit.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    if deployment.device == "cuda" and not torch.cuda.is_available():
+        raise CannotRun(f"torch {torch.__version__} sees no CUDA device; use --device cpu or a machine with a GPU")
+    device = torch.device(deployment.device)
+    with warnings.catch_warnings():
+        # A request's bytes are read-only, and no model writes to its input: torch says so once in a process, here.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        torch.from_numpy(np.frombuffer(b"0", np.uint8))
+        # TorchScript is the subject here, deprecated or not.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        module = torch.jit.optimize_for_inference(torch.jit.load(str(model), map_location=device))
+    return TorchScriptRuntime(module, device)

@@ -1,0 +1,166 @@
+"""Every exporter that is found makes an artifact that is the trainer's function, and says so; or says why not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Stage
+
+from export.__main__ import triton_config
+from export.verify import compare
+from medserve import store
+from medserve.spec import Artifact, Certificate
+from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT
+
+RNG = np.random.default_rng(7)
+
+
+def probabilities(count: int = 500, classes: int = 8) -> np.ndarray:
+    return RNG.dirichlet(np.ones(classes), count).astype(np.float32)
+
+
+def certificate(scores: np.ndarray, reference: np.ndarray) -> Certificate:
+    labels = reference.argmax(1).astype(np.int64)
+    return compare(scores, reference, labels, runtime="null", versions={})
+
+
+def test_equal_scores_are_certified() -> None:
+    reference = probabilities()
+    proof = certificate(reference.copy(), reference)
+    assert proof.valid
+    assert (proof.max_abs, proof.max_log_abs, proof.decisions_changed, proof.accuracy) == (0.0, 0.0, 0, 1.0)
+
+
+def test_an_error_above_the_limit_is_not_certified() -> None:
+    reference = probabilities()
+    scores = reference.copy()
+    scores[123, 4] += 2e-4
+    proof = certificate(scores, reference)
+    assert not proof.valid
+    assert proof.max_abs == pytest.approx(2e-4, rel=1e-3)
+    assert "largest |difference of probabilities| is 2.00e-04; the limit is 1e-04" in str(proof.reason)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 3e-4])
+def test_a_changed_decision_counts_unless_it_is_a_near_tie(gap: float) -> None:
+    reference = np.array([[0.5 + gap / 2, 0.5 - gap / 2, 0.0]] * 3, np.float64)
+    scores = reference[:, [1, 0, 2]]
+    proof = certificate(scores.astype(np.float32), reference.astype(np.float32))
+    assert proof.decisions_changed == (3 if gap > 2e-4 else 0)
+    assert proof.near_ties == (0 if gap > 2e-4 else 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_not_certified(bad: float) -> None:
+    reference = probabilities()
+    scores = reference.copy()
+    scores[5, 5] = bad
+    proof = certificate(scores, reference)
+    assert not proof.valid
+    assert proof.max_abs is None
+
+
+def test_scores_of_another_shape_are_not_certified() -> None:
+    reference = probabilities()
+    assert not certificate(reference[:, :7], reference).valid
+
+
+def test_log_errors_are_taken_above_a_floor() -> None:
+    reference = np.array([[1.0, 0.0]], np.float32)
+    scores = np.array([[1.0, 1e-9]], np.float32)
+    assert certificate(scores, reference).max_log_abs == 0.0
+
+
+@pytest.fixture(params=["torchscript", "onnx"])
+def artifact(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def test_an_artifact_is_complete_and_certified(artifact: Path, checkpoint: Path) -> None:
+    manifest = store.read_artifact(artifact)
+    assert manifest.certificate.valid
+    assert manifest.certificate.images == 1024
+    assert manifest.certificate.max_abs is not None
+    assert 0 <= manifest.certificate.max_abs <= 1e-4
+    assert manifest.checkpoint == store.read_checkpoint(checkpoint)
+    assert manifest.certificate.accuracy == pytest.approx(manifest.checkpoint.test.accuracy, abs=1e-3)
+    assert set(manifest.files) == {"golden.npz", "config.pbtxt", FORMATS[manifest.format].path}
+    assert {path.name for path in artifact.iterdir()} == {"artifact.json", "golden.npz", "config.pbtxt", "1"}
+
+
+def test_the_golden_file_holds_images_and_the_trainers_scores(artifact: Path, checkpoint: Path, root: Path) -> None:
+    with np.load(artifact / "golden.npz") as golden:
+        assert golden["images"].shape == (32, 28, 28, 3)
+        assert golden["images"].dtype == np.uint8
+        scores = np.load(checkpoint / "test_scores.npy")
+        assert np.array_equal(golden["scores"], scores[np.linspace(0, 1023, 32).astype(int)])
+
+
+def test_onnx_has_the_pinned_opset_and_names(onnx: Path) -> None:
+    import onnx as library
+
+    model = library.load(onnx / "1" / "model.onnx")
+    library.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    (image,), (output,) = model.graph.input, model.graph.output
+    assert (image.name, output.name) == (INPUT, OUTPUT)
+    sizes = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    assert image.type.tensor_type.elem_type == library.TensorProto.UINT8
+    assert sizes[1:] == [28, 28, 3]
+    assert image.type.tensor_type.shape.dim[0].dim_param
+    # Batch norm is folded into the convolutions: what is left is what a deployment computes.
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def test_triton_reads_the_names_of_the_graph(torchscript: Path, onnx: Path) -> None:
+    assert f'name: "{OUTPUT}__0"' in (torchscript / "config.pbtxt").read_text()
+    text = (onnx / "config.pbtxt").read_text()
+    assert 'platform: "onnxruntime_onnx"' in text
+    assert f'name: "{INPUT}" data_type: TYPE_UINT8 dims: [ 28, 28, 3 ]' in text
+    assert f'name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ 8 ]' in text
+    assert text == triton_config("onnxruntime_onnx", store.read_artifact(onnx).checkpoint)
+
+
+def test_a_format_that_the_framework_does_not_write_is_a_reason(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
+    done = stage("export", str(checkpoint), "--format", "stablehlo", "--out", str(tmp_path / "a"))
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: pytorch does not export to stablehlo; it writes torchscript, onnx"
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_unknown_format_is_refused(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
+    done = stage("export", str(checkpoint), "--format", "tflite", "--out", str(tmp_path / "a"))
+    assert done.returncode == 2
+    assert "unknown format 'tflite'; there is: onnx" in done.stderr
+
+
+def test_a_changed_checkpoint_is_refused(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, broken)
+    weights = bytearray((broken / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (broken / "weights.safetensors").write_bytes(weights)
+    done = stage("export", str(broken), "--format", "onnx", "--out", str(tmp_path / "a"))
+    assert done.returncode == 2
+    assert "weights.safetensors: its SHA-256 is not the manifest's" in done.stderr
+
+
+def test_a_model_that_is_another_function_gets_no_valid_certificate(
+    stage: Stage, checkpoint: Path, tmp_path: Path
+) -> None:
+    """The export is kept to be looked at, and says that it must not be used."""
+    other = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, other)
+    scores = np.load(other / "test_scores.npy")
+    np.save(other / "test_scores.npy", scores[:, ::-1])
+    manifest = json.loads((other / "checkpoint.json").read_text())
+    manifest["files"]["test_scores.npy"] = store.sha256(other / "test_scores.npy")
+    (other / "checkpoint.json").write_text(json.dumps(manifest))
+    out = tmp_path / "artifact"
+    done = stage("export", str(other), "--format", "torchscript", "--out", str(out))
+    assert done.returncode == 1
+    assert "no valid certificate: largest |difference of probabilities|" in done.stderr
+    assert not store.read_json(out / "artifact.json", Artifact).certificate.valid

@@ -1,0 +1,536 @@
+"""Real servers, real Locust: what is recorded is what happened, and nothing outlives its parent."""
+
+import http.server
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+from conftest import Stage
+
+from loadtest import payload, samples
+from loadtest.analysis import intervals
+from loadtest.client import LOCUSTFILE, generate
+from loadtest.payload import Load
+from medserve import store, wire
+from medserve.errors import BadInput, CannotRun
+from medserve.machine import usable_cpus
+from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+
+SHAPE = (28, 28, 3)
+CLASSES = 8
+
+
+def closed(seconds: float = 0.8, **other: object) -> LoadProfile:
+    return LoadProfile(name="closed", mode="closed-loop", seconds=seconds, warmup_seconds=0.2, **other)
+
+
+def opened(rate: float = 50.0, seconds: float = 0.8, **other: object) -> LoadProfile:
+    return LoadProfile(name="open", mode="open-loop", rate=rate, seconds=seconds, warmup_seconds=0.2, **other)
+
+
+class Stub(http.server.ThreadingHTTPServer):
+    """A server of the protocol whose infer answers are the test's to choose."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, answer: "Callable[[Handler], None]") -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer = answer
+        self.lock = threading.Lock()
+        self.asked = 0
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients hang up when a test is over; that is no news."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Stub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        metadata = {"name": "m", "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]}
+        pages = {"/v2/models": {"models": ["m"]}, "/v2/models/m": metadata}
+        self.reply(200 if self.path in pages else 404, json.dumps(pages.get(self.path, {})).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            self.server.asked += 1
+        self.server.answer(self)
+
+    def reply(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers or []:
+            self.send_header(name.decode(), value.decode())
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def scores(self, scores: np.ndarray) -> None:
+        request = wire.Request(np.zeros((1, *SHAPE), np.uint8), None, True)
+        headers, body = wire.encode_response("m", "1", scores.astype(np.float32), request)
+        self.reply(200, body, headers)
+
+
+UNIFORM = np.full((1, CLASSES), 1 / CLASSES, np.float32)
+
+
+@contextmanager
+def stub(answer: Callable[[Handler], None]) -> Iterator[Stub]:
+    with Stub(answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def load(server: Stub, profile: LoadProfile, folder: Path, **other: object) -> "samples.pa.Table":
+    """Run Locust on a stub; returns the record."""
+    out = folder / "samples.parquet"
+    plan = Load(url=server.url, model="m", profile=profile, shape=SHAPE, out=str(out), **other)
+    generate(plan, folder / "locust.log")
+    return samples.read(out)
+
+
+def column(table: "samples.pa.Table", name: str) -> np.ndarray:
+    return table[name].to_numpy()
+
+
+def test_an_open_loop_sends_when_it_is_due_and_sees_a_stall_that_a_closed_loop_hides(tmp_path: Path) -> None:
+    began: list[float] = []
+
+    def stalling(handler: Handler) -> None:
+        with handler.server.lock:
+            began.append(time.monotonic())
+        since = time.monotonic() - began[0]
+        if 0.6 < since < 1.0:
+            time.sleep(1.0 - since)
+        handler.scores(UNIFORM)
+
+    with stub(stalling) as server:
+        seen_open = load(server, opened(seconds=1.3), tmp_path)
+        began.clear()
+        seen_closed = load(server, closed(seconds=1.3), tmp_path)
+    assert len(seen_open) == 75
+    gaps = np.diff(column(seen_open, "intended_ns"))
+    assert (gaps == 20_000_000).all(), "the schedule was not kept to"
+    # 50 requests a second met 0.4 s of standstill: all that were due in its first half waited for 0.2 s and more.
+    waited = np.sort(intervals.latencies(seen_open))
+    assert (waited > 0.19e9).sum() >= 9
+    assert column(seen_open, "connection").max() >= 9, "a request waited for the answer of another"
+    hidden = np.sort(intervals.latencies(seen_closed))
+    assert (hidden > 0.19e9).sum() <= 2
+    assert intervals.percentile(waited, 0.9) > 0.19e9 > intervals.percentile(hidden, 0.9)
+
+
+def test_what_the_client_itself_held_up_counts_from_the_intended_time_only(tmp_path: Path) -> None:
+    """Locust is stopped for 0.4 s: the requests that were due meanwhile leave late."""
+
+    def hold_up() -> None:
+        deadline = time.monotonic() + 30
+        while server.asked < 20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        locust = next(child for child in psutil.Process().children() if "locust" in " ".join(child.cmdline()))
+        locust.suspend()
+        time.sleep(0.4)
+        locust.resume()
+
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:
+        thread = threading.Thread(target=hold_up)
+        thread.start()
+        table = load(server, opened(seconds=1.2), tmp_path)
+        thread.join()
+    lag = column(table, "sent_ns") - column(table, "intended_ns")
+    assert (lag >= 0).all()
+    late = lag > 0.2e9
+    assert late.sum() >= 8
+    from_intended = intervals.latencies(table)
+    from_sent = column(table, "done_ns") - column(table, "sent_ns")
+    assert (from_intended[late] > 0.2e9).all()
+    assert np.median(from_sent[late]) < 0.2e9
+
+
+def test_every_failure_is_recorded_and_ends_no_user(tmp_path: Path) -> None:
+    def moody(handler: Handler) -> None:
+        match handler.server.asked % 5:
+            case 0:
+                handler.reply(500, b'{"error": "out of sorts"}')
+            case 1:  # hangs up without a word
+                handler.close_connection = True
+            case 2:  # hangs up in the middle of an answer
+                handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+                handler.close_connection = True
+            case 3:  # answers what is not the protocol
+                handler.reply(200, b"hello")
+            case _:
+                handler.scores(UNIFORM)
+
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    with stub(moody) as server:
+        table = load(server, opened(rate=100, seconds=0.8), tmp_path, expected=str(tmp_path / "expected.npy"))
+        asked = server.asked
+    assert len(table) == 100 == asked, "a request was lost, or sent twice"
+    status, errors = column(table, "status"), table["error"].to_pylist()
+    assert sorted(np.unique(status, return_counts=True)[1].tolist()) == [20, 40, 40]
+    assert {error for error, code in zip(errors, status, strict=True) if code == 500} == {
+        'HTTP 500: {"error": "out of sorts"}'
+    }
+    assert all(error for error, code in zip(errors, status, strict=True) if code == 0)
+    wrong = table["wrong"].to_pylist()
+    assert wrong.count(True) == 20
+    assert wrong.count(False) == 20
+    assert samples.is_good(table).sum() == 20
+    assert np.isinf(intervals.latencies(table)).sum() == 80
+
+
+@pytest.mark.parametrize("profile", [opened(), closed()])
+def test_a_server_that_never_answers_is_a_record_of_failures(tmp_path: Path, profile: LoadProfile) -> None:
+    with stub(lambda handler: time.sleep(30)) as server:
+        table = load(server, profile, tmp_path, patience=0.5)
+    assert len(table) == (50 if profile.mode == "open-loop" else 2)
+    assert set(column(table, "status")) == {0}
+    assert all("timed out" in error or "no answer within 0.5 s" in error for error in table["error"].to_pylist())
+
+
+def test_several_users_share_the_images_and_keep_a_connection_each(tmp_path: Path) -> None:
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:
+        table = load(server, closed(users=4), tmp_path, seed=3)
+    assert set(column(table, "connection")) == {0, 1, 2, 3}
+    assert samples.read_facts(tmp_path / "samples.parquet")["connections"] == 4
+    images = column(table, "image")
+    order = np.random.default_rng(3).permutation(payload.DRAWN)
+    assert set(images) == set(order.tolist())
+    assert (np.bincount(images, minlength=payload.DRAWN) <= np.ceil(len(images) / payload.DRAWN) + 3).all()
+    sent = column(table, "sent_ns")
+    assert (np.asarray(table["warmup"]) == (sent < sent.min() + 0.2e9)).mean() > 0.9
+
+
+def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    shifted = UNIFORM + np.array([[2e-3, -2e-3] + [0.0] * (CLASSES - 2)], np.float32)
+    with stub(lambda handler: handler.scores(shifted)) as server:
+        table = load(server, closed(), tmp_path, expected=str(tmp_path / "expected.npy"))
+    assert all(table["wrong"].to_pylist())
+    assert np.isinf(intervals.latencies(table)).all()
+
+
+@pytest.fixture(scope="session")
+def images(stage: Stage, checkpoint: Path) -> Path:
+    said = stage("train", "data", "prepare", "synthetic", "--size", "28", "--json")
+    assert said.returncode == 0, said.stderr
+    return Path(json.loads(said.stdout)["folder"]) / "test_images.npy"
+
+
+@pytest.fixture
+def plan(torchscript: Path, checkpoint: Path, images: Path, tmp_path: Path) -> Callable[..., Launch]:
+    def make(*profiles: LoadProfile, runtime: str = "torchscript", artifact: Path = torchscript) -> Launch:
+        deployment = Deployment(artifact=artifact.name, runtime=runtime)
+        cpus = usable_cpus()
+        return Launch(
+            study="test",
+            index=0,
+            cells=tuple(Cell(deployment=deployment, profile=profile) for profile in profiles),
+            artifact=str(artifact),
+            results=str(tmp_path / "results"),
+            images=str(images),
+            expected=None if runtime == "null" else str(checkpoint / "test_scores.npy"),
+            server_cpus=cpus[:1],
+            client_cpus=cpus[1:2],
+            seed=1,
+        )
+
+    return make
+
+
+def start(plan: Launch, folder: Path) -> "subprocess.Popen[bytes]":
+    store.write_json(folder / "launch.json", plan)
+    words = [sys.executable, "-m", "loadtest", "launch", str(folder / "launch.json")]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=(folder / "launch.log").open("wb"))
+
+
+def measure(plan: Launch, folder: Path) -> tuple[int, list[Result]]:
+    code = start(plan, folder).wait(120)
+    return code, [store.read_json(result_of(plan, cell) / "result.json", Result) for cell in plan.cells]
+
+
+def result_of(plan: Launch, cell: Cell) -> Path:
+    return Path(plan.results) / cell.name / str(plan.index)
+
+
+def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[..., Launch], tmp_path: Path) -> None:
+    one = plan(
+        closed(), opened(), closed(batch=32, seconds=0.3).__class__(**{**FIELDS, "name": "closed-32", "batch": 32})
+    )
+    code, results = measure(one, tmp_path)
+    assert code == 0, (tmp_path / "launch.log").read_text()
+    assert [result.status for result in results] == ["done"] * 3
+    for result, cell in zip(results, one.cells, strict=True):
+        folder = result_of(one, cell)
+        store.check_digests(folder, result.files)
+        table = samples.read(folder / "samples.parquet")
+        assert not any(table["wrong"].to_pylist())
+        assert set(column(table, "status")) == {200}
+        assert set(column(table, "batch")) == {cell.profile.batch}
+        assert 0 < sum(table["warmup"].to_pylist()) < len(table)
+        order = ("intended_ns", "sent_ns", "server_received_ns", "server_sent_ns", "first_byte_ns", "done_ns")
+        stamps = [column(table, name) for name in order if not table[name].null_count]
+        assert len(stamps) == (6 if cell.profile.mode == "open-loop" else 5)
+        assert all((early <= late).all() for early, late in zip(stamps, stamps[1:], strict=False))
+        stages = sum(column(table, name) for name in ("queue_ns", "decode_ns", "infer_ns", "encode_ns"))
+        assert (column(table, "infer_ns") > 0).all()
+        assert (stages <= column(table, "server_sent_ns") - column(table, "server_received_ns")).all()
+        server, client = result.process["server"], result.process["client"]
+        assert tuple(server["affinity"]) == one.server_cpus
+        if one.client_cpus:
+            assert tuple(client["affinity"]) == one.client_cpus
+        assert server["runtime"]["threads"] == 1
+        assert 0 < server["cpu_seconds"] < 30
+        assert client["connections"] == len(set(column(table, "connection")))
+    assert len(samples.read(result_of(one, one.cells[1]) / "samples.parquet")) == 50
+    assert [path.name for path in Path(one.results).rglob(".*")] == []
+
+
+def test_a_server_killed_under_load_is_a_reason_and_the_next_cell_goes_on(
+    plan: Callable[..., Launch], tmp_path: Path
+) -> None:
+    one = plan(closed(seconds=20.0), opened())
+    process = start(one, tmp_path)
+    locust = child_of(process, "locust")
+    server = child_of(process, "serve")
+    time.sleep(3.0)
+    server.kill()
+    assert process.wait(90) == 1
+    assert "killed by SIGKILL" in (tmp_path / "launch.log").read_text()
+    died, after = (store.read_json(result_of(one, cell) / "result.json", Result) for cell in one.cells)
+    assert died.status == "failed"
+    assert died.reason is not None
+    assert died.reason.startswith("the server ended: killed by SIGKILL")
+    partial = samples.read(result_of(one, one.cells[0]) / "samples.parquet")
+    assert {0, 200} == set(column(partial, "status")), "what was recorded before and after the kill is kept"
+    assert all(error for error, code in zip(partial["error"].to_pylist(), column(partial, "status")) if code == 0)
+    assert after.status == "done"
+    assert after.process["server"]["pid"] != server.pid
+    assert gone([locust, server])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_launch_leaves_no_orphan(plan: Callable[..., Launch], tmp_path: Path, number: int) -> None:
+    one = plan(closed(seconds=60.0))
+    process = start(one, tmp_path)
+    family = [child_of(process, "locust"), child_of(process, "serve")]
+    process.send_signal(number)
+    assert process.wait(30) != 0
+    assert gone(family)
+    assert not result_of(one, one.cells[0]).exists()
+    if number != signal.SIGKILL:
+        assert [path.name for path in Path(one.results).rglob(".*")] == []
+
+
+def child_of(process: "subprocess.Popen[bytes]", word: str, seconds: float = 60.0) -> psutil.Process:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in psutil.Process(process.pid).children():
+            if word in child.cmdline():
+                return child
+        time.sleep(0.02)
+    raise AssertionError(f"the launch started no {word}")
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, 15)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_cannot_be_served_fails_all_its_cells_with_the_reason(
+    plan: Callable[..., Launch], torchscript: Path, tmp_path: Path
+) -> None:
+    in_process = LoadProfile(name="in", mode="in-process", seconds=0.1, warmup_seconds=0.1)
+    code, results = measure(plan(in_process, closed(), opened(), runtime="onnx_runtime"), tmp_path)
+    assert code == 1
+    assert [result.status for result in results] == ["failed"] * 3
+    assert all("onnx_runtime reads onnx" in str(result.reason) for result in results)
+
+
+def test_a_changed_artifact_fails_all_its_cells_with_the_reason(
+    plan: Callable[..., Launch], torchscript: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(torchscript, broken)
+    with (broken / "1" / "model.pt").open("ab") as model:
+        model.write(b"x")
+    code, results = measure(plan(closed(), artifact=broken), tmp_path)
+    assert code == 1
+    assert "SHA-256 is not the manifest's" in str(results[0].reason)
+
+
+def test_a_launch_of_nothing_is_refused(plan: Callable[..., Launch], stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "launch.json"
+    store.write_json(path, msgspec.structs.replace(plan(closed()), cells=()))
+    done = stage("loadtest", "launch", str(path))
+    assert (done.returncode, done.stderr) == (2, "error: the launch has no cells\n")
+
+
+def test_load_finds_the_model_and_says_what_it_saw(stage: Stage, tmp_path: Path) -> None:
+    out = tmp_path / "samples.parquet"
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:
+        words = ["loadtest", "load", "--url", server.url, "--seconds", "1", "--warmup", "0.2"]
+        fast = stage(*words, "--rate", "100", "--json", "--out", str(out))
+        calm = stage(*words, "--users", "2")
+    said = json.loads(fast.stdout)
+    assert (said["model"], said["n"], said["failed"], said["rate_delivered"]) == ("m", 100, 0, 100.0)
+    assert said["p50_ms"] > 0
+    assert said["p99_ms"] is None, "100 samples carry no p99"
+    assert len(samples.read(out)) == 120
+    assert calm.returncode == 0
+    assert "p50" in calm.stdout
+
+
+def test_load_says_in_one_line_what_is_wrong_with_a_server(stage: Stage, tmp_path: Path) -> None:
+    with stub(lambda handler: handler.reply(500, b'{"error": "no"}')) as server:
+        refused = stage("loadtest", "load", "--url", server.url, "--seconds", "0.3", "--warmup", "0")
+        unknown = stage("loadtest", "load", "--url", server.url, "--model", "n")
+    assert refused.returncode == 1
+    assert "requests failed: HTTP 500" in refused.stderr
+    assert (unknown.returncode, unknown.stderr) == (2, "error: unknown model 'n' (did you mean m?); there is: m\n")
+    nobody = stage("loadtest", "load", "--url", server.url)
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith(f"error: no server answers at {server.url}")
+    for url in ("https://127.0.0.1:1", "127.0.0.1:8000", "http://127.0.0.1:port"):
+        done = stage("loadtest", "load", "--url", url)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "expected http://HOST:PORT" in done.stderr
+
+
+def test_a_server_of_another_protocol_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stub(lambda handler: None) as server:
+        monkeypatch.setattr(Handler, "do_GET", lambda handler: handler.reply(200, b"<html>"))
+        with pytest.raises(CannotRun, match="does not describe m as a classifier"):
+            payload.describe(server.url, "m")
+        monkeypatch.setattr(
+            Handler,
+            "do_GET",
+            lambda handler: handler.reply(
+                200, b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}'
+            ),
+        )
+        with pytest.raises(CannotRun, match="this program sends UINT8"):
+            payload.describe(server.url, "m")
+
+
+def locust(*words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+
+
+@pytest.mark.parametrize(("words", "mode"), [((), "closed-loop"), (("--rate", "50"), "open-loop")])
+def test_the_locustfile_works_by_hand(tmp_path: Path, words: tuple[str, ...], mode: str) -> None:
+    out = tmp_path / "samples.parquet"
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:
+        by_hand = locust("--headless", "--host", server.url, "-t", "2s", "--samples", str(out), *words)
+        said, _ = by_hand.communicate(timeout=60)
+    assert by_hand.returncode == 0, said
+    assert f"m 1 x {mode}" in said
+    table = samples.read(out)
+    assert samples.is_good(table).any()
+    assert (table["intended_ns"].null_count == 0) == (mode == "open-loop")
+
+
+def test_by_hand_a_server_that_is_not_there_is_one_line() -> None:
+    by_hand = locust("--headless", "--host", "http://127.0.0.1:9", "-t", "2s", "--loglevel", "ERROR")
+    said, _ = by_hand.communicate(timeout=60)
+    assert by_hand.returncode == 1
+    assert said.splitlines()[0].startswith("error: no server answers at http://127.0.0.1:9")
+
+
+def test_the_web_page_starts_and_shows_a_test() -> None:
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:
+        port = free_port()
+        by_hand = locust("--web-port", str(port), "--host", server.url, "--loglevel", "ERROR")
+        try:
+            page = f"http://127.0.0.1:{port}"
+            assert "Locust" in fetch(page, patience=30)
+            form = {"user_count": 2, "spawn_rate": 2, "host": server.url, "rate": 0, "model": "", "batch": 1}
+            assert json.loads(fetch(f"{page}/swarm", form))["success"]
+            deadline = time.monotonic() + 30
+            rows: list[dict[str, object]] = []
+            while time.monotonic() < deadline and not rows:
+                time.sleep(0.2)
+                rows = [row for row in json.loads(fetch(f"{page}/stats/requests"))["stats"] if row["num_requests"]]
+            assert rows[0]["name"] == "m 1 x closed-loop"
+            assert rows[0]["num_failures"] == 0
+        finally:
+            by_hand.terminate()
+            by_hand.communicate(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def fetch(url: str, form: dict[str, object] | None = None, patience: float = 0.0) -> str:
+    data = None if form is None else urllib.parse.urlencode(form).encode()
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(url, data, timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_payload_is_a_seeded_permutation_in_whole_batches() -> None:
+    images = np.zeros((10, *SHAPE), np.uint8)
+    chosen = payload.batches(images, 3, seed=5)
+    assert chosen.shape == (3, 3)
+    assert len(set(chosen.ravel())) == 9
+    assert np.array_equal(chosen, payload.batches(images, 3, seed=5))
+    assert not np.array_equal(chosen, payload.batches(images, 3, seed=6))
+    assert payload.batches(images, 16, seed=0).shape == (1, 16)
+
+
+def test_files_of_images_and_scores_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    with pytest.raises(BadInput, match="no such file of images"):
+        payload.open_images(path)
+    path.write_bytes(b"no array")
+    with pytest.raises(BadInput, match="not an .npy file"):
+        payload.open_images(path)
+    np.save(path, np.zeros((4, 28, 28), np.uint8))
+    with pytest.raises(BadInput, match="expected images as uint8"):
+        payload.open_images(path)
+    np.save(path, np.zeros((4, 8), np.float64))
+    with pytest.raises(BadInput, match="expected float32"):
+        payload.open_scores(path, 4)
+
+
+def test_no_file_beside_the_locustfile_is_named_like_one_of_the_standard_library() -> None:
+    names = {path.stem for path in LOCUSTFILE.parent.iterdir()} - {"__init__", "__main__", "__pycache__"}
+    assert not names & sys.stdlib_module_names

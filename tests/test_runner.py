@@ -1,0 +1,183 @@
+"""A study as its user runs it: real processes, killed and resumed, with failures that become rows."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Stage
+
+from medserve import store
+from medserve.spec import Result
+
+MINI = """
+name = "mini"
+title = "Mini"
+datasets = ["{dataset}"]
+sizes = [28]
+architectures = ["cnn"]
+frameworks = ["pytorch"]
+formats = ["native", "onnx"]
+runtimes = {runtimes}
+launches = 1
+null = {null}
+
+[recipe]
+epochs = 1
+
+[[measure]]
+profiles = ["in-process-1", "closed-1"]
+seconds = 0.5
+warmup_seconds = 0.1
+"""
+
+
+def mini(folder: Path, dataset: str = "synthetic", runtimes: str = '["onnx_runtime"]', null: str = "true") -> Path:
+    path = folder / "mini.toml"
+    path.write_text(MINI.format(dataset=dataset, runtimes=runtimes, null=null))
+    return path
+
+
+def start(study: Path, out: Path) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "medserve.cli", "run", str(study), "--out", str(out), "--json"]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def results(out: Path) -> dict[str, Result]:
+    return {path.parent.parent.name: store.read_json(path, Result) for path in out.glob("results/*/*/result.json")}
+
+
+def leftovers(out: Path) -> list[str]:
+    return [str(path) for path in out.rglob(".*.partial")]
+
+
+def children_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
+    _, alive = psutil.wait_procs(processes, patience)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
+    stage: Stage, root: Path, tmp_path: Path
+) -> None:
+    study, out = mini(tmp_path), tmp_path / "run"
+    for seconds in (2.0, 5.0, 3.0):
+        process = start(study, out)
+        time.sleep(seconds)
+        family = children_of(process)
+        process.kill()
+        process.wait()
+        assert gone(family), "a child outlived its killed parent"
+    seen = {name: result.started for name, result in results(out).items()}
+    done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["failed"] == 0
+    found = results(out)
+    assert len(found) == 4
+    assert {result.status for result in found.values()} == {"done"}
+    assert seen.items() <= {name: result.started for name, result in found.items()}.items(), "a cell was measured twice"
+    assert leftovers(out) == []
+    again = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
+    kinds = [json.loads(line).get("kind") for line in again.stdout.splitlines()]
+    assert set(kinds) <= {"data", None}, "a finished run did something again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "run"
+    process = start(mini(tmp_path), out)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not children_of(process):
+        time.sleep(0.1)
+    time.sleep(1.5)
+    family = children_of(process)
+    assert family
+    process.send_signal(number)
+    assert process.wait(30) != 0
+    assert gone(family)
+    assert leftovers(out) == []
+
+
+def test_what_cannot_be_trained_is_a_row_with_a_reason(stage: Stage, root: Path, tmp_path: Path) -> None:
+    """The data set is not there and cannot be fetched without network."""
+    out = tmp_path / "run"
+    done = stage("medserve.cli", "run", str(mini(tmp_path, dataset="pathmnist")), "--out", str(out))
+    assert done.returncode == 1
+    rows = json.loads(stage("loadtest", "results", str(out), "--format", "json").stdout)
+    assert {row["status"] for row in rows} == {"failed"}
+    assert len(rows) == 4
+    assert all("pathmnist.npz" in row["reason"] for row in rows)
+
+
+def test_a_folder_holds_one_study(stage: Stage, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stage("medserve.cli", "run", str(mini(tmp_path, dataset="pathmnist")), "--out", str(out))
+    done = stage("medserve.cli", "run", str(mini(tmp_path, dataset="dermamnist")), "--out", str(out))
+    assert done.returncode == 2
+    assert "holds a run of this study with another 'datasets'; give another --out" in done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(stage: Stage, root: Path, tmp_path: Path) -> None:
+    study, out = mini(tmp_path), tmp_path / "run"
+    first = start(study, out)
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (out / "study.json").is_file():
+            time.sleep(0.05)
+        second = stage("medserve.cli", "run", str(study), "--out", str(out))
+        assert second.returncode == 2
+        assert "another run works in this folder" in second.stderr
+    finally:
+        first.terminate()
+        first.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["run", "slow"], "error: unknown study 'slow'; there is: "),
+        (["run", "missing.toml"], "error: missing.toml: no such study file"),
+        (["train", "--dataset", "x", "--size", "28", "--framework", "pytorch", "--out", "o"], "unknown dataset 'x'"),
+        (["serve", "nowhere"], "nowhere"),
+        (["results", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_words_are_one_line_and_exit_code_2(stage: Stage, words: list[str], line: str) -> None:
+    done = stage("medserve.cli", *words)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["list"], ["data"], ["train"], ["export"], ["serve"], ["load"], ["time"], ["results"]]
+)
+def test_every_command_explains_itself(stage: Stage, words: list[str]) -> None:
+    done = stage("medserve.cli", *words, "--help", COLUMNS="200")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_ctrl_c_of_a_stage_reaches_the_user_as_one_line(root: Path, tmp_path: Path) -> None:
+    words = ["run", "--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", "pytorch"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *words, "--out", str(tmp_path / "c")],
+        stderr=subprocess.PIPE,
+        env={**os.environ},
+        text=True,
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(6)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in text

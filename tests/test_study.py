@@ -1,0 +1,101 @@
+"""A study's matrix: complete, without doubles, and refused in one line when it cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from medserve import study
+from medserve.errors import BadInput
+
+MINIMAL = """
+name = "mini"
+title = "Mini"
+datasets = ["synthetic"]
+sizes = [28, 64]
+architectures = ["cnn"]
+frameworks = ["pytorch"]
+formats = ["native", "onnx"]
+
+[[measure]]
+profiles = ["in-process-1", "closed-1"]
+seconds = 1.5
+
+[[measure]]
+profiles = ["open-50"]
+sizes = [28]
+"""
+
+
+def read(tmp_path: Path, text: str) -> study.Study:
+    path = tmp_path / "mini.toml"
+    path.write_text(text)
+    return study.read(str(path))
+
+
+def test_the_matrix_is_complete_and_holds_nothing_twice(tmp_path: Path) -> None:
+    plan = study.plan(read(tmp_path, MINIMAL))
+    assert [training.name for training in plan.trainings] == [
+        "synthetic-28-cnn-pytorch-s0",
+        "synthetic-64-cnn-pytorch-s0",
+    ]
+    assert [export.format for export in plan.exports] == ["torchscript", "onnx"] * 2
+    assert [deployed.deployment.runtime for deployed in plan.deployed] == ["torchscript", "onnx_runtime", "null"] * 2
+    cells = [cell.name for deployed in plan.deployed for cell in deployed.cells]
+    assert len(cells) == len(set(cells)) == 3 * 3 + 3 * 2
+    assert cells[0] == "synthetic-28-cnn-pytorch-s0.torchscript.torchscript.cpu-t1.in-process-1"
+
+
+def test_a_measure_holds_at_its_sizes_with_its_durations(tmp_path: Path) -> None:
+    by_size = {
+        deployed.export.training.size: {profile.name: profile.seconds for profile in deployed.profiles}
+        for deployed in study.plan(read(tmp_path, MINIMAL)).deployed
+    }
+    assert by_size == {
+        28: {"in-process-1": 1.5, "closed-1": 1.5, "open-50": 20.0},
+        64: {"in-process-1": 1.5, "closed-1": 1.5},
+    }
+
+
+def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
+    text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
+    trainings = study.plan(read(tmp_path, text)).trainings
+    recipes = [(training.size, training.recipe.seed, training.recipe.epochs) for training in trainings]
+    assert recipes == [(28, 3, 30), (28, 4, 30), (64, 3, 2), (64, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('"synthetic"', '"bloodmist"', r"unknown dataset 'bloodmist' \(did you mean bloodmnist\?\)"),
+        ('"cnn"', '"vit"', "unknown architecture 'vit'; there is: cnn"),
+        ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
+        ('"onnx"', '"tflite"', "unknown format 'tflite'.*onnx"),
+        ('"closed-1"', '"closed"', "unknown profile 'closed'.*closed-1"),
+        ("[28, 64]", "[]", "'sizes' is empty"),
+        ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),
+        ("[28, 64]", "[28, 4]", "size 4 px; expected 8 to 1024"),
+        ('title = "Mini"', 'titel = "Mini"', "unknown field `titel`|missing required field `title`"),
+        ('title = "Mini"', 'title = "Mini"\nlaunches = 0', "'launches' and 'threads' must be at least 1"),
+        ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
+        ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
+        ('name = "mini"', "name = ", "mini.toml: .*line 2"),
+    ],
+)
+def test_bad_studies_are_refused_in_one_line(tmp_path: Path, old: str, new: str, line: str) -> None:
+    text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nbatch_sizes = [1]') if "in-process" in old else MINIMAL
+    assert old in text
+    with pytest.raises(BadInput, match=line) as refused:
+        read(tmp_path, text.replace(old, new))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_study_lists_the_studies() -> None:
+    with pytest.raises(BadInput, match="unknown study 'slow'; there is: .*quick"):
+        study.read("slow")
+    with pytest.raises(BadInput, match=r"nowhere\.toml: no such study file"):
+        study.read("nowhere.toml")
+
+
+def test_official_data_sets_come_at_four_sizes(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="pathmnist does not come at 32 px; there is: 28, 64, 128, 224"):
+        read(tmp_path, MINIMAL.replace('"synthetic"', '"pathmnist"').replace("[28, 64]", "[32]"))

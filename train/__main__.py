@@ -1,0 +1,129 @@
+"""`python -m train run` makes a checkpoint, `python -m train data` keeps the data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from medserve import errors, process
+from medserve.errors import BadInput
+from medserve.spec import Recipe
+from medserve.study import check_size
+from medserve.tables import ARCHITECTURES, DATASETS, pick
+from train import archives, data, loop
+
+app = typer.Typer(
+    help="Data in, checkpoints out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+sets = typer.Typer(help="List, fetch and unpack data sets.", no_args_is_help=True)
+app.add_typer(sets, name="data")
+
+Name = Annotated[str, typer.Argument(metavar="DATASET", help=f"One of: {', '.join(DATASETS)}.")]
+Size = Annotated[int, typer.Option(help="Height and width of the images in pixels.")]
+Unofficial = Annotated[bool, typer.Option("--unofficial", help="Accept an archive whose MD5 is not the official one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(DATASETS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to be made.")],
+    size: Size = 28,
+    architecture: Annotated[str, typer.Option(help=f"One of: {', '.join(ARCHITECTURES)}.")] = "cnn",
+    framework: Annotated[str, typer.Option(help="A file of train/frameworks.")] = "pytorch",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; repeatable.")
+    ] = None,
+    unofficial: Unofficial = False,
+) -> None:
+    """Train one checkpoint, or go on where a killed training stopped. Uses all cores unless OMP_NUM_THREADS says less.
+
+    Example: medserve train --dataset synthetic --size 28 --out checkpoints/cells --set epochs=4
+    """
+    pick(ARCHITECTURES, "architecture", architecture)
+    recipe = _recipe(set_ or [])
+    # A path such as `runs/x/.` has no name to call the checkpoint by.
+    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())
+
+
+@sets.command("list")
+def list_(json: Json = False) -> None:
+    """Show the data sets, and at which sizes they are here (archive, or unpacked)."""
+    here = {
+        spec.name: [size for size in spec.sizes or range(8, 1025) if data.is_here(spec.name, size)]
+        for spec in DATASETS.values()
+    }
+    if json:
+        _print_json([msgspec.to_builtins(spec) | {"here": here[spec.name]} for spec in DATASETS.values()])
+        return
+    typer.echo(f"root: {data.root()}")
+    for spec in DATASETS.values():
+        typer.echo(
+            f"{spec.name:<10}  {spec.classes} classes, {spec.train}/{spec.val}/{spec.test} images, "
+            f"{_sizes(spec.sizes) or 'any size'}; here: {_sizes(here[spec.name]) or 'none'}; {spec.licence}"
+        )
+
+
+@sets.command()
+def fetch(dataset: Name, size: Size = 28) -> None:
+    """Download an official archive and check its MD5; run again, it goes on where it stopped.
+
+    Example: medserve data fetch bloodmnist --size 64
+    """
+    check_size(pick(DATASETS, "dataset", dataset), size)
+    if dataset == "synthetic":
+        raise BadInput(f"synthetic is drawn, not fetched; `medserve data prepare synthetic --size {size}` draws it")
+    target = data.root() / f"{data.stem(dataset, size)}.npz"
+    archives.fetch(archives.official(dataset, size), target)
+    typer.echo(target)
+
+
+@sets.command()
+def prepare(dataset: Name, size: Size = 28, unofficial: Unofficial = False, json: Json = False) -> None:
+    """Unpack or draw a data set where that has not been done, and check the digest of every array.
+
+    Example: medserve data prepare synthetic --size 64
+    """
+    opened = data.open_dataset(dataset, size, unofficial=unofficial, thorough=True)
+    if not json:
+        typer.echo(opened.folder)
+        return
+    _print_json(
+        {
+            "dataset": dataset,
+            "size": size,
+            "digest": opened.digest,
+            "unofficial": opened.unofficial,
+            "folder": str(opened.folder.resolve()),
+            "classes": opened.classes,
+        }
+    )
+
+
+def _recipe(changes: list[str]) -> Recipe:
+    values = msgspec.to_builtins(Recipe())
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in values:
+            raise BadInput(f"--set {change}: expected FIELD=VALUE with one of the fields {', '.join(values)}")
+        values[name] = value
+    try:
+        return msgspec.convert(values, Recipe, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"--set {' '.join(changes)}: {error}; the fields are {', '.join(values)}") from None
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return f"{', '.join(map(str, sizes))} px" if sizes else ""
+
+
+def _print_json(value: object) -> None:
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    process.interruptible()
+    errors.main(app)

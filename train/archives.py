@@ -1,0 +1,130 @@
+"""The official archives: where they are, what they must be, and how they come here."""
+
+import ast
+import fcntl
+import http.client
+import importlib.util
+import shutil
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medserve.errors import BadInput, CannotRun
+from medserve.progress import Progress
+from medserve.spec import Noun
+from medserve.store import CHUNK, file_digest
+
+MB = 1_000_000
+TIMEOUT = 60.0
+"""Seconds without a byte after which a download gives up; run again, it goes on where it stopped."""
+
+
+class Source(Noun, frozen=True, kw_only=True):
+    """An official archive: address, MD5, and the names of its classes in label order."""
+
+    url: str
+    md5: str
+    classes: tuple[str, ...]
+
+
+def official(name: str, size: int) -> Source:
+    """The row of the `medmnist` package's table. Raises CannotRun when that package is missing or has no such row.
+
+    Its `info.py` is parsed, not run: running it makes a folder in the home directory, and importing it loads torch.
+    """
+    spec = importlib.util.find_spec("medmnist")
+    if spec is None or spec.origin is None:
+        raise CannotRun("the table of official archives is in the package medmnist; pip install medmnist")
+    tree = ast.parse(Path(spec.origin).with_name("info.py").read_text(encoding="utf-8"))
+    tables = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INFO"
+    ]
+    suffix = "" if size == 28 else f"_{size}"
+    try:
+        row: dict[str, Any] = ast.literal_eval(tables[0])[name]
+        classes = tuple(row["label"][str(index)] for index in range(len(row["label"])))
+        return Source(url=row[f"url{suffix}"], md5=row[f"MD5{suffix}"], classes=classes)
+    except (IndexError, KeyError, ValueError) as error:
+        raise CannotRun(f"medmnist's info.py has no {name} at {size} px ({error}); install another medmnist") from None
+
+
+def fetch(source: Source, target: Path) -> None:
+    """Download an archive, going on where an earlier attempt stopped, and rename it when its MD5 is right.
+
+    A whole archive that is already there is left alone. Raises BadInput when another file has its name, CannotRun when
+    the download fails or brings another file.
+    """
+    with locked(target):
+        if target.exists():
+            if file_digest(target, "md5") != source.md5:
+                raise BadInput(f"{target}: is there, but is not the official archive; move it away to fetch that one")
+            return
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            _download(source.url, partial)
+        except urllib.error.HTTPError as error:
+            raise CannotRun(
+                f"{source.url}: HTTP {error.code} {error.reason}; put the file at {target} by hand"
+            ) from None
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", error)
+            raise CannotRun(
+                f"{source.url}: {reason}; run again to go on, or put the file at {target} by hand"
+            ) from None
+        found = file_digest(partial, "md5")
+        if found != source.md5:
+            partial.unlink()
+            raise CannotRun(f"{source.url}: the download has MD5 {found}, expected {source.md5}; removed, run again")
+        partial.rename(target)
+
+
+def _download(url: str, partial: Path) -> None:
+    done = partial.stat().st_size if partial.exists() else 0
+    # The address is https, out of medmnist's table; only tests give another.
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310 - see above
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - see above
+    except urllib.error.HTTPError as error:
+        error.close()
+        if not (done and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE):
+            raise
+        # Nothing is left to send: the partial file is whole, or not of this archive. Its MD5 decides.
+        return
+    with answer:
+        if answer.status != http.client.PARTIAL_CONTENT:
+            done = 0
+        total = done + int(answer.headers.get("Content-Length", 0))
+        if total - done > shutil.disk_usage(partial.parent).free:
+            raise CannotRun(f"{partial.parent}: no room for {total / MB:.0f} MB; free some or set MEDMNIST_ROOT")
+        progress = Progress(f"fetch {partial.name[1:].removesuffix('.partial')}", -(-total // MB), "MB")
+        progress.resume(done // MB)
+        with partial.open("ab" if done else "wb") as file:
+            while piece := answer.read(CHUNK):
+                file.write(piece)
+                done += len(piece)
+                progress.update(done // MB if done < total else progress.total)
+        if done < total:
+            raise http.client.IncompleteRead(b"", total - done)
+
+
+def say(line: str) -> None:
+    """One line for a person. Standard output is the programs'."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the right to make `target`; another process waits. The kernel frees the lock of a killed one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that makes {target}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,279 @@
+"""The training loop that all frameworks share: rates, epochs, scores, state, checkpoint.
+
+After every epoch the trainer's state goes into a hidden folder beside the checkpoint-to-be. A training that is killed
+at any moment goes on from the last whole one and ends with the weights of an uninterrupted training, for everything
+random follows from (seed, epoch).
+"""
+
+import shutil
+import time
+from math import isfinite
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from medserve import plugins
+from medserve.errors import BadInput, CannotRun
+from medserve.machine import versions
+from medserve.progress import Progress, duration
+from medserve.spec import Architecture, Checkpoint, Epoch, Noun, Recipe, Split
+from medserve.store import check_digests, digests, new_folder, read_checkpoint, read_json, write_json
+from medserve.tables import ARCHITECTURES, pick
+from train.archives import say
+from train.batches import batches
+from train.data import Dataset
+from train.frameworks import Trainer
+from train.scores import score
+
+
+class Inputs(Noun, frozen=True, kw_only=True):
+    """All that a checkpoint follows from."""
+
+    dataset: str
+    size: int
+    architecture: str
+    framework: str
+    recipe: Recipe
+    data_digest: str
+
+
+class State(Noun, frozen=True, kw_only=True):
+    """`state.json`: a training after some epochs. `step_seconds` holds every step's time; `files` as in Checkpoint."""
+
+    inputs: Inputs
+    versions: dict[str, str]
+    history: tuple[Epoch, ...]
+    step_seconds: tuple[float, ...]
+    files: dict[str, str]
+
+
+def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out: Path) -> Checkpoint:
+    """Train a network and write its checkpoint folder `out`; a finished one of the same inputs is left alone.
+
+    Raises BadInput for a recipe or an `out` that cannot be used, CannotRun that names the step of a loss not finite.
+    """
+    network = pick(ARCHITECTURES, "architecture", architecture)
+    _check(recipe, data)
+    inputs = Inputs(
+        dataset=data.spec.name,
+        size=data.size,
+        architecture=architecture,
+        framework=framework,
+        recipe=recipe,
+        data_digest=data.digest,
+    )
+    states = out.with_name(f".{out.name}.resume")
+    checkpoint = _finished(out, inputs)
+    if checkpoint is None:
+        _make_folder(states)
+        steps = len(data.labels("train")) // recipe.batch
+        trainer = _trainer(network, framework, recipe, len(data.classes), steps)
+        state = _resume(
+            trainer, states, State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
+        )
+        progress = Progress(f"train {out.name}", recipe.epochs * steps, "step")
+        progress.resume(len(state.step_seconds))
+        for epoch in range(len(state.history), recipe.epochs):
+            try:
+                state = _epoch(trainer, data, state, epoch, progress)
+            except FloatingPointError as error:
+                kept = f"the state after epoch {epoch} is kept in {states}" if epoch else "nothing was kept"
+                raise CannotRun(f"{error}; {kept}; try a lower learning_rate than {recipe.learning_rate}") from None
+            _keep(trainer, states, state)
+        checkpoint = _write(trainer, data, state, out)
+    shutil.rmtree(states, ignore_errors=True)
+    return checkpoint
+
+
+def learning_rates(recipe: Recipe, steps: int) -> NDArray[np.float32]:
+    """One rate a step: one cycle with cosine annealing (Smith & Topin, 2018), constants as in torch's OneCycleLR.
+
+    From a 25th of the rate up to it in 30 % of the steps, then down to a 250,000th.
+    """
+    top, start, end = recipe.learning_rate, recipe.learning_rate / 25, recipe.learning_rate / 25e4
+    step = np.arange(steps, dtype=np.float64)
+    peak, last = 0.3 * steps - 1, steps - 1
+    rise = start + (top - start) * (1 - np.cos(np.pi * step / peak)) / 2 if peak else np.full(steps, top)
+    fall = end + (top - end) * (1 + np.cos(np.pi * (step - peak) / (last - peak))) / 2
+    return np.where(step <= peak, rise, fall).astype(np.float32)
+
+
+def predict(trainer: Trainer, data: Dataset, split: Split, batch: int) -> NDArray[np.float32]:
+    """Probabilities of a whole split, float32 (n, classes), in file order and in batches of one shape."""
+    count = len(data.labels(split))
+    scores = []
+    for start in range(0, count, batch):
+        # The last batch is filled up with its own last image: another shape would be compiled for itself.
+        indices = np.minimum(np.arange(start, start + batch), count - 1)
+        scores.append(trainer.predict(data.take(split, indices)))
+    return np.concatenate(scores)[:count]
+
+
+def _check(recipe: Recipe, data: Dataset) -> None:
+    images = len(data.labels("train"))
+    bounds = (
+        ("learning_rate", 0 < recipe.learning_rate < float("inf"), "above 0"),
+        ("weight_decay", 0 <= recipe.weight_decay < float("inf"), "at least 0"),
+        ("label_smoothing", 0 <= recipe.label_smoothing < 1, "from 0 to below 1"),
+        ("batch", 2 <= recipe.batch <= images, f"from 2 to the {images} training images"),
+        ("epochs", recipe.epochs >= 1, "at least 1"),
+        ("shift", 0 <= recipe.shift < data.size, f"from 0 to {data.size - 1} pixels"),
+        ("seed", 0 <= recipe.seed < 2**32, "from 0 to 2**32 - 1"),
+    )
+    for name, holds, expected in bounds:
+        if not holds:
+            raise BadInput(f"recipe: {name} is {getattr(recipe, name)}; expected {expected}")
+
+
+def _finished(out: Path, inputs: Inputs) -> Checkpoint | None:
+    """The checkpoint in `out` when it is of these inputs, None when `out` is free. Raises BadInput otherwise."""
+    if not out.exists():
+        return None
+    if not (out / "checkpoint.json").is_file():
+        if out.is_dir() and not any(out.iterdir()):
+            return None
+        raise BadInput(f"{out}: exists and is no checkpoint; choose another --out")
+    checkpoint = read_checkpoint(out)
+    known = Inputs(**{name: getattr(checkpoint, name) for name in Inputs.__struct_fields__})
+    if known != inputs:
+        differences = _differences(known, inputs)
+        raise BadInput(f"{out}: holds a checkpoint of other inputs ({differences}); remove it or choose another --out")
+    say(f"{out}: finished before, left alone")
+    return checkpoint
+
+
+def _trainer(network: Architecture, framework: str, recipe: Recipe, classes: int, steps: int) -> Trainer:
+    rates = learning_rates(recipe, recipe.epochs * steps)
+    trainer: Trainer = plugins.load("train.frameworks", framework).create(network, classes, recipe, rates)
+    if trainer.parameters != (expected := network.parameters(classes)):
+        raise CannotRun(
+            f"{framework} builds {network.name} with {trainer.parameters} parameters; the table says {expected}"
+        )
+    return trainer
+
+
+def _resume(trainer: Trainer, states: Path, fresh: State) -> State:
+    """Restore the trainer from the last whole state of these inputs; `fresh` when there is none."""
+    for folder in sorted(states.glob("epoch-*"), key=lambda path: path.name, reverse=True):
+        try:
+            state = read_json(folder / "state.json", State)
+            check_digests(folder, state.files)
+        except BadInput as error:
+            say(f"not resumed: {error}")
+            continue
+        if (state.inputs, state.versions) != (fresh.inputs, fresh.versions):
+            differences = _differences(state, fresh)
+            say(f"{states}: of other inputs ({differences}); discarded, training starts anew")
+            break
+        trainer.restore(folder)
+        say(f"goes on after epoch {len(state.history)} of {fresh.inputs.recipe.epochs}")
+        return state
+    return fresh
+
+
+def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: Progress) -> State:
+    """Train one epoch and score the validation split."""
+    recipe = state.inputs.recipe
+    last = f", val accuracy {state.history[-1].val_accuracy:.4f}" if state.history else ""
+    losses, seconds = [], []
+    began = time.perf_counter()
+    for images, labels in batches(data, recipe, epoch):
+        start = time.perf_counter()
+        loss = trainer.step(images, labels)
+        seconds.append(time.perf_counter() - start)
+        done = len(state.step_seconds) + len(seconds)
+        if not isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {done}: epoch {epoch + 1}, batch {len(seconds)}")
+        losses.append(loss)
+        progress.update(done, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}{last}")
+    trained = time.perf_counter() - began
+    guesses = predict(trainer, data, "val", recipe.batch).argmax(1)
+    line = Epoch(
+        epoch=epoch + 1,
+        loss=float(np.mean(losses)),
+        val_accuracy=float(np.mean(guesses == data.labels("val"))),
+        seconds=trained,
+        images_per_second=recipe.batch / float(np.median(seconds)),
+    )
+    history, times = (*state.history, line), (*state.step_seconds, *seconds)
+    return msgspec.structs.replace(state, history=history, step_seconds=times)
+
+
+def _keep(trainer: Trainer, states: Path, state: State) -> None:
+    """Write the state of the last epoch, then remove the one before: at every moment one of them is whole."""
+    target = states / f"epoch-{len(state.history):06}"
+    with new_folder(target) as folder:
+        _save(trainer, folder)
+        whole = msgspec.structs.replace(state, files=digests(folder, without="state.json"))
+        write_json(folder / "state.json", whole)
+    for path in states.iterdir():
+        if path != target:
+            shutil.rmtree(path)
+
+
+def _save(trainer: Trainer, folder: Path) -> None:
+    try:
+        trainer.save(folder)
+    except SafetensorError as error:
+        # Its writer has an error of its own for a full disk.
+        raise CannotRun(f"{folder.parent}: the weights cannot be written: {error}") from None
+
+
+def _make_folder(folder: Path) -> None:
+    """Before any training: what cannot be written afterwards is better said now."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"{folder.parent}: is a file, or lies in one; choose another --out") from None
+
+
+def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoint:
+    """Score the test split and write the checkpoint's folder."""
+    inputs = state.inputs
+    probabilities = predict(trainer, data, "test", inputs.recipe.batch)
+    step = float(np.median(state.step_seconds))
+    with new_folder(out) as folder:
+        _save(trainer, folder)
+        np.save(folder / "test_scores.npy", probabilities)
+        checkpoint = Checkpoint(
+            name=out.name,
+            dataset=inputs.dataset,
+            size=inputs.size,
+            classes=data.classes,
+            architecture=inputs.architecture,
+            framework=inputs.framework,
+            recipe=inputs.recipe,
+            parameters=trainer.parameters,
+            data_digest=inputs.data_digest,
+            unofficial=data.unofficial,
+            licence=data.spec.licence,
+            history=state.history,
+            test=score(data.labels("test"), probabilities),
+            train_seconds=sum(epoch.seconds for epoch in state.history),
+            images_per_second=inputs.recipe.batch / step,
+            compile_seconds=max(0.0, state.step_seconds[0] - step),
+            versions=state.versions,
+            files=digests(folder, without="checkpoint.json"),
+        )
+        write_json(folder / "checkpoint.json", checkpoint)
+    test = checkpoint.test
+    say(
+        f"{out}: test accuracy {test.accuracy:.4f}, balanced {test.balanced_accuracy:.4f}, AUC {test.auc:.4f}; "
+        f"{duration(checkpoint.train_seconds)}, {checkpoint.images_per_second:.0f} images/s"
+    )
+    return checkpoint
+
+
+def _differences(known: Noun, asked: Noun) -> str:
+    """The fields in which two nouns of a kind differ, each with both values where these are short."""
+    parts: list[str] = []
+    for name in known.__struct_fields__:
+        was, now = getattr(known, name), getattr(asked, name)
+        if isinstance(was, Noun) and was != now:
+            parts.append(_differences(was, now))
+        elif was != now and name not in ("history", "step_seconds", "files"):
+            parts.append(f"{name} {was}, asked {now}" if len(str(was)) < 40 else f"another {name}")
+    return "; ".join(parts)
