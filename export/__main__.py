@@ -13,17 +13,10 @@ from safetensors.numpy import load_file
 
 from medserve import errors, machine, plugins, process, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Certificate, Checkpoint
+from medserve.spec import Artifact, Certificate, Checkpoint, Prepared
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
 
 GOLDEN_IMAGES = 32
-
-
-class Prepared(msgspec.Struct):
-    """What `python -m train data prepare --json` says."""
-
-    folder: str
-    digest: str
 
 
 def export(

@@ -60,9 +60,10 @@ def results(
         return
     from rich.console import Console
 
-    table, notes = short(found)
+    tables, notes = short(found)
     console = Console()
-    console.print(table)
+    for table in tables:
+        console.print(table)
     for note in notes:
         console.print(note, style="red", markup=False, highlight=False)
 

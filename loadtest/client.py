@@ -41,5 +41,10 @@ def generate(load: Load, log: Path, why_dead: Callable[[], str | None] = lambda:
     if reason := why_dead():
         raise CannotRun(reason)
     if code != 0:
-        last = process.last_line(log)
-        raise CannotRun(f"the load generator ended: {process.describe_exit(code)}" + (f": {last}" if last else ""))
+        raise CannotRun(f"the load generator ended: {process.describe_exit(code)}: {_said(log)}")
+
+
+def _said(log: Path) -> str:
+    """The line of its log that says why; Locust prints its statistics after it."""
+    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else process.last_line(log)

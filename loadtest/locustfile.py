@@ -88,8 +88,8 @@ class Test:
         """Work the record out and write it."""
         cpu_seconds = time.process_time() - self._cpu
         self._measuring.close()
-        out, load = self.load.out, self.load
-        if out is None or not self.records:
+        load = self.load
+        if load.out is None or not self.records:
             return
         expected = None if load.expected is None else np.load(load.expected)
         measured_from = (self.start or 0) + round(load.profile.warmup_seconds * 1e9)
@@ -100,7 +100,8 @@ class Test:
             "distinct_requests": len(self.requests),
             "versions": machine.versions("locust", "gevent", "geventhttpclient"),
         }
-        samples.write(Path(out), samples.from_records(self.records, self.chosen, expected, measured_from), facts=facts)
+        columns = samples.from_records(self.records, self.chosen, expected, measured_from)
+        samples.write(Path(load.out), columns, facts=facts)
 
 
 class Connections(ConnectionPool):
@@ -163,11 +164,9 @@ class _User(FastHttpUser):
             if isinstance(error, gevent.GreenletExit) and not test.late:
                 raise
             first_byte = None if answer is None else answer.first_byte
-            reason = (
-                f"no answer within {test.load.patience:g} s of the end"
-                if test.late
-                else f"{type(error).__name__}: {error}"
-            )
+            reason = f"{type(error).__name__}: {error}"
+            if test.late:
+                reason = f"no answer within {test.load.patience:g} s of the end"
             test.records.append(Record(request, 0, connection, intended, sent, first_byte, done, reason))
             self._tell_locust(done - (intended or sent or done), 0, reason)
             return False
@@ -276,11 +275,15 @@ def _begin(environment: Environment, **_: Any) -> None:
 
 
 @events.test_stop.add_listener
-def _end(**_: Any) -> None:
+def _end(environment: Environment, **_: Any) -> None:
     global current
-    if current is not None:
-        current.close()
-        current = None
+    test, current = current, None
+    try:
+        if test is not None:
+            test.close()
+    except Exception as error:  # Locust would log it and leave as if all were well
+        print(f"error: the record could not be written: {error}", file=sys.stderr)
+        environment.process_exit_code = 1
 
 
 def _by_hand(url: str, options: Namespace) -> Load:

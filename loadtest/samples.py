@@ -81,8 +81,8 @@ def from_records(
 ) -> dict[str, Any]:
     """The columns of SCHEMA, in the order of sending, from what was noted in the order of the answers.
 
-    `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or null;
-    what left before `measured_from` (ns) is warm-up.
+    `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or
+    null; what left before `measured_from` (ns) is warm-up.
     """
     answered = [record for record in records if record.clock is not None and record.sent is not None]
     same_host = all(_nested(record) for record in answered)

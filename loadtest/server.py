@@ -61,11 +61,13 @@ class Server:
         process.stop(self._child)
 
     def _event(self, kind: str) -> dict[str, Any] | None:
-        for line in self._out.read_bytes().splitlines(keepends=True):
-            if line.startswith(b"{") and line.endswith(b"\n"):
-                event: dict[str, Any] = msgspec.json.decode(line)
-                if event.get("event") == kind:
-                    return event
+        for line in self._out.read_bytes().splitlines():
+            try:
+                event = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:  # half a line, or one that a framework printed
+                continue
+            if event.get("event") == kind:
+                return event
         return None
 
 

@@ -79,7 +79,8 @@ def last_line(path: Path) -> str:
 
 def interruptible() -> None:
     """Let SIGTERM unwind like Ctrl-C, so that `finally` blocks stop children and remove partial folders."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Not by raising SIGINT, which a shell script's background processes ignore.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _watch(parent: int) -> None:

@@ -19,16 +19,8 @@ import msgspec
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
 from medserve.progress import describe
-from medserve.spec import Cell, Launch, Result, Study
+from medserve.spec import Cell, Failure, Launch, Prepared, Result, Study
 from medserve.study import Deployed, Export, Plan, Training, plan
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """`failures/<stage>-<name>.json`: why a job that others need could not be done."""
-
-    stage: str
-    name: str
-    reason: str
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -45,14 +37,6 @@ class Step(msgspec.Struct, frozen=True):
 
 
 Listener = Callable[[Step], None]
-
-
-class Prepared(msgspec.Struct):
-    """What `python -m train data prepare --json` says."""
-
-    folder: str
-    digest: str
-    unofficial: bool
 
 
 def run(study: Study, out: Path, listen: Listener) -> int:
@@ -196,7 +180,7 @@ class _Run:
         if reason is None:
             path.unlink(missing_ok=True)
         else:
-            store.write_json(path, Failure(stage, name, reason))
+            store.write_json(path, Failure(stage=stage, name=name, reason=reason))
             self._failed += 1
 
     def _run(

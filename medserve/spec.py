@@ -243,6 +243,25 @@ class Result(Noun, frozen=True, kw_only=True):
     files: dict[str, str] = {}
 
 
+class Prepared(Noun, frozen=True, kw_only=True):
+    """A data set that lies unpacked in `folder` as {split}_images.npy and {split}_labels.npy."""
+
+    dataset: str
+    size: int
+    digest: str
+    unofficial: bool
+    folder: str
+    classes: tuple[str, ...]
+
+
+class Failure(Noun, frozen=True, kw_only=True):
+    """`failures/<stage>-<name>.json`: why a data set, a training or an export came to nothing."""
+
+    stage: str
+    name: str
+    reason: str
+
+
 class Measure(Noun, frozen=True, kw_only=True):
     """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's."""
 

@@ -6,6 +6,7 @@ What it does not know: any framework, and any image or model format. `medserve.w
 and the reception of the body, which is the rest.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from math import prod
@@ -68,6 +69,9 @@ class App:
                 status, headers, body = 200, [(b"content-type", b"application/json")], self._page(path, scope["method"])
         except Refusal as refusal:
             status, headers, body = _error(refusal)
+        except asyncio.CancelledError:
+            # The server drains and its patience is at an end; nobody else cancels a request.
+            status, headers, body = _error(Refusal(503, "the server is stopping"))
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -1,5 +1,6 @@
 """What many tests share: a data root of their own, one small checkpoint, its artifacts."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from medserve import plugins
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -37,26 +40,67 @@ def stage() -> Stage:
     return run_stage
 
 
-@pytest.fixture(scope="session")
-def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PyTorch checkpoint of one epoch on synthetic images at 28 px."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "synthetic-28-cnn-pytorch-s0"
-    words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", "pytorch"]
-    check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(folder))
-    return folder
-
-
-def _artifact(checkpoint: Path, form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts") / f"{checkpoint.name}.{form}"
-    check_stage("export", str(checkpoint), "--format", form, "--out", str(folder))
-    return folder
+Checkpoints = Callable[[str], Path]
+Artifacts = Callable[[str, str], Path]
 
 
 @pytest.fixture(scope="session")
-def torchscript(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _artifact(checkpoint, "torchscript", tmp_path_factory)
+def checkpoint_of(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """`checkpoint_of(framework)`: a checkpoint of one epoch on synthetic images at 28 px, made once."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    @functools.cache
+    def make(framework: str) -> Path:
+        _need("train.frameworks", framework)
+        out = folder / f"synthetic-28-cnn-{framework}-s0"
+        words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", framework]
+        check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out))
+        return out
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def onnx(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _artifact(checkpoint, "onnx", tmp_path_factory)
+def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """`artifact_of(framework, format)`: that checkpoint exported and certified, made once."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    @functools.cache
+    def make(framework: str, form: str) -> Path:
+        _need("export.frameworks", framework)
+        checkpoint = checkpoint_of(framework)
+        out = folder / f"{checkpoint.name}.{form}"
+        check_stage("export", str(checkpoint), "--format", form, "--out", str(out))
+        return out
+
+    return make
+
+
+def _need(package: str, name: str) -> None:
+    if absent := plugins.missing(package, name):
+        pytest.skip(f"{name} needs {', '.join(absent)}, which is not installed")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoint_of: Checkpoints) -> Path:
+    return checkpoint_of("pytorch")
+
+
+@pytest.fixture(scope="session")
+def torchscript(artifact_of: Artifacts) -> Path:
+    return artifact_of("pytorch", "torchscript")
+
+
+@pytest.fixture(scope="session")
+def onnx(artifact_of: Artifacts) -> Path:
+    return artifact_of("pytorch", "onnx")
+
+
+@pytest.fixture(scope="session")
+def saved_model(artifact_of: Artifacts) -> Path:
+    return artifact_of("keras_tf", "saved_model")
+
+
+@pytest.fixture(scope="session")
+def stablehlo(artifact_of: Artifacts) -> Path:
+    return artifact_of("flax_nnx", "stablehlo")

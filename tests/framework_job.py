@@ -64,8 +64,8 @@ def main(framework: str, folder: Path) -> None:
         return load_file(folder / name / "weights.safetensors")
 
     rng = np.random.default_rng(2)
-    # Coarse patches, so that images differ: batch norm would blow up the small differences of fine noise. Few and small,
-    # so that no activation is likely to lie so near zero that rounding decides on which side.
+    # Coarse patches, so that images differ: batch norm would blow up the small differences of fine noise. Few, small
+    # images, so that hardly an activation lies so near zero that rounding decides on which side.
     patches = rng.integers(0, 256, (STEPS + 1, 16, 4, 4, 3), np.uint8)
     images = patches.repeat(2, 2).repeat(2, 3)
     labels = rng.integers(0, CLASSES, (STEPS + 1, 16))

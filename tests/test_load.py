@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from conftest import Stage
 
@@ -25,10 +23,9 @@ from loadtest import payload, samples
 from loadtest.analysis import intervals
 from loadtest.client import LOCUSTFILE, generate
 from loadtest.payload import Load
-from medserve import store, wire
+from medserve import wire
 from medserve.errors import BadInput, CannotRun
-from medserve.machine import usable_cpus
-from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+from medserve.spec import LoadProfile
 
 SHAPE = (28, 28, 3)
 CLASSES = 8
@@ -108,7 +105,7 @@ def stub(answer: Callable[[Handler], None]) -> Iterator[Stub]:
             server.shutdown()
 
 
-def load(server: Stub, profile: LoadProfile, folder: Path, **other: object) -> "samples.pa.Table":
+def load(server: Stub, profile: LoadProfile, folder: Path, **other: object) -> pa.Table:
     """Run Locust on a stub; returns the record."""
     out = folder / "samples.parquet"
     plan = Load(url=server.url, model="m", profile=profile, shape=SHAPE, out=str(out), **other)
@@ -116,7 +113,7 @@ def load(server: Stub, profile: LoadProfile, folder: Path, **other: object) -> "
     return samples.read(out)
 
 
-def column(table: "samples.pa.Table", name: str) -> np.ndarray:
+def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
@@ -127,24 +124,24 @@ def test_an_open_loop_sends_when_it_is_due_and_sees_a_stall_that_a_closed_loop_h
         with handler.server.lock:
             began.append(time.monotonic())
         since = time.monotonic() - began[0]
-        if 0.6 < since < 1.0:
-            time.sleep(1.0 - since)
+        if 0.6 < since < 1.6:
+            time.sleep(1.6 - since)
         handler.scores(UNIFORM)
 
     with stub(stalling) as server:
-        seen_open = load(server, opened(seconds=1.3), tmp_path)
+        seen_open = load(server, opened(seconds=1.8), tmp_path)
         began.clear()
-        seen_closed = load(server, closed(seconds=1.3), tmp_path)
-    assert len(seen_open) == 75
+        seen_closed = load(server, closed(seconds=1.8), tmp_path)
+    assert len(seen_open) == 100
     gaps = np.diff(column(seen_open, "intended_ns"))
     assert (gaps == 20_000_000).all(), "the schedule was not kept to"
-    # 50 requests a second met 0.4 s of standstill: all that were due in its first half waited for 0.2 s and more.
+    # 50 requests a second met a second of standstill: all that were due in its first half waited for the other.
     waited = np.sort(intervals.latencies(seen_open))
-    assert (waited > 0.19e9).sum() >= 9
-    assert column(seen_open, "connection").max() >= 9, "a request waited for the answer of another"
+    assert (waited > 0.49e9).sum() >= 24
+    assert column(seen_open, "connection").max() >= 24, "a request waited for the answer of another"
     hidden = np.sort(intervals.latencies(seen_closed))
-    assert (hidden > 0.19e9).sum() <= 2
-    assert intervals.percentile(waited, 0.9) > 0.19e9 > intervals.percentile(hidden, 0.9)
+    assert (hidden > 0.49e9).sum() == 1
+    assert intervals.percentile(waited, 0.8) > 0.49e9 > intervals.percentile(hidden, 0.8)
 
 
 def test_what_the_client_itself_held_up_counts_from_the_intended_time_only(tmp_path: Path) -> None:
@@ -221,12 +218,23 @@ def test_several_users_share_the_images_and_keep_a_connection_each(tmp_path: Pat
         table = load(server, closed(users=4), tmp_path, seed=3)
     assert set(column(table, "connection")) == {0, 1, 2, 3}
     assert samples.read_facts(tmp_path / "samples.parquet")["connections"] == 4
-    images = column(table, "image")
     order = np.random.default_rng(3).permutation(payload.DRAWN)
-    assert set(images) == set(order.tolist())
-    assert (np.bincount(images, minlength=payload.DRAWN) <= np.ceil(len(images) / payload.DRAWN) + 3).all()
-    sent = column(table, "sent_ns")
-    assert (np.asarray(table["warmup"]) == (sent < sent.min() + 0.2e9)).mean() > 0.9
+    images, connections = column(table, "image"), column(table, "connection")
+    for connection in range(4):
+        sent = images[connections == connection]
+        begin = int(np.flatnonzero(order == sent[0])[0])
+        assert np.array_equal(sent, order[(begin + 4 * np.arange(len(sent))) % len(order)])
+    assert len({images[connections == connection][0] for connection in range(4)}) == 4
+
+
+def test_a_record_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
+    with (
+        stub(lambda handler: handler.scores(UNIFORM)) as server,
+        pytest.raises(CannotRun, match="exit code 1: the record could not be written: .*No such file"),
+    ):
+        out = tmp_path / "missing" / "samples.parquet"
+        plan = Load(url=server.url, model="m", profile=closed(), shape=SHAPE, out=str(out))
+        generate(plan, tmp_path / "locust.log")
 
 
 def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
@@ -236,162 +244,6 @@ def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
         table = load(server, closed(), tmp_path, expected=str(tmp_path / "expected.npy"))
     assert all(table["wrong"].to_pylist())
     assert np.isinf(intervals.latencies(table)).all()
-
-
-@pytest.fixture(scope="session")
-def images(stage: Stage, checkpoint: Path) -> Path:
-    said = stage("train", "data", "prepare", "synthetic", "--size", "28", "--json")
-    assert said.returncode == 0, said.stderr
-    return Path(json.loads(said.stdout)["folder"]) / "test_images.npy"
-
-
-@pytest.fixture
-def plan(torchscript: Path, checkpoint: Path, images: Path, tmp_path: Path) -> Callable[..., Launch]:
-    def make(*profiles: LoadProfile, runtime: str = "torchscript", artifact: Path = torchscript) -> Launch:
-        deployment = Deployment(artifact=artifact.name, runtime=runtime)
-        cpus = usable_cpus()
-        return Launch(
-            study="test",
-            index=0,
-            cells=tuple(Cell(deployment=deployment, profile=profile) for profile in profiles),
-            artifact=str(artifact),
-            results=str(tmp_path / "results"),
-            images=str(images),
-            expected=None if runtime == "null" else str(checkpoint / "test_scores.npy"),
-            server_cpus=cpus[:1],
-            client_cpus=cpus[1:2],
-            seed=1,
-        )
-
-    return make
-
-
-def start(plan: Launch, folder: Path) -> "subprocess.Popen[bytes]":
-    store.write_json(folder / "launch.json", plan)
-    words = [sys.executable, "-m", "loadtest", "launch", str(folder / "launch.json")]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=(folder / "launch.log").open("wb"))
-
-
-def measure(plan: Launch, folder: Path) -> tuple[int, list[Result]]:
-    code = start(plan, folder).wait(120)
-    return code, [store.read_json(result_of(plan, cell) / "result.json", Result) for cell in plan.cells]
-
-
-def result_of(plan: Launch, cell: Cell) -> Path:
-    return Path(plan.results) / cell.name / str(plan.index)
-
-
-def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[..., Launch], tmp_path: Path) -> None:
-    one = plan(
-        closed(), opened(), closed(batch=32, seconds=0.3).__class__(**{**FIELDS, "name": "closed-32", "batch": 32})
-    )
-    code, results = measure(one, tmp_path)
-    assert code == 0, (tmp_path / "launch.log").read_text()
-    assert [result.status for result in results] == ["done"] * 3
-    for result, cell in zip(results, one.cells, strict=True):
-        folder = result_of(one, cell)
-        store.check_digests(folder, result.files)
-        table = samples.read(folder / "samples.parquet")
-        assert not any(table["wrong"].to_pylist())
-        assert set(column(table, "status")) == {200}
-        assert set(column(table, "batch")) == {cell.profile.batch}
-        assert 0 < sum(table["warmup"].to_pylist()) < len(table)
-        order = ("intended_ns", "sent_ns", "server_received_ns", "server_sent_ns", "first_byte_ns", "done_ns")
-        stamps = [column(table, name) for name in order if not table[name].null_count]
-        assert len(stamps) == (6 if cell.profile.mode == "open-loop" else 5)
-        assert all((early <= late).all() for early, late in zip(stamps, stamps[1:], strict=False))
-        stages = sum(column(table, name) for name in ("queue_ns", "decode_ns", "infer_ns", "encode_ns"))
-        assert (column(table, "infer_ns") > 0).all()
-        assert (stages <= column(table, "server_sent_ns") - column(table, "server_received_ns")).all()
-        server, client = result.process["server"], result.process["client"]
-        assert tuple(server["affinity"]) == one.server_cpus
-        if one.client_cpus:
-            assert tuple(client["affinity"]) == one.client_cpus
-        assert server["runtime"]["threads"] == 1
-        assert 0 < server["cpu_seconds"] < 30
-        assert client["connections"] == len(set(column(table, "connection")))
-    assert len(samples.read(result_of(one, one.cells[1]) / "samples.parquet")) == 50
-    assert [path.name for path in Path(one.results).rglob(".*")] == []
-
-
-def test_a_server_killed_under_load_is_a_reason_and_the_next_cell_goes_on(
-    plan: Callable[..., Launch], tmp_path: Path
-) -> None:
-    one = plan(closed(seconds=20.0), opened())
-    process = start(one, tmp_path)
-    locust = child_of(process, "locust")
-    server = child_of(process, "serve")
-    time.sleep(3.0)
-    server.kill()
-    assert process.wait(90) == 1
-    assert "killed by SIGKILL" in (tmp_path / "launch.log").read_text()
-    died, after = (store.read_json(result_of(one, cell) / "result.json", Result) for cell in one.cells)
-    assert died.status == "failed"
-    assert died.reason is not None
-    assert died.reason.startswith("the server ended: killed by SIGKILL")
-    partial = samples.read(result_of(one, one.cells[0]) / "samples.parquet")
-    assert {0, 200} == set(column(partial, "status")), "what was recorded before and after the kill is kept"
-    assert all(error for error, code in zip(partial["error"].to_pylist(), column(partial, "status")) if code == 0)
-    assert after.status == "done"
-    assert after.process["server"]["pid"] != server.pid
-    assert gone([locust, server])
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_launch_leaves_no_orphan(plan: Callable[..., Launch], tmp_path: Path, number: int) -> None:
-    one = plan(closed(seconds=60.0))
-    process = start(one, tmp_path)
-    family = [child_of(process, "locust"), child_of(process, "serve")]
-    process.send_signal(number)
-    assert process.wait(30) != 0
-    assert gone(family)
-    assert not result_of(one, one.cells[0]).exists()
-    if number != signal.SIGKILL:
-        assert [path.name for path in Path(one.results).rglob(".*")] == []
-
-
-def child_of(process: "subprocess.Popen[bytes]", word: str, seconds: float = 60.0) -> psutil.Process:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        for child in psutil.Process(process.pid).children():
-            if word in child.cmdline():
-                return child
-        time.sleep(0.02)
-    raise AssertionError(f"the launch started no {word}")
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, 15)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_what_cannot_be_served_fails_all_its_cells_with_the_reason(
-    plan: Callable[..., Launch], torchscript: Path, tmp_path: Path
-) -> None:
-    in_process = LoadProfile(name="in", mode="in-process", seconds=0.1, warmup_seconds=0.1)
-    code, results = measure(plan(in_process, closed(), opened(), runtime="onnx_runtime"), tmp_path)
-    assert code == 1
-    assert [result.status for result in results] == ["failed"] * 3
-    assert all("onnx_runtime reads onnx" in str(result.reason) for result in results)
-
-
-def test_a_changed_artifact_fails_all_its_cells_with_the_reason(
-    plan: Callable[..., Launch], torchscript: Path, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(torchscript, broken)
-    with (broken / "1" / "model.pt").open("ab") as model:
-        model.write(b"x")
-    code, results = measure(plan(closed(), artifact=broken), tmp_path)
-    assert code == 1
-    assert "SHA-256 is not the manifest's" in str(results[0].reason)
-
-
-def test_a_launch_of_nothing_is_refused(plan: Callable[..., Launch], stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "launch.json"
-    store.write_json(path, msgspec.structs.replace(plan(closed()), cells=()))
-    done = stage("loadtest", "launch", str(path))
-    assert (done.returncode, done.stderr) == (2, "error: the launch has no cells\n")
 
 
 def test_load_finds_the_model_and_says_what_it_saw(stage: Stage, tmp_path: Path) -> None:
@@ -415,7 +267,7 @@ def test_load_says_in_one_line_what_is_wrong_with_a_server(stage: Stage, tmp_pat
         unknown = stage("loadtest", "load", "--url", server.url, "--model", "n")
     assert refused.returncode == 1
     assert "requests failed: HTTP 500" in refused.stderr
-    assert (unknown.returncode, unknown.stderr) == (2, "error: unknown model 'n' (did you mean m?); there is: m\n")
+    assert (unknown.returncode, unknown.stderr) == (2, "error: unknown model 'n'; there is: m\n")
     nobody = stage("loadtest", "load", "--url", server.url)
     assert nobody.returncode == 1
     assert nobody.stderr.startswith(f"error: no server answers at {server.url}")
@@ -463,7 +315,8 @@ def test_by_hand_a_server_that_is_not_there_is_one_line() -> None:
     by_hand = locust("--headless", "--host", "http://127.0.0.1:9", "-t", "2s", "--loglevel", "ERROR")
     said, _ = by_hand.communicate(timeout=60)
     assert by_hand.returncode == 1
-    assert said.splitlines()[0].startswith("error: no server answers at http://127.0.0.1:9")
+    assert said.count("error: no server answers at http://127.0.0.1:9") == 1
+    assert "Traceback" not in said
 
 
 def test_the_web_page_starts_and_shows_a_test() -> None:

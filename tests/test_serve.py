@@ -482,7 +482,9 @@ def test_the_thread_leaves_the_event_loop_free(empty: Path, image: NDArray[np.ui
     assert (refused.status, served.status) == (400, 200)
 
 
-def test_a_request_that_is_given_up_does_not_stop_the_thread(empty: Path, image: NDArray[np.uint8]) -> None:
+def test_a_request_that_is_cut_off_is_told_and_does_not_stop_the_thread(
+    empty: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
     running, release = threading.Event(), threading.Event()
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -490,18 +492,32 @@ def test_a_request_that_is_given_up_does_not_stop_the_thread(empty: Path, image:
         assert release.wait(PATIENCE)
         return np.full((len(images), 8), 0.125, np.float32)
 
-    async def main() -> Answer:
+    async def main() -> tuple[Answer, Answer]:
         app = application(empty, predict, dispatch="thread")
         headers, body = wire.encode_request(image)
-        given_up = call(app, body, headers)
+        cut_off = call(app, body, headers)
         await asyncio.to_thread(running.wait, PATIENCE)
-        given_up.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await given_up
+        cut_off.cancel()
+        answer = await cut_off
         release.set()
-        return await call(app, body, headers)
+        return answer, await call(app, body, headers)
 
-    assert asyncio.run(main()).status == 200
+    cut_off, served = asyncio.run(main())
+    assert (cut_off.status, cut_off.error) == (503, "the server is stopping")
+    assert caplog.text == ""
+    assert served.status == 200
+
+
+def test_the_benchmark_of_the_wrapper_measures_both() -> None:
+    words = ["-m", "serve.benchmark", "--sizes", "28,224", "--blocks", "2", "--requests", "20", "--json"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    small, large = json.loads(done.stdout)
+    assert (small["size"], small["requests"], small["target"]) == (28, 40, 25.0)
+    assert (large["size"], large["requests"], large["target"]) == (224, 40, 60.0)
+    for cost in (small, large):
+        assert min(cost["bare_p50"], cost["wrapper_p50"]) > 0
+        assert cost["difference_low"] <= cost["difference"] <= cost["difference_high"]
 
 
 # How it starts
@@ -618,6 +634,20 @@ def test_told_to_stop_it_answers_what_is_under_way(empty: Path, image: NDArray[n
         assert answer.scores == pytest.approx(0.125)
         assert answer.headers["connection"] == "close"
         assert server.child.wait(PATIENCE) == 0
+
+
+def test_told_to_stop_while_it_loads_it_hears_it_in_the_background_too() -> None:
+    """A shell script starts its background processes with SIGINT ignored."""
+    code = (
+        "import signal, time\nfrom medserve import process\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "process.interruptible()\nprint(flush=True)\ntime.sleep(1000)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.terminate()
+    assert child.wait(PATIENCE) != 0
+    child.stdout.close()
 
 
 def test_a_killed_parent_leaves_no_orphan(empty: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from medserve import errors, process
+from medserve import errors, plugins, process
 from medserve.errors import BadInput
 from medserve.spec import Recipe
 from medserve.study import check_size
@@ -42,7 +42,9 @@ def run(
 
     Example: medserve train --dataset synthetic --size 28 --out checkpoints/cells --set epochs=4
     """
+    # A mistyped name is told before anything is unpacked or drawn.
     pick(ARCHITECTURES, "architecture", architecture)
+    plugins.literals("train.frameworks", framework)
     recipe = _recipe(set_ or [])
     # A path such as `runs/x/.` has no name to call the checkpoint by.
     loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())

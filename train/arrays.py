@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, get_args
 
 import numpy as np
@@ -104,7 +105,8 @@ def _header(file: IO[bytes], members: zipfile.ZipFile, archive: Path) -> tuple[t
     member = members.getinfo(file.name)
     try:
         shape, dtype = read_header(file)
-    except ValueError as error:
+    except (ValueError, TokenError) as error:
+        # NumPy parses a header as Python, and a damaged one can fail as that.
         raise BadInput(f"{archive}: {member.filename} is not a plain array: {error}") from None
     if file.tell() + prod(shape) * dtype.itemsize != member.file_size:
         raise BadInput(f"{archive}: {member.filename} has {member.file_size} bytes; not what {dtype} {shape} needs")

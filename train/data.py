@@ -61,6 +61,7 @@ class Dataset:
 
     def __init__(self, folder: Path, manifest: Manifest, resident: int = RESIDENT) -> None:
         self.folder = folder
+        self.manifest = manifest
         self.spec: DatasetSpec = DATASETS[manifest.dataset]
         self.size = manifest.size
         self.classes = manifest.classes

@@ -71,9 +71,8 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
         _make_folder(states)
         steps = len(data.labels("train")) // recipe.batch
         trainer = _trainer(network, framework, recipe, len(data.classes), steps)
-        state = _resume(
-            trainer, states, State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
-        )
+        fresh = State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
+        state = _resume(trainer, states, fresh)
         progress = Progress(f"train {out.name}", recipe.epochs * steps, "step")
         progress.resume(len(state.step_seconds))
         for epoch in range(len(state.history), recipe.epochs):
@@ -96,7 +95,7 @@ def learning_rates(recipe: Recipe, steps: int) -> NDArray[np.float32]:
     top, start, end = recipe.learning_rate, recipe.learning_rate / 25, recipe.learning_rate / 25e4
     step = np.arange(steps, dtype=np.float64)
     peak, last = 0.3 * steps - 1, steps - 1
-    rise = start + (top - start) * (1 - np.cos(np.pi * step / peak)) / 2 if peak else np.full(steps, top)
+    rise = start + (top - start) * (1 - np.cos(np.pi * step / peak)) / 2
     fall = end + (top - end) * (1 + np.cos(np.pi * (step - peak) / (last - peak))) / 2
     return np.where(step <= peak, rise, fall).astype(np.float32)
 
@@ -190,11 +189,13 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
         losses.append(loss)
         progress.update(done, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}{last}")
     trained = time.perf_counter() - began
-    guesses = predict(trainer, data, "val", recipe.batch).argmax(1)
+    scores = predict(trainer, data, "val", recipe.batch)
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(f"the validation scores are not finite after step {done}: end of epoch {epoch + 1}")
     line = Epoch(
         epoch=epoch + 1,
         loss=float(np.mean(losses)),
-        val_accuracy=float(np.mean(guesses == data.labels("val"))),
+        val_accuracy=float(np.mean(scores.argmax(1) == data.labels("val"))),
         seconds=trained,
         images_per_second=recipe.batch / float(np.median(seconds)),
     )
@@ -275,5 +276,5 @@ def _differences(known: Noun, asked: Noun) -> str:
         if isinstance(was, Noun) and was != now:
             parts.append(_differences(was, now))
         elif was != now and name not in ("history", "step_seconds", "files"):
-            parts.append(f"{name} {was}, asked {now}" if len(str(was)) < 40 else f"another {name}")
+            parts.append(f"{name} {was}, asked {now}" if len(str(was)) < 40 else f"other {name}")
     return "; ".join(parts)

@@ -50,37 +50,49 @@ def _markdown(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(values) + " |" for values in lines)
 
 
-def short(rows: list[Row]) -> tuple[Table, list[str]]:
-    """One line a deployment for a terminal, and a line for each thing that failed or is missing.
+def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
+    """For a terminal: a table for each data set, size and network with one line a deployment, and what went wrong.
 
     Of several profiles of one mode the first is shown.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("\ndata", "\nmodel", "\nformat", "\nruntime"):
-        table.add_column(title, overflow="fold")
-    for title in (
-        "in process\np50 ms",
-        "closed loop\np50 ms",
-        "\np99 ms",
-        "open loop\np50 ms",
-        "\np99 ms",
-        "\naccuracy",
-    ):
-        table.add_column(title, justify="right")
-    lines: dict[str, dict[str, Row]] = {}
+    groups: dict[str, dict[str, dict[str, Row]]] = {}
     for row in rows:
-        lines.setdefault(_deployment(row), {}).setdefault(row["mode"], row)
+        title = f"{row['dataset']}, {row['size']} px, {row['architecture']}" + (
+            ", unofficial" * bool(row["unofficial"])
+        )
+        groups.setdefault(title, {}).setdefault(_deployment(row), {}).setdefault(row["mode"], row)
     several = len({row["seed"] for row in rows}) > 1
-    for modes in lines.values():
-        one = next(iter(modes.values()))
-        seed = f" seed {one['seed']}" if several else ""
-        data, model = f"{one['dataset']} {one['size']} px", f"{one['architecture']} {one['framework']}{seed}"
-        if one["runtime"] == "null":
-            model = "-"
-        numbers = [_cell(modes, *wanted) for wanted in SHORT]
-        table.add_row(data, model, one["format"] or "-", one["runtime"], *numbers, _percent(one["accuracy"]))
-    notes = [f"{row['cell']}: {row['status']}: {row['reason']}" for row in rows if row["status"] != "done"]
-    return table, notes
+    tables = []
+    for title, deployments in groups.items():
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        )
+        table.add_column("\nframework")
+        table.add_column("\nruntime")
+        for head in ("in process\np50 ms", "closed\np50", "loop\np99", "open\np50", "loop\np99", "\naccuracy"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for modes in deployments.values():
+            one = next(iter(modes.values()))
+            framework = (one["framework"] or "-") + (f" seed {one['seed']}" if several else "")
+            numbers = [_cell(modes, *wanted) for wanted in SHORT]
+            table.add_row(framework, one["runtime"], *numbers, _percent(one["accuracy"]))
+        tables.append(table)
+    return tables, _notes(rows)
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """One line a reason, with the cells that share it."""
+    reasons: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["status"] != "done":
+            reasons.setdefault(f"{row['status']}: {row['reason']}", []).append(row)
+    lines = []
+    for reason, cells in reasons.items():
+        names = list(dict.fromkeys(_deployment(row) for row in cells))
+        what = cells[0]["cell"] if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{what}{more}: {reason}")
+    return lines
 
 
 def _cell(modes: dict[str, Row], mode: str, key: str) -> str:

@@ -12,21 +12,13 @@ from loadtest import samples
 from loadtest.analysis import intervals
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Cell, Checkpoint, Result, Study
+from medserve.spec import Artifact, Cell, Checkpoint, Failure, Result, Study
 from medserve.study import Deployed, plan
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 Row = dict[str, Any]
 Kind = TypeVar("Kind")
-
-
-class Failure(msgspec.Struct):
-    """`failures/<stage>-<name>.json`: why a training or an export came to nothing."""
-
-    stage: str
-    name: str
-    reason: str
 
 
 class _Counted(msgspec.Struct):
@@ -56,13 +48,13 @@ def _row(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Row:
     if checkpoint is None:
         checkpoint = _manifest(run / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
     if not counted and (failure := _failure(run, deployed)):
-        reasons = [failure]
+        reasons, missing = [failure], 0
     status = "done" if counted else "failed" if reasons else "missing"
     if missing:
         reasons.append("not measured yet" if status == "missing" else f"{missing} of {study.launches} launches missing")
     null = deployed.deployment.runtime == "null"
     if null and status == "done":
-        reasons.append("the null runtime computes nothing: its latency is what all others pay, and it has no scores")
+        reasons.append("the null runtime computes no scores")
     total = sum(one.seconds for one in counted)
     row: Row = {
         "study": study.name,

@@ -74,9 +74,10 @@ def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, i
 
     A runtime that READS nothing (null) takes any format. Raises CannotRun with the reason.
     """
+    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
+    if reads and form not in reads:
+        raise BadInput(f"{deployment.runtime} reads {', '.join(reads)}; the artifact {folder.name} is {form}")
     module = plugins.load("serve.runtimes", deployment.runtime)
-    if module.READS and form not in module.READS:
-        raise BadInput(f"{deployment.runtime} reads {', '.join(module.READS)}; the artifact {folder.name} is {form}")
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
         for size in deployment.batch_sizes:

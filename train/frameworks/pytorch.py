@@ -55,7 +55,7 @@ class PyTorchTrainer:
         save_file(self._canonical.read(self._network), folder / "weights.safetensors")
         state = {"step": np.array(self._step)}
         for index, values in self._optimiser.state_dict()["state"].items():
-            state |= {f"{index}.{name}": np.array(value.cpu()) for name, value in values.items()}
+            state |= {f"{index}.{name}": value.cpu().numpy() for name, value in values.items()}
         save_file({name: np.array(value, order="C") for name, value in state.items()}, folder / "resume.safetensors")
 
     def restore(self, folder: Path) -> None:

@@ -1,0 +1,63 @@
+"""JAX to StableHLO (`jax.export`) and to ONNX (jax2onnx)."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jax2onnx
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from medserve import plugins
+from medserve.errors import CannotRun
+from medserve.spec import Checkpoint
+from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+
+REQUIRES = ("jax", "flax", "onnx", "jax2onnx")
+WRITES = ("stablehlo", "onnx")
+
+Classifier = Callable[[jax.Array], jax.Array]
+
+
+def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+    """See `export.frameworks`."""
+    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
+    network = plugins.load(f"train.models.{architecture.family}", "flax_nnx").build(
+        architecture, len(checkpoint.classes)
+    )
+    plugins.load("train.models.canonical", "flax_nnx").write(network, weights)
+    network.eval()
+
+    def classifier(image: jax.Array) -> jax.Array:
+        # The weights are constants of this function, and so of what is traced from it.
+        return jax.nn.softmax(network(image))
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    image = jax.ShapeDtypeStruct((batch, checkpoint.size, checkpoint.size, 3), jnp.uint8)
+    # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
+    with jax.default_matmul_precision("float32"):
+        {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
+
+
+def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:
+    exported = jax.export.export(jax.jit(classifier), platforms=("cpu", "cuda"))(image)
+    path.write_bytes(exported.serialize())
+
+
+def _onnx(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:
+    # It warns about each of its examples that needs a library which is not installed.
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # It reads Flax's variables in the older way.
+            warnings.filterwarnings("ignore", r"'\.value' access is now deprecated", DeprecationWarning)
+            model = jax2onnx.to_onnx(classifier, [image], opset=OPSET, input_names=[INPUT], output_names=[OUTPUT])
+    except NotImplementedError as error:
+        raise CannotRun(f"jax2onnx has no ONNX for a part of the network: {error}") from error
+    # The shapes it notes between operators are those before it moved transpositions; a reader infers the right ones.
+    del model.graph.value_info[:]
+    onnx.save(model, path)

@@ -1,0 +1,65 @@
+"""Keras to SavedModel (weights as constants of the graph) and to ONNX (tf2onnx)."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+from numpy.typing import NDArray
+
+from medserve import plugins
+from medserve.errors import CannotRun
+from medserve.spec import Checkpoint
+from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+
+REQUIRES = ("tensorflow", "keras", "onnx", "tf2onnx")
+WRITES = ("saved_model", "onnx")
+
+
+def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+    """See `export.frameworks`."""
+    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
+    network = plugins.load(f"train.models.{architecture.family}", "keras_tf").build(
+        architecture, len(checkpoint.classes)
+    )
+    plugins.load("train.models.canonical", "keras_tf").write(network, weights)
+    trained = [value.numpy() for value in network.trainable_variables]
+    statistics = [value.numpy() for value in network.non_trainable_variables]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, checkpoint.size, checkpoint.size, 3), tf.uint8, name=INPUT)])
+    def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        # Given arrays for its variables, the network's weights become constants. Variables are read in every call,
+        # which is a sixth of the time of one small image.
+        logits, _ = network.stateless_call(trained, statistics, image, training=False)
+        return {OUTPUT: tf.nn.softmax(logits)}
+
+    {"saved_model": _saved_model, "onnx": _onnx}[form](classify, path)
+
+
+def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
+    module = tf.Module()
+    module.classify = classify
+    tf.saved_model.save(module, str(path.parent), signatures={"serving_default": classify})
+
+
+def _onnx(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
+    try:
+        model, _ = tf2onnx.convert.from_function(classify, input_signature=classify.input_signature, opset=OPSET)
+        # An operator that it does not know stands in tf2onnx's graph under TensorFlow's name.
+        onnx.checker.check_model(model)
+    except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+        raise CannotRun(f"tf2onnx refused the network: {error}") from error
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    # tf2onnx declares the domain of classical models whether a node uses it or not.
+    used = {node.domain for node in model.graph.node}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+    onnx.save(model, path)

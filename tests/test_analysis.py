@@ -1,0 +1,280 @@
+"""Percentiles, intervals and rows: functions of raw samples, checked against what is known of them."""
+
+import csv
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from conftest import Stage
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from loadtest import samples
+from loadtest.analysis import intervals
+from loadtest.analysis.rendering import render, short
+from loadtest.analysis.summary import in_words, summarise
+from loadtest.analysis.table import rows
+from medserve import store
+from medserve.errors import BadInput
+from medserve.spec import Measure, Recipe, Result, Study
+from medserve.study import plan
+
+KEYS = (
+    "study, cell, dataset, size, architecture, framework, format, runtime, precision, device, threads, batch, mode, "
+    "profile, rate_asked, rate_delivered, status, reason, n, failed, launches, p50_ms, p50_low, p50_high, p90_ms, "
+    "p90_low, p90_high, p99_ms, p99_low, p99_high, throughput, accuracy, balanced_accuracy, auc, seed, parity_max_abs, "
+    "decisions_changed, source_artifact, unofficial, valid"
+)
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=300), st.sampled_from([0.01, 0.1, 0.5, 0.9, 0.99, 0.999]))
+def test_a_percentile_is_the_inverse_of_the_empirical_distribution(values: list[float], p: float) -> None:
+    ordered = np.sort(np.array(values))
+    assert intervals.percentile(ordered, p) == np.quantile(ordered, p, method="inverted_cdf")
+
+
+@pytest.mark.parametrize(("p", "least"), [(0.5, 6), (0.9, 36), (0.99, 368), (0.999, 3688)])
+def test_the_least_samples_are_those_of_the_binomial(p: float, least: int) -> None:
+    assert intervals.least_samples(p) == least
+    # The whole range of n draws misses the percentile on one side with probability p^n, or (1-p)^n.
+    assert stats.binom.pmf(least, least, p) <= 0.025 < stats.binom.pmf(least - 1, least - 1, p)
+    few = [np.arange(float(least - 1))] * 3
+    assert intervals.estimate(few, p).value is None
+    assert f"n = {least - 1} in a launch, needs {least}" in str(intervals.estimate(few, p).reason)
+    assert intervals.estimate([np.arange(1.0, least + 1)] * 3, p).value is not None
+
+
+def test_the_interval_is_students_t_on_the_logarithms() -> None:
+    launches = [np.full(10, value * 1e6) for value in (1.0, 1.3, 0.9, 1.1)]
+    found = intervals.estimate(launches, 0.5)
+    logs = np.log([1.0, 1.3, 0.9, 1.1])
+    low, high = stats.t.interval(0.95, 3, loc=logs.mean(), scale=stats.sem(logs))
+    assert found.value == pytest.approx(np.exp(logs.mean()))
+    assert (found.low, found.high) == (pytest.approx(np.exp(low)), pytest.approx(np.exp(high)))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(11)
+    trials = 600
+    held = 0
+    for _ in range(trials):
+        launch = generator.normal(0, 0.1, 4)
+        launches = [np.sort(np.exp(generator.normal(shift, 0.05, 301)) * 1e6) for shift in launch]
+        found = intervals.estimate(launches, 0.5)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 1.0 <= found.high
+    assert 0.93 <= held / trials <= 0.97
+
+
+def test_one_launch_has_a_percentile_and_no_interval() -> None:
+    found = intervals.estimate([np.arange(1.0, 8.0) * 1e6], 0.5)
+    assert (found.value, found.low, found.high, found.reason) == (4.0, None, None, "one launch: no interval")
+
+
+def table(**columns: Any) -> Any:
+    count = len(columns["done_ns"])
+    given = {"status": [200] * count, "batch": [1] * count, "warmup": [False] * count}
+    return samples.as_table(given | columns)
+
+
+def test_latency_is_from_the_intended_time_or_else_from_the_sending_and_failures_are_infinite() -> None:
+    of_open = table(intended_ns=[10, 20], sent_ns=[15, 25], done_ns=[40, 60])
+    assert intervals.latencies(of_open).tolist() == [30, 40]
+    of_closed = table(sent_ns=[15, 25, 30], done_ns=[40, 60, 70], status=[200, 0, 200], wrong=[None, None, True])
+    assert intervals.latencies(of_closed).tolist() == [25, math.inf, math.inf]
+
+
+def test_failures_count_in_every_percentile() -> None:
+    latencies = np.array([1e6] * 97 + [math.inf] * 3)
+    assert intervals.estimate([latencies] * 2, 0.9).value == pytest.approx(1.0)
+    many = np.array([1e6] * 80 + [math.inf] * 20)
+    found = intervals.estimate([many] * 2, 0.9)
+    assert found.value is None
+    assert found.reason == "p90 is infinite: more than 0.1 of the requests failed"
+
+
+def test_nanoseconds_stay_exact_after_months_of_uptime() -> None:
+    start = 2**60
+    assert intervals.latencies(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
+
+
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    datasets=("synthetic",),
+    sizes=(28,),
+    architectures=("cnn",),
+    frameworks=("pytorch",),
+    formats=("torchscript", "onnx"),
+    measure=(Measure(profiles=("in-process-1", "closed-1", "open-50"), seconds=2.0, warmup_seconds=0.0),),
+    launches=2,
+    recipe=Recipe(epochs=1),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, torchscript: Path) -> Path:
+    """A run's folder: TorchScript and null measured twice, ONNX not yet."""
+    folder = tmp_path / "run"
+    store.write_json(folder / "study.json", STUDY)
+    artifact = store.read_artifact(torchscript)
+    for deployed in plan(STUDY).deployed:
+        if deployed.export.format == "onnx":
+            continue
+        for cell in deployed.cells:
+            for launch in range(2):
+                target = folder / "results" / cell.name / str(launch)
+                is_open = cell.profile.mode == "open-loop"
+                sent = np.arange(100) * 20_000_000
+                took = np.full(100, (launch + 1) * 1_000_000)
+                with store.new_folder(target) as partial:
+                    columns = {"sent_ns": sent, "done_ns": sent + took, "status": [200] * 100, "batch": [1] * 100}
+                    columns |= {"intended_ns": sent} if is_open else {}
+                    columns |= {"warmup": np.arange(100) < 20, "wrong": np.arange(100) == 99}
+                    samples.write(partial / "samples.parquet", columns)
+                    result = Result(
+                        study="tiny",
+                        cell=cell,
+                        launch=launch,
+                        status="done",
+                        artifact=artifact,
+                        started="2025-01-01T00:00:00+00:00",
+                        files=store.digests(partial, without="result.json"),
+                    )
+                    store.write_json(partial / "result.json", result)
+    return folder
+
+
+def pick(found: list[dict[str, Any]], runtime: str, mode: str) -> dict[str, Any]:
+    (row,) = [row for row in found if row["runtime"] == runtime and row["mode"] == mode]
+    return row
+
+
+def test_rows_have_the_keys_of_the_contract_and_the_studys_order(run: Path) -> None:
+    found = rows(run)
+    assert {tuple(row) for row in found} == {tuple(KEYS.split(", "))}
+    assert [row["cell"] for row in found] == [cell.name for one in plan(STUDY).deployed for cell in one.cells]
+
+
+def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) -> None:
+    row = pick(rows(run), "torchscript", "open-loop")
+    artifact = store.read_artifact(torchscript)
+    assert (row["status"], row["n"], row["failed"], row["launches"]) == ("done", 160, 2, 2)
+    assert row["p50_ms"] == pytest.approx(math.sqrt(2))
+    assert row["p50_low"] < row["p50_ms"] < row["p50_high"]
+    assert (row["p99_ms"], row["p99_low"], row["p99_high"]) == (None, None, None)
+    assert "p99 not estimable (n = 80 in a launch, needs 368)" in row["reason"]
+    # 80 arrivals of which one was answered wrongly, over the schedule's 2 seconds.
+    assert (row["rate_asked"], row["rate_delivered"], row["throughput"]) == (50.0, 39.5, 39.5)
+    assert row["accuracy"] == artifact.checkpoint.test.accuracy
+    assert row["parity_max_abs"] == artifact.certificate.max_abs
+    assert (row["framework"], row["format"], row["valid"], row["seed"]) == ("pytorch", "torchscript", True, 0)
+    in_process = pick(rows(run), "torchscript", "in-process")
+    assert (in_process["rate_asked"], in_process["rate_delivered"]) == (None, None)
+    assert in_process["throughput"] == pytest.approx(158 / sum(79 * 0.02 + took for took in (0.001, 0.002)))
+
+
+def test_the_null_runtime_claims_no_scores(run: Path) -> None:
+    row = pick(rows(run), "null", "closed-loop")
+    assert row["status"] == "done"
+    assert row["p50_ms"] is not None
+    nothing = ("framework", "format", "accuracy", "auc", "balanced_accuracy", "parity_max_abs", "decisions_changed")
+    assert [row[key] for key in nothing] == [None] * len(nothing)
+    assert "the null runtime computes no scores" in row["reason"]
+
+
+def test_cells_without_results_are_missing_and_those_of_a_failed_job_say_why(run: Path) -> None:
+    row = pick(rows(run), "onnx_runtime", "closed-loop")
+    assert (row["status"], row["reason"], row["n"]) == ("missing", "not measured yet", 0)
+    name = "synthetic-28-cnn-pytorch-s0.onnx"
+    store.write_json(run / "failures" / f"export-{name}.json", {"stage": "export", "name": name, "reason": "no opset"})
+    row = pick(rows(run), "onnx_runtime", "closed-loop")
+    assert (row["status"], row["reason"]) == ("failed", f"export of {name} failed: no opset")
+    assert pick(rows(run), "torchscript", "closed-loop")["status"] == "done"
+
+
+def results_of(run: Path, mode: str) -> Path:
+    (cell,) = [
+        cell
+        for one in plan(STUDY).deployed
+        for cell in one.cells
+        if cell.deployment.runtime == "torchscript" and cell.profile.mode == mode
+    ]
+    return run / "results" / cell.name
+
+
+def test_a_failed_launch_is_named_beside_what_the_others_say(run: Path) -> None:
+    folder = results_of(run, "closed-loop") / "1"
+    result = store.read_json(folder / "result.json", Result)
+    store.write_json(folder / "result.json", msgspec.structs.replace(result, status="failed", reason="it died"))
+    row = pick(rows(run), "torchscript", "closed-loop")
+    assert (row["status"], row["launches"], row["p50_ms"], row["p50_low"]) == ("done", 1, 1.0, None)
+    assert "launch 1 failed: it died" in row["reason"]
+    assert "one launch: no interval" in row["reason"]
+    shutil.rmtree(results_of(run, "closed-loop") / "0")
+    row = pick(rows(run), "torchscript", "closed-loop")
+    assert (row["status"], row["valid"], row["reason"]) == ("failed", False, "it died; 1 of 2 launches missing")
+
+
+def test_a_changed_or_half_written_record_is_never_read_as_whole(run: Path) -> None:
+    path = results_of(run, "in-process") / "0" / "samples.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    row = pick(rows(run), "torchscript", "in-process")
+    assert row["launches"] == 1
+    assert "its SHA-256 is not the manifest's" in row["reason"]
+    (results_of(run, "in-process") / "1" / "result.json").write_text('{"schema": 1')
+    row = pick(rows(run), "torchscript", "in-process")
+    assert row["status"] == "failed"
+    assert "not a valid Result" in row["reason"]
+
+
+def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
+    found = rows(run)
+    said = stage("loadtest", "results", str(run), "--format", "json")
+    assert json.loads(said.stdout) == json.loads(render(found, "json"))
+    assert json.loads(said.stdout)[0]["cell"] == found[0]["cell"]
+    lines = list(csv.DictReader(io.StringIO(render(found, "csv"))))
+    assert [line["cell"] for line in lines] == [row["cell"] for row in found]
+    assert lines[0]["p50_ms"] == str(found[0]["p50_ms"])
+    page = render(found, "markdown").splitlines()
+    assert len(page) == len(found) + 2
+    assert len({line.count(" | ") for line in page}) == 1
+    calm = stage("loadtest", "results", str(run), COLUMNS="80")
+    assert max(map(len, calm.stdout.splitlines())) <= 80
+    (line,) = [line.split() for line in calm.stdout.splitlines() if line.startswith("pytorch    torchscript")]
+    assert line[2:7] == ["1.41", "1.41", "-", "1.41", "-"]
+    assert "missing: not measured yet" in " ".join(calm.stdout.split())
+    (drawn,), notes = short(found)
+    assert drawn.row_count == 3
+    assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
+
+
+def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no run"):
+        rows(tmp_path)
+    done = stage("loadtest", "results", str(tmp_path), "--format", "json")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_the_summary_of_one_record_says_counts_rates_and_both_rulers() -> None:
+    sent = np.arange(400) * 10_000_000
+    record = table(intended_ns=sent, sent_ns=sent + 2_000_000, done_ns=sent + 3_000_000)
+    said = summarise(record, seconds=4.0)
+    assert (said["n"], said["failed"], said["rate_delivered"], said["p50_ms"]) == (400, 0, 100.0, 3.0)
+    assert (said["p99_ms"], said["sent_p99_ms"], said["p99_9_ms"]) == (3.0, 1.0, None)
+    words = in_words(said | {"rate_asked": 100.0})
+    assert "100/s of 100 asked" in words
+    assert "p99.9        not estimable" in words
+
+
+def test_the_summary_of_nothing_divides_by_nothing() -> None:
+    said = summarise(table(sent_ns=[1], done_ns=[2], warmup=[True]))
+    assert (said["n"], said["rate_delivered"], said["p50_ms"]) == (0, None, None)

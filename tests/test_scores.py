@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from medmnist.evaluator import getACC, getAUC
+
+from medserve.errors import BadInput
+from train.scores import score
+
+
+@st.composite
+def tables(draw):
+    """Labels with every class, and scores of which many are tied."""
+    classes = draw(st.integers(2, 9))
+    labels = draw(arrays.arrays(np.int64, draw(st.integers(1, 60)), elements=st.integers(0, classes - 1)))
+    labels = np.concatenate((np.arange(classes), labels))
+    levels = draw(st.sampled_from((2, 5, 1000)))
+    raw = draw(arrays.arrays(np.int64, (len(labels), classes), elements=st.integers(0, levels)))
+    return labels, (raw / levels).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(tables())
+def test_scores_equal_medmnists_evaluator(table):
+    labels, probabilities = table
+    # Two classes are "multi-class" to MedMNIST as well when there is a score for each.
+    found = score(labels, probabilities)
+    assert found.auc == pytest.approx(getAUC(labels[:, None], probabilities, "multi-class"), abs=1e-6)
+    assert found.accuracy == pytest.approx(getACC(labels[:, None], probabilities, "multi-class"), abs=1e-6)
+    assert found.images == len(labels)
+
+
+def test_balanced_accuracy_is_the_mean_recall():
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    probabilities = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 0]]
+    found = score(labels, probabilities)
+    assert found.accuracy == pytest.approx(4 / 6)
+    assert found.balanced_accuracy == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+def test_constant_scores_are_chance():
+    assert score(np.array([0, 1, 2, 0]), np.full((4, 3), 1 / 3, np.float32)).auc == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        (np.array([0, 1, 1]), np.zeros((3, 3), np.float32), "class 2 has 0 of 3 images"),
+        (np.array([0, 0]), np.zeros((2, 1), np.float32), "class 0 has 2 of 2 images"),
+        (np.array([0, 1]), np.array([[1, 0], [np.nan, 1]], np.float32), "scores of image 1 are not finite"),
+        (np.array([0, 1, 0]), np.zeros((2, 2), np.float32), "expected \\(n, classes\\)"),
+        (np.array([], np.int64), np.zeros((0, 2), np.float32), "expected \\(n, classes\\)"),
+    ],
+)
+def test_what_has_no_score_is_refused(labels, probabilities, message):
+    with pytest.raises(BadInput, match=message):
+        score(labels, probabilities)
