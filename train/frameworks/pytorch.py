@@ -19,6 +19,8 @@ class PyTorchTrainer:
     def __init__(
         self, architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
     ) -> None:
+        # cuDNN's default is TF32; every runtime is held to these scores ten times closer than that.
+        torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
         self._canonical = plugins.load("train.models.canonical", "pytorch")

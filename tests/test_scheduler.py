@@ -1,0 +1,152 @@
+"""Inline or in one thread behind a bounded queue, seen through the application; predictions end when a test says so."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from server_process import PATIENCE, Answer
+
+from medserve import store, wire
+from medserve.spec import Deployment
+from serve import scheduler
+from serve.app import App
+from serve.benchmark import empty_artifact
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (1, 28, 28, 3), np.uint8)
+
+
+def call(app: App, body: bytes, headers: dict[str, str]) -> "asyncio.Task[Answer]":
+    """One infer request to the application itself, as a task of the running loop."""
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"path": "/v2/models/empty/infer", "method": "POST", "headers": pairs}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run() -> Answer:
+        await app(scope, receive, send)
+        fields = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], fields, sent[1]["body"])
+
+    return asyncio.get_running_loop().create_task(run())
+
+
+def application(empty: Path, predict: scheduler.Predict, **fields: Any) -> App:
+    deployment = Deployment(artifact="empty", runtime="null", **fields)
+    return App(store.read_artifact(empty), deployment, scheduler.dispatch(predict, deployment))
+
+
+def test_a_full_queue_says_503_and_the_others_are_served_in_order(empty: Path, image: NDArray[np.uint8]) -> None:
+    running, release = threading.Event(), threading.Event()
+    order: list[int] = []
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        running.set()
+        assert release.wait(PATIENCE)
+        order.append(int(images[0, 0, 0, 0]))
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> Sequence[Answer]:
+        app = application(empty, predict, dispatch="thread", queue=2)
+        requests = [wire.encode_request(np.full_like(image, value)) for value in range(4)]
+        tasks = [call(app, requests[0][1], requests[0][0])]
+        # One request is being predicted, two wait, the fourth is one too many.
+        await asyncio.to_thread(running.wait, PATIENCE)
+        for headers, body in requests[1:]:
+            tasks.append(call(app, body, headers))
+            await asyncio.sleep(0)
+        refused = await tasks[3]
+        release.set()
+        return [*await asyncio.gather(*tasks[:3]), refused]
+
+    *served, refused = asyncio.run(main())
+    assert [answer.status for answer in served] == [200, 200, 200]
+    assert order == [0, 1, 2]
+    assert refused.status == 503
+    assert refused.headers["retry-after"] == "1"
+    assert "queue" in refused.error
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "thread"])
+def test_a_runtime_that_fails_is_a_500_and_the_next_request_is_served(
+    empty: Path, image: NDArray[np.uint8], dispatch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([RuntimeError("out of memory on device 0"), None])
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if failure := next(failures):
+            raise failure
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> list[Answer]:
+        app = application(empty, predict, dispatch=dispatch)
+        headers, body = wire.encode_request(image)
+        return [await call(app, body, headers), await call(app, body, headers)]
+
+    failed, good = asyncio.run(main())
+    assert failed.status == 500
+    assert failed.error == "the runtime failed: RuntimeError: out of memory on device 0"
+    assert "Traceback" in caplog.text
+    assert good.status == 200
+
+
+def test_the_thread_leaves_the_event_loop_free(empty: Path, image: NDArray[np.uint8]) -> None:
+    release = threading.Event()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert release.wait(PATIENCE)
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> tuple[Answer, Answer]:
+        app = application(empty, predict, dispatch="thread")
+        headers, body = wire.encode_request(image)
+        waiting = call(app, body, headers)
+        refused = await call(app, b"", {})
+        release.set()
+        return refused, await waiting
+
+    refused, served = asyncio.run(main())
+    assert (refused.status, served.status) == (400, 200)
+
+
+def test_a_request_that_is_cut_off_is_told_and_does_not_stop_the_thread(
+    empty: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    running, release = threading.Event(), threading.Event()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        running.set()
+        assert release.wait(PATIENCE)
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> tuple[Answer, Answer]:
+        app = application(empty, predict, dispatch="thread")
+        headers, body = wire.encode_request(image)
+        cut_off = call(app, body, headers)
+        await asyncio.to_thread(running.wait, PATIENCE)
+        cut_off.cancel()
+        answer = await cut_off
+        release.set()
+        return answer, await call(app, body, headers)
+
+    cut_off, served = asyncio.run(main())
+    assert (cut_off.status, cut_off.error) == (503, "the server is stopping")
+    assert caplog.text == ""
+    assert served.status == 200
