@@ -68,6 +68,20 @@ def results(
         console.print(note, style="red", markup=False, highlight=False)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="The page, .html.", show_default="RUN/report.html")] = None,
+) -> None:
+    """Write a run's report: a page that needs no network, the same as Markdown beside it, and figures/.
+
+    Example: medserve report runs/quick
+    """
+    from loadtest.report.page import write
+
+    print(write(run, out)[0].resolve())
+
+
 @app.command("time")
 def time_(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],

@@ -33,6 +33,7 @@ STAGES = {
     "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
     "time": ("loadtest", "time", "Time an artifact in process."),
     "results": ("loadtest", "results", "Print the results of a run."),
+    "report": ("loadtest", "report", "Write a run's report: one page, figures, Markdown."),
 }
 
 
@@ -42,7 +43,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/STUDY")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step instead of text.")] = False,
 ) -> None:
-    """Run a study, or go on where it was stopped; ends with a short table.
+    """Run a study, or go on where it was stopped; ends with a short table and a report.
 
     Exit code 1 when a cell failed: it is in the table with its reason. Example: medserve run quick
     """
@@ -53,7 +54,8 @@ def run(
         print(msgspec.json.encode({"state": "finished", "run": str(folder.resolve()), "failed": failed}).decode())
     else:
         subprocess.run([sys.executable, "-m", "loadtest", "results", str(folder), "--format", "table"], check=True)
-        print(f"\nResults: {folder.resolve()}")
+        subprocess.run([sys.executable, "-m", "loadtest", "report", str(folder)], check=True, stdout=subprocess.DEVNULL)
+        print(f"\nReport:  {folder.resolve()}/report.html\nResults: {folder.resolve()}")
     if failed:
         raise errors.CannotRun(
             f"{failed} job{'s' * (failed > 1)} or cells failed; the reasons stand in the table above"

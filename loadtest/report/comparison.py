@@ -1,0 +1,129 @@
+"""What may be concluded from rows: two medians are told apart only when their intervals do not overlap."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from msgspec import Struct
+
+from loadtest.analysis.table import Row
+from loadtest.report import wording
+from medserve.spec import LoadProfile
+
+Group = dict[str, Row]
+"""The rows of one deployment by profile."""
+SAME = ("dataset", "size", "architecture", "framework", "device", "threads", "seed", "profile")
+"""A native row and an ONNX row are compared when they agree in these."""
+
+
+class Bounds(Struct, frozen=True):
+    """A ratio or a difference, with the interval that the ends of the two intervals give; null without them."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def leaves_out(self, point: float) -> bool:
+        """Whether the interval lies on one side of `point`."""
+        return self.low is not None and self.high is not None and not self.low <= point <= self.high
+
+
+class Pair(Struct, frozen=True):
+    """Native beside ONNX under one profile; `ratio` is ONNX / native of the medians, null where one is missing."""
+
+    native: Row
+    onnx: Row
+    ratio: Bounds | None
+
+
+class Fastest(Struct, frozen=True):
+    """The lowest median of a group, and the rows whose intervals overlap its own (all others without intervals)."""
+
+    row: Row
+    rivals: tuple[Row, ...]
+    compared: int
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Row]]:
+    """Rows by the values of some keys, in the order of their first."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def by_deployment(rows: Iterable[Row]) -> list[Group]:
+    """The rows of each deployment by profile."""
+    found: dict[str, Group] = {}
+    for row in rows:
+        found.setdefault(wording.deployment(row), {})[row["profile"]] = row
+    return list(found.values())
+
+
+def usable(row: Row) -> bool:
+    """Whether a row has a median of a certified model."""
+    return row["status"] == "done" and row["valid"] and row["framework"] is not None and row["p50_ms"] is not None
+
+
+def pairs(rows: Sequence[Row]) -> list[Pair]:
+    """Every native row with every ONNX row of the same model and way of measuring, in the order of the rows."""
+    onnx = [row for row in rows if row["format"] == "onnx"]
+    return [
+        Pair(native, other, ratio(native, other))
+        for native in rows
+        if native["framework"] is not None and native["format"] != "onnx"
+        for other in onnx
+        if all(native[key] == other[key] for key in SAME) and _same_precision(native, other)
+    ]
+
+
+def _same_precision(one: Row, other: Row) -> bool:
+    # A row that failed before its export knows none, and stands in the table all the same.
+    return len({one["precision"], other["precision"]} - {None}) < 2
+
+
+def ratio(below: Row, above: Row) -> Bounds | None:
+    """The median of `above` over that of `below`. Its interval leaves out 1 just when the two do not overlap."""
+    if not (usable(below) and usable(above)):
+        return None
+    value = above["p50_ms"] / below["p50_ms"]
+    if below["p50_low"] is None or above["p50_low"] is None:
+        return Bounds(value)
+    return Bounds(value, above["p50_low"] / below["p50_high"], above["p50_high"] / below["p50_low"])
+
+
+def both_ways(profiles: Collection[LoadProfile]) -> tuple[str, str] | None:
+    """The profiles of single images in process and in a closed loop; null where the study has not both."""
+    inside, outside = single_image(profiles, "in-process"), single_image(profiles, "closed-loop")
+    return (inside, outside) if inside and outside else None
+
+
+def overhead(group: Group, inside: str, outside: str) -> Bounds | None:
+    """Milliseconds that HTTP adds to a deployment's median; null where one of the two was not measured."""
+    if inside not in group or outside not in group or not group[inside]["valid"] or not group[outside]["valid"]:
+        return None
+    return _difference(group[inside], group[outside])
+
+
+def _difference(inside: Row, outside: Row) -> Bounds | None:
+    if inside["p50_ms"] is None or outside["p50_ms"] is None:
+        return None
+    value = outside["p50_ms"] - inside["p50_ms"]
+    if inside["p50_low"] is None or outside["p50_low"] is None:
+        return Bounds(value)
+    return Bounds(value, outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"])
+
+
+def fastest(rows: Iterable[Row]) -> Fastest | None:
+    """The lowest median of float32 rows, if there is any; a lossy model is never ranked among them."""
+    ranked = sorted(
+        (row for row in rows if usable(row) and row["precision"] == "float32"), key=lambda row: float(row["p50_ms"])
+    )
+    if not ranked:
+        return None
+    first, *others = ranked
+    rivals = tuple(row for row in others if (found := ratio(first, row)) is None or not found.leaves_out(1.0))
+    return Fastest(first, rivals, len(ranked))
+
+
+def single_image(profiles: Iterable[LoadProfile], mode: str) -> str | None:
+    """The name of the first profile of a mode that sends single images and has one user, as both sides must."""
+    return next((one.name for one in profiles if one.mode == mode and one.batch == 1 and one.users == 1), None)

@@ -1,0 +1,90 @@
+"""Reads a run: its rows, and the manifests that say where they come from."""
+
+from pathlib import Path
+
+import msgspec
+
+from loadtest.analysis.table import Row, rows
+from loadtest.report import wording
+from medserve import store
+from medserve.errors import BadInput
+from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, Study
+from medserve.study import Plan, Training, plan
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time."""
+
+    study: Study
+    plan: Plan
+    rows: list[Row]
+    profiles: dict[str, LoadProfile]
+    checkpoints: dict[str, Checkpoint]
+    artifacts: dict[str, Artifact]
+    failures: dict[tuple[str, str], str]
+    results: list[Result]
+
+    @property
+    def licences(self) -> list[str]:
+        """The licence of each data set that was used, as its checkpoints say."""
+        return list(dict.fromkeys(checkpoint.licence for checkpoint in self.checkpoints.values()))
+
+    @property
+    def unofficial(self) -> bool:
+        """Whether any data was not the official file."""
+        return any(checkpoint.unofficial for checkpoint in self.checkpoints.values())
+
+    def why_not(self, training: Training, export: str = "") -> str | None:
+        """Why there is no checkpoint, or no export of it; null where nothing failed."""
+        data = f"{training.dataset}-{training.size}"
+        reasons = (self.failures.get(key) for key in (("export", export), ("train", training.name), ("data", data)))
+        return next(filter(None, reasons), None)
+
+    def datasets(self, name: str) -> list[str]:
+        """The title of a data set, where the study has several."""
+        return [wording.dataset(name)] if len(self.study.datasets) > 1 else []
+
+    def architectures(self, name: str) -> list[str]:
+        """The name of an architecture, where the study has several."""
+        return [name] if len(self.study.architectures) > 1 else []
+
+
+def read(run: Path) -> Facts:
+    """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
+    found = rows(run)
+    study = store.read_json(run / "study.json", Study)
+    matrix = plan(study)
+    results = _results(run, study, matrix)
+    # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
+    artifacts = {result.artifact.name: result.artifact for result in results if result.artifact}
+    for export in matrix.exports:
+        if (path := run / "artifacts" / export.name / "artifact.json").is_file():
+            artifacts[export.name] = store.read_json(path, Artifact)
+    checkpoints = {artifact.checkpoint.name: artifact.checkpoint for artifact in artifacts.values()}
+    for training in matrix.trainings:
+        if (path := run / "checkpoints" / training.name / "checkpoint.json").is_file():
+            checkpoints[training.name] = store.read_json(path, Checkpoint)
+    failures = [store.read_json(path, Failure) for path in sorted((run / "failures").glob("*.json"))]
+    return Facts(
+        study=study,
+        plan=matrix,
+        rows=found,
+        profiles={profile.name: profile for deployed in matrix.deployed for profile in deployed.profiles},
+        checkpoints=checkpoints,
+        artifacts=artifacts,
+        failures={(failure.stage, failure.name): failure.reason for failure in failures},
+        results=results,
+    )
+
+
+def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:
+    found = []
+    for deployed in matrix.deployed:
+        for cell in deployed.cells:
+            for index in range(study.launches):
+                path = run / "results" / cell.name / str(index) / "result.json"
+                try:
+                    found.append(store.read_json(path, Result))
+                except BadInput:
+                    continue  # its row says so already
+    return sorted(found, key=lambda result: result.started)

@@ -1,0 +1,30 @@
+"""What the columns and words of the report mean."""
+
+from loadtest.report.wording import ABSENT
+
+MEANING = (
+    ("p50, p90, p99", "The latency that 50, 90 or 99 % of the requests did not exceed. A failure counts as infinite."),
+    (
+        "[low, high]",
+        "95 % interval by Student's t over the logarithms of the launches' percentiles. Launches are the unit: "
+        "requests of one process are no independent draws. Medians are told apart only where their intervals do not "
+        "overlap.",
+    ),
+    (ABSENT, "Not estimable, or not measured; the note says why. A p99 needs at least 368 requests in each launch."),
+    ("In process", "The same runtime called directly, without HTTP: host to device, run, device to host."),
+    ("Closed loop", "A user sends the next request when the last is answered. Latency from sending to the last byte."),
+    (
+        "Open loop",
+        "Requests leave by a schedule, answered or not. Latency counts from the intended time, so that no waiting is "
+        "left out.",
+    ),
+    ("Null", "A runtime that computes nothing, behind the same wrapper: the floor of every latency over HTTP."),
+    ("Native", "The framework's own format in its own runtime; beside it the same network as ONNX in ONNX Runtime."),
+    ("Parity error", "The largest difference of a probability to the trainer's scores, on the whole test split."),
+    ("Images/s", "Answered images over the time of measuring. In training: the median over steps, compile time apart."),
+    (
+        "Near ties",
+        "Test images whose two best classes are so close that rounding decides; none counts as changed.",
+    ),
+    ("Compile", "What the first training step took beyond the median step."),
+)

@@ -1,0 +1,121 @@
+"""The other tables of measurements: native beside ONNX, what HTTP adds, training."""
+
+from loadtest.analysis.table import Row
+from loadtest.report import comparison, wording
+from loadtest.report.comparison import by_deployment
+from loadtest.report.facts import Facts
+from loadtest.report.model import Cell, Column, Line, Mark, Table, Tone
+from loadtest.report.wording import ABSENT, Labels, number
+from medserve.progress import duration
+from medserve.spec import Checkpoint
+
+
+def ratios(facts: Facts) -> Table | None:
+    """ONNX over native for each framework, size and way of measuring; null where the study has no such pair."""
+    found = comparison.pairs(facts.rows)
+    if not found:
+        return None
+    profiles = [facts.profiles[name] for name in dict.fromkeys(pair.native["profile"] for pair in found)]
+    lines: dict[tuple[str, str], dict[str, comparison.Pair]] = {}
+    for pair in found:
+        key = (wording.deployment(pair.native), wording.deployment(pair.onnx))
+        lines.setdefault(key, {})[pair.native["profile"]] = pair
+    labels = Labels(facts.rows)
+    columns = [Column("framework", numeric=False), *_data_column(facts), Column("size", "px")]
+    for profile in profiles:
+        group = wording.profile(profile)
+        columns += [Column("native", "ms", group), Column("ONNX", "ms", group), Column("ratio", "", group)]
+    rows = []
+    for pairs in lines.values():
+        native = next(iter(pairs.values())).native
+        beside = f"{labels.kind(native)} / ONNX"
+        cells = [Cell(wording.framework(native["framework"]), beside, mark=Mark(wording.colour(native["framework"])))]
+        cells += [Cell(name) for name in facts.datasets(native["dataset"])]
+        cells.append(Cell(str(native["size"]), value=native["size"]))
+        for profile in profiles:
+            cells += _pair_cells(pairs.get(profile.name))
+        rows.append(Line(tuple(cells)))
+    caption = (
+        "Medians. The ratio is ONNX / native: below 1, ONNX is faster. Bold where the two intervals do not overlap, "
+        "grey where they do: not separated."
+    )
+    return Table("", tuple(columns), tuple(rows), caption)
+
+
+def _pair_cells(pair: comparison.Pair | None) -> list[Cell]:
+    if pair is None:
+        return [Cell("")] * 3
+    native, onnx = (Cell(number(row["p50_ms"]), value=row["p50_ms"]) for row in (pair.native, pair.onnx))
+    if pair.ratio is None:
+        return [native, onnx, Cell(ABSENT, tone="muted", hint="one of the two has no median")]
+    tone: Tone = "strong" if pair.ratio.leaves_out(1.0) else "muted"
+    bounds = wording.interval(pair.ratio.low, pair.ratio.high)
+    return [native, onnx, Cell(wording.times(pair.ratio.value), bounds, pair.ratio.value, tone=tone)]
+
+
+def overheads(facts: Facts) -> Table | None:
+    """What HTTP adds to one image, by deployment and size; null without both ways of measuring."""
+    ways = comparison.both_ways(facts.profiles.values())
+    if ways is None:
+        return None
+    labels, sizes = Labels(facts.rows), list(facts.study.sizes)
+    lines: dict[tuple[str, str], dict[int, tuple[Row, comparison.Bounds]]] = {}
+    for group in by_deployment(facts.rows):
+        if (found := comparison.overhead(group, *ways)) is not None:
+            row = group[ways[0]]
+            lines.setdefault((row["dataset"], labels.full(row)), {})[row["size"]] = (row, found)
+    if not lines:
+        return None
+    columns = (Column("deployment", numeric=False), *(Column(f"{size} px", "ms") for size in sizes))
+    rows = []
+    for (dataset, _), by_size in lines.items():
+        row = next(iter(by_size.values()))[0]
+        kind = ", ".join([labels.kind(row), *facts.datasets(dataset)])
+        cells = [Cell(wording.framework(row["framework"]), kind, mark=wording.mark(row))]
+        cells += [_bounds(by_size[size][1]) if size in by_size else Cell(ABSENT, tone="muted") for size in sizes]
+        rows.append(Line(tuple(cells)))
+    return Table("", columns, tuple(rows), "Median of the closed loop less the median in process, one image a request.")
+
+
+def _bounds(found: comparison.Bounds) -> Cell:
+    return Cell(number(found.value), wording.interval(found.low, found.high), found.value)
+
+
+def trainings(facts: Facts) -> Table:
+    """One line a checkpoint that the study asked for, with the reason where there is none."""
+    columns = [Column("framework", numeric=False), *_data_column(facts)]
+    columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1) + [Column("size", "px")]
+    columns += [Column("accuracy", "%", "Test split"), Column("balanced", "%", "Test split")]
+    columns += [Column("AUC", "", "Test split"), Column("images/s", "median", "Speed")]
+    columns += [Column("compile", "s", "Speed"), Column("time to finish", "", "Speed"), Column("parameters")]
+    columns += [Column("epochs"), Column("batch"), Column("seed")]
+    lines = []
+    for training in facts.plan.trainings:
+        checkpoint = facts.checkpoints.get(training.name)
+        name = wording.framework(training.framework)
+        cells = [Cell(name, hint=training.name, mark=Mark(wording.colour(training.framework)))]
+        cells += [Cell(name) for name in facts.datasets(training.dataset)]
+        cells += [Cell(name) for name in facts.architectures(training.architecture)]
+        cells.append(Cell(str(training.size), value=training.size))
+        cells += _trained(checkpoint) if checkpoint else [Cell(ABSENT, tone="muted")] * 7
+        recipe = checkpoint.recipe if checkpoint else training.recipe
+        cells += [Cell(str(value), value=value) for value in (recipe.epochs, recipe.batch, recipe.seed)]
+        lines.append(Line(tuple(cells), () if checkpoint else (facts.why_not(training) or "not trained yet",)))
+    return Table("", tuple(columns), tuple(lines))
+
+
+def _trained(checkpoint: Checkpoint) -> list[Cell]:
+    test = checkpoint.test
+    return [
+        Cell(f"{test.accuracy * 100:.2f}", value=test.accuracy),
+        Cell(f"{test.balanced_accuracy * 100:.2f}", value=test.balanced_accuracy),
+        Cell(f"{test.auc:.4f}", value=test.auc),
+        Cell(number(checkpoint.images_per_second), value=checkpoint.images_per_second),
+        Cell(number(checkpoint.compile_seconds), value=checkpoint.compile_seconds),
+        Cell(duration(checkpoint.train_seconds), value=checkpoint.train_seconds),
+        Cell(f"{checkpoint.parameters:,}", value=checkpoint.parameters),
+    ]
+
+
+def _data_column(facts: Facts) -> list[Column]:
+    return [Column("data", numeric=False)] * (len(facts.study.datasets) > 1)

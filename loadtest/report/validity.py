@@ -1,0 +1,223 @@
+"""Why the numbers may be believed: certificates, machine, cores, threads, versions, launches, data."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from loadtest.report import wording
+from loadtest.report.facts import Facts
+from loadtest.report.model import Cell, Column, Line, Mark, Table, Terms
+from loadtest.report.wording import ABSENT, number
+from medserve.progress import duration
+from medserve.spec import Artifact, Certificate
+from medserve.tables import DATASETS
+
+
+def certificates(facts: Facts) -> Table:
+    """One line an artifact that the study asked for, with the reason where there is none or it is not valid."""
+    group = "Against the trainer's scores"
+    columns = (
+        Column("artifact", numeric=False),
+        Column("size", "px"),
+        Column("images"),
+        Column("largest |Δp|", "", group),
+        Column("limit", "", group),
+        Column("decisions changed", "", group),
+        Column("near ties", "", group),
+        Column("accuracy", "%"),
+        Column("opset"),
+        Column("certificate", numeric=False),
+    )
+    lines = []
+    for export in facts.plan.exports:
+        artifact = facts.artifacts.get(export.name)
+        training = export.training
+        mark = Mark(wording.colour(training.framework), "diamond" if export.format == "onnx" else "disc")
+        name = wording.framework(training.framework)
+        first = [Cell(name, wording.title(export.format), hint=export.name, mark=mark)]
+        first.append(Cell(str(training.size), value=training.size))
+        if artifact is None:
+            empty = [Cell(ABSENT, tone="muted")] * 7
+            reason = facts.why_not(training, export.name) or "not exported yet"
+            lines.append(Line((*first, *empty, Cell("none", tone="bad")), (reason,)))
+        else:
+            remarks = () if artifact.certificate.valid else (artifact.certificate.reason or "no reason was given",)
+            lines.append(Line((*first, *_certified(artifact)), remarks))
+    return Table("Certificates", columns, tuple(lines))
+
+
+def _certified(artifact: Artifact) -> list[Cell]:
+    certificate: Certificate = artifact.certificate
+    return [
+        Cell(f"{certificate.images:,}", value=certificate.images),
+        Cell("not finite" if certificate.max_abs is None else number(certificate.max_abs), value=certificate.max_abs),
+        Cell(number(certificate.limit_abs), value=certificate.limit_abs),
+        Cell(str(certificate.decisions_changed), value=certificate.decisions_changed),
+        Cell(str(certificate.near_ties), value=certificate.near_ties),
+        Cell(f"{certificate.accuracy * 100:.2f}", value=certificate.accuracy),
+        Cell(ABSENT if artifact.opset is None else str(artifact.opset), value=artifact.opset),
+        Cell("valid", tone="good") if certificate.valid else Cell("not valid", tone="bad"),
+    ]
+
+
+def data(facts: Facts) -> Terms:
+    """What the networks were trained and tested on, and under which licence."""
+    items: dict[str, dict[str, list[str]]] = {}
+    for checkpoint in facts.checkpoints.values():
+        said = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
+        said["licence"].append(checkpoint.licence)
+        said["official"].append("unofficial files" if checkpoint.unofficial else "")
+        said["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
+    lines = []
+    for name, said in items.items():
+        spec = DATASETS.get(name)
+        words = [_join(said["licence"]), _join(said["official"])]
+        words.append(f"digests of the images: {_join(said['digest'])}")
+        lines.append((spec.title if spec else name, "; ".join(filter(None, words))))
+    return Terms("Data", tuple(lines))
+
+
+def machine(facts: Facts) -> Terms:
+    """The machine as the results found it; each value that was seen, should there be several."""
+    seen = [result.machine for result in facts.results if result.machine]
+    loads = [one["load_average"][0] for one in seen if one.get("load_average")]
+    items = [
+        ("Processor", _join(str(one.get("cpu")) for one in seen)),
+        ("Cores", _join(f"{one.get('cores_usable')} usable of {one.get('cores_online')} online" for one in seen)),
+        ("Hyper-threads", _join(_siblings(one.get("smt_siblings") or []) for one in seen)),
+        ("Memory", _join(_gibibytes(one.get("memory_bytes")) for one in seen)),
+        ("Virtual machine", _join("yes" if one.get("virtual") else "no" for one in seen)),
+        ("Frequency governor", _join(one.get("governor") or "not told by the system" for one in seen)),
+        ("GPU", _join("; ".join(one.get("gpus") or []) or "none" for one in seen)),
+        ("Kernel", _join(f"{one.get('system')}, {one.get('architecture')}" for one in seen)),
+    ]
+    if loads:
+        items.append(("Load when launches began", f"{min(loads):.2f} to {max(loads):.2f} (mean of one minute)"))
+    return Terms("Machine", tuple(item for item in items if item[1]))
+
+
+def processes(facts: Facts) -> Table:
+    """Cores and threads as read back from the running processes, by runtime."""
+    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    for result in facts.results:
+        key = (result.cell.deployment.runtime, result.cell.deployment.threads)
+        for part in ("timer", "server", "client"):
+            if facts_of := result.process.get(part):
+                found.setdefault(key, {}).setdefault(part, []).append(facts_of)
+    columns = (
+        Column("runtime", numeric=False),
+        Column("timer", "", "Cores of the", numeric=False),
+        Column("server", "", "Cores of the", numeric=False),
+        Column("load generator", "", "Cores of the", numeric=False),
+        Column("asked", "", "Threads of the runtime"),
+        Column("read back", "", "Threads of the runtime"),
+        Column("in all", "server", "Threads of the runtime"),
+        Column("peak memory", "MiB, server"),
+        Column("float32 exact", numeric=False),
+    )
+    lines = []
+    for (runtime, threads), parts in found.items():
+        inside = [one.get("runtime") or {} for one in (*parts.get("timer", []), *parts.get("server", []))]
+        server = parts.get("server", [])
+        peak = max((one.get("peak_memory_bytes") or 0 for one in server), default=0)
+        cells = [Cell(wording.title(runtime))]
+        cells += [Cell(_affinity(parts.get(part, []))) for part in ("timer", "server", "client")]
+        cells += [Cell(str(threads), value=threads)]
+        cells += [Cell(_join(str(one["threads"]) for one in inside if one.get("threads") is not None) or ABSENT)]
+        cells += [Cell(_join(str(one["os_threads"]) for one in server if one.get("os_threads")) or ABSENT)]
+        cells += [Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else Cell(ABSENT, tone="muted")]
+        exact = _join("yes" if one["float32_exact"] else "no" for one in inside if "float32_exact" in one)
+        lines.append(Line((*cells, Cell(exact or ABSENT))))
+    return Table("Cores and threads, read back", columns, tuple(lines))
+
+
+def versions(facts: Facts) -> Terms:
+    """Every version that a result was taken with."""
+    names: dict[str, list[str]] = {}
+    for result in facts.results:
+        for name, version in result.machine.get("versions", {}).items():
+            names.setdefault(name, []).append(version)
+    return Terms("Versions", tuple((name, _join(found)) for name, found in names.items()))
+
+
+def launches(facts: Facts) -> Terms:
+    """How often, in which order and when."""
+    study = facts.study
+    done = sum(result.status == "done" for result in facts.results)
+    asked = study.launches * len(facts.rows)
+    started = [result.started for result in facts.results]
+    lengths: dict[str, list[str]] = {}
+    for deployed in facts.plan.deployed:
+        for profile in deployed.profiles:
+            length = f"{profile.seconds:g} s after {profile.warmup_seconds:g} s of warm-up"
+            lengths.setdefault(wording.profile(profile), []).append(length)
+    items = [
+        (
+            "Launches of each cell",
+            f"{study.launches}, each in a fresh process, in a new random order of the deployments",
+        ),
+        ("Cells measured", f"{done:,} of {asked:,} (deployment, way of measuring, launch)"),
+        ("Dispatch", f"{study.dispatch}; batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"),
+    ]
+    items += [(name, _join(found)) for name, found in lengths.items()]
+    if started:
+        items.append(("Measured", f"{_moment(min(started))} to {_moment(max(started))}"))
+        items.append(("Time spent measuring", duration(sum(result.seconds for result in facts.results))))
+    return Terms("Launches", tuple(items))
+
+
+def when(facts: Facts) -> str:
+    """The days on which it was measured."""
+    days = sorted({datetime.fromisoformat(result.started).date() for result in facts.results})
+    if not days:
+        return "Nothing measured yet"
+    first, last = (f"{day.day} {day:%B %Y}" for day in (days[0], days[-1]))
+    return f"Measured on {first}" if first == last else f"Measured from {first} to {last}"
+
+
+def where(facts: Facts) -> str:
+    """The machine in a few words."""
+    seen = [result.machine for result in facts.results if result.machine]
+    return _join(
+        ", ".join(
+            [str(one.get("cpu")), wording.several(one.get("cores_usable") or 1, "core")]
+            + ["virtual machine"] * bool(one.get("virtual"))
+        )
+        for one in seen
+    )
+
+
+def busiest(facts: Facts) -> tuple[float, int] | None:
+    """The highest load at a launch's begin and the usable cores, where the system tells them."""
+    seen = [result.machine for result in facts.results if result.machine.get("load_average")]
+    return max(((one["load_average"][0], one.get("cores_usable") or 1) for one in seen), default=None)
+
+
+def shared_cores(facts: Facts) -> bool:
+    """Whether a server and its load generator ran on the same cores."""
+    for result in facts.results:
+        ours, theirs = (set(result.process.get(part, {}).get("affinity") or ()) for part in ("server", "client"))
+        if ours & theirs:
+            return True
+    return False
+
+
+def _join(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, words)))
+
+
+def _affinity(found: list[dict[str, Any]]) -> str:
+    return _join(", ".join(map(str, one["affinity"])) for one in found if one.get("affinity")) or ABSENT
+
+
+def _siblings(groups: list[list[int]]) -> str:
+    shared = [group for group in groups if len(group) > 1]
+    return f"cores {', '.join('+'.join(map(str, group)) for group in shared)} share" if shared else "none shared"
+
+
+def _gibibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _moment(started: str) -> str:
+    return f"{datetime.fromisoformat(started).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

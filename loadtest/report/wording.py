@@ -1,0 +1,154 @@
+"""How numbers and names are written: three significant digits, plain titles, one colour a framework."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.analysis.table import Row
+from loadtest.report.model import Mark
+from medserve.spec import LoadProfile
+from medserve.tables import DATASETS, FORMATS
+
+ABSENT = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+MS = "\N{NO-BREAK SPACE}ms"
+TIMES = "\N{MULTIPLICATION SIGN}"
+FRAMEWORKS = {"pytorch": "PyTorch", "keras_tf": "TensorFlow/Keras", "flax_nnx": "JAX/Flax"}
+TITLES = {
+    "onnx": "ONNX",
+    "torchscript": "TorchScript",
+    "saved_model": "SavedModel",
+    "stablehlo": "StableHLO",
+    "onnx_runtime": "ONNX Runtime",
+}
+# Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
+COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}
+SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
+NULL = "#767676"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, trailing zeros kept, powers of ten where the digits would not be read."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    mantissa, _, power = f"{value:.2e}".partition("e")
+    exponent = int(power)
+    if not -3 <= exponent < 8:
+        return f"{mantissa.replace('-', MINUS)} {TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}"
+    digits = 2 - exponent
+    return f"{round(value, digits):,.{max(0, digits)}f}".replace("-", MINUS)
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency with its unit, which stay on one line."""
+    return number(value) + MS
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return number(value) + TIMES
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in brackets; nothing where there is none."""
+    return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+
+def estimate(row: Row, name: str = "p50") -> str:
+    """A percentile of a row in words: `0.436 ms [0.423, 0.451]`."""
+    bounds = interval(row[f"{name}_low"], row[f"{name}_high"])
+    return milliseconds(row[f"{name}_ms"]) + (f" {bounds}" if bounds else "")
+
+
+def percent(share: float | None) -> str:
+    """A share with two decimals."""
+    return ABSENT if share is None else f"{share * 100:.2f} %"
+
+
+def several(count: int, thing: str) -> str:
+    """A count with its noun."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: a, b and c."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def framework(name: str | None) -> str:
+    """The title of a framework; the null runtime has none."""
+    return "Null" if name is None else FRAMEWORKS.get(name, name)
+
+
+def dataset(name: str) -> str:
+    """The title of a data set."""
+    return DATASETS[name].title if name in DATASETS else name
+
+
+def title(name: str) -> str:
+    """The title of a format or runtime."""
+    return TITLES.get(name, name)
+
+
+def colour(name: str | None) -> str:
+    """The colour of a framework, the same in every report; one that has none of its own takes a spare one."""
+    if name is None:
+        return NULL
+    return COLOURS.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
+
+
+def mark(row: Row) -> Mark:
+    """The sign of a row's deployment."""
+    null, onnx = row["framework"] is None, row["format"] == "onnx"
+    return Mark(colour(row["framework"]), "square" if null else "diamond" if onnx else "disc")
+
+
+def profile(one: LoadProfile) -> str:
+    """A way of measuring in a few words."""
+    where = {"in-process": "In process", "closed-loop": "HTTP, closed loop", "open-loop": "HTTP, open loop"}[one.mode]
+    words = [where]
+    words += [f"{one.rate:g}/s"] if one.rate else []
+    words += [f"{one.users} users"] if one.users > 1 else []
+    words += [f"batches of {one.batch}"] if one.batch > 1 else ["one image"] if one.mode == "in-process" else []
+    return ", ".join(words)
+
+
+def deployment(row: Row) -> str:
+    """The deployment of a row: its cell without the profile."""
+    return str(row["cell"]).removesuffix(f".{row['profile']}")
+
+
+class Labels:
+    """Names deployments by what tells them apart within these rows, and by no more."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._varying = {key for key in ("architecture", "device", "threads", "seed") if _differ(rows, key)}
+
+    def kind(self, row: Row) -> str:
+        """What stands beside the framework: format, runtime where it is not the format's own, and what varies."""
+        if row["framework"] is None:
+            words = ["floor of the wrapper"]
+        else:
+            own = FORMATS[row["format"]].runtime if row["format"] in FORMATS else None
+            words = [title(row["format"])] + ([title(row["runtime"])] if row["runtime"] != own else [])
+        return ", ".join(words + self.varying(row))
+
+    def varying(self, row: Row) -> list[str]:
+        """Only what varies."""
+        shown: dict[str, Any] = {
+            "architecture": row["architecture"],
+            "device": row["device"],
+            "threads": several(row["threads"], "thread"),
+            "seed": f"seed {row['seed']}",
+        }
+        return [str(shown[key]) for key in shown if key in self._varying]
+
+    def full(self, row: Row) -> str:
+        """The name of a deployment in a sentence or at an axis."""
+        return f"{framework(row['framework'])} {self.kind(row)}" if row["framework"] else "Null (floor)"
+
+
+def _differ(rows: Sequence[Row], key: str) -> bool:
+    return len({row[key] for row in rows if row["framework"] is not None}) > 1

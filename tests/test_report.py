@@ -1,0 +1,464 @@
+"""The report of a run that is built here from known latencies: what it says, what it refuses, how it looks."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import Stage
+
+from loadtest import samples
+from loadtest.analysis.table import rows
+from loadtest.report import page, wording
+from medserve import store
+from medserve.errors import BadInput
+from medserve.spec import (
+    Artifact,
+    Cell,
+    Certificate,
+    Checkpoint,
+    Epoch,
+    Failure,
+    Measure,
+    Recipe,
+    Result,
+    Scores,
+    Study,
+)
+from medserve.study import Deployed, Export, Training, plan
+from medserve.tables import DATASETS
+
+MS = 1_000_000
+Latency = Callable[[Deployed, Cell, int], float]
+"""Median milliseconds of a cell in one launch."""
+
+
+def study(**other: Any) -> Study:
+    settings: dict[str, Any] = {
+        "name": "made",
+        "title": "A made run",
+        "datasets": ("synthetic",),
+        "sizes": (28, 64),
+        "architectures": ("cnn",),
+        "frameworks": ("pytorch", "keras_tf", "flax_nnx"),
+        "formats": ("native", "onnx"),
+        "measure": (Measure(profiles=("in-process-1", "in-process-32", "closed-1", "open-50")),),
+        "recipe": Recipe(epochs=2),
+    }
+    return Study(**{**settings, **other})
+
+
+def build(run: Path, made: Study, latency: Latency, *, count: int = 400, failing: dict[str, str] | None = None) -> Path:
+    """A run's folder as the program leaves it. `failing` maps deployments to the reason why their cells failed."""
+    store.write_json(run / "study.json", made)
+    matrix = plan(made)
+    checkpoints = {training.name: checkpoint_of(training, made.unofficial) for training in matrix.trainings}
+    artifacts = {export.name: artifact_of(export, checkpoints[export.training.name]) for export in matrix.exports}
+    for name, checkpoint in checkpoints.items():
+        store.write_json(run / "checkpoints" / name / "checkpoint.json", checkpoint)
+    for name, artifact in artifacts.items():
+        store.write_json(run / "artifacts" / name / "artifact.json", artifact)
+    began = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
+    for index in range(made.launches):
+        for deployed in matrix.deployed:
+            for cell in deployed.cells:
+                reason = (failing or {}).get(deployed.deployment.name)
+                folder = run / "results" / cell.name / str(index)
+                folder.mkdir(parents=True)
+                if reason is None:
+                    record(folder, cell, latency(deployed, cell, index), count)
+                began += timedelta(seconds=3)
+                result = Result(
+                    study=made.name,
+                    cell=cell,
+                    launch=index,
+                    status="done" if reason is None else "failed",
+                    reason=reason,
+                    artifact=artifacts[deployed.export.name],
+                    started=began.isoformat(),
+                    seconds=3.0,
+                    machine=MACHINE,
+                    process=process_of(cell),
+                    files=store.digests(folder, without="result.json"),
+                )
+                store.write_json(folder / "result.json", result)
+    return run
+
+
+def record(folder: Path, cell: Cell, median: float, count: int) -> None:
+    """Samples whose median is `median` ms: an odd ladder around it, so that p90 and p99 are known multiples."""
+    took = (np.linspace(0.5, 1.5, 2 * (count // 2) + 1) * median * MS).astype(np.int64)
+    sent = np.arange(len(took), dtype=np.int64) * int(3 * median * MS)
+    open_loop = cell.profile.mode == "open-loop"
+    samples.write(
+        folder / "samples.parquet",
+        {
+            **({"intended_ns": sent} if open_loop else {}),
+            "sent_ns": sent,
+            "done_ns": sent + took,
+            "status": np.full(len(took), 200),
+            "batch": np.full(len(took), cell.profile.batch),
+            "warmup": np.zeros(len(took), np.bool_),
+            "wrong": np.zeros(len(took), np.bool_),
+        },
+    )
+
+
+def checkpoint_of(training: Training, unofficial: bool) -> Checkpoint:
+    place = ("pytorch", "keras_tf", "flax_nnx").index(training.framework)
+    return Checkpoint(
+        name=training.name,
+        dataset=training.dataset,
+        size=training.size,
+        classes=tuple("abcdefgh"),
+        architecture=training.architecture,
+        framework=training.framework,
+        recipe=training.recipe,
+        parameters=288_488,
+        data_digest="dc42b5f18f9392488d758d124d9a4228fe9c6b96e52d23678dde98252eb53100",
+        unofficial=unofficial,
+        licence=DATASETS[training.dataset].licence,
+        history=(Epoch(epoch=1, loss=1.0, val_accuracy=0.9, seconds=9.0, images_per_second=450.0),),
+        test=Scores(accuracy=0.97 + place / 1000, balanced_accuracy=0.965, auc=0.998, images=1024),
+        train_seconds=95.0 + place,
+        images_per_second=450.0 - 90 * place,
+        compile_seconds=0.8 + 6 * place,
+        versions={"python": "3.11.7"},
+        files={},
+    )
+
+
+def artifact_of(export: Export, checkpoint: Checkpoint) -> Artifact:
+    certificate = Certificate(
+        runtime="onnx_runtime",
+        images=1024,
+        max_abs=6.6e-7,
+        max_log_abs=3e-6,
+        decisions_changed=0,
+        near_ties=1,
+        accuracy=checkpoint.test.accuracy,
+        limit_abs=1e-4,
+        tie_margin=2e-4,
+        kind="float32",
+        valid=True,
+        reason=None,
+        versions={},
+    )
+    opset = 18 if export.format == "onnx" else None
+    return Artifact(
+        name=export.name,
+        format=export.format,
+        opset=opset,
+        checkpoint=checkpoint,
+        certificate=certificate,
+        versions={},
+        files={},
+    )
+
+
+MACHINE = {
+    "system": "Linux 6.1",
+    "cpu": "A processor",
+    "architecture": "x86_64",
+    "cores_online": 2,
+    "cores_usable": 2,
+    "smt_siblings": [[0], [1]],
+    "governor": None,
+    "virtual": True,
+    "memory_bytes": 8 * 2**30,
+    "load_average": [0.5, 0.5, 0.5],
+    "gpus": [],
+    "versions": {"python": "3.11.7", "onnxruntime-gpu": "1.31.1"},
+}
+
+
+def process_of(cell: Cell) -> dict[str, object]:
+    runtime = {"runtime": {"threads": 1, "float32_exact": True}, "affinity": [0], "peak_memory_bytes": 2**28}
+    if cell.profile.mode == "in-process":
+        return {"timer": runtime}
+    return {"server": {**runtime, "os_threads": 2}, "client": {"affinity": [1]}}
+
+
+NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'
+FAILED = "synthetic-64-cnn-flax_nnx-s0.onnx.onnx_runtime.cpu-t1"
+NATIVE = {"pytorch": 1.0, "keras_tf": 2.0, "flax_nnx": 3.0}
+
+
+def steady(deployed: Deployed, cell: Cell, index: int) -> float:
+    """ONNX takes half of native at 28 px; at 64 px PyTorch and Keras take the same. Launches differ by a hundredth."""
+    training, onnx = deployed.export.training, deployed.export.format == "onnx"
+    value = NATIVE[training.framework] * (0.5 if onnx else 1.0)
+    if training.size == 64:
+        value = 4.0 if onnx and training.framework != "flax_nnx" else 8.0
+    if deployed.deployment.runtime == "null":
+        value = 0.08
+    value *= {"in-process": 0.9, "closed-loop": 1.0, "open-loop": 1.2}[cell.profile.mode] * cell.profile.batch
+    return value * (1.0, 1.01, 0.99)[index]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    build(folder, study(), steady, failing={FAILED: NASTY})
+    page.write(folder)
+    return folder
+
+
+class Reader(HTMLParser):
+    """The tables of a page as rows of (text, value, title), and every address that it names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[tuple[str, str | None, str | None]]]] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._cell: list[str] | None = None
+        self._attributes: dict[str, str | None] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self._cell, self._attributes = [], dict(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th") and self._cell is not None:
+            words = " ".join("".join(self._cell).split())
+            self.tables[-1][-1].append((words, self._attributes.get("data-value"), self._attributes.get("title")))
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+@pytest.fixture(scope="module")
+def read(run: Path) -> Reader:
+    return Reader((run / "report.html").read_text())
+
+
+def by_deployment(run: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(run):
+        found.setdefault(wording.deployment(row), []).append(row)
+    return found
+
+
+def test_the_page_holds_every_deployment_with_the_very_numbers_of_the_rows(run: Path, read: Reader) -> None:
+    lines = {line[0][2]: line for table in read.tables for line in table if line and line[0][2]}
+    wanted = {
+        "in-process-1": ("p50_ms", "p90_ms", "p99_ms"),
+        "in-process-32": ("p50_ms", "throughput"),
+        "closed-1": ("p50_ms", "p90_ms", "p99_ms", "throughput"),
+        "open-50": ("p50_ms", "p99_ms"),
+    }
+    for name, found in by_deployment(run).items():
+        expected = [row[key] for row in found for key in wanted[row["profile"]]]
+        expected += [found[0]["accuracy"], found[0]["parity_max_abs"]]
+        shown = [None if value is None else float(value) for _, value, _ in lines[name][1:-1]]
+        assert shown == expected, name
+
+
+def test_markdown_holds_the_same_tables_as_the_page(run: Path, read: Reader) -> None:
+    text = (run / "report.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    written = [[re.sub(r"[*\\]", "", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    shown = [[cell for cell, _, _ in line] for table in read.tables for line in table]
+    bodies = [line for line in shown if len(line) > 1 and any(line) and line in written]
+    assert sum(len(line) > 1 for line in written) - len(bodies) == 2 * len(read.tables), (
+        "heads and rules, no other line"
+    )
+    assert text.count("PyTorch TorchScript | ") >= 2 * len(study().sizes)
+
+
+def test_medians_and_ratios_are_those_that_were_made(run: Path, read: Reader) -> None:
+    first = {row["cell"]: row for row in rows(run)}["synthetic-28-cnn-pytorch-s0.onnx.onnx_runtime.cpu-t1.closed-1"]
+    assert first["p50_ms"] == pytest.approx(0.5, rel=1e-3)
+    ratios = [line for table in read.tables for line in table if "TorchScript / ONNX" in line[0][0]]
+    assert {cell for cell, _, _ in ratios[0] if cell.startswith(f"0.500{wording.TIMES}")}
+    assert [float(value) for cell, value, _ in ratios[0] if wording.TIMES in cell and value] == pytest.approx(
+        [0.5] * 4, rel=1e-3
+    )
+
+
+def test_a_failed_row_stands_with_its_reason_which_is_text_and_no_markup(run: Path, read: Reader) -> None:
+    html, markdown = (run / "report.html").read_text(), (run / "report.md").read_text()
+    assert NASTY in read.text
+    assert read.tags.count("script") == 1
+    assert "img" not in read.tags
+    assert "\\<script\\>" in markdown
+    assert "](http" not in markdown
+    assert re.search(r"(?<!\\)<script", markdown) is None
+    assert html.count("alert(&#34;x&#34;)") + html.count("alert(&quot;x&quot;)") >= 1
+    assert "of 56 rows could not be measured" in read.text
+
+
+def test_the_page_loads_nothing(run: Path, read: Reader) -> None:
+    assert {address for address in read.addresses if not address.startswith("#")} == {"data:,"}
+    style = (run / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_answer_says_what_the_intervals_carry_and_no_more(read: Reader) -> None:
+    text = " ".join(read.text.split())
+    assert "PyTorch ONNX is fastest at 28 px, with a median of 0.500 ms" in text
+    assert "at 64 px no single deployment is fastest" in text
+    assert f"ONNX is faster in 5 of 5 pairs of framework and size (0.500{wording.TIMES} the native median)" in text
+    assert "computes nothing takes 0.0800 ms, 2 to 16 % of the lowest median" in text
+
+
+@pytest.mark.parametrize(
+    ("spread", "says"),
+    [
+        (0.001, "PyTorch ONNX is fastest at 28 px: a median of 0.9"),
+        (0.2, "and is not separated from PyTorch TorchScript"),
+    ],
+)
+def test_overlapping_intervals_are_not_told_apart(tmp_path: Path, spread: float, says: str) -> None:
+    def latency(deployed: Deployed, cell: Cell, index: int) -> float:
+        return (0.9 if deployed.export.format == "onnx" else 1.0) * (1.0, 1.0 + spread, 1.0 - spread)[index]
+
+    made = study(sizes=(28,), frameworks=("pytorch",), null=False, measure=(Measure(profiles=("closed-1",)),))
+    page.write(build(tmp_path / "run", made, latency))
+    text = " ".join(Reader((tmp_path / "run/report.html").read_text()).text.split())
+    assert says in text
+    assert ("ONNX is faster (" in text) == (spread == 0.001)
+    assert ("ONNX is not separated" in text) == (spread == 0.2)
+
+
+def test_one_launch_gives_numbers_without_intervals_and_no_verdict(tmp_path: Path) -> None:
+    made = study(launches=1, sizes=(28,), frameworks=("pytorch", "keras_tf"))
+    page.write(build(tmp_path / "run", made, steady))
+    text = " ".join(Reader((tmp_path / "run/report.html").read_text()).text.split())
+    assert "One launch a deployment: there are no intervals" in text
+    assert "is fastest" not in text
+    assert "has the lowest median at 28 px, 0.500 ms, and is not separated from any other" in text
+    assert (tmp_path / "run/figures/latency-one-size.svg").is_file()
+
+
+def test_figures_are_files_of_their_own(run: Path) -> None:
+    names = sorted(path.name for path in (run / "figures").iterdir())
+    assert names == [
+        f"{name}.{kind}" for name in ("http-overhead", "latency", "native-onnx") for kind in ("png", "svg")
+    ]
+    for path in (run / "figures").iterdir():
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG")
+        else:
+            labels = [element.get("aria-label", "") for element in ElementTree.parse(path).iter()]
+            assert any("28 px" in label and "PyTorch" in label for label in labels)
+
+
+def test_a_run_that_has_only_begun_has_a_report_of_what_is_missing(tmp_path: Path) -> None:
+    made = study()
+    store.write_json(tmp_path / "study.json", made)
+    broken = plan(made).trainings[0].name
+    failure = Failure(stage="train", name=broken, reason="pytorch needs <torch>")
+    store.write_json(tmp_path / "failures" / f"train-{broken}.json", failure)
+    page.write(tmp_path)
+    read = Reader((tmp_path / "report.html").read_text())
+    assert "No deployment has been measured yet." in read.text
+    assert read.text.count("not measured") > 12
+    assert "pytorch needs <torch>" in read.text
+    assert not (tmp_path / "figures").exists()
+
+
+def test_unofficial_data_is_called_so(tmp_path: Path) -> None:
+    made = study(datasets=("dermamnist",), sizes=(28,), frameworks=("pytorch",), unofficial=True)
+    page.write(build(tmp_path, made, steady), tmp_path / "elsewhere.html")
+    read = Reader((tmp_path / "elsewhere.html").read_text())
+    assert "A made run unofficial" in " ".join(read.text.split())
+    assert "CC BY-NC 4.0 (non-commercial)" in read.text
+    assert (tmp_path / "elsewhere.md").read_text().startswith("# A made run (unofficial)")
+
+
+def test_what_is_no_run_is_refused_in_one_line(stage: Stage, tmp_path: Path) -> None:
+    done = stage("loadtest", "report", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "study.json" in done.stderr
+    store.write_json(tmp_path / "study.json", study())
+    with pytest.raises(BadInput, match=r"ends in \.html"):
+        page.write(tmp_path, tmp_path / "report.pdf")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, wording.ABSENT),
+        (0.0, "0"),
+        (0.37, "0.370"),
+        (9.996, "10.0"),
+        (99.95, "100"),
+        (1234.5, "1,230"),
+        (0.00123, "0.00123"),
+        (0.000297, f"2.97 {wording.TIMES} 10⁻⁴"),
+        (6.556e-7, f"6.56 {wording.TIMES} 10⁻⁷"),
+        (-0.265, f"{wording.MINUS}0.265"),
+    ],
+)
+def test_numbers_have_three_digits(value: float | None, text: str) -> None:
+    assert wording.number(value) == text
+
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+FLAGS += "--disable-component-update --disable-sync"
+TOO_WIDE = """() => [...document.querySelectorAll("body *")]
+    .filter((element) => !element.parentElement.closest(".scroll, pre, svg") && element.id !== "tip")
+    .filter((element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .map((element) => element.outerHTML.slice(0, 100))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the path; apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_browser_shows_it_without_errors_at_any_width(run: Path, browser: Any, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    shown = context.new_page()
+    said: list[str] = []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
+    shown.on("request", lambda request: said.extend([request.url] * (not request.url.startswith(("file:", "data:")))))
+    shown.goto((run / "report.html").as_uri())
+    assert shown.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert shown.evaluate(TOO_WIDE) == []
+    paper = shown.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+    table = shown.locator("#deployments table").first
+    for _ in range(2):
+        table.locator("button.sort").nth(1).click()
+    values = [float(cell.get_attribute("data-value")) for cell in table.locator("tbody tr td:nth-child(2)").all()]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 7
+    point = shown.locator('#latency [aria-roledescription="point"]').first
+    point.scroll_into_view_if_needed()
+    point.hover()
+    assert re.search(r"PyTorch TorchScript, 28 px: median 0.900.ms \[", shown.locator("#tip").inner_text())
+    assert said == []
+    context.close()
