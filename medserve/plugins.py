@@ -45,6 +45,14 @@ def load(package: str, name: str) -> ModuleType:
         raise CannotRun(f"{name} cannot be imported: {error}") from error
 
 
+def need(module: str, purpose: str) -> ModuleType:
+    """Import a library that only a part of a plug-in wants. Raises CannotRun with the reason when it cannot be."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise CannotRun(f"{purpose} needs {module}, which cannot be imported: {error}") from error
+
+
 def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +178,90 @@ def test_a_model_that_is_another_function_gets_no_valid_certificate(
     assert done.returncode == 1
     assert "no valid certificate: largest |difference of probabilities|" in done.stderr
     assert not store.read_json(out / "artifact.json", Artifact).certificate.valid
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Callable[..., str]:
+    """`broken(module)`: a PYTHONPATH on which that module is found, and fails when it is imported."""
+
+    def make(module: str) -> str:
+        (tmp_path / "shelf" / module).mkdir(parents=True)
+        (tmp_path / "shelf" / module / "__init__.py").write_text("raise ImportError('libodd.so is missing')\n")
+        return str(tmp_path / "shelf")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("framework", "native", "converter"),
+    [
+        ("pytorch", "torchscript", "onnxscript"),
+        ("keras_tf", "saved_model", "tf2onnx"),
+        ("flax_nnx", "stablehlo", "jax2onnx"),
+    ],
+)
+def test_without_its_converter_a_framework_still_exports_natively(
+    framework: str,
+    native: str,
+    converter: str,
+    stage: Stage,
+    checkpoint_of: Checkpoints,
+    broken: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    checkpoint, shelf = str(checkpoint_of(framework)), broken(converter)
+    done = stage("export", checkpoint, "--format", "onnx", "--out", str(tmp_path / "a"), PYTHONPATH=shelf)
+    assert done.returncode == 1
+    assert f"needs {converter}, which cannot be imported: libodd.so is missing" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "a").exists()
+    done = stage("export", checkpoint, "--format", native, "--out", str(tmp_path / "b"), PYTHONPATH=shelf)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("framework", "module"), [("pytorch", "torch"), ("keras_tf", "keras"), ("flax_nnx", "flax")])
+def test_a_framework_that_cannot_be_imported_is_a_reason(
+    framework: str, module: str, stage: Stage, root: Path, broken: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", framework]
+    done = stage("train", "run", *words, "--out", str(tmp_path / "c"), PYTHONPATH=broken(module))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: {framework} cannot be imported: libodd.so is missing"
+
+
+UNKNOWN_OPERATORS = {
+    "pytorch": """
+import torch
+class Odd(torch.nn.Module):
+    def forward(self, image):
+        return torch.special.bessel_j0(image.float())
+exporter._onnx(Odd(), torch.zeros((2, 8, 8, 3), dtype=torch.uint8), path)
+""",
+    "keras_tf": """
+import tensorflow as tf
+@tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 3), tf.uint8, name="image")])
+def odd(image):
+    x = tf.cast(image, tf.float32)
+    return {"probabilities": tf.math.igamma(x, x)}
+exporter._onnx(odd, path)
+""",
+    "flax_nnx": """
+import jax
+def odd(image):
+    return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(image.shape, image.dtype), image)
+(batch,) = jax.export.symbolic_shape("batch")
+exporter._onnx(odd, jax.ShapeDtypeStruct((batch, 8, 8, 3), "uint8"), path)
+""",
+}
+
+
+@pytest.mark.parametrize("framework", UNKNOWN_OPERATORS)
+def test_an_operator_that_the_converter_lacks_is_a_reason(framework: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    code = (
+        f"from pathlib import Path\nfrom export.frameworks import {framework} as exporter\npath = Path({str(path)!r})\n"
+    )
+    code += UNKNOWN_OPERATORS[framework].strip().replace("exporter._onnx", "try:\n    exporter._onnx")
+    code += "\nexcept exporter.CannotRun as error:\n    print('REASON', error)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "REASON" in done.stdout, done.stderr
+    assert not path.exists()

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jax2onnx
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from medserve import plugins
@@ -17,7 +15,7 @@ from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
 from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
-REQUIRES = ("jax", "flax", "onnx", "jax2onnx")
+REQUIRES = ("jax", "flax")
 WRITES = ("stablehlo", "onnx")
 
 Classifier = Callable[[jax.Array], jax.Array]
@@ -49,6 +47,7 @@ def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) 
 
 
 def _onnx(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:
+    onnx, jax2onnx = (plugins.need(name, "JAX to ONNX") for name in ("onnx", "jax2onnx"))
     # It warns about each of its examples that needs a library which is not installed.
     logging.getLogger("jax2onnx").setLevel(logging.ERROR)
     try:

@@ -9,9 +9,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be share
 from pathlib import Path
 
 import numpy as np
-import onnx
 import tensorflow as tf
-import tf2onnx
 from numpy.typing import NDArray
 
 from medserve import plugins
@@ -19,7 +17,7 @@ from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
 from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
-REQUIRES = ("tensorflow", "keras", "onnx", "tf2onnx")
+REQUIRES = ("tensorflow", "keras")
 WRITES = ("saved_model", "onnx")
 
 
@@ -50,6 +48,7 @@ def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path
 
 
 def _onnx(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
+    onnx, tf2onnx = (plugins.need(name, "Keras to ONNX") for name in ("onnx", "tf2onnx"))
     try:
         model, _ = tf2onnx.convert.from_function(classify, input_signature=classify.input_signature, opset=OPSET)
         # An operator that it does not know stands in tf2onnx's graph under TensorFlow's name.

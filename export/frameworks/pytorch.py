@@ -12,7 +12,7 @@ from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
 from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
-REQUIRES = ("torch", "onnx", "onnxscript")
+REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx")
 
 
@@ -48,6 +48,7 @@ def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
 
 
 def _onnx(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    plugins.need("onnxscript", "PyTorch to ONNX")
     try:
         program = torch.onnx.export(
             classifier,
