@@ -125,6 +125,4 @@ def _report(artifact: Artifact, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
-    process.interruptible()
     errors.main(lambda: typer.run(export))

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from medserve import errors, machine, process, store
+from medserve import errors, machine, store
 from medserve.spec import Certificate, Deployment
 from medserve.tables import FORMATS
 from serve.runtimes import load_runtime, predict
@@ -113,5 +113,4 @@ def certify(
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
     errors.main(lambda: typer.run(certify))

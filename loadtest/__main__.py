@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from medserve import errors, machine, process, store
+from medserve import errors, machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import Artifact, Deployment, Launch, LoadProfile
 from medserve.tables import FORMATS, pick
@@ -194,12 +194,5 @@ def _say(title: str, said: dict[str, Any], json: bool) -> None:
     print(msgspec.json.encode(said).decode() if json else f"{title}\n{in_words(said)}")
 
 
-def main() -> None:
-    """Entry point of the stage."""
-    process.die_with_parent()
-    process.interruptible()
-    errors.main(app)
-
-
 if __name__ == "__main__":
-    main()
+    errors.main(app)

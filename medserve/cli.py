@@ -1,18 +1,19 @@
 """The command line. It starts processes; `medserve train ...` and its kin hand their words to the stage as they are."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, errors, plugins, process, runner
+from medserve import __version__, errors, plugins, runner
 from medserve import study as studies
 from medserve.progress import duration
 from medserve.spec import Noun
@@ -88,13 +89,9 @@ def list_(
     Console().print(table)
 
 
-def _forward(stage: str, command: str, words: list[str]) -> None:
-    child = process.start(["-m", stage, *filter(None, [command]), *words])
-    try:
-        code = child.wait()
-    finally:
-        process.stop(child)
-    sys.exit(code if code >= 0 else 128 - code)
+def _forward(stage: str, command: str, words: list[str]) -> NoReturn:
+    """Become the stage: signals, exit code and output are its own."""
+    os.execv(sys.executable, [sys.executable, "-m", stage, *filter(None, [command]), *words])  # noqa: S606 (our own stage)
 
 
 def _add(name: str, stage: str, command: str, text: str) -> None:
@@ -153,8 +150,6 @@ def _main(
 
 def main() -> None:
     """Entry point of the `medserve` command."""
-    process.die_with_parent()
-    process.interruptible()
     errors.main(app)
 
 

@@ -9,8 +9,11 @@ from typing import NoReturn
 
 import msgspec
 
+from medserve import process
+
 # Set by the study runner, so that the last words of a stage can be read by a program.
 EVENTS = "MEDSERVE_EVENTS"
+INTERRUPTED = 130
 
 
 class BadInput(ValueError):
@@ -30,7 +33,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 
 def main(command: Callable[[], None]) -> NoReturn:
-    """Run a stage's command and leave with the project's exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run a command as a process of its own: it ends with its parent, and SIGTERM unwinds it like Ctrl-C.
+
+    Leaves with the project's exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
+    process.die_with_parent()
+    process.interruptible()
     try:
         command()
     except BadInput as error:
@@ -43,7 +51,12 @@ def main(command: Callable[[], None]) -> NoReturn:
             raise
         _last_words(f"{error.strerror}: {error.filename or 'the output folder'}", 1)
     except KeyboardInterrupt:
-        _last_words("interrupted", 130)
+        _last_words("interrupted", INTERRUPTED)
+    except SystemExit as leaving:
+        # Typer turns Ctrl-C into this, without a word.
+        if leaving.code == INTERRUPTED:
+            _last_words("interrupted", INTERRUPTED)
+        raise
     sys.exit(0)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from medserve import errors, machine, process, store
+from medserve import errors, machine, store
 from medserve.errors import BadInput
 from medserve.spec import Artifact, Deployment, Device
 from medserve.tables import FORMATS, pick
@@ -123,6 +123,4 @@ def _pin(cpus: tuple[int, ...]) -> None:
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
-    process.interruptible()
     errors.main(lambda: typer.run(serve))

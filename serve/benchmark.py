@@ -234,6 +234,4 @@ def benchmark(
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
-    process.interruptible()
     errors.main(lambda: typer.run(benchmark))

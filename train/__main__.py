@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from medserve import errors, plugins, process
+from medserve import errors, plugins
 from medserve.errors import BadInput
 from medserve.spec import Recipe
 from medserve.study import check_size
@@ -126,6 +126,4 @@ def _print_json(value: object) -> None:
 
 
 if __name__ == "__main__":
-    process.die_with_parent()
-    process.interruptible()
     errors.main(app)
