@@ -1,16 +1,9 @@
 """Real servers, real Locust: what is recorded is what happened, and nothing outlives its parent."""
 
-import http.server
 import json
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +11,14 @@ import psutil
 import pyarrow as pa
 import pytest
 from conftest import Stage
+from stub_server import CLASSES, SHAPE, UNIFORM, Handler, Stub, stub
 
 from loadtest import payload, samples
 from loadtest.analysis import intervals
 from loadtest.client import LOCUSTFILE, generate
 from loadtest.payload import Load
-from medserve import wire
-from medserve.errors import BadInput, CannotRun
+from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
-
-SHAPE = (28, 28, 3)
-CLASSES = 8
 
 
 def closed(seconds: float = 0.8, **other: object) -> LoadProfile:
@@ -37,72 +27,6 @@ def closed(seconds: float = 0.8, **other: object) -> LoadProfile:
 
 def opened(rate: float = 50.0, seconds: float = 0.8, **other: object) -> LoadProfile:
     return LoadProfile(name="open", mode="open-loop", rate=rate, seconds=seconds, warmup_seconds=0.2, **other)
-
-
-class Stub(http.server.ThreadingHTTPServer):
-    """A server of the protocol whose infer answers are the test's to choose."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, answer: "Callable[[Handler], None]") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.lock = threading.Lock()
-        self.asked = 0
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients hang up when a test is over; that is no news."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: Stub
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        metadata = {"name": "m", "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]}
-        pages = {"/v2/models": {"models": ["m"]}, "/v2/models/m": metadata}
-        self.reply(200 if self.path in pages else 404, json.dumps(pages.get(self.path, {})).encode())
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        with self.server.lock:
-            self.server.asked += 1
-        self.server.answer(self)
-
-    def reply(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-        self.send_response(status)
-        for name, value in headers or []:
-            self.send_header(name.decode(), value.decode())
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def scores(self, scores: np.ndarray) -> None:
-        request = wire.Request(np.zeros((1, *SHAPE), np.uint8), None, True)
-        headers, body = wire.encode_response("m", "1", scores.astype(np.float32), request)
-        self.reply(200, body, headers)
-
-
-UNIFORM = np.full((1, CLASSES), 1 / CLASSES, np.float32)
-
-
-@contextmanager
-def stub(answer: Callable[[Handler], None]) -> Iterator[Stub]:
-    with Stub(answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
 
 
 def load(server: Stub, profile: LoadProfile, folder: Path, **other: object) -> pa.Table:
@@ -291,97 +215,6 @@ def test_a_server_of_another_protocol_is_named(monkeypatch: pytest.MonkeyPatch) 
         )
         with pytest.raises(CannotRun, match="this program sends UINT8"):
             payload.describe(server.url, "m")
-
-
-def locust(*words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
-
-
-@pytest.mark.parametrize(("words", "mode"), [((), "closed-loop"), (("--rate", "50"), "open-loop")])
-def test_the_locustfile_works_by_hand(tmp_path: Path, words: tuple[str, ...], mode: str) -> None:
-    out = tmp_path / "samples.parquet"
-    with stub(lambda handler: handler.scores(UNIFORM)) as server:
-        by_hand = locust("--headless", "--host", server.url, "-t", "2s", "--samples", str(out), *words)
-        said, _ = by_hand.communicate(timeout=60)
-    assert by_hand.returncode == 0, said
-    assert f"m 1 x {mode}" in said
-    table = samples.read(out)
-    assert samples.is_good(table).any()
-    assert (table["intended_ns"].null_count == 0) == (mode == "open-loop")
-
-
-def test_by_hand_a_server_that_is_not_there_is_one_line() -> None:
-    by_hand = locust("--headless", "--host", "http://127.0.0.1:9", "-t", "2s", "--loglevel", "ERROR")
-    said, _ = by_hand.communicate(timeout=60)
-    assert by_hand.returncode == 1
-    assert said.count("error: no server answers at http://127.0.0.1:9") == 1
-    assert "Traceback" not in said
-
-
-def test_the_web_page_starts_and_shows_a_test() -> None:
-    with stub(lambda handler: handler.scores(UNIFORM)) as server:
-        port = free_port()
-        by_hand = locust("--web-port", str(port), "--host", server.url, "--loglevel", "ERROR")
-        try:
-            page = f"http://127.0.0.1:{port}"
-            assert "Locust" in fetch(page, patience=30)
-            form = {"user_count": 2, "spawn_rate": 2, "host": server.url, "rate": 0, "model": "", "batch": 1}
-            assert json.loads(fetch(f"{page}/swarm", form))["success"]
-            deadline = time.monotonic() + 30
-            rows: list[dict[str, object]] = []
-            while time.monotonic() < deadline and not rows:
-                time.sleep(0.2)
-                rows = [row for row in json.loads(fetch(f"{page}/stats/requests"))["stats"] if row["num_requests"]]
-            assert rows[0]["name"] == "m 1 x closed-loop"
-            assert rows[0]["num_failures"] == 0
-        finally:
-            by_hand.terminate()
-            by_hand.communicate(timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def fetch(url: str, form: dict[str, object] | None = None, patience: float = 0.0) -> str:
-    data = None if form is None else urllib.parse.urlencode(form).encode()
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            with urllib.request.urlopen(url, data, timeout=10) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-def test_payload_is_a_seeded_permutation_in_whole_batches() -> None:
-    images = np.zeros((10, *SHAPE), np.uint8)
-    chosen = payload.batches(images, 3, seed=5)
-    assert chosen.shape == (3, 3)
-    assert len(set(chosen.ravel())) == 9
-    assert np.array_equal(chosen, payload.batches(images, 3, seed=5))
-    assert not np.array_equal(chosen, payload.batches(images, 3, seed=6))
-    assert payload.batches(images, 16, seed=0).shape == (1, 16)
-
-
-def test_files_of_images_and_scores_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    with pytest.raises(BadInput, match="no such file of images"):
-        payload.open_images(path)
-    path.write_bytes(b"no array")
-    with pytest.raises(BadInput, match="not an .npy file"):
-        payload.open_images(path)
-    np.save(path, np.zeros((4, 28, 28), np.uint8))
-    with pytest.raises(BadInput, match="expected images as uint8"):
-        payload.open_images(path)
-    np.save(path, np.zeros((4, 8), np.float64))
-    with pytest.raises(BadInput, match="expected float32"):
-        payload.open_scores(path, 4)
 
 
 def test_no_file_beside_the_locustfile_is_named_like_one_of_the_standard_library() -> None:

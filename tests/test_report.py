@@ -2,188 +2,26 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from conftest import Stage
+from made_run import build, study
 
-from loadtest import samples
 from loadtest.analysis.table import rows
 from loadtest.report import page, wording
 from medserve import store
 from medserve.errors import BadInput
 from medserve.spec import (
-    Artifact,
     Cell,
-    Certificate,
-    Checkpoint,
-    Epoch,
     Failure,
     Measure,
-    Recipe,
-    Result,
-    Scores,
-    Study,
 )
-from medserve.study import Deployed, Export, Training, plan
-from medserve.tables import DATASETS
-
-MS = 1_000_000
-Latency = Callable[[Deployed, Cell, int], float]
-"""Median milliseconds of a cell in one launch."""
-
-
-def study(**other: Any) -> Study:
-    settings: dict[str, Any] = {
-        "name": "made",
-        "title": "A made run",
-        "datasets": ("synthetic",),
-        "sizes": (28, 64),
-        "architectures": ("cnn",),
-        "frameworks": ("pytorch", "keras_tf", "flax_nnx"),
-        "formats": ("native", "onnx"),
-        "measure": (Measure(profiles=("in-process-1", "in-process-32", "closed-1", "open-50")),),
-        "recipe": Recipe(epochs=2),
-    }
-    return Study(**{**settings, **other})
-
-
-def build(run: Path, made: Study, latency: Latency, *, count: int = 400, failing: dict[str, str] | None = None) -> Path:
-    """A run's folder as the program leaves it. `failing` maps deployments to the reason why their cells failed."""
-    store.write_json(run / "study.json", made)
-    matrix = plan(made)
-    checkpoints = {training.name: checkpoint_of(training, made.unofficial) for training in matrix.trainings}
-    artifacts = {export.name: artifact_of(export, checkpoints[export.training.name]) for export in matrix.exports}
-    for name, checkpoint in checkpoints.items():
-        store.write_json(run / "checkpoints" / name / "checkpoint.json", checkpoint)
-    for name, artifact in artifacts.items():
-        store.write_json(run / "artifacts" / name / "artifact.json", artifact)
-    began = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
-    for index in range(made.launches):
-        for deployed in matrix.deployed:
-            for cell in deployed.cells:
-                reason = (failing or {}).get(deployed.deployment.name)
-                folder = run / "results" / cell.name / str(index)
-                folder.mkdir(parents=True)
-                if reason is None:
-                    record(folder, cell, latency(deployed, cell, index), count)
-                began += timedelta(seconds=3)
-                result = Result(
-                    study=made.name,
-                    cell=cell,
-                    launch=index,
-                    status="done" if reason is None else "failed",
-                    reason=reason,
-                    artifact=artifacts[deployed.export.name],
-                    started=began.isoformat(),
-                    seconds=3.0,
-                    machine=MACHINE,
-                    process=process_of(cell),
-                    files=store.digests(folder, without="result.json"),
-                )
-                store.write_json(folder / "result.json", result)
-    return run
-
-
-def record(folder: Path, cell: Cell, median: float, count: int) -> None:
-    """Samples whose median is `median` ms: an odd ladder around it, so that p90 and p99 are known multiples."""
-    took = (np.linspace(0.5, 1.5, 2 * (count // 2) + 1) * median * MS).astype(np.int64)
-    sent = np.arange(len(took), dtype=np.int64) * int(3 * median * MS)
-    open_loop = cell.profile.mode == "open-loop"
-    samples.write(
-        folder / "samples.parquet",
-        {
-            **({"intended_ns": sent} if open_loop else {}),
-            "sent_ns": sent,
-            "done_ns": sent + took,
-            "status": np.full(len(took), 200),
-            "batch": np.full(len(took), cell.profile.batch),
-            "warmup": np.zeros(len(took), np.bool_),
-            "wrong": np.zeros(len(took), np.bool_),
-        },
-    )
-
-
-def checkpoint_of(training: Training, unofficial: bool) -> Checkpoint:
-    place = ("pytorch", "keras_tf", "flax_nnx").index(training.framework)
-    return Checkpoint(
-        name=training.name,
-        dataset=training.dataset,
-        size=training.size,
-        classes=tuple("abcdefgh"),
-        architecture=training.architecture,
-        framework=training.framework,
-        recipe=training.recipe,
-        parameters=288_488,
-        data_digest="dc42b5f18f9392488d758d124d9a4228fe9c6b96e52d23678dde98252eb53100",
-        unofficial=unofficial,
-        licence=DATASETS[training.dataset].licence,
-        history=(Epoch(epoch=1, loss=1.0, val_accuracy=0.9, seconds=9.0, images_per_second=450.0),),
-        test=Scores(accuracy=0.97 + place / 1000, balanced_accuracy=0.965, auc=0.998, images=1024),
-        train_seconds=95.0 + place,
-        images_per_second=450.0 - 90 * place,
-        compile_seconds=0.8 + 6 * place,
-        versions={"python": "3.11.7"},
-        files={},
-    )
-
-
-def artifact_of(export: Export, checkpoint: Checkpoint) -> Artifact:
-    certificate = Certificate(
-        runtime="onnx_runtime",
-        images=1024,
-        max_abs=6.6e-7,
-        max_log_abs=3e-6,
-        decisions_changed=0,
-        near_ties=1,
-        accuracy=checkpoint.test.accuracy,
-        limit_abs=1e-4,
-        tie_margin=2e-4,
-        kind="float32",
-        valid=True,
-        reason=None,
-        versions={},
-    )
-    opset = 18 if export.format == "onnx" else None
-    return Artifact(
-        name=export.name,
-        format=export.format,
-        opset=opset,
-        checkpoint=checkpoint,
-        certificate=certificate,
-        versions={},
-        files={},
-    )
-
-
-MACHINE = {
-    "system": "Linux 6.1",
-    "cpu": "A processor",
-    "architecture": "x86_64",
-    "cores_online": 2,
-    "cores_usable": 2,
-    "smt_siblings": [[0], [1]],
-    "governor": None,
-    "virtual": True,
-    "memory_bytes": 8 * 2**30,
-    "load_average": [0.5, 0.5, 0.5],
-    "gpus": [],
-    "versions": {"python": "3.11.7", "onnxruntime-gpu": "1.31.1"},
-}
-
-
-def process_of(cell: Cell) -> dict[str, object]:
-    runtime = {"runtime": {"threads": 1, "float32_exact": True}, "affinity": [0], "peak_memory_bytes": 2**28}
-    if cell.profile.mode == "in-process":
-        return {"timer": runtime}
-    return {"server": {**runtime, "os_threads": 2}, "client": {"affinity": [1]}}
-
+from medserve.study import Deployed, plan
 
 NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'
 FAILED = "synthetic-64-cnn-flax_nnx-s0.onnx.onnx_runtime.cpu-t1"
