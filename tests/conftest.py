@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from medserve import plugins
+from serve.benchmark import empty_artifact
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -104,3 +107,14 @@ def saved_model(artifact_of: Artifacts) -> Path:
 @pytest.fixture(scope="session")
 def stablehlo(artifact_of: Artifacts) -> Path:
     return artifact_of("flax_nnx", "stablehlo")
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact without a model, enough for the null runtime."""
+    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
+
+
+@pytest.fixture(scope="session")
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (1, 28, 28, 3), np.uint8)

@@ -15,7 +15,6 @@ from medserve import machine, plugins, store
 from medserve.errors import BadInput
 from medserve.spec import Deployment
 from medserve.tables import FORMATS
-from serve.benchmark import empty_artifact
 from serve.runtimes import open_runtime
 
 NAMES = plugins.names("serve.runtimes")
@@ -26,11 +25,6 @@ CONTRACT = Path(__file__).with_name("runtime_contract.py")
 def needed(name: str) -> None:
     if absent := plugins.missing("serve.runtimes", name):
         pytest.skip(f"{name} needs {', '.join(absent)}, which is not installed")
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
 
 
 @pytest.mark.parametrize(

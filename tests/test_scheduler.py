@@ -15,17 +15,6 @@ from medserve import store, wire
 from medserve.spec import Deployment
 from serve import scheduler
 from serve.app import App
-from serve.benchmark import empty_artifact
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
-
-
-@pytest.fixture(scope="module")
-def image() -> NDArray[np.uint8]:
-    return np.random.default_rng(5).integers(0, 256, (1, 28, 28, 3), np.uint8)
 
 
 def call(app: App, body: bytes, headers: dict[str, str]) -> "asyncio.Task[Answer]":

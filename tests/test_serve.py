@@ -19,20 +19,10 @@ from serve.benchmark import empty_artifact
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
-
-
-@pytest.fixture(scope="module")
 def null(empty: Path) -> Iterator[Server]:
     """The wrapper alone, one for all tests that leave it as it was."""
     with serving(empty, "--runtime", "null") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def image() -> NDArray[np.uint8]:
-    return np.random.default_rng(5).integers(0, 256, (1, 28, 28, 3), np.uint8)
 
 
 # What it answers

@@ -19,17 +19,6 @@ from server_process import PATIENCE, read, serving
 from medserve import machine, process, wire
 from medserve.errors import EVENTS
 from medserve.spec import Deployment
-from serve.benchmark import empty_artifact
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_artifact(tmp_path_factory.mktemp("empty"), 28)
-
-
-@pytest.fixture(scope="module")
-def image() -> NDArray[np.uint8]:
-    return np.random.default_rng(5).integers(0, 256, (1, 28, 28, 3), np.uint8)
 
 
 def refused(*words: str) -> "subprocess.CompletedProcess[str]":
