@@ -56,14 +56,14 @@ def usable_cpus() -> tuple[int, ...]:
 def divide_cpus(threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """CPUs for the server (or the in-process timer) and for the load generator, on disjoint physical cores.
 
-    The server gets as many cores as it has threads, the generator the next one. Where there are too few, both share
-    what there is; the result shows it by its affinities.
+    The server gets as many cores as it has threads (all for 0), the generator the next one. Where there are too few,
+    both share what there is; the result shows it by its affinities.
     """
     cores: dict[tuple[int, ...], int] = {}
     for cpu in usable_cpus():
         cores.setdefault(_siblings(cpu), cpu)
     first = tuple(cores.values())
-    if len(first) > threads:
+    if len(first) > threads > 0:
         return first[:threads], first[threads : threads + 1]
     return usable_cpus(), usable_cpus()
 
@@ -76,7 +76,8 @@ def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Variables that bound the thread pools which libraries size when they are loaded."""
+    """Variables that bound the thread pools which libraries size when they are loaded; 0 threads: one a usable CPU."""
+    threads = threads or len(usable_cpus())
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     return {name: str(threads) for name in names} | {"TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 

@@ -10,6 +10,8 @@ SCHEMA = 1
 Split = Literal["train", "val", "test"]
 Device = Literal["cpu", "cuda"]
 Mode = Literal["in-process", "closed-loop", "open-loop"]
+Dispatch = Literal["inline", "thread", "concurrent"]
+Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,7 +163,9 @@ class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
     `batch_sizes` are compiled or run once before the server is ready; other sizes are padded up to the next.
-    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`).
+    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`). `dispatch = "concurrent"` is
+    for a runtime whose predictions overlap and that says when each is due. `options` are the runtime's own, and it
+    checks them. `threads = 0` are as many as there are usable cores.
     """
 
     artifact: str
@@ -169,25 +173,33 @@ class Deployment(Noun, frozen=True, kw_only=True):
     device: Device = "cpu"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 32)
-    dispatch: Literal["inline", "thread"] = "inline"
+    dispatch: Dispatch = "inline"
     queue: int = 128
+    options: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
         """The deployment in one word, as it stands in paths and tables."""
-        thread = "" if self.dispatch == "inline" else "-thread"
-        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads}{thread}"
+        dispatch = "" if self.dispatch == "inline" else f"-{self.dispatch}"
+        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}"
 
 
 class LoadProfile(Noun, frozen=True, kw_only=True):
-    """One way of measuring. `rate` in requests a second (open loop only); durations in seconds."""
+    """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
+
+    `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
+    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request.
+    """
 
     name: str
     mode: Mode
     batch: int = 1
     users: int = 1
     rate: float | None = None
-    arrivals: Literal["constant", "poisson"] = "constant"
+    arrivals: Arrivals = "constant"
+    burst: int = 1
+    trace: str | None = None
+    gap_seconds: float = 0.0
     seconds: float
     warmup_seconds: float
 
@@ -223,6 +235,55 @@ class Launch(Noun, frozen=True, kw_only=True):
     seed: int
 
 
+class Window(Noun, frozen=True, kw_only=True):
+    """What the system did in a stretch of a measurement; what it does not tell is null. `reason`: why it is disturbed.
+
+    `stolen` and `others` are CPU seconds of the measured cores that the hypervisor took, and that went to neither the
+    server nor the client; `throttled` counts throttling events of heat or quota, `switches` involuntary context
+    switches of the server and the client.
+    """
+
+    start_ns: int
+    end_ns: int
+    stolen: float | None
+    others: float | None
+    throttled: int | None
+    switches: int | None
+    load: float | None
+    reason: str | None
+
+
+class Check(Noun, frozen=True, kw_only=True):
+    """A line of a self-test: what was measured, what is true, how far apart they may be; `ok` null is not judged."""
+
+    name: str
+    measured: float | None
+    truth: float | None
+    limit: float | None
+    unit: str
+    ok: bool | None
+
+
+class SelfTest(Noun, frozen=True, kw_only=True):
+    """`selftest/selftest.json`: the ruler tried on known answers. `files` as in Checkpoint.
+
+    `roofline` maps a side in pixels to the requests a second that the generator and the null server reach together.
+    """
+
+    schema: int = SCHEMA
+    started: str
+    seconds: float
+    roofline: dict[int, float]
+    checks: tuple[Check, ...]
+    machine: dict[str, Any] = {}
+    files: dict[str, str] = {}
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if check.ok is False)
+
+
 class Result(Noun, frozen=True, kw_only=True):
     """`result.json`: one launch of one cell. The raw samples beside it are the truth; no statistic is stored.
 
@@ -240,6 +301,7 @@ class Result(Noun, frozen=True, kw_only=True):
     seconds: float = 0.0
     machine: dict[str, Any] = {}
     process: dict[str, Any] = {}
+    windows: tuple[Window, ...] = ()
     files: dict[str, str] = {}
 
 
@@ -272,7 +334,11 @@ class Measure(Noun, frozen=True, kw_only=True):
 
 
 class Study(Noun, frozen=True, kw_only=True):
-    """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes."""
+    """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
+
+    Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
+    generator's core.
+    """
 
     name: str
     title: str
@@ -285,9 +351,9 @@ class Study(Noun, frozen=True, kw_only=True):
     runtimes: tuple[str, ...] = ()
     null: bool = True
     device: Device = "cpu"
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1, 32)
-    dispatch: Literal["inline", "thread"] = "inline"
+    dispatch: Dispatch = "inline"
     launches: int = 3
     seeds: tuple[int, ...] = (0,)
     unofficial: bool = False

@@ -102,13 +102,13 @@ def plan(study: Study) -> Plan:
                 exports += made
                 profiles = _profiles(study, size)
                 deployed += [
-                    Deployed(export=export, deployment=_deployment(study, export, runtime), profiles=profiles)
+                    _deployed(study, export, runtime, threads, profiles)
                     for export in made
                     for runtime in _runtimes(study, export.format)
+                    for threads in study.threads
                 ]
                 if study.null:
-                    null = _deployment(study, made[0], "null")
-                    deployed.append(Deployed(export=made[0], deployment=null, profiles=profiles))
+                    deployed.append(_deployed(study, made[0], "null", 1, profiles))
     return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=tuple(deployed))
 
 
@@ -121,7 +121,7 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 
 def _check(study: Study) -> None:
-    for field in ("datasets", "sizes", "architectures", "frameworks", "formats", "measure", "seeds"):
+    for field in ("datasets", "sizes", "architectures", "frameworks", "formats", "measure", "seeds", "threads"):
         if not getattr(study, field):
             raise BadInput(f"'{field}' is empty; name at least one")
     for dataset in study.datasets:
@@ -137,8 +137,8 @@ def _check(study: Study) -> None:
     for name in study.formats:
         if name != "native":
             pick(FORMATS, "format", name)
-    if study.launches < 1 or study.threads < 1:
-        raise BadInput("'launches' and 'threads' must be at least 1")
+    if study.launches < 1 or min(study.threads) < 0:
+        raise BadInput("'launches' must be at least 1, and 'threads' positive, or 0 for all usable cores")
     for measure in study.measure:
         for profile in measure.profiles:
             if (batch := pick(PROFILES, "profile", profile).batch) > max(study.batch_sizes):
@@ -157,15 +157,18 @@ def _runtimes(study: Study, form: str) -> list[str]:
     return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
 
 
-def _deployment(study: Study, export: Export, runtime: str) -> Deployment:
-    return Deployment(
+def _deployed(study: Study, export: Export, runtime: str, threads: int, profiles: tuple[LoadProfile, ...]) -> Deployed:
+    deployment = Deployment(
         artifact=export.name,
         runtime=runtime,
         device=study.device,
-        threads=study.threads,
+        threads=threads,
         batch_sizes=study.batch_sizes,
         dispatch=study.dispatch,
     )
+    if not threads:
+        profiles = tuple(profile for profile in profiles if profile.mode == "in-process")
+    return Deployed(export=export, deployment=deployment, profiles=profiles)
 
 
 def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:

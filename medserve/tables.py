@@ -97,10 +97,52 @@ FORMATS = {
 PROFILES = {
     row.name: row
     for row in (
-        LoadProfile(name="in-process-1", mode="in-process", batch=1, seconds=5.0, warmup_seconds=1.0),
-        LoadProfile(name="in-process-32", mode="in-process", batch=32, seconds=5.0, warmup_seconds=1.0),
-        LoadProfile(name="closed-1", mode="closed-loop", users=1, seconds=10.0, warmup_seconds=2.0),
-        LoadProfile(name="open-50", mode="open-loop", rate=50.0, seconds=20.0, warmup_seconds=2.0),
+        # The batch ladder.
+        *(
+            LoadProfile(name=f"in-process-{batch}", mode="in-process", batch=batch, seconds=5.0, warmup_seconds=1.0)
+            for batch in (1, 2, 4, 8, 16, 32, 64, 128)
+        ),
+        # The ladder of users.
+        *(
+            LoadProfile(name=f"closed-{users}", mode="closed-loop", users=users, seconds=10.0, warmup_seconds=2.0)
+            for users in (1, 2, 4, 8, 16, 32)
+        ),
+        # One user who rests after each answer.
+        *(
+            LoadProfile(
+                name=f"idle-{milliseconds}ms",
+                mode="closed-loop",
+                gap_seconds=milliseconds / 1000,
+                seconds=seconds,
+                warmup_seconds=2.0,
+            )
+            for milliseconds, seconds in ((10, 10.0), (100, 20.0), (1000, 60.0))
+        ),
+        *(
+            LoadProfile(name=f"open-{rate}", mode="open-loop", rate=float(rate), seconds=20.0, warmup_seconds=2.0)
+            for rate in (10, 50, 200, 500)
+        ),
+        *(
+            LoadProfile(
+                name=f"poisson-{rate}",
+                mode="open-loop",
+                arrivals="poisson",
+                rate=float(rate),
+                seconds=20.0,
+                warmup_seconds=2.0,
+            )
+            for rate in (10, 50, 200, 500)
+        ),
+        # As many requests a second as open-50, eight at a time.
+        LoadProfile(
+            name="bursts-50",
+            mode="open-loop",
+            arrivals="bursts",
+            burst=8,
+            rate=50.0,
+            seconds=20.0,
+            warmup_seconds=2.0,
+        ),
     )
 }
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medserve import plugins
-from serve.benchmark import empty_artifact
+from medserve.empty import empty_artifact
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from server_process import PATIENCE, Server, ask, read, serving
 
 from medserve import wire
+from medserve.empty import empty_artifact
 from medserve.timing import now
-from serve.benchmark import empty_artifact
 
 
 @pytest.fixture(scope="module")

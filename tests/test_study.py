@@ -75,7 +75,11 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),
         ("[28, 64]", "[28, 4]", "size 4 px; expected 8 to 1024"),
         ('title = "Mini"', 'titel = "Mini"', "unknown field `titel`|missing required field `title`"),
-        ('title = "Mini"', 'title = "Mini"\nlaunches = 0', "'launches' and 'threads' must be at least 1"),
+        (
+            'title = "Mini"',
+            'title = "Mini"\nlaunches = 0',
+            "'launches' must be at least 1, and 'threads' positive, or 0 for all",
+        ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),

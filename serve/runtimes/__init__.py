@@ -7,10 +7,11 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medserve import plugins
+from medserve import machine, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import Artifact, Deployment
 from medserve.store import read_artifact
@@ -78,6 +79,7 @@ def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, i
     if reads and form not in reads:
         raise BadInput(f"{deployment.runtime} reads {', '.join(reads)}; the artifact {folder.name} is {form}")
     module = plugins.load("serve.runtimes", deployment.runtime)
+    deployment = msgspec.structs.replace(deployment, threads=deployment.threads or len(machine.usable_cpus()))
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
         for size in deployment.batch_sizes:
