@@ -78,7 +78,7 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         (
             'title = "Mini"',
             'title = "Mini"\nlaunches = 0',
-            "'launches' must be at least 1, and 'threads' positive, or 0 for all",
+            "'launches' must be at least 1, and 'threads'",
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
