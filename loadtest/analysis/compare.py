@@ -1,0 +1,139 @@
+"""Comparisons with a rule: ratios of paired launches, their intervals, and verdicts that hold for all pairs together.
+
+Launches of the same block are taken one after the other on the same machine, so a pair of deployments is compared
+within each block and what drifts from block to block cancels. Every number here is a function of one percentile a
+launch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from math import exp, inf, isfinite, log, sqrt
+from statistics import fmean, stdev
+from typing import Literal
+
+from scipy.special import stdtr, stdtrit
+
+from loadtest.analysis.intervals import LEVEL
+from medserve.spec import Noun
+
+Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable"]
+
+MARGIN = 0.05
+"""Two deployments within this share of one another are equivalent for whoever must choose."""
+ENOUGH = 200
+"""More launches than this nobody takes; a pair that needs them is as good as equal."""
+
+
+class Ratio(Noun, frozen=True, kw_only=True):
+    """Second over first of one percentile, geometric mean over blocks with its 95 % interval; null without launches.
+
+    `p_differs` is the two-sided p-value of Student's t on the logarithms, `p_equivalent` the larger of the two
+    one-sided ones against the margin (Schuirmann 1987).
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    blocks: int = 0
+    p_differs: float = 1.0
+    p_equivalent: float = 1.0
+    deviation: float | None = None
+    reason: str | None = None
+
+
+class Judged(Noun, frozen=True, kw_only=True):
+    """A ratio with its verdict on the second; `more` is about how many more launches would decide an undecided one."""
+
+    ratio: Ratio
+    verdict: Verdict
+    more: int | None = None
+
+
+def ratio(first: Mapping[int, float], second: Mapping[int, float], margin: float = MARGIN) -> Ratio:
+    """Compare one percentile (any unit) of two cells, given by block; blocks that only one of them has are left out."""
+    shared = sorted(first.keys() & second.keys())
+    values = [(first[block], second[block]) for block in shared]
+    if not values:
+        return Ratio(reason="no block has a launch of both")
+    if not all(isfinite(one) and one > 0 for pair in values for one in pair):
+        return Ratio(blocks=len(shared), reason="a percentile of a launch is infinite: too many requests failed")
+    logs = [log(b / a) for a, b in values]
+    centre, count = fmean(logs), len(logs)
+    if count < 2:
+        return Ratio(value=exp(centre), blocks=1, reason="one block: no interval")
+    deviation = stdev(logs, centre)
+    error = max(deviation / sqrt(count), 1e-12)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
+    bound = log(1 + margin)
+    return Ratio(
+        value=exp(centre),
+        low=exp(centre - half),
+        high=exp(centre + half),
+        blocks=count,
+        p_differs=2 * float(stdtr(count - 1, -abs(centre) / error)),
+        p_equivalent=max(float(stdtr(count - 1, (side * centre - bound) / error)) for side in (1, -1)),
+        deviation=deviation,
+    )
+
+
+def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
+    """A verdict on each, such that with 95 % confidence none of them is wrong.
+
+    Each pair is decided by the smaller of its two p-values (it differs; it is equivalent), and these are corrected
+    together by Holm (1979). A pair that both differs and lies within the margin is equivalent: nobody should act on it.
+    """
+    best = [min(one.p_differs, one.p_equivalent) for one in ratios]
+    # Two questions are put to every pair, hence twice as many hypotheses as pairs.
+    decided = _holm(best, 2 * sum(one.value is not None for one in ratios))
+    return [_judge(one, sure, margin) for one, sure in zip(ratios, decided, strict=True)]
+
+
+def _judge(one: Ratio, sure: bool, margin: float) -> Judged:
+    if one.value is None:
+        return Judged(ratio=one, verdict="not comparable")
+    if sure and one.p_equivalent <= 1 - LEVEL:
+        return Judged(ratio=one, verdict="equivalent")
+    if sure:
+        return Judged(ratio=one, verdict="faster" if one.value < 1 else "slower")
+    return Judged(ratio=one, verdict="undecided", more=_more(one, margin))
+
+
+def _holm(values: Sequence[float], hypotheses: int) -> list[bool]:
+    """Which hypotheses are rejected when at most 5 % of all families may hold a wrong rejection."""
+    decided = [False] * len(values)
+    for step, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        if values[place] * max(1, hypotheses - step) > 1 - LEVEL:
+            break
+        decided[place] = True
+    return decided
+
+
+def _more(one: Ratio, margin: float) -> int | None:
+    """Launches until this pair alone would be decided, should its mean and spread stay; null beyond ENOUGH."""
+    if one.value is None or one.deviation is None:
+        return None
+    centre, bound = abs(log(one.value)), log(1 + margin)
+    # It can be shown to differ, or to lie within the margin; whichever is farther from its border is shown first.
+    reach = max(centre, bound - centre)
+    for count in range(one.blocks + 1, ENOUGH):
+        if float(stdtrit(count - 1, (1 + LEVEL) / 2)) * one.deviation / sqrt(count) < reach:
+            return count - one.blocks
+    return None
+
+
+def drifting(values: Iterable[float]) -> bool:
+    """Whether percentiles of successive launches go one way: all rise or all fall, over four launches or more.
+
+    By chance that happens to independent launches in 2 of k! orders: 8 % of four, 1.7 % of five.
+    """
+    found = list(values)
+    if len(found) < 4 or not all(map(isfinite, found)):
+        return False
+    steps = [b - a for a, b in pairwise(found)]
+    return min(steps) > 0 or max(steps) < 0
+
+
+def spread(values: Iterable[float]) -> float:
+    """Largest over smallest percentile of the launches; infinite when one of them is."""
+    found = list(values)
+    return max(found) / min(found) if found and min(found) > 0 else inf
