@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, errors, plugins, runner
+from medserve import __version__, doctor, errors, plugins, runner
 from medserve import study as studies
 from medserve.progress import duration
 from medserve.spec import Noun
@@ -87,6 +87,28 @@ def list_(
     for kind, rows in known.items():
         table.add_row(kind, ", ".join(rows))
     Console().print(table)
+
+
+@app.command("doctor")
+def doctor_(
+    out: Annotated[Path, typer.Option(help="Folder where runs will lie.")] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for what would spoil a measurement on this machine, and say how to mend it.
+
+    Exit code 1 when something is bad, 0 when it is merely not as good as it could be. Example: medserve doctor
+    """
+    findings = doctor.examine(out)
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(findings), indent=1).decode())
+    else:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for one in findings:
+            sign, style = {"good": ("ok", "green"), "warn": ("!", "yellow"), "bad": ("BAD", "red")}[one.level]
+            table.add_row(sign, one.what, one.seen + (f"\n-> {one.mend}" if one.mend else ""), style=style)
+        Console().print(table)
+    if bad := [one.what for one in findings if one.level == "bad"]:
+        raise errors.CannotRun(f"a measurement here would not be sound: {', '.join(bad)}")
 
 
 def _forward(stage: str, command: str, words: list[str]) -> NoReturn:

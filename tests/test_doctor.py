@@ -1,0 +1,91 @@
+"""The doctor's findings: each on a machine made for it, and all on this one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medserve import doctor, machine
+
+
+def test_it_looks_at_everything_and_knows_every_runtime(tmp_path: Path) -> None:
+    found = doctor.examine(tmp_path / "not yet there")
+    whats = [one.what for one in found]
+    assert whats[:9] == [
+        "cores", "busy", "frequency", "hyper-threads", "CPU quota", "memory", "disk", "ONNX Runtime", "GPU",
+    ]  # fmt: skip
+    assert {"runtime null", "runtime onnx_runtime", "runtime saved_model"} <= set(whats)
+    for one in found:
+        assert (one.mend is None) == (one.level == "good"), one
+
+
+def texts(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
+    monkeypatch.setattr(doctor, "_text", found.get)
+
+
+@pytest.mark.parametrize(
+    ("limit", "level"),
+    [("max 100000", "good"), ("150000 100000", "bad")],
+)
+def test_a_quota_of_a_container_is_bad(monkeypatch: pytest.MonkeyPatch, limit: str, level: str) -> None:
+    texts(monkeypatch, {"/sys/fs/cgroup/cpu.max": limit})
+    found = doctor._quota()
+    assert found.level == level
+    assert level == "good" or "1.5 cores" in found.seen
+
+
+@pytest.mark.parametrize(("governor", "level"), [("performance", "good"), ("powersave", "warn"), (None, "good")])
+def test_a_governor_that_saves_power_is_named(
+    monkeypatch: pytest.MonkeyPatch, governor: str | None, level: str
+) -> None:
+    path = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    texts(monkeypatch, {} if governor is None else {path: governor})
+    assert doctor._frequency().level == level
+
+
+def test_little_memory_and_little_disk_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    texts(monkeypatch, {"/proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 1000000 kB"})
+    assert doctor._memory().level == "warn"
+    monkeypatch.setattr(doctor, "DISK_BYTES", 1 << 62)
+    assert doctor._disk(tmp_path).level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("ticks", "level", "word"),
+    [((100, 100, 0), "good", "0%"), ((100, 50, 0), "warn", "50%"), ((100, 90, 10), "warn", "10.0%")],
+)
+def test_what_else_runs_is_seen(
+    monkeypatch: pytest.MonkeyPatch, ticks: tuple[int, int, int], level: str, word: str
+) -> None:
+    looks = iter([(0, 0, 0), ticks])
+    monkeypatch.setattr(doctor, "_times", lambda: next(looks))
+    monkeypatch.setattr(doctor, "LOOK_SECONDS", 0.0)
+    found = doctor._busy()
+    assert found.level == level
+    assert word in found.seen
+
+
+def test_one_core_for_two_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cpus", lambda: (0,))
+    assert doctor._cores().level == "bad"
+
+
+def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: ["openvino"])
+    found = doctor._runtime("onnx_runtime")
+    assert found.level == "warn"
+    assert found.mend == "pip install openvino"
+
+
+def test_the_command_prints_findings_and_json() -> None:
+    command = [sys.executable, "-m", "medserve.cli", "doctor"]
+    said = subprocess.run([*command, "--json"], capture_output=True, check=False, env={**os.environ})
+    findings = json.loads(said.stdout)
+    assert {one["level"] for one in findings} <= {"good", "warn", "bad"}
+    assert said.returncode == (1 if any(one["level"] == "bad" for one in findings) else 0)
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert "cores" in text
+    assert "ONNX Runtime" in text
