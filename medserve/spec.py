@@ -141,7 +141,10 @@ class Certificate(Noun, frozen=True, kw_only=True):
 
 
 class Artifact(Noun, frozen=True, kw_only=True):
-    """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out."""
+    """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out.
+
+    `operators` counts the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
+    """
 
     schema: int = SCHEMA
     name: str
@@ -150,6 +153,8 @@ class Artifact(Noun, frozen=True, kw_only=True):
     opset: int | None
     checkpoint: Checkpoint
     certificate: Certificate
+    operators: dict[str, int] = {}
+    model_bytes: int = 0
     versions: dict[str, str]
     files: dict[str, str]
 

@@ -99,6 +99,9 @@ def test_an_artifact_is_complete_and_certified(pair: tuple[Path, Path]) -> None:
     assert 0 <= manifest.certificate.max_abs <= 1e-4
     assert manifest.checkpoint == store.read_checkpoint(checkpoint)
     assert manifest.certificate.accuracy == pytest.approx(manifest.checkpoint.test.accuracy, abs=1e-3)
+    # cnn: 288,488 float32 numbers, and the graph around them.
+    assert 4 * 288_488 < manifest.model_bytes < 8 * 288_488
+    assert bool(manifest.operators) == (manifest.format == "onnx")
     row = FORMATS[manifest.format]
     assert {"golden.npz", row.path} <= set(manifest.files)
     assert (artifact / "config.pbtxt").is_file() == (row.triton_platform is not None)
@@ -127,6 +130,9 @@ def test_onnx_has_the_pinned_opset_and_names(framework: str, artifact_of: Artifa
     assert image.type.tensor_type.elem_type == library.TensorProto.UINT8
     assert sizes[1:] == [28, 28, 3]
     assert image.type.tensor_type.shape.dim[0].dim_param
+    operators = store.read_artifact(artifact_of(framework, "onnx")).operators
+    assert operators["Conv"] == 6
+    assert sum(operators.values()) == len(model.graph.node)
 
 
 def test_triton_reads_the_names_of_the_graph(torchscript: Path, onnx: Path) -> None:
