@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.analysis.compare import MARGIN, Ratio, drifting, judge, ratio, spread
+from loadtest.analysis.compare import MARGIN, Ratio, drifting, judge, ratio, spread, unpaired
 
 positive = st.floats(0.01, 1e4)
 
@@ -125,3 +125,28 @@ def _campaign(generator: np.random.Generator, true_ratio: float, noise: float, l
     first = drift * np.exp(generator.normal(0, noise, launches))
     second = drift * true_ratio * np.exp(generator.normal(0, noise, launches))
     return ratio(blocks(*first.tolist()), blocks(*second.tolist()))
+
+
+def test_two_runs_share_no_block_and_are_compared_by_welch() -> None:
+    from scipy import stats
+
+    first, second = [1.0, 1.1, 1.05], [2.0, 2.5, 2.1, 2.2]
+    found = unpaired(first, second)
+    welch = stats.ttest_ind(np.log(second), np.log(first), equal_var=False)
+    interval = welch.confidence_interval()
+    assert found.p_differs == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    assert unpaired([1.0], [2.0]).reason == "one launch on a side: no interval"
+    assert unpaired([], [2.0]).value is None
+
+
+def test_a_small_but_certain_difference_is_called_equivalent_only_if_that_is_certain_for_all_pairs() -> None:
+    generator = np.random.default_rng(3)
+    clear = [_campaign(generator, 1.3, 0.001, 5) for _ in range(20)]
+    barely = ratio(blocks(1.0, 1.0, 1.0, 1.0), blocks(1.035, 1.045, 1.035, 1.045))
+    assert barely.p_equivalent < 0.05
+    assert judge([barely])[0].verdict == "equivalent" or barely.p_equivalent > 0.025
+    assert judge([*clear, barely, *([ratio(blocks(1, 1, 1, 1), blocks(1.02, 1.2, 0.9, 1.1))] * 40)])[20].verdict in (
+        "undecided",
+        "slower",
+    )

@@ -63,46 +63,67 @@ def ratio(first: Mapping[int, float], second: Mapping[int, float], margin: float
         return Ratio(value=exp(centre), blocks=1, reason="one block: no interval")
     deviation = stdev(logs, centre)
     error = max(deviation / sqrt(count), 1e-12)
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
-    bound = log(1 + margin)
-    return Ratio(
-        value=exp(centre),
-        low=exp(centre - half),
-        high=exp(centre + half),
-        blocks=count,
-        p_differs=2 * float(stdtr(count - 1, -abs(centre) / error)),
-        p_equivalent=max(float(stdtr(count - 1, (side * centre - bound) / error)) for side in (1, -1)),
-        deviation=deviation,
-    )
+    return _ratio(centre, error, count - 1, count, deviation, margin)
+
+
+def unpaired(first: Sequence[float], second: Sequence[float], margin: float = MARGIN) -> Ratio:
+    """Compare one percentile of two cells whose launches share no block, by Welch's t (1947) on the logarithms."""
+    if not first or not second:
+        return Ratio(reason="no launch on one side")
+    if not all(isfinite(one) and one > 0 for one in (*first, *second)):
+        return Ratio(reason="a percentile of a launch is infinite: too many requests failed")
+    sides = [[log(one) for one in side] for side in (first, second)]
+    centre, blocks = fmean(sides[1]) - fmean(sides[0]), min(map(len, sides))
+    if blocks < 2:
+        return Ratio(value=exp(centre), blocks=blocks, reason="one launch on a side: no interval")
+    parts = [max(stdev(side) ** 2 / len(side), 1e-24) for side in sides]
+    error = sqrt(sum(parts))
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
+    return _ratio(centre, error, freedom, blocks, error * sqrt(blocks), margin)
 
 
 def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
     """A verdict on each, such that with 95 % confidence none of them is wrong.
 
-    Each pair is decided by the smaller of its two p-values (it differs; it is equivalent), and these are corrected
-    together by Holm (1979). A pair that both differs and lies within the margin is equivalent: nobody should act on it.
+    Two questions are put to every pair: does it differ, and is it equivalent? Their p-values are corrected together by
+    Holm (1979). A pair that both differs and lies within the margin is equivalent: nobody should act on it.
     """
-    best = [min(one.p_differs, one.p_equivalent) for one in ratios]
-    # Two questions are put to every pair, hence twice as many hypotheses as pairs.
-    decided = _holm(best, 2 * sum(one.value is not None for one in ratios))
-    return [_judge(one, sure, margin) for one, sure in zip(ratios, decided, strict=True)]
+    asked = [one for one in ratios if one.value is not None]
+    decided = iter(_holm([p for one in asked for p in (one.p_differs, one.p_equivalent)]))
+    found = []
+    for one in ratios:
+        if one.value is None:
+            found.append(Judged(ratio=one, verdict="not comparable"))
+            continue
+        differs, equivalent = next(decided), next(decided)
+        if equivalent:
+            found.append(Judged(ratio=one, verdict="equivalent"))
+        elif differs:
+            found.append(Judged(ratio=one, verdict="faster" if one.value < 1 else "slower"))
+        else:
+            found.append(Judged(ratio=one, verdict="undecided", more=_more(one, margin)))
+    return found
 
 
-def _judge(one: Ratio, sure: bool, margin: float) -> Judged:
-    if one.value is None:
-        return Judged(ratio=one, verdict="not comparable")
-    if sure and one.p_equivalent <= 1 - LEVEL:
-        return Judged(ratio=one, verdict="equivalent")
-    if sure:
-        return Judged(ratio=one, verdict="faster" if one.value < 1 else "slower")
-    return Judged(ratio=one, verdict="undecided", more=_more(one, margin))
+def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float, margin: float) -> Ratio:
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    bound = log(1 + margin)
+    return Ratio(
+        value=exp(centre),
+        low=exp(centre - half),
+        high=exp(centre + half),
+        blocks=blocks,
+        p_differs=2 * float(stdtr(freedom, -abs(centre) / error)),
+        p_equivalent=max(float(stdtr(freedom, (side * centre - bound) / error)) for side in (1, -1)),
+        deviation=deviation,
+    )
 
 
-def _holm(values: Sequence[float], hypotheses: int) -> list[bool]:
+def _holm(values: Sequence[float]) -> list[bool]:
     """Which hypotheses are rejected when at most 5 % of all families may hold a wrong rejection."""
     decided = [False] * len(values)
     for step, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        if values[place] * max(1, hypotheses - step) > 1 - LEVEL:
+        if values[place] * (len(values) - step) > 1 - LEVEL:
             break
         decided[place] = True
     return decided
