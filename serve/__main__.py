@@ -7,29 +7,33 @@ is pinned and its environment set.
 import gc
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
 from medserve import errors, machine, store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Deployment, Device
+from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
+
+Value = TypeVar("Value")
 
 
 def serve(
     folder: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
     runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of the runtime; 0: as many as usable cores.")] = 1,
     batch_sizes: Annotated[
         str, typer.Option(help="Batches that are run once before ready; others are padded up to the next.")
     ] = "1,32",
     dispatch: Annotated[
-        Literal["inline", "thread"], typer.Option(help="Predict in the event loop, or in one thread beside it.")
+        Dispatch,
+        typer.Option(help="Predict in the event loop, in one thread beside it, or many at once (runtime delay)."),
     ] = "inline",
     queue: Annotated[int, typer.Option(help="Requests that may wait for the thread; more are refused.")] = 128,
+    options: Annotated[str, typer.Option(metavar="JSON", help="Options of the runtime as one JSON object.")] = "{}",
     deployment: Annotated[
         str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
     ] = None,
@@ -50,9 +54,10 @@ def serve(
             batch_sizes=_numbers("--batch-sizes", batch_sizes),
             dispatch=dispatch,
             queue=queue,
+            options=_decode("--options", options, dict[str, Any]),
         )
     else:
-        asked = _decode(deployment)
+        asked = _decode("--deployment", deployment, Deployment)
     _check(asked)
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
@@ -62,11 +67,11 @@ def serve(
 def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
     from serve import protocol, scheduler
     from serve.app import App
-    from serve.runtimes import open_runtime, predict
+    from serve.runtimes import open_runtime
 
     with protocol.bind(host, port) as listener:
         runtime, artifact = open_runtime(folder, deployment)
-        infer = scheduler.dispatch(lambda images: predict(runtime, images, deployment.batch_sizes), deployment)
+        infer = scheduler.dispatch(runtime, deployment)
         application = App(artifact, deployment, infer)
         # What is loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
@@ -75,7 +80,8 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
         def announce(http: dict[str, str]) -> None:
             address, bound = listener.getsockname()[:2]
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-            facts = {**machine.process_facts(), **http, "frozen_objects": gc.get_freeze_count()}
+            collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
+            facts = {**machine.process_facts(), **http, **collector}
             if os.environ.get(errors.EVENTS):
                 event = {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
                 print(
@@ -83,7 +89,7 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
                     flush=True,
                 )
             else:
-                where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads}"
+                where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
 
         protocol.serve(application, listener, announce)
@@ -93,16 +99,19 @@ def _default_runtime(folder: Path) -> str:
     return pick(FORMATS, "format", store.read_json(folder / "artifact.json", Artifact).format).runtime
 
 
-def _decode(text: str) -> Deployment:
+def _decode(option: str, text: str, kind: type[Value]) -> Value:
     try:
-        return msgspec.json.decode(text, type=Deployment)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise BadInput(f"--deployment is not a Deployment in JSON: {error}") from None
+        raise BadInput(f"{option} is not a {kind.__name__} in JSON: {error}") from None
 
 
 def _check(deployment: Deployment) -> None:
-    if deployment.threads < 1 or deployment.queue < 1:
-        raise BadInput(f"threads is {deployment.threads} and queue {deployment.queue}; expected at least 1")
+    if deployment.threads < 0 or deployment.queue < 1:
+        raise BadInput(
+            f"threads is {deployment.threads} and queue {deployment.queue}; "
+            "expected at least 1 (or 0 threads: as many as usable cores)"
+        )
     sizes = deployment.batch_sizes
     if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
         raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")

@@ -1,16 +1,19 @@
-"""Where a prediction runs: in the event loop, or in one inference thread behind a bounded queue."""
+"""Where a prediction runs: in the event loop, in one inference thread behind a bounded queue, or many at once."""
 
 import asyncio
 import queue
 import threading
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medserve.errors import BadInput
 from medserve.spec import Deployment
 from medserve.timing import now
+from serve.runtimes import Runtime, pad, predict
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -24,9 +27,17 @@ class QueueFull(Exception):
     """As many requests wait for the inference thread as the deployment allows."""
 
 
-def dispatch(predict: Predict, deployment: Deployment) -> Dispatch:
-    """The deployment's way of running `predict`. What `predict` raises, awaiting the dispatch raises."""
-    return InThread(predict, deployment.queue) if deployment.dispatch == "thread" else inline(predict)
+def dispatch(runtime: Runtime, deployment: Deployment) -> Dispatch:
+    """The deployment's way of predicting. What the runtime raises, awaiting the dispatch raises.
+
+    Raises BadInput for concurrent dispatch of a runtime that does not say when a prediction is due.
+    """
+    sizes = deployment.batch_sizes
+    if deployment.dispatch == "concurrent":
+        return concurrent(runtime, sizes)
+    if deployment.dispatch == "thread":
+        return InThread(lambda images: predict(runtime, images, sizes), deployment.queue)
+    return inline(lambda images: predict(runtime, images, sizes))
 
 
 def inline(predict: Predict) -> Dispatch:
@@ -35,6 +46,24 @@ def inline(predict: Predict) -> Dispatch:
     async def infer(images: NDArray[np.uint8]) -> Outcome:
         started = now()
         scores = predict(images)
+        return scores, started, now()
+
+    return infer
+
+
+def concurrent(runtime: Runtime, batch_sizes: tuple[int, ...]) -> Dispatch:
+    """Begin every prediction at once and await, in the event loop, the instant at which it is due."""
+    due: Callable[[Any], int] | None = getattr(runtime, "due", None)
+    if due is None:
+        raise BadInput("this runtime does not say when a prediction is due; 'dispatch' must be inline or thread")
+
+    async def infer(images: NDArray[np.uint8]) -> Outcome:
+        started = now()
+        y = runtime.run(runtime.place(pad(images, batch_sizes)))
+        # The loop's timers count milliseconds: rounded down, the last one would keep the loop busy until it is due.
+        while (left := due(y) - now()) > 0:
+            await asyncio.sleep(ceil(left / 1e6) / 1e3)
+        scores = runtime.fetch(y)[: len(images)]
         return scores, started, now()
 
     return infer

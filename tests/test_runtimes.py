@@ -19,6 +19,7 @@ from serve.runtimes import open_runtime
 
 NAMES = plugins.names("serve.runtimes")
 READERS = [(name, form) for name in NAMES for form in plugins.literals("serve.runtimes", name)["READS"]]
+EMPTY = [name for name in NAMES if not plugins.literals("serve.runtimes", name)["READS"]]
 CONTRACT = Path(__file__).with_name("runtime_contract.py")
 
 
@@ -29,7 +30,7 @@ def needed(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "form", "threads"),
-    [("null", "empty", 1), *((*reader, threads) for reader in READERS for threads in (1, 2))],
+    [*((name, "empty", 1) for name in EMPTY), *((*reader, threads) for reader in READERS for threads in (1, 2))],
 )
 def test_a_runtime_keeps_the_contract(name: str, form: str, threads: int, request: pytest.FixtureRequest) -> None:
     needed(name)

@@ -1,8 +1,8 @@
-"""Inline or in one thread behind a bounded queue, seen through the application; predictions end when a test says so."""
+"""Inline, in one thread behind a bounded queue, or many at once; predictions end when a test or a script says so."""
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,39 @@ from numpy.typing import NDArray
 from server_process import PATIENCE, Answer
 
 from medserve import store, wire
+from medserve.errors import BadInput
 from medserve.spec import Deployment
+from medserve.timing import now
 from serve import scheduler
 from serve.app import App
+from serve.runtimes import delay
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class Runtime:
+    """A runtime that predicts by a function of the test, and is due at once."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+
+    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return images
+
+    def run(self, x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return x
+
+    def synchronise(self, y: NDArray[np.uint8]) -> None:
+        return None
+
+    def due(self, y: NDArray[np.uint8]) -> int:
+        return now()
+
+    def fetch(self, y: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._predict(y)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
 
 
 def call(app: App, body: bytes, headers: dict[str, str]) -> "asyncio.Task[Answer]":
@@ -37,9 +67,9 @@ def call(app: App, body: bytes, headers: dict[str, str]) -> "asyncio.Task[Answer
     return asyncio.get_running_loop().create_task(run())
 
 
-def application(empty: Path, predict: scheduler.Predict, **fields: Any) -> App:
+def application(empty: Path, predict: Predict, **fields: Any) -> App:
     deployment = Deployment(artifact="empty", runtime="null", **fields)
-    return App(store.read_artifact(empty), deployment, scheduler.dispatch(predict, deployment))
+    return App(store.read_artifact(empty), deployment, scheduler.dispatch(Runtime(predict), deployment))
 
 
 def test_a_full_queue_says_503_and_the_others_are_served_in_order(empty: Path, image: NDArray[np.uint8]) -> None:
@@ -73,7 +103,7 @@ def test_a_full_queue_says_503_and_the_others_are_served_in_order(empty: Path, i
     assert "queue" in refused.error
 
 
-@pytest.mark.parametrize("dispatch", ["inline", "thread"])
+@pytest.mark.parametrize("dispatch", ["inline", "thread", "concurrent"])
 def test_a_runtime_that_fails_is_a_500_and_the_next_request_is_served(
     empty: Path, image: NDArray[np.uint8], dispatch: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,3 +169,28 @@ def test_a_request_that_is_cut_off_is_told_and_does_not_stop_the_thread(
     assert (cut_off.status, cut_off.error) == (503, "the server is stopping")
     assert caplog.text == ""
     assert served.status == 200
+
+
+def test_concurrent_predictions_overlap_and_end_when_they_are_due(image: NDArray[np.uint8]) -> None:
+    options = {"delays_ms": [200]}
+    deployment = Deployment(artifact="empty", runtime="delay", batch_sizes=(2,), dispatch="concurrent", options=options)
+    runtime = delay.load(Path(), 8, deployment)
+    runtime.run(np.zeros((2, 28, 28, 3), np.uint8))
+    infer = scheduler.dispatch(runtime, deployment)
+
+    async def main() -> list[scheduler.Outcome]:
+        return await asyncio.gather(*(infer(image) for _ in range(10)))
+
+    outcomes = asyncio.run(main())
+    assert max(started for _, started, _ in outcomes) < min(done for *_, done in outcomes), "one waited for another"
+    assert all(done - started >= 200_000_000 for _, started, done in outcomes)
+    assert all(scores.shape == (1, 8) for scores, *_ in outcomes)
+
+
+def test_a_runtime_that_is_never_due_cannot_be_concurrent() -> None:
+    class Plain(Runtime):
+        due = None  # type: ignore[assignment]  # as if it were not there
+
+    deployment = Deployment(artifact="empty", runtime="null", dispatch="concurrent")
+    with pytest.raises(BadInput, match="does not say when a prediction is due; 'dispatch' must be inline or thread"):
+        scheduler.dispatch(Plain(lambda images: np.zeros((len(images), 8), np.float32)), deployment)

@@ -77,7 +77,7 @@ def test_a_refusal_is_an_event_for_programs(empty: Path) -> None:
         "event": "error",
         "reason": done.stderr.decode().removeprefix("error: ").strip(),
     }
-    assert b"unknown runtime 'nul' (did you mean null?); there is: null, onnx_runtime" in done.stderr
+    assert b"unknown runtime 'nul' (did you mean null?); there is: delay, null, onnx_runtime" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_refusal_is_an_event_for_programs(empty: Path) -> None:
         (["--batch-sizes", "0"], "batch_sizes is [0]; expected"),
         (["--batch-sizes", ""], "batch_sizes is []; expected"),
         (["--batch-sizes", "one"], "--batch-sizes is 'one'; expected numbers with commas, as in 1,32"),
-        (["--threads", "0"], "threads is 0"),
+        (["--threads", "-1"], "threads is -1"),
         (["--queue", "0"], "queue 0; expected at least 1"),
         (["--cpus", "9999"], "--cpus names [9999]; this process may use"),
         (["--deployment", '{"artifact": "a"}'], "--deployment is not a Deployment in JSON: Object missing required"),

@@ -22,7 +22,11 @@ GOLDEN_LIMIT = 1e-4
 
 
 class Runtime(Protocol):
-    """Four verbs. `x` and `y` are whatever the runtime keeps on its device."""
+    """Four verbs. `x` and `y` are whatever the runtime keeps on its device.
+
+    A runtime whose predictions overlap has one more, `due(y) -> int`: the nanosecond of `medserve.timing.now` at which
+    `y` is done. One that takes `Deployment.options` has a class Options for them in its file.
+    """
 
     def place(self, images: NDArray[np.uint8], /) -> Any:
         """Host to device. `images` is uint8 (N, H, W, C), N one of the declared batch sizes."""
@@ -45,15 +49,20 @@ def predict(runtime: Runtime, images: NDArray[np.uint8], batch_sizes: tuple[int,
 
     Raises BadInput when N is above the largest of them.
     """
+    return runtime.fetch(runtime.run(runtime.place(pad(images, batch_sizes))))[: len(images)]
+
+
+def pad(images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The images themselves where their number is a declared batch size, else with black ones up to the next."""
     count = len(images)
     place = bisect_left(batch_sizes, count)
     if place == len(batch_sizes):
         raise BadInput(f"a batch of {count} images; this deployment takes at most {batch_sizes[-1]}")
     if batch_sizes[place] == count:
-        return runtime.fetch(runtime.run(runtime.place(images)))
+        return images
     padded = np.zeros((batch_sizes[place], *images.shape[1:]), np.uint8)
     padded[:count] = images
-    return runtime.fetch(runtime.run(runtime.place(padded)))[:count]
+    return padded
 
 
 def open_runtime(folder: Path, deployment: Deployment) -> tuple[Runtime, Artifact]:
@@ -79,6 +88,8 @@ def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, i
     if reads and form not in reads:
         raise BadInput(f"{deployment.runtime} reads {', '.join(reads)}; the artifact {folder.name} is {form}")
     module = plugins.load("serve.runtimes", deployment.runtime)
+    if deployment.options and not hasattr(module, "Options"):
+        raise BadInput(f"{deployment.runtime} takes no options; leave out {', '.join(deployment.options)}")
     deployment = msgspec.structs.replace(deployment, threads=deployment.threads or len(machine.usable_cpus()))
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)

@@ -1,0 +1,107 @@
+"""No model, and a scripted time: what is measured through it is a ruler, on answers whose truth is known.
+
+The `infer` stage that the wrapper reports of each request is the delay that the request really received.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve.errors import BadInput
+from medserve.machine import versions
+from medserve.spec import Deployment, Noun
+from medserve.timing import now
+
+REQUIRES = ()
+READS = ()
+
+
+class Options(Noun, frozen=True, kw_only=True):
+    """The script. Delays are taken in turn or, where there are `shares`, drawn by them with `seed`.
+
+    What is under way or arrives in the stall, `stall_seconds` from `stall_at` seconds after the first prediction, waits
+    until its end.
+    """
+
+    delays_ms: tuple[float, ...] = (0.0,)
+    shares: tuple[float, ...] | None = None
+    seed: int = 0
+    stall_at: float = 0.0
+    stall_seconds: float = 0.0
+
+
+class DelayRuntime:
+    """See `serve.runtimes.Runtime`. `y` is the instant at which it is done, and its number of images."""
+
+    def __init__(self, classes: int, deployment: Deployment, options: Options) -> None:
+        self._scores = np.full((deployment.batch_sizes[-1], classes), 1.0 / classes, np.float32)
+        # Each batch size is run once before the server is ready; the script begins after that.
+        self._before_ready = len(deployment.batch_sizes)
+        self._delays = _delays(options)
+        self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
+        self._first: int | None = None
+
+    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return images
+
+    def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
+        begun = now()
+        if self._before_ready:
+            self._before_ready -= 1
+            return begun, len(x)
+        if self._first is None:
+            self._first = begun
+        due = begun + next(self._delays)
+        start = self._first + self._stall_at
+        end = start + self._stall
+        if begun < end and due >= start:
+            due = max(due, end)
+        return due, len(x)
+
+    def due(self, y: tuple[int, int]) -> int:
+        return y[0]
+
+    def synchronise(self, y: tuple[int, int]) -> None:
+        while (left := y[0] - now()) > 0:
+            time.sleep(left / 1e9)
+
+    def fetch(self, y: tuple[int, int]) -> NDArray[np.float32]:
+        self.synchronise(y)
+        return self._scores[: y[1]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"runtime": "delay", "threads": 1, "device": "none", "versions": versions("numpy")}
+
+
+def load(_model: Path, classes: int, deployment: Deployment) -> DelayRuntime:
+    """A runtime that needs no model and takes any format. Raises BadInput for options that are no script."""
+    try:
+        options = msgspec.convert(deployment.options, Options)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"the options of delay: {error}") from None
+    shares = options.shares
+    if not options.delays_ms or min(*options.delays_ms, options.stall_at, options.stall_seconds) < 0:
+        raise BadInput("the options of delay: 'delays_ms' and the stall are times; expected one or more, none below 0")
+    if shares is not None and (len(shares) != len(options.delays_ms) or min(shares) < 0 or sum(shares) <= 0):
+        raise BadInput(
+            f"the options of delay: 'shares' is {list(shares)}; expected a weight for each of the "
+            f"{len(options.delays_ms)} 'delays_ms', none below 0 and not all 0"
+        )
+    return DelayRuntime(classes, deployment, options)
+
+
+def _delays(options: Options) -> Iterator[int]:
+    """Nanoseconds for one prediction after the other, without end."""
+    delays = [round(delay * 1e6) for delay in options.delays_ms]
+    if options.shares is None:
+        yield from cycle(delays)
+    generator = random.Random(options.seed)  # noqa: S311 (a script, not a secret)
+    while True:
+        yield generator.choices(delays, options.shares)[0]
