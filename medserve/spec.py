@@ -338,6 +338,31 @@ class Measure(Noun, frozen=True, kw_only=True):
     warmup_seconds: float | None = None
 
 
+class Subject(Noun, frozen=True, kw_only=True):
+    """What a claim is about: a framework in its native format, or in another."""
+
+    framework: str
+    format: str = "native"
+
+
+class Claim(Noun, frozen=True, kw_only=True):
+    """A published claim: `who` said `what`, and `where`. `test` says how a run judges it, against `at_least`.
+
+    `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
+    first's less the second's. `sublinear`: latency grows more slowly than the pixels. `none`: not to be judged, `why`.
+    """
+
+    who: str
+    what: str
+    where: str
+    test: Literal["faster", "accurate", "more-accurate", "sublinear", "none"]
+    first: Subject = Subject(framework="")
+    second: Subject = Subject(framework="")
+    at_least: float = 1.0
+    size: Literal["smallest", "largest"] = "largest"
+    why: str = ""
+
+
 class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
@@ -364,3 +389,4 @@ class Study(Noun, frozen=True, kw_only=True):
     unofficial: bool = False
     recipe: Recipe = Recipe()
     epochs_at: dict[int, int] = {}
+    claims: tuple[Claim, ...] = ()

@@ -20,6 +20,7 @@ from medserve.spec import (
     Result,
     Scores,
     Study,
+    Window,
 )
 from medserve.study import Deployed, Export, Training, plan
 from medserve.tables import DATASETS
@@ -27,6 +28,8 @@ from medserve.tables import DATASETS
 MS = 1_000_000
 Latency = Callable[[Deployed, Cell, int], float]
 """Median milliseconds of a cell in one launch."""
+Columns = dict[str, Any]
+Change = Callable[[Cell, Columns], Columns]
 
 
 def study(**other: Any) -> Study:
@@ -44,8 +47,20 @@ def study(**other: Any) -> Study:
     return Study(**{**settings, **other})
 
 
-def build(run: Path, made: Study, latency: Latency, *, count: int = 400, failing: dict[str, str] | None = None) -> Path:
-    """A run's folder as the program leaves it. `failing` maps deployments to the reason why their cells failed."""
+def build(
+    run: Path,
+    made: Study,
+    latency: Latency,
+    *,
+    count: int = 400,
+    failing: dict[str, str] | None = None,
+    change: Change = lambda cell, columns: columns,
+    windows: tuple[Window, ...] = (),
+) -> Path:
+    """A run's folder as the program leaves it. `failing` maps deployments to the reason why their cells failed.
+
+    `change` may turn the columns of a cell's record into others; `windows` are those of every cell over HTTP.
+    """
     store.write_json(run / "study.json", made)
     matrix = plan(made)
     checkpoints = {training.name: checkpoint_of(training, made.unofficial) for training in matrix.trainings}
@@ -62,7 +77,8 @@ def build(run: Path, made: Study, latency: Latency, *, count: int = 400, failing
                 folder = run / "results" / cell.name / str(index)
                 folder.mkdir(parents=True)
                 if reason is None:
-                    record(folder, cell, latency(deployed, cell, index), count)
+                    columns = change(cell, record(cell, latency(deployed, cell, index), count))
+                    samples.write(folder / "samples.parquet", columns)
                 began += timedelta(seconds=3)
                 result = Result(
                     study=made.name,
@@ -75,29 +91,46 @@ def build(run: Path, made: Study, latency: Latency, *, count: int = 400, failing
                     seconds=3.0,
                     machine=MACHINE,
                     process=process_of(cell),
+                    windows=() if cell.profile.mode == "in-process" else windows,
                     files=store.digests(folder, without="result.json"),
                 )
                 store.write_json(folder / "result.json", result)
     return run
 
 
-def record(folder: Path, cell: Cell, median: float, count: int) -> None:
-    """Samples whose median is `median` ms: an odd ladder around it, so that p90 and p99 are known multiples."""
+PARTS = {"path": 0.1, "queue": 0.02, "decode": 0.03, "infer": 0.6, "encode": 0.05, "return": 0.1, "reading": 0.05}
+"""Shares of a request from its sending; what is left is unexplained."""
+LAG = 0.02
+"""Share of an open loop's median by which requests leave late."""
+
+
+def record(cell: Cell, median: float, count: int) -> Columns:
+    """Samples whose median is `median` ms: an odd ladder around it, so that p90 and p99 are known multiples.
+
+    The ladder is climbed in a random order: a record that only grows has no steady state.
+    """
     took = (np.linspace(0.5, 1.5, 2 * (count // 2) + 1) * median * MS).astype(np.int64)
-    sent = np.arange(len(took), dtype=np.int64) * int(3 * median * MS)
-    open_loop = cell.profile.mode == "open-loop"
-    samples.write(
-        folder / "samples.parquet",
-        {
-            **({"intended_ns": sent} if open_loop else {}),
-            "sent_ns": sent,
-            "done_ns": sent + took,
-            "status": np.full(len(took), 200),
-            "batch": np.full(len(took), cell.profile.batch),
-            "warmup": np.zeros(len(took), np.bool_),
-            "wrong": np.zeros(len(took), np.bool_),
-        },
-    )
+    took = np.random.default_rng(0).permutation(took)
+    begun = np.arange(len(took), dtype=np.int64) * int(3 * median * MS)
+    columns = {
+        "sent_ns": begun,
+        "done_ns": begun + took,
+        "status": np.full(len(took), 200),
+        "batch": np.full(len(took), cell.profile.batch),
+        "warmup": np.zeros(len(took), np.bool_),
+        "wrong": np.zeros(len(took), np.bool_),
+    }
+    if cell.profile.mode == "in-process":
+        return columns
+    if cell.profile.mode == "open-loop":
+        columns |= {"intended_ns": begun, "sent_ns": begun + int(LAG * median * MS)}
+    part = {name: (share * (columns["done_ns"] - columns["sent_ns"])).astype(np.int64) for name, share in PARTS.items()}
+    return columns | {
+        "server_received_ns": columns["sent_ns"] + part["path"],
+        "server_sent_ns": columns["done_ns"] - part["return"] - part["reading"],
+        "first_byte_ns": columns["done_ns"] - part["reading"],
+        **{f"{stage}_ns": part[stage] for stage in ("queue", "decode", "infer", "encode")},
+    }
 
 
 def checkpoint_of(training: Training, unofficial: bool) -> Checkpoint:

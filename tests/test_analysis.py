@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loadtest import samples
-from loadtest.analysis import intervals
+from loadtest.analysis import intervals, rulers
 from loadtest.analysis.rendering import render, short
 from loadtest.analysis.summary import in_words, summarise
 from loadtest.analysis.table import rows
@@ -28,9 +28,10 @@ from medserve.study import plan
 
 KEYS = (
     "study, cell, dataset, size, architecture, framework, format, runtime, precision, device, threads, batch, mode, "
-    "profile, rate_asked, rate_delivered, status, reason, n, failed, launches, p50_ms, p50_low, p50_high, p90_ms, "
-    "p90_low, p90_high, p99_ms, p99_low, p99_high, throughput, accuracy, balanced_accuracy, auc, seed, parity_max_abs, "
-    "decisions_changed, source_artifact, unofficial, valid"
+    "profile, rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, p50_ms, p50_low, p50_high, "
+    "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_sent_ms, p99_sent_ms, p50_closed_ms, p99_closed_ms, "
+    "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, seed, parity_max_abs, decisions_changed, "
+    "source_artifact, unofficial, valid, windows, disturbed, steady, cached, knee"
 )
 
 
@@ -87,9 +88,9 @@ def table(**columns: Any) -> Any:
 
 def test_latency_is_from_the_intended_time_or_else_from_the_sending_and_failures_are_infinite() -> None:
     of_open = table(intended_ns=[10, 20], sent_ns=[15, 25], done_ns=[40, 60])
-    assert intervals.latencies(of_open).tolist() == [30, 40]
+    assert rulers.from_intended(of_open).tolist() == [30, 40]
     of_closed = table(sent_ns=[15, 25, 30], done_ns=[40, 60, 70], status=[200, 0, 200], wrong=[None, None, True])
-    assert intervals.latencies(of_closed).tolist() == [25, math.inf, math.inf]
+    assert rulers.from_intended(of_closed).tolist() == [25, math.inf, math.inf]
 
 
 def test_failures_count_in_every_percentile() -> None:
@@ -103,7 +104,7 @@ def test_failures_count_in_every_percentile() -> None:
 
 def test_nanoseconds_stay_exact_after_months_of_uptime() -> None:
     start = 2**60
-    assert intervals.latencies(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
+    assert rulers.from_intended(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
 
 
 STUDY = Study(
@@ -172,8 +173,9 @@ def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) 
     assert row["p50_low"] < row["p50_ms"] < row["p50_high"]
     assert (row["p99_ms"], row["p99_low"], row["p99_high"]) == (None, None, None)
     assert "p99 not estimable (n = 80 in a launch, needs 368)" in row["reason"]
-    # 80 arrivals of which one was answered wrongly, over the schedule's 2 seconds.
-    assert (row["rate_asked"], row["rate_delivered"], row["throughput"]) == (50.0, 39.5, 39.5)
+    # 80 arrivals of which one was answered wrongly, over what the found warm-up leaves of the schedule's 2 seconds.
+    assert (row["rate_asked"], row["rate_delivered"]) == (50.0, pytest.approx(79 / 1.6))
+    assert row["throughput"] == row["rate_delivered"]
     assert row["accuracy"] == artifact.checkpoint.test.accuracy
     assert row["parity_max_abs"] == artifact.certificate.max_abs
     assert (row["framework"], row["format"], row["valid"], row["seed"]) == ("pytorch", "torchscript", True, 0)
@@ -244,16 +246,19 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     lines = list(csv.DictReader(io.StringIO(render(found, "csv"))))
     assert [line["cell"] for line in lines] == [row["cell"] for row in found]
     assert lines[0]["p50_ms"] == str(found[0]["p50_ms"])
-    page = render(found, "markdown").splitlines()
-    assert len(page) == len(found) + 2
-    assert len({line.count(" | ") for line in page}) == 1
+    page, _, reasons = render(found, "markdown").partition("\n\n")
+    assert len(page.splitlines()) == len(found) + 2
+    assert len({line.count(" | ") for line in page.splitlines()}) == 1
+    assert "missing: not measured yet" in reasons
     calm = stage("loadtest", "results", str(run), COLUMNS="80")
     assert max(map(len, calm.stdout.splitlines())) <= 80
-    (line,) = [line.split() for line in calm.stdout.splitlines() if line.startswith("pytorch    torchscript")]
-    assert line[2:7] == ["1.41", "1.41", "-", "1.41", "-"]
+    closed, opened = [line.split() for line in calm.stdout.splitlines() if line.startswith("pytorch    torchscript")]
+    assert closed[2:5] == ["1.41", "1.41", "-"]
+    # Asked, delivered, and the two percentiles; those of a p99 want more requests.
+    assert opened[2:] == ["50", "49.4", "1.41", "-", "-"]
     assert "missing: not measured yet" in " ".join(calm.stdout.split())
-    (drawn,), notes = short(found)
-    assert drawn.row_count == 3
+    tables, notes = short(found)
+    assert [drawn.row_count for drawn in tables] == [3, 3]
     assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
 
 
@@ -264,15 +269,19 @@ def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_the_summary_of_one_record_says_counts_rates_and_both_rulers() -> None:
+def test_the_summary_of_one_record_says_counts_rates_and_all_rulers() -> None:
     sent = np.arange(400) * 10_000_000
     record = table(intended_ns=sent, sent_ns=sent + 2_000_000, done_ns=sent + 3_000_000)
     said = summarise(record, seconds=4.0)
     assert (said["n"], said["failed"], said["rate_delivered"], said["p50_ms"]) == (400, 0, 100.0, 3.0)
-    assert (said["p99_ms"], said["sent_p99_ms"], said["p99_9_ms"]) == (3.0, 1.0, None)
+    assert (said["p99_ms"], said["p99_sent_ms"], said["p99_closed_ms"], said["p99_9_ms"]) == (3.0, 1.0, 1.0, None)
+    assert (said["lag_p50_us"], said["lag_p99_us"], said["steady"]) == (2000.0, 2000.0, True)
     words = in_words(said | {"rate_asked": 100.0})
     assert "100/s of 100 asked" in words
-    assert "p99.9        not estimable" in words
+    (line,) = [line.split() for line in words.splitlines() if line.startswith("p99 ")]
+    assert line == ["p99", "3", "1", "1", "2"]
+    (line,) = [line.split() for line in words.splitlines() if line.startswith("p99.9")]
+    assert line == ["p99.9", "-", "-", "-", "-"]
 
 
 def test_the_summary_of_nothing_divides_by_nothing() -> None:

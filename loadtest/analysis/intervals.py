@@ -1,21 +1,28 @@
 """Percentiles and their 95 % intervals: functions of raw samples, with launches as the unit."""
 
-from collections.abc import Sequence
-from math import ceil, exp, inf, isfinite, log, sqrt
+from collections.abc import Iterable, Sequence
+from math import ceil, exp, isfinite, log, sqrt
 from statistics import fmean, stdev
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from loadtest.samples import is_good
 from medserve.spec import Noun
 
 LEVEL = 0.95
 COLUMNS = ("intended_ns", "sent_ns", "done_ns", "status", "wrong", "warmup", "batch")
 """What the functions here want of a record."""
+
+
+class Quantiles(Struct, frozen=True):
+    """Percentiles (ns) of one launch by their share, and of how many requests."""
+
+    count: int
+    values: dict[float, float]
 
 
 class Estimate(Noun, frozen=True, kw_only=True):
@@ -28,16 +35,10 @@ class Estimate(Noun, frozen=True, kw_only=True):
 
 
 def measured(table: pa.Table) -> pa.Table:
-    """The rows after the warm-up."""
-    return table.filter(pc.invert(table["warmup"]))
-
-
-def latencies(table: pa.Table) -> NDArray[np.float64]:
-    """Nanoseconds from the intended time, or from the sending where there is none; failed or wrong is infinite."""
-    origin = pc.coalesce(table["intended_ns"], table["sent_ns"])
-    waited = pc.subtract(table["done_ns"], origin).combine_chunks()
-    values = np.asarray(waited.to_numpy(zero_copy_only=False), np.float64)
-    return np.where(is_good(table), values, inf)
+    """The rows after the warm-up; without a copy where it is what the record begins with."""
+    warm = table["warmup"].to_numpy()
+    count = int(warm.sum())
+    return table.slice(count) if warm[:count].all() else table.filter(pc.invert(table["warmup"]))
 
 
 def percentile(ordered: NDArray[np.float64], p: float) -> float:
@@ -61,13 +62,23 @@ def estimate(launches: Sequence[NDArray[np.float64]], p: float) -> Estimate:
     Value: the geometric mean of the launches' percentiles. Interval: Student's t over their logarithms, for samples of
     one launch share its memory layout and are no independent draws.
     """
+    return combine([quantiles(ordered, (p,)) for ordered in launches], p)
+
+
+def quantiles(ordered: NDArray[np.float64], shares: Iterable[float]) -> Quantiles:
+    """The percentiles of ascending latencies; none of no latencies."""
+    return Quantiles(len(ordered), {p: percentile(ordered, p) for p in shares} if len(ordered) else {})
+
+
+def combine(launches: Sequence[Quantiles], p: float) -> Estimate:
+    """As `estimate`, from what is left of each launch."""
     least = least_samples(p)
     name = f"p{p * 100:g}"
     if not launches:
         return Estimate(reason=f"{name}: no launch")
-    if (fewest := min(map(len, launches))) < least:
+    if (fewest := min(launch.count for launch in launches)) < least:
         return Estimate(reason=f"{name} not estimable (n = {fewest} in a launch, needs {least})")
-    values = [percentile(ordered, p) / 1e6 for ordered in launches]
+    values = [launch.values[p] / 1e6 for launch in launches]
     if not all(map(isfinite, values)):
         return Estimate(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
     logs = [log(max(value, 1e-6)) for value in values]

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Literal
 
 from loadtest.analysis.compare import MARGIN, Verdict, judge, ratio
-from loadtest.analysis.table import Row
+from loadtest.analysis.verdicts import Row
 from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,15 +11,9 @@ from rich.table import Table
 from loadtest.analysis.table import Row
 from medserve.errors import unknown
 
-SHORT = (
-    ("in-process", "p50_ms"),
-    ("closed-loop", "p50_ms"),
-    ("closed-loop", "p99_ms"),
-    ("open-loop", "p50_ms"),
-    ("open-loop", "p99_ms"),
-)
-
-MODES = {"in-process": "in process", "closed-loop": "closed loop", "open-loop": "open loop"}
+CLOSED = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
+INVALID, DOUBTFUL = "!", "~"
+"""Marks behind a number: of a row that is not valid, and of one that was disturbed or did not settle."""
 
 
 def render(rows: list[Row], form: str) -> str:
@@ -37,21 +32,33 @@ def render(rows: list[Row], form: str) -> str:
 
 
 def _markdown(rows: list[Row]) -> str:
-    head = ["deployment", "mode", "batch", "requests/s asked", "p50 ms", "p90 ms", "p99 ms", "images/s"]
-    head += ["failed", "n", "launches", "accuracy", "status"]
-    lines = [head, ["---"] * 2 + ["---:"] * 10 + ["---"]]
+    head = ["deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms"]
+    head += ["p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status"]
+    lines = [head, ["---"] * 2 + ["---:"] * 13 + ["---"]]
     for row in rows:
-        values = [_deployment(row), MODES[row["mode"]], str(row["batch"]), _number(row["rate_asked"])]
+        values = [_deployment(row), row["profile"], str(row["batch"])]
+        values += [_number(row[key]) for key in ("rate_asked", "rate_delivered")]
         values += [_interval(row, name) for name in ("p50", "p90", "p99")]
-        values += [_number(row["throughput"]), str(row["failed"]), str(row["n"]), str(row["launches"])]
-        status = row["status"] + (f": {row['reason']}" if row["reason"] else "")
-        values += [_percent(row["accuracy"]), status.replace("|", "\\|")]
-        lines.append(values)
-    return "\n".join("| " + " | ".join(values) + " |" for values in lines)
+        values += [_number(row["p99_closed_ms"]), _number(row["throughput"])]
+        values += [str(row[key]) for key in ("failed", "wrong", "n", "launches")]
+        lines.append([*values, _percent(row["accuracy"]), _status(row)])
+    table = "\n".join("| " + " | ".join(values) + " |" for values in lines)
+    notes = [f"- {note.replace('|', chr(92) + '|')}" for note in _notes([row for row in rows if row["reason"]])]
+    return "\n".join([table, "", *notes]) if notes else table
+
+
+def _status(row: Row) -> str:
+    if row["status"] != "done":
+        return str(row["status"])
+    words = [] if row["valid"] else ["invalid"]
+    words += ["disturbed"] if row["disturbed"] else []
+    words += ["not steady"] if row["steady"] is False else []
+    words += ["knee"] if row["knee"] else []
+    return ", ".join(words) or "done"
 
 
 def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
-    """For a terminal: a table for each data set, size and network with one line a deployment, and what went wrong.
+    """For a terminal: tables for each data set, size and network with one line a deployment, and what went wrong.
 
     Of several profiles of one mode the first is shown.
     """
@@ -64,28 +71,48 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     several = len({row["seed"] for row in rows}) > 1
     tables = []
     for title, deployments in groups.items():
-        table = Table(
-            title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-        )
-        table.add_column("\nframework")
-        table.add_column("\nruntime")
-        for head in ("in process\np50 ms", "closed\np50", "loop\np99", "open\np50", "loop\np99", "\naccuracy"):
-            table.add_column(head, justify="right", no_wrap=True)
+        heads = ("in process\np50 ms", "closed loop\np50", "\np99", "\naccuracy")
+        table = _table(title, heads)
         for modes in deployments.values():
             one = next(iter(modes.values()))
-            framework = (one["framework"] or "-") + (f" seed {one['seed']}" if several else "")
-            numbers = [_cell(modes, *wanted) for wanted in SHORT]
-            table.add_row(framework, one["runtime"], *numbers, _percent(one["accuracy"]))
+            numbers = [_cell(modes, *wanted) for wanted in CLOSED]
+            table.add_row(*_who(one, several), *numbers, _percent(one["accuracy"]))
         tables.append(table)
-    return tables, _notes(rows)
+        if opened := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
+            tables.append(_open(title, opened, several))
+    return tables, _notes([row for row in rows if _mark(row)])
+
+
+def _open(title: str, rows: list[Row], several: bool) -> Table:
+    """The open loop: from the intended time, and beside it what a closed loop would have printed."""
+    heads = ("asked\nper second", "delivered\n", "open loop\np50 ms", "\np99", "as closed\nloop: p99")
+    table = _table(f"{title}: by arrival schedule", heads)
+    for row in rows:
+        numbers = [_cell({"open-loop": row}, "open-loop", key) for key in ("p50_ms", "p99_ms")]
+        rates = [_number(row["rate_asked"]), _number(row["rate_delivered"])]
+        table.add_row(*_who(row, several), *rates, *numbers, _number(row["p99_closed_ms"]))
+    return table
+
+
+def _table(title: str, heads: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("\nframework")
+    table.add_column("\nruntime")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _who(row: Row, several: bool) -> tuple[str, str]:
+    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"]
 
 
 def _notes(rows: list[Row]) -> list[str]:
     """One line a reason, with the cells that share it."""
     reasons: dict[str, list[Row]] = {}
     for row in rows:
-        if row["status"] != "done":
-            reasons.setdefault(f"{row['status']}: {row['reason']}", []).append(row)
+        state = row["status"] if row["status"] != "done" else _status(row)
+        reasons.setdefault(f"{state}: {row['reason'] or 'no valid certificate'}", []).append(row)
     lines = []
     for reason, cells in reasons.items():
         names = list(dict.fromkeys(_deployment(row) for row in cells))
@@ -95,10 +122,17 @@ def _notes(rows: list[Row]) -> list[str]:
     return lines
 
 
+def _mark(row: Row) -> str:
+    if not row["valid"]:
+        return INVALID
+    return DOUBTFUL if row["disturbed"] or row["steady"] is False else ""
+
+
 def _cell(modes: dict[str, Row], mode: str, key: str) -> str:
     if mode not in modes:
         return ""
-    return _number(modes[mode][key]) if modes[mode]["status"] == "done" else modes[mode]["status"]
+    row = modes[mode]
+    return f"{_number(row[key])} {_mark(row)}".rstrip() if row["status"] == "done" else str(row["status"])
 
 
 def _deployment(row: Row) -> str:

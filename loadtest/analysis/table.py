@@ -1,34 +1,21 @@
 """The results of a run as rows: one a deployment and way of measuring, with a reason wherever a number is missing."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
-import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from loadtest import samples
-from loadtest.analysis import intervals
+from loadtest.analysis import intervals, launches, verdicts
+from loadtest.analysis.launches import Counted
+from loadtest.analysis.verdicts import Row
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Cell, Checkpoint, Failure, Result, Study
+from medserve.spec import Artifact, Cell, Checkpoint, Failure, LoadProfile, Result, SelfTest, Study
 from medserve.study import Deployed, plan
+
+__all__ = ["PERCENTILES", "Row", "rows"]
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
-Row = dict[str, Any]
 Kind = TypeVar("Kind")
-
-
-class _Counted(msgspec.Struct):
-    """One launch, reduced to what rows need. `ordered` are ascending latencies in nanoseconds."""
-
-    ordered: NDArray[np.float64]
-    failed: int
-    answered: int
-    images: int
-    seconds: float
 
 
 def rows(run: Path) -> list[Row]:
@@ -36,10 +23,21 @@ def rows(run: Path) -> list[Row]:
     if not (run / "study.json").is_file():
         raise BadInput(f"{run}: no run (it has no study.json); give the folder that `medserve run` made")
     study = store.read_json(run / "study.json", Study)
-    return [_row(run, study, deployed, cell) for deployed in plan(study).deployed for cell in deployed.cells]
+    tested = _manifest(run / "selftest" / "selftest.json", SelfTest)
+    cells = [(deployed, cell) for deployed in plan(study).deployed for cell in deployed.cells]
+    found = [_row(run, study, tested, deployed, cell) for deployed, cell in cells]
+    verdicts.spread_caching(found, {cell.name: cell.deployment.name for _, cell in cells})
+    ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
+    for (_, cell), row in zip(cells, found, strict=True):
+        if cell.profile.mode == "closed-loop" and not cell.profile.gap_seconds:
+            key = (cell.deployment.name, cell.profile.batch)
+            ladders.setdefault(key, []).append((cell.profile.users, row))
+    for ladder in ladders.values():
+        verdicts.quote_up_to_the_knee(ladder)
+    return found
 
 
-def _row(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Row:
+def _row(run: Path, study: Study, tested: SelfTest | None, deployed: Deployed, cell: Cell) -> Row:
     profile, training = cell.profile, deployed.export.training
     counted, artifact, reasons, missing = _launches(run, study, cell)
     if artifact is None:
@@ -56,7 +54,16 @@ def _row(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Row:
     if null and status == "done":
         reasons.append("the null runtime computes no scores")
     total = sum(one.seconds for one in counted)
-    row: Row = {
+    latencies = _latencies(counted, reasons)
+    certificate = None if null or artifact is None else artifact.certificate
+    test = None if null or checkpoint is None else checkpoint.test
+    watched, disturbed, disturbance = verdicts.disturbed(counted)
+    steady, unsteady = verdicts.steady(counted)
+    cached, caching = verdicts.cached(counted)
+    refused = _refused(profile, training.size, counted, tested, null) + ([caching] if caching else [])
+    untested = verdicts.UNTESTED if tested is None and profile.mode != "in-process" and counted else None
+    reasons += [reason for reason in (*refused, unsteady, disturbance, untested) if reason]
+    return {
         "study": study.name,
         "cell": cell.name,
         "dataset": training.dataset,
@@ -72,21 +79,14 @@ def _row(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Row:
         "mode": profile.mode,
         "profile": profile.name,
         "rate_asked": profile.rate,
-        "rate_delivered": sum(one.answered for one in counted) / total if total and profile.rate else None,
+        "rate_delivered": sum(one.count - one.failed for one in counted) / total if total and profile.rate else None,
         "status": status,
-        "reason": None,
-        "n": sum(len(one.ordered) for one in counted),
+        "reason": "; ".join(reasons) or None,
+        "n": sum(one.count for one in counted),
         "failed": sum(one.failed for one in counted),
+        "wrong": sum(one.wrong for one in counted),
         "launches": len(counted),
-    }
-    for name, p in PERCENTILES.items():
-        found = intervals.estimate([one.ordered for one in counted], p)
-        row |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        if counted and found.reason and found.reason not in reasons:
-            reasons.append(found.reason)
-    certificate = None if null or artifact is None else artifact.certificate
-    test = None if null or checkpoint is None else checkpoint.test
-    row |= {
+        **latencies,
         "throughput": sum(one.images for one in counted) / total if total else None,
         "accuracy": test and test.accuracy,
         "balanced_accuracy": test and test.balanced_accuracy,
@@ -96,14 +96,45 @@ def _row(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Row:
         "decisions_changed": certificate and certificate.decisions_changed,
         "source_artifact": deployed.export.name,
         "unofficial": checkpoint and checkpoint.unofficial,
-        "valid": status == "done" and artifact is not None and artifact.certificate.valid,
+        "valid": status == "done" and artifact is not None and artifact.certificate.valid and not refused,
+        "windows": watched,
+        "disturbed": disturbed,
+        "steady": steady,
+        "cached": cached,
+        "knee": None,
     }
-    return row | {"reason": "; ".join(reasons) or None}
 
 
-def _launches(run: Path, study: Study, cell: Cell) -> tuple[list[_Counted], Artifact | None, list[str], int]:
+def _latencies(counted: list[Counted], reasons: list[str]) -> Row:
+    """The percentiles of a row, by every ruler; why the headline has none is added to `reasons`."""
+    row: Row = {}
+    for name, p in PERCENTILES.items():
+        found = intervals.combine([one.intended for one in counted], p)
+        row |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        if counted and found.reason and found.reason not in reasons:
+            reasons.append(found.reason)
+    sent = [one.sent for one in counted if one.sent]
+    closed = [one.closed for one in counted if one.closed]
+    lag = [one.lag for one in counted if one.lag]
+    for ruler, of in (("sent", sent), ("closed", closed)):
+        row |= {f"{name}_{ruler}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
+    micro = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
+    return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in micro.items()}
+
+
+def _refused(profile: LoadProfile, size: int, counted: list[Counted], tested: SelfTest | None, null: bool) -> list[str]:
+    """Why a row that was measured is not valid, whatever its certificate says."""
+    if not counted:
+        return []
+    found = [verdicts.failed_test(tested), verdicts.late(counted)]
+    if not null and profile.mode != "in-process":
+        found.append(verdicts.above_roofline(profile, size, counted, tested))
+    return [reason for reason in found if reason]
+
+
+def _launches(run: Path, study: Study, cell: Cell) -> tuple[list[Counted], Artifact | None, list[str], int]:
     """What each launch counted, the artifact, why launches failed, and how many have no result yet."""
-    counted: list[_Counted] = []
+    counted: list[Counted] = []
     reasons: dict[str, list[str]] = {}
     artifact: Artifact | None = None
     missing = 0
@@ -117,31 +148,13 @@ def _launches(run: Path, study: Study, cell: Cell) -> tuple[list[_Counted], Arti
             artifact = result.artifact or artifact
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
-            counted.append(_count(folder, result))
+            counted.append(launches.count(folder, result))
         except BadInput as error:
             reasons.setdefault(str(error), []).append(str(index))
     if not counted and len(reasons) == 1:
         return counted, artifact, list(reasons), missing
     told = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in reasons.items()]
     return counted, artifact, told, missing
-
-
-def _count(folder: Path, result: Result) -> _Counted:
-    path = folder / "samples.parquet"
-    if path.name not in result.files:
-        raise BadInput(f"{folder / 'result.json'}: it names no {path.name}; measure the cell again")
-    store.check_digests(folder, {path.name: result.files[path.name]})
-    table = intervals.measured(samples.read(path, intervals.COLUMNS))
-    good = samples.is_good(table)
-    profile = result.cell.profile
-    return _Counted(
-        ordered=np.sort(intervals.latencies(table)),
-        failed=int((~good).sum()),
-        answered=int(good.sum()),
-        images=pc.sum(table.filter(good)["batch"]).as_py() or 0,
-        # A schedule's last gap belongs to it, though no request ends it.
-        seconds=intervals.seconds(table, profile.seconds if profile.mode == "open-loop" else 0.0),
-    )
 
 
 def _failure(run: Path, deployed: Deployed) -> str | None:

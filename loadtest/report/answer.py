@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loadtest.analysis.table import Row
-from loadtest.report import comparison, validity, wording
+from loadtest.report import comparison, ruler, steadiness, validity, wording
 from loadtest.report.comparison import Fastest, Pair, grouped
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Piece, Sentence, Table
@@ -59,6 +59,8 @@ def podium(facts: Facts) -> Table | None:
 def cautions(facts: Facts) -> tuple[str, ...]:
     """What spoils or limits the numbers."""
     said = []
+    if failed_ruler := ruler.caution(facts):
+        said.append(failed_ruler)
     if facts.unofficial:
         said.append("Unofficial: the images are not the official files, so no score may stand beside published ones.")
     if failed := [row for row in facts.rows if row["status"] != "done"]:
@@ -66,6 +68,7 @@ def cautions(facts: Facts) -> tuple[str, ...]:
             f"{len(failed)} of {several(len(facts.rows), 'row')} could not be measured; "
             "they stand in the tables with their reasons."
         )
+    said += steadiness.cautions(facts)
     if len({training.recipe.epochs for training in facts.plan.trainings}) > 1:
         said.append("Sizes were trained for different numbers of epochs: their accuracies are not to be compared.")
     if facts.study.launches < 2:

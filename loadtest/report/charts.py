@@ -1,6 +1,6 @@
 """The charts: latency by resolution, native against ONNX, what HTTP adds. Which points, in which panels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import exp
 
 import msgspec
@@ -22,10 +22,15 @@ def figures(facts: Facts) -> tuple[Figure, ...]:
     """Every figure that the rows can carry; none without data."""
     by_size: list[list[Row]] = []
     at_one_size: list[list[Row]] = []
-    for group in grouped(filter(_drawable, facts.rows), "dataset", "architecture", "profile").values():
+    rows = [row for row in facts.rows if row["profile"] in _shown(facts) and _drawable(row)]
+    for group in grouped(rows, "dataset", "architecture", "profile").values():
         (by_size if len({row["size"] for row in group}) > 1 else at_one_size).append(group)
     drawn = [_latency(facts, by_size), _latency_at_one_size(facts, at_one_size), _ratios(facts), _overheads(facts)]
     return tuple(figure for figure in drawn if figure)
+
+
+def _shown(facts: Facts) -> set[str]:
+    return {profile.name for profile in comparison.side_by_side(facts.profiles.values())}
 
 
 def _drawable(row: Row) -> bool:
@@ -55,7 +60,7 @@ def _latency(facts: Facts, groups: list[list[Row]]) -> Figure | None:
         "intervals over launches. Points are set slightly apart sideways so that the bars can be read."
     )
     caption += CUT * scales.cut(spreads, domain)
-    key = _key(row for group in groups for row in group)
+    key = wording.key(row for group in groups for row in group)
     return sheet.draw("latency", "Latency by resolution", caption, panels, key)
 
 
@@ -77,7 +82,7 @@ def _latency_at_one_size(facts: Facts, groups: list[list[Row]]) -> Figure | None
         "interval over launches. Upright stroke: p99."
     )
     caption += CUT * scales.cut(spreads, domain)
-    key = _key(row for group in groups for row in group)
+    key = wording.key(row for group in groups for row in group)
     return sheet.draw("latency-one-size", f"Latency at {sizes}", caption, panels, key)
 
 
@@ -87,7 +92,7 @@ def _ratios(facts: Facts) -> Figure | None:
     frameworks = {}
     for pair in comparison.pairs(facts.rows):
         row, ratio = pair.native, pair.ratio
-        if ratio is None:
+        if ratio is None or row["profile"] not in _shown(facts):
             continue
         words = [f"{row['size']} px", wording.framework(row["framework"]), *labels.varying(row)]
         words += facts.datasets(row["dataset"])
@@ -127,7 +132,7 @@ def _ratios(facts: Facts) -> Figure | None:
         "the intervals of the two medians do not overlap."
     )
     caption += CUT * scales.cut(spreads, domain)
-    key = frameworks | {"separated": Mark(drawing.MUTED), "not separated": Mark(drawing.MUTED, "ring")}
+    key = frameworks | {"separated": Mark(wording.MUTED), "not separated": Mark(wording.MUTED, "ring")}
     return sheet.draw("native-onnx", "Native against ONNX", caption, panels, tuple(key.items()))
 
 
@@ -169,7 +174,7 @@ def _overheads(facts: Facts) -> Figure | None:
         "has its own axis. Broken line: the null runtime, which computes nothing: the floor of wrapper and client."
     )
     caption += CUT * beyond
-    return sheet.draw("http-overhead", "What HTTP adds", caption, panels, _key(rows))
+    return sheet.draw("http-overhead", "What HTTP adds", caption, panels, wording.key(rows))
 
 
 def _point(labels: Labels, row: Row, tail: float | None = None) -> Point:
@@ -186,16 +191,6 @@ def _point(labels: Labels, row: Row, tail: float | None = None) -> Point:
         label=label + (f", p99 {number(tail)} ms" if tail is not None else ""),
         tail=tail,
     )
-
-
-def _key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
-    """What the marks mean: one colour a framework; a disc is native, a hollow diamond ONNX."""
-    names = dict.fromkeys(row["framework"] for row in rows)
-    shown = {wording.framework(name): Mark(wording.colour(name)) for name in names if name}
-    shown |= {"native": Mark(drawing.MUTED), "ONNX": Mark(drawing.MUTED, "diamond")}
-    if None in names:
-        shown["null runtime"] = Mark(wording.NULL, "square")
-    return tuple(shown.items())
 
 
 def _title(facts: Facts, row: Row) -> str:

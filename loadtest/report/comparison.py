@@ -124,6 +124,21 @@ def fastest(rows: Iterable[Row]) -> Fastest | None:
     return Fastest(first, rivals, len(ranked))
 
 
+def side_by_side(profiles: Collection[LoadProfile]) -> list[LoadProfile]:
+    """The profiles that stand in the main tables and charts: of a ladder of users the lowest rung, and nobody rests."""
+    busy = [one for one in profiles if not one.gap_seconds]
+    least = {key: min(one.users for one in busy if _ladder(one) == key) for key in map(_ladder, busy)}
+    return [one for one in busy if one.users == least[_ladder(one)]]
+
+
+def _ladder(profile: LoadProfile) -> tuple[str, int]:
+    return (profile.mode, profile.batch)
+
+
 def single_image(profiles: Iterable[LoadProfile], mode: str) -> str | None:
     """The name of the first profile of a mode that sends single images and has one user, as both sides must."""
-    return next((one.name for one in profiles if one.mode == mode and one.batch == 1 and one.users == 1), None)
+    return next((one.name for one in profiles if one.mode == mode and _single(one)), None)
+
+
+def _single(profile: LoadProfile) -> bool:
+    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds

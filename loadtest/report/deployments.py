@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from loadtest.analysis.table import Row
-from loadtest.report import wording
+from loadtest.report import comparison, wording
 from loadtest.report.comparison import Group, by_deployment, grouped
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table, Tone
@@ -16,7 +16,8 @@ def tables(facts: Facts) -> list[Table]:
     labels = Labels(facts.rows)
     found = []
     for (dataset, size), rows in grouped(facts.rows, "dataset", "size").items():
-        profiles = [facts.profiles[name] for name in dict.fromkeys(row["profile"] for row in rows)]
+        names = dict.fromkeys(row["profile"] for row in rows)
+        profiles = comparison.side_by_side([facts.profiles[name] for name in names])
         columns = [Column("deployment", numeric=False)]
         columns += [column for profile in profiles for column in _profile_columns(profile)]
         columns += [Column("accuracy", "%"), Column("parity error", "max |Δp|"), Column("status", numeric=False)]
@@ -80,8 +81,11 @@ def _status(facts: Facts, rows: list[Row]) -> tuple[str, Tone]:
         return "not measured", "warn"
     if states != {"done"}:
         return "in part", "bad" if "failed" in states else "warn"
-    if not all(row["valid"] for row in rows):
-        return "not certified", "bad"
+    if invalid := sum(not row["valid"] for row in rows):
+        artifact = facts.artifacts.get(rows[0]["source_artifact"])
+        if artifact is None or not artifact.certificate.valid:
+            return "not certified", "bad"
+        return ("not valid" if invalid == len(rows) else f"{invalid} of {len(rows)} not valid"), "bad"
     if (fewest := min(row["launches"] for row in rows)) < facts.study.launches:
         return f"{fewest} of {facts.study.launches} launches", "warn"
     if failed := sum(row["failed"] for row in rows):
@@ -94,7 +98,7 @@ def _remarks(facts: Facts, group: Group) -> tuple[str, ...]:
     reasons: dict[str, list[str]] = {}
     for row in group.values():
         words = [f"{row['failed']:,} of {row['n']:,} requests failed"] if row["failed"] else []
-        incomplete = row["status"] != "done" or row["launches"] < facts.study.launches
+        incomplete = row["status"] != "done" or row["launches"] < facts.study.launches or not row["valid"]
         words += [row["reason"]] if incomplete and row["reason"] else []
         if words:
             reasons.setdefault("; ".join(words), []).append(wording.profile(facts.profiles[row["profile"]]))
@@ -109,7 +113,7 @@ def _notes(facts: Facts, labels: Labels, groups: Iterable[Group]) -> tuple[str, 
     for group in groups:
         found: dict[str, list[Row]] = {}
         for row in group.values():
-            if row["status"] == "done" and row["reason"] and row["launches"] == facts.study.launches:
+            if row["valid"] and row["reason"] and row["launches"] == facts.study.launches:
                 found.setdefault(row["reason"], []).append(row)
         for reason, rows in found.items():
             where = [wording.profile(facts.profiles[row["profile"]]) for row in rows]

@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from loadtest.report import scales
 from loadtest.report.scales import Domain, Spread
+from loadtest.report.wording import MUTED
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
-MUTED = "#57606a"
 Kind = Literal["native", "ONNX", "null", "separated", "not separated"]
 
 
@@ -34,7 +34,10 @@ KINDS: dict[Kind, Look] = {
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """One point with its interval. `series` is its row or line, `x` its place across, `tail` its p99."""
+    """One point with its interval. `series` is its row or line, `x` its place across, `tail` its p99.
+
+    What is `ringed` stands out.
+    """
 
     series: str
     framework: str
@@ -45,6 +48,7 @@ class Point(Struct, frozen=True, kw_only=True):
     high: float | None
     label: str
     x: float = 0.0
+    ringed: bool = False
     tail: float | None = None
 
     @property
@@ -62,25 +66,36 @@ class Drawn(Struct, frozen=True):
     height: int | None = None
 
 
-def lines(points: Sequence[Point], domain: Domain, sizes: Sequence[int], title: str, says: str) -> Drawn:
-    """Values against image sizes, both logarithmic, a line a series."""
+def lines(
+    points: Sequence[Point],
+    domain: Domain,
+    places: Sequence[int],
+    title: str,
+    says: str,
+    axes: tuple[str, str] = ("image side, px (log)", "median, ms (log)"),
+) -> Drawn:
+    """Values against places such as image sizes, both logarithmic, a line a series."""
     y = alt.Y(
         "value:Q",
-        title="median, ms (log)",
+        title=axes[1],
         scale=alt.Scale(type="log", domain=list(domain), nice=False),
         axis=alt.Axis(values=scales.ticks(domain), format="~g"),
     )
     x = alt.X(
         "x:Q",
-        title="image side, px (log)",
-        scale=alt.Scale(type="log", domain=[sizes[0] / 1.2, sizes[-1] * 1.2], nice=False),
-        axis=alt.Axis(values=list(sizes), format="d", grid=False),
+        title=axes[0],
+        scale=alt.Scale(type="log", domain=[places[0] / 1.2, places[-1] * 1.2], nice=False),
+        axis=alt.Axis(values=list(places), format="d", grid=False),
     )
     dash = alt.StrokeDash("kind:N", scale=_by_kind(points, "dashes"))
     base = _base(points, domain).encode(x=x)
     joined = base.mark_line(aria=False, strokeWidth=1.75).encode(y=y, strokeDash=dash, detail="series:N")
     bars = base.mark_rule(aria=False, strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    return Drawn(alt.layer(joined, bars, _dots(base, points).encode(y=y)), title, says, height=330)
+    layers = [joined, bars, _dots(base, points).encode(y=y)]
+    if any(point.ringed for point in points):
+        rings = base.mark_point(aria=False, shape="circle", size=260, strokeWidth=1.75, filled=False)
+        layers.append(rings.transform_filter("datum.ringed").encode(y=y))
+    return Drawn(alt.layer(*layers), title, says, height=330)
 
 
 def rows(

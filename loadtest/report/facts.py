@@ -1,19 +1,26 @@
 """Reads a run: its rows, and the manifests that say where they come from."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from loadtest import samples
+from loadtest.analysis import ledger
+from loadtest.analysis.ledger import Term
 from loadtest.analysis.table import Row, rows
-from loadtest.report import wording
+from loadtest.report import comparison, wording
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, Study
+from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, SelfTest, Study
 from medserve.study import Plan, Training, plan
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time."""
+    """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
+
+    `ledgers` are of the cells with single images and one user over HTTP.
+    """
 
     study: Study
     plan: Plan
@@ -23,6 +30,8 @@ class Facts(msgspec.Struct, frozen=True):
     artifacts: dict[str, Artifact]
     failures: dict[tuple[str, str], str]
     results: list[Result]
+    selftest: SelfTest | None
+    ledgers: dict[str, tuple[Term, ...]]
 
     @property
     def licences(self) -> list[str]:
@@ -64,17 +73,31 @@ def read(run: Path) -> Facts:
     for training in matrix.trainings:
         if (path := run / "checkpoints" / training.name / "checkpoint.json").is_file():
             checkpoints[training.name] = store.read_json(path, Checkpoint)
+    profiles = {profile.name: profile for deployed in matrix.deployed for profile in deployed.profiles}
     failures = [store.read_json(path, Failure) for path in sorted((run / "failures").glob("*.json"))]
     return Facts(
         study=study,
         plan=matrix,
         rows=found,
-        profiles={profile.name: profile for deployed in matrix.deployed for profile in deployed.profiles},
+        profiles=profiles,
+        ledgers=_ledgers(run, results, profiles),
         checkpoints=checkpoints,
         artifacts=artifacts,
         failures={(failure.stage, failure.name): failure.reason for failure in failures},
         results=results,
+        selftest=store.read_json(path, SelfTest) if (path := run / "selftest" / "selftest.json").is_file() else None,
     )
+
+
+def _ledgers(run: Path, results: list[Result], profiles: dict[str, LoadProfile]) -> dict[str, tuple[Term, ...]]:
+    wanted = {comparison.single_image(profiles.values(), mode) for mode in ("closed-loop", "open-loop")}
+    found: dict[str, list[tuple[Term, ...]]] = {}
+    for result in results:
+        path = run / "results" / result.cell.name / str(result.launch) / "samples.parquet"
+        if result.status == "done" and result.cell.profile.name in wanted:
+            with suppress(BadInput):  # its row says so already
+                found.setdefault(result.cell.name, []).append(ledger.ledger(samples.read(path, ledger.COLUMNS)))
+    return {name: ledger.together(launches) for name, launches in found.items()}
 
 
 def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:

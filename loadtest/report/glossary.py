@@ -18,6 +18,21 @@ MEANING = (
         "Requests leave by a schedule, answered or not. Latency counts from the intended time, so that no waiting is "
         "left out.",
     ),
+    (
+        "As closed loop",
+        "What one user back to back would have printed in the same run: requests that were due while it waited for an "
+        "answer are left out, and so is what they waited.",
+    ),
+    (
+        "Steady state",
+        "The last stretch of requests of one median, found by change points, where it covers half of them. What comes "
+        "before it is warm-up: kept in the record, marked, and in no figure.",
+    ),
+    (
+        "Not valid",
+        "The client, not the server, made it slow; the server caches; the rate is too near to what the generator can "
+        "do; or the ruler failed its self-test. The row says which.",
+    ),
     ("Null", "A runtime that computes nothing, behind the same wrapper: the floor of every latency over HTTP."),
     ("Native", "The framework's own format in its own runtime; beside it the same network as ONNX in ONNX Runtime."),
     ("Parity error", "The largest difference of a probability to the trainer's scores, on the whole test split."),

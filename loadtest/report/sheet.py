@@ -15,8 +15,9 @@ import vl_convert
 from msgspec import Struct
 
 from loadtest.report import templating
-from loadtest.report.drawing import MUTED, Drawn
+from loadtest.report.drawing import Drawn
 from loadtest.report.model import Figure, Mark, Panel
+from loadtest.report.wording import MUTED
 
 WIDTH = 400
 """Pixels of a panel in the page; a phone shows it a little smaller."""

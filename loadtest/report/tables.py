@@ -15,7 +15,8 @@ def ratios(facts: Facts) -> Table | None:
     found = comparison.pairs(facts.rows)
     if not found:
         return None
-    profiles = [facts.profiles[name] for name in dict.fromkeys(pair.native["profile"] for pair in found)]
+    names = dict.fromkeys(pair.native["profile"] for pair in found)
+    profiles = comparison.side_by_side([facts.profiles[name] for name in names])
     lines: dict[tuple[str, str], dict[str, comparison.Pair]] = {}
     for pair in found:
         key = (wording.deployment(pair.native), wording.deployment(pair.onnx))

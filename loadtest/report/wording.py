@@ -1,6 +1,6 @@
 """How numbers and names are written: three significant digits, plain titles, one colour a framework."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from loadtest.analysis.table import Row
@@ -24,6 +24,7 @@ TITLES = {
 COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
 NULL = "#767676"
+MUTED = "#57606a"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -109,10 +110,32 @@ def profile(one: LoadProfile) -> str:
     """A way of measuring in a few words."""
     where = {"in-process": "In process", "closed-loop": "HTTP, closed loop", "open-loop": "HTTP, open loop"}[one.mode]
     words = [where]
-    words += [f"{one.rate:g}/s"] if one.rate else []
+    words += [schedule(one)] if one.rate else []
+    words += [f"rests of {rest(one.gap_seconds)}"] if one.gap_seconds else []
     words += [f"{one.users} users"] if one.users > 1 else []
     words += [f"batches of {one.batch}"] if one.batch > 1 else ["one image"] if one.mode == "in-process" else []
     return ", ".join(words)
+
+
+def schedule(one: LoadProfile) -> str:
+    """The arrivals of an open loop: `50/s`, `50/s Poisson`."""
+    kinds = {"constant": "", "poisson": " Poisson", "bursts": f" in bursts of {one.burst}", "trace": " by trace"}
+    return f"{one.rate:g}/s{kinds[one.arrivals]}" if one.rate else kinds[one.arrivals].strip()
+
+
+def rest(seconds: float) -> str:
+    """A pause between requests."""
+    return "none" if not seconds else f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
+    """What the marks mean: one colour a framework; a disc is native, a hollow diamond ONNX."""
+    names = dict.fromkeys(row["framework"] for row in rows)
+    shown = {framework(name): Mark(colour(name)) for name in names if name}
+    shown |= {"native": Mark(MUTED), "ONNX": Mark(MUTED, "diamond")}
+    if None in names:
+        shown["null runtime"] = Mark(NULL, "square")
+    return tuple(shown.items())
 
 
 def deployment(row: Row) -> str:

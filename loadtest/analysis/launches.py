@@ -1,0 +1,131 @@
+"""One launch of a cell, reduced to what rows are made of: ten million requests become a few numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadtest import samples
+from loadtest.analysis import audit, intervals, rulers, steady
+from loadtest.analysis.audit import Repeats
+from loadtest.analysis.intervals import Quantiles
+from loadtest.analysis.steady import Steady
+from medserve import store
+from medserve.errors import BadInput
+from medserve.spec import LoadProfile, Result, Window
+
+SHARES = (0.5, 0.9, 0.99)
+COMPARED = (0.5, 0.99)
+"""Percentiles at which the rulers are held against one another."""
+LATE = 1.1
+"""Ratio of a percentile from the intended time to that from the sending, above which the client was the slow one."""
+CONNECTIONS = 1000
+"""Requests that the load generator has in flight at most; a later one waits for the server, not for the client."""
+NEARLY = 0.9
+"""Share of the connections in use from which all may be: one that an answer frees is in use again at once."""
+
+
+class Counted(Struct, frozen=True, kw_only=True):
+    """One launch. `sent`, `closed` and `lag` (ns after the schedule) of an open loop only.
+
+    `late` is the percentile from the intended time over that from the sending, of what found a free connection.
+    """
+
+    count: int
+    failed: int
+    wrong: int
+    images: int
+    seconds: float
+    intended: Quantiles
+    sent: Quantiles | None
+    closed: Quantiles | None
+    lag: Quantiles | None
+    late: dict[float, float]
+    steady: Steady
+    windows: tuple[Window, ...]
+    repeats: Repeats | None
+
+
+def count(folder: Path, result: Result) -> Counted:
+    """The launch whose record lies in `folder`. Raises BadInput when it is not the one that the result names."""
+    record = samples.read(_named(folder, result, "samples.parquet"), intervals.COLUMNS)
+    table = rulers.in_order(intervals.measured(record))
+    seconds = _seconds(record, table, result.cell.profile)
+    del record
+    good = samples.is_good(table)
+    waited = rulers.from_intended(table)
+    found = steady.find(waited, rulers.due(table))
+    is_open = result.cell.profile.mode == "open-loop"
+    intended = _quantiles(waited)
+    sent = _quantiles(rulers.from_sent(table)) if is_open else None
+    return Counted(
+        count=len(table),
+        failed=int((~good).sum()),
+        wrong=pc.sum(table["wrong"]).as_py() or 0,
+        images=pc.sum(table["batch"].filter(pa.array(good))).as_py() or 0,
+        seconds=seconds,
+        intended=intended,
+        sent=sent,
+        closed=_quantiles(rulers.closed_loop(table)) if is_open else None,
+        lag=_quantiles(rulers.lag(table)) if is_open else None,
+        late={} if sent is None else lateness(table, intended, sent),
+        steady=found,
+        windows=result.windows,
+        repeats=_repeats(folder, result),
+    )
+
+
+def _seconds(record: pa.Table, table: pa.Table, profile: LoadProfile) -> float:
+    """Seconds that rates are over. A schedule's last gap belongs to it, though no request ends it."""
+    if profile.mode != "open-loop" or not len(table):
+        return intervals.seconds(table)
+    begun, first = (pc.min(pc.coalesce(rows["intended_ns"], rows["sent_ns"])).as_py() for rows in (record, table))
+    # What was found to be warm-up beyond the assumed one is no part of the measurement.
+    cut = max(0.0, (first - begun) / 1e9 - profile.warmup_seconds)
+    return intervals.seconds(table, profile.seconds - cut)
+
+
+def _named(folder: Path, result: Result, name: str) -> Path:
+    if name not in result.files:
+        raise BadInput(f"{folder / 'result.json'}: it names no {name}; measure the cell again")
+    store.check_digests(folder, {name: result.files[name]})
+    return folder / name
+
+
+def _quantiles(values: NDArray[np.float64]) -> Quantiles:
+    values.sort()
+    return intervals.quantiles(values, SHARES)
+
+
+def lateness(table: pa.Table, intended: Quantiles, sent: Quantiles) -> dict[float, float]:
+    """Percentiles from the intended time over those from the sending, of what found a free connection."""
+    found = _ratios(intended, sent)
+    if max(found.values(), default=1.0) <= LATE:
+        return found
+    planned = rulers.due(table)
+    left = table.filter(pc.is_valid(table["sent_ns"]))
+    in_flight = np.searchsorted(np.sort(left["sent_ns"].to_numpy()), planned, "right")
+    in_flight -= np.searchsorted(np.sort(left["done_ns"].to_numpy()), planned, "right")
+    free = table.filter(pa.array(in_flight < NEARLY * CONNECTIONS))
+    return _ratios(_quantiles(rulers.from_intended(free)), _quantiles(rulers.from_sent(free)))
+
+
+def _ratios(intended: Quantiles, sent: Quantiles) -> dict[float, float]:
+    return {
+        p: intended.values[p] / max(sent.values[p], 1.0)
+        for p in COMPARED
+        if intended.count >= intervals.least_samples(p) and np.isfinite(intended.values[p])
+    }
+
+
+def _repeats(folder: Path, result: Result) -> Repeats | None:
+    if "audit.parquet" not in result.files:
+        return None
+    record = samples.read(_named(folder, result, "audit.parquet"), rulers.COLUMNS)
+    try:
+        return audit.repeats(record)
+    except BadInput:
+        return None  # too few pairs were answered to tell

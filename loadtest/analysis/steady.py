@@ -1,0 +1,135 @@
+"""Warm-up found, not assumed: where the medians of a series of latencies last changed, and whether they settled.
+
+After Barrett et al., "Virtual machine warmup blows hot and cold", OOPSLA 2017: change points divide the series into
+segments of one level, and those that end it at an equivalent level are its steady state, if it has one.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil, isfinite, log
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadtest.analysis import intervals, rulers
+from medserve.spec import Noun
+
+BATCHES = 300
+"""Batches whose medians are the series: their number bounds the work, whatever the length of the record."""
+SMALLEST = 5
+"""Rows of a batch, so that a single slow one does not move its median."""
+LEAST = 40
+"""Rows without which nothing is told."""
+EQUIVALENT = 1.05
+"""Ratio of two levels up to which they are the same for any use of the numbers."""
+STALL = 0.15
+"""Share of the rows up to which another level is a stall within a steady state: it shows in the percentiles."""
+FLOOR = 0.01
+"""Relative noise below which differences mean nothing here, and a series without any would look all change."""
+PENALTY = 5.0
+"""Price of a change point in units of variance x log(batches). Two to three is usual for ideal noise; here the
+variance itself is estimated, from few batches and with heavy tails."""
+
+
+class Steady(Noun, frozen=True, kw_only=True):
+    """Rows before `start` are warm-up. `reason`: why there is no steady state or, beside `steady`, no telling."""
+
+    start: int
+    steady: bool
+    reason: str | None
+
+
+class _Segment(Struct, frozen=True):
+    """Batches from `start` to before `end` of one level, a logarithm of nanoseconds."""
+
+    start: int
+    end: int
+    level: float
+
+
+def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -> Steady:
+    """Where the steady state of a series of latencies (ns, infinite where failed) begins, or why it has none.
+
+    Rows are in the order of sending. `due`, when each was to be sent (ns), makes a reason tell seconds.
+    """
+    count = len(latencies)
+    if count < LEAST:
+        return Steady(start=0, steady=True, reason=f"too few requests to tell a steady state ({count}, needs {LEAST})")
+    size = max(SMALLEST, ceil(count / BATCHES))
+    medians = np.array([np.median(latencies[first : first + size]) for first in range(0, count - size + 1, size)])
+    known = medians[np.isfinite(medians)]
+    if not len(known):
+        return Steady(start=0, steady=False, reason="no steady state: more than half of the requests failed throughout")
+    segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())))
+    whole = len(medians)
+    for place in reversed(range(len(segments))):
+        if whole - segments[place].end > STALL * whole:
+            break
+        start = _settled(segments[: place + 1], STALL * whole)
+        if whole - start >= whole / 2 and isfinite(np.median(medians[start:])):
+            return Steady(start=start * size, steady=True, reason=None)
+    start = _settled(segments, STALL * whole)
+    earlier = [one for one in segments if one.end <= start] or segments
+    before = max(earlier, key=lambda one: one.end - one.start)
+    first, then = (float(np.median(medians[one.start : one.end])) for one in (before, segments[-1]))
+    verb = "rose" if then > first else "fell"
+    when = f"at request {start * size:,} of {count:,}"
+    if due is not None:
+        when = f"{(due[start * size] - due[0]) / 1e9:.3g} s in"
+    reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
+    return Steady(start=0, steady=False, reason=reason)
+
+
+def mark(table: pa.Table) -> tuple[pa.Table, Steady]:
+    """The record with the warm-up that is found after the assumed one marked too, and what was found there.
+
+    `table` has the columns of samples.SCHEMA; `start` counts the rows after the assumed warm-up, in order of sending.
+    """
+    rest = rulers.in_order(intervals.measured(table.select((*rulers.COLUMNS, "warmup"))))
+    planned = rulers.due(rest)
+    found = find(rulers.from_intended(rest), planned)
+    if found.start:
+        warm = pc.or_(table["warmup"], pa.array(rulers.due(table) < planned[found.start]))
+        table = table.set_column(table.column_names.index("warmup"), "warmup", warm)
+    return table, found
+
+
+def _settled(segments: Sequence[_Segment], stall: float) -> int:
+    """The first batch of the stretch that ends with the last segment at its level, stalls within it allowed."""
+    last = segments[-1]
+    start, other = last.start, 0
+    for segment in reversed(segments[:-1]):
+        if abs(segment.level - last.level) <= log(EQUIVALENT):
+            start, other = segment.start, 0
+        elif (other := other + segment.end - segment.start) > stall:
+            break
+    return start
+
+
+def _segments(series: NDArray[np.float64]) -> list[_Segment]:
+    """Optimal partitioning with an L2 cost (Jackson et al. 2005): the exact optimum, quadratic in so few batches."""
+    count = len(series)
+    # Neighbours differ by noise alone but at a change, and the median does not see those few.
+    noise = max(FLOOR, 1.4826 * float(np.median(np.abs(np.diff(series)))) / 2**0.5)
+    # That median is itself uncertain when there are few.
+    penalty = PENALTY * (1 + 10 / count) * noise**2 * log(count)
+    sums = np.concatenate([[0.0], np.cumsum(series - series.mean())])
+    squares = np.concatenate([[0.0], np.cumsum((series - series.mean()) ** 2)])
+    best, origin = np.zeros(count + 1), np.zeros(count + 1, np.int64)
+    best[0] = -penalty
+    for end in range(1, count + 1):
+        cost = squares[end] - squares[:end] - (sums[end] - sums[:end]) ** 2 / (end - np.arange(end))
+        total = best[:end] + cost + penalty
+        origin[end] = int(np.argmin(total))
+        best[end] = total[origin[end]]
+    bounds = [count]
+    while bounds[-1]:
+        bounds.append(int(origin[bounds[-1]]))
+    return [_Segment(start, end, float(series[start:end].mean())) for start, end in pairwise(reversed(bounds))]
+
+
+def _ms(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e6:.3g} ms" if isfinite(nanoseconds) else "failures"

@@ -1,0 +1,131 @@
+"""Claims and pairs, judged on rows whose truth is known."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from loadtest.analysis.claims import Entry, judge
+from loadtest.analysis.pairs import compare
+from loadtest.analysis.surface import Response, response
+from loadtest.analysis.verdicts import Row
+from medserve.spec import Claim, Subject
+
+FACTOR = {"pytorch": 1.0, "keras_tf": 1.5, "flax_nnx": 0.6}
+ACCURACY = {"pytorch": 0.985, "keras_tf": 0.95, "flax_nnx": 0.986}
+SIZES = (28, 224)
+
+
+def row(framework: str | None, size: int, form: str | None, profile: str = "in-process-1") -> Row:
+    return {
+        "cell": f"{framework}-{size}.{form}.{profile}",
+        "dataset": "bloodmnist",
+        "size": size,
+        "architecture": "cnn",
+        "framework": framework,
+        "format": form,
+        "runtime": "onnx_runtime" if form == "onnx" else framework,
+        "precision": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "seed": 0,
+        "profile": profile,
+        "mode": "in-process",
+        "status": "done",
+        "reason": None,
+        "accuracy": None if framework is None else ACCURACY[framework],
+    }
+
+
+ROWS = [row(*each) for each in product(FACTOR, SIZES, ("native", "onnx"))] + [row(None, 28, None)]
+
+
+def percentiles(cell: str) -> Mapping[int, float]:
+    """Milliseconds of three blocks: a framework's factor, ONNX twice as fast, proportional to the side."""
+    framework, rest = cell.split("-", 1)
+    size, form = int(rest.split(".")[0]), rest.split(".")[1]
+    generator = np.random.default_rng(crc32(cell.encode()))
+    took = FACTOR[framework] * size * (0.5 if form == "onnx" else 1.0)
+    return {block: took * (1 + 0.3 * block) * float(np.exp(generator.normal(0, 0.001))) for block in range(3)}
+
+
+def responses(framework: str, form: str, profile: str) -> Response | None:
+    by_size = {size: percentiles(f"{framework}-{size}.{form}.{profile}") for size in SIZES}
+    return response({block: {size: by_size[size][block] for size in SIZES} for block in range(3)})
+
+
+def claim(test: str, **other: Any) -> Claim:
+    return Claim(who="A study", what="It is so", where="abstract", test=test, **other)  # type: ignore[arg-type]  # by name
+
+
+def judged(one: Claim) -> list[Entry]:
+    return judge([one], ROWS, percentiles, responses, images=3421)
+
+
+JAX, PYTORCH, KERAS = Subject(framework="flax_nnx"), Subject(framework="pytorch"), Subject(framework="keras_tf")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "at_least", "finding"),
+    [
+        (JAX, PYTORCH, 1.0, "holds"),
+        (JAX, PYTORCH, 1.6, "holds"),
+        (JAX, PYTORCH, 1.8, "does not hold"),
+        (PYTORCH, JAX, 1.0, "does not hold"),
+        (Subject(framework="pytorch", format="onnx"), PYTORCH, 1.9, "holds"),
+    ],
+)
+def test_who_is_faster_is_judged_by_the_interval(
+    first: Subject, second: Subject, at_least: float, finding: str
+) -> None:
+    (entry,) = judged(claim("faster", first=first, second=second, at_least=at_least))
+    assert entry.finding == finding
+    assert entry.protocol == "in-process-1, threads: 1"
+    assert entry.low is not None
+    assert entry.high is not None
+    assert entry.value is not None
+    assert entry.low <= entry.value <= entry.high
+
+
+@pytest.mark.parametrize(("at_least", "finding"), [(0.97, "holds"), (0.99, "does not hold"), (0.985, "undecided")])
+def test_an_accuracy_is_judged_with_its_interval(at_least: float, finding: str) -> None:
+    (entry,) = judged(claim("accurate", first=PYTORCH, at_least=at_least))
+    assert entry.finding == finding
+    assert entry.value == 0.985
+
+
+def test_a_difference_of_accuracies_needs_to_be_clear() -> None:
+    assert judged(claim("more-accurate", first=JAX, second=KERAS, at_least=0.0))[0].finding == "holds"
+    assert judged(claim("more-accurate", first=JAX, second=PYTORCH, at_least=0.0))[0].finding == "undecided"
+    assert judged(claim("more-accurate", first=KERAS, second=JAX, at_least=0.0))[0].finding == "does not hold"
+
+
+def test_latency_that_grows_with_the_side_grows_more_slowly_than_the_pixels() -> None:
+    (entry,) = judged(claim("sublinear", first=PYTORCH))
+    assert entry.finding == "holds"
+    assert entry.value == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_cannot_be_judged_says_why() -> None:
+    (entry,) = judged(claim("none", why="it names no number"))
+    assert (entry.finding, entry.reason) == ("not testable here", "it names no number")
+    (entry,) = judged(claim("faster", first=Subject(framework="mxnet"), second=PYTORCH))
+    assert (entry.finding, entry.reason) == ("not testable here", "this run does not time both")
+    assert judged(claim("accurate", first=Subject(framework="mxnet")))[0].finding == "not testable here"
+
+
+def test_every_pair_stands_once_under_its_kind() -> None:
+    found = compare(ROWS, percentiles, 0.5)
+    kinds = {kind: [one for one in found if one.kind == kind] for kind in dict.fromkeys(one.kind for one in found)}
+    assert {kind: len(ones) for kind, ones in kinds.items()} == {
+        "native against ONNX": 6,
+        "framework against framework": 6,
+        "ONNX against ONNX": 6,
+    }
+    assert all(one.first.endswith("native") and one.second.endswith("onnx") for one in kinds["native against ONNX"])
+    assert {one.verdict for one in kinds["native against ONNX"]} == {"faster"}
+    assert [one.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
+    assert all(one.first != one.second for one in found)

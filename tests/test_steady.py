@@ -1,0 +1,115 @@
+"""Warm-up that is found: known changes are seen where they are, and noise is none."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from loadtest import samples
+from loadtest.analysis import steady
+
+MS = 1_000_000
+
+
+def noise(count: int, seed: int = 0, sigma: float = 0.1) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = np.random.default_rng(seed).lognormal(np.log(MS), sigma, count)
+    return values
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("count", [40, 60, 200, 3000])
+def test_noise_alone_is_no_change(count: int, sigma: float) -> None:
+    found = [steady.find(noise(count, seed, sigma)) for seed in range(60)]
+    assert sum(not one.steady for one in found) <= 3
+    assert sum(one.start > 0 for one in found) <= 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.45), st.floats(1.5, 50), st.sampled_from([400, 3000]))
+def test_a_warm_up_is_found_where_it_ends(seed: int, share: float, factor: float, count: int) -> None:
+    values = noise(count, seed)
+    ends = round(count * share)
+    values[:ends] *= factor
+    found = steady.find(values)
+    assert found.steady
+    assert found.reason is None
+    assert abs(found.start - ends) <= max(0.03 * count, 10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.55, 0.8), st.floats(1.5, 50), st.booleans())
+def test_a_change_in_the_second_half_denies_the_steady_state(
+    seed: int, share: float, factor: float, slower: bool
+) -> None:
+    values = noise(2000, seed)
+    values[round(2000 * share) :] *= factor if slower else 1 / factor
+    found = steady.find(values)
+    assert not found.steady
+    assert ("rose" if slower else "fell") in str(found.reason)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.0, 0.9), st.floats(2, 1000))
+def test_a_stall_is_no_change_of_the_median(seed: int, place: float, factor: float) -> None:
+    values = noise(3000, seed)
+    first = round(3000 * place)
+    # A queue that drains: 300 of 3,000 requests at 200 a second wait for up to a second and a half.
+    values[first : first + 300] *= np.linspace(factor, 1, 300)[: len(values[first : first + 300])]
+    assert steady.find(values).steady
+
+
+def test_the_reason_says_what_changed_when_and_from_what_to_what() -> None:
+    values = noise(3000)
+    values[2050:] *= 12.3
+    due = np.arange(3000) * 2 * MS
+    assert steady.find(values, due).reason == "no steady state: median rose from 0.998 ms to 12.2 ms 4.1 s in"
+    assert "at request 2,050 of 3,000" in str(steady.find(values).reason)
+
+
+def test_a_queue_that_only_grows_is_no_steady_state() -> None:
+    assert not steady.find(noise(3000) * np.linspace(1, 100, 3000)).steady
+
+
+def test_requests_that_fail_from_some_moment_on_are_no_steady_state() -> None:
+    values = noise(1000)
+    values[400:] = np.inf
+    assert "to failures at request 400" in str(steady.find(values).reason)
+    assert "failed throughout" in str(steady.find(np.full(100, np.inf)).reason)
+
+
+def test_of_too_few_nothing_is_told() -> None:
+    found = steady.find(noise(39))
+    assert (found.start, found.steady) == (0, True)
+    assert "too few" in str(found.reason)
+
+
+def record(latencies: NDArray[np.float64], warm: int = 0, **other: Any) -> Any:
+    sent = np.arange(len(latencies)) * 100 * MS
+    columns = {"sent_ns": sent, "done_ns": sent + latencies.astype(np.int64), "status": [200] * len(sent)}
+    columns |= {"batch": [1] * len(sent), "warmup": np.arange(len(sent)) < warm}
+    return samples.as_table(columns | other)
+
+
+def test_what_is_found_only_lengthens_the_assumed_warm_up() -> None:
+    values = noise(1000)
+    values[:300] *= 5
+    table, found = steady.mark(record(values, warm=50))
+    marked = int(table["warmup"].to_numpy().sum())
+    assert found.steady
+    assert marked == 50 + found.start
+    assert 295 <= marked <= 310
+    calm, found = steady.mark(record(noise(1000), warm=50))
+    assert calm["warmup"].to_numpy().sum() == 50
+    assert found.start == 0
+
+
+def test_rows_in_another_order_are_marked_by_when_they_were_due() -> None:
+    values = noise(1000)
+    values[:300] *= 5
+    order = np.random.default_rng(1).permutation(1000)
+    straight, _ = steady.mark(record(values))
+    mixed, _ = steady.mark(record(values).take(order))
+    assert mixed["warmup"].to_numpy().tolist() == straight["warmup"].to_numpy()[order].tolist()

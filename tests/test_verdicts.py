@@ -1,0 +1,206 @@
+"""What a row may not claim: each rule breaks the row that breaks it, says why, and leaves the others alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_run import MS, Change, Columns, build, study
+
+from loadtest import samples
+from loadtest.analysis import launches
+from loadtest.analysis.rendering import render, short
+from loadtest.analysis.table import Row, rows
+from medserve import store
+from medserve.spec import Cell, Check, Measure, Result, SelfTest, Window
+from medserve.study import Deployed
+
+OPEN = "open-50"
+LADDER = ("closed-1", "closed-2", "closed-8")
+POWER = {1: 1.0, 2: 1.2, 8: 4.6}
+"""Latency of one request by users."""
+FINE = Check(name="slope", measured=1.0, truth=1.0, limit=0.02, unit="", ok=True)
+
+
+def latency(deployed: Deployed, cell: Cell, index: int) -> float:
+    return (
+        POWER.get(cell.profile.users, 1.0) * (1.0, 1.001)[index] * (0.1 if deployed.deployment.runtime == "null" else 1)
+    )
+
+
+def made(tmp_path: Path, *profiles: str, **how: Any) -> Path:
+    asked = study(
+        sizes=(28,), frameworks=("pytorch",), formats=("native",), launches=2, measure=(Measure(profiles=profiles),)
+    )
+    return build(tmp_path / "run", asked, latency, **how)
+
+
+def with_selftest(run: Path, *checks: Check, roofline: float = 1e6) -> None:
+    found = SelfTest(started="", seconds=1.0, roofline={28: roofline}, checks=checks or (FINE,))
+    store.write_json(run / "selftest" / "selftest.json", found)
+
+
+def pick(run: Path, profile: str, runtime: str = "torchscript") -> Row:
+    (row,) = [row for row in rows(run) if (row["profile"], row["runtime"]) == (profile, runtime)]
+    return row
+
+
+def at(profile: str, change: Any) -> Change:
+    """Change only the records of one profile."""
+    return lambda cell, columns: change(columns) if cell.profile.name == profile else columns
+
+
+def test_a_run_without_faults_has_valid_rows_and_nothing_to_say(tmp_path: Path) -> None:
+    run = made(tmp_path, "in-process-1", OPEN)
+    with_selftest(run)
+    row = pick(run, OPEN)
+    assert (row["valid"], row["reason"], row["steady"], row["knee"], row["cached"]) == (True, None, True, None, None)
+    assert row["p50_sent_ms"] == pytest.approx(0.98 * row["p50_ms"], rel=1e-3)
+    assert row["p50_closed_ms"] == row["p50_sent_ms"]
+    assert (row["lag_p50_us"], row["lag_p99_us"]) == (pytest.approx(20.01), pytest.approx(20.01))
+    assert pick(run, "in-process-1")["p50_sent_ms"] is None
+
+
+def test_a_ruler_that_was_not_tested_is_said_and_one_that_failed_spoils_every_row(tmp_path: Path) -> None:
+    run = made(tmp_path, "in-process-1", OPEN)
+    row = pick(run, OPEN)
+    assert (row["valid"], row["reason"]) == (True, "the ruler was not tested in this run")
+    assert pick(run, "in-process-1")["reason"] is None
+    with_selftest(run, FINE, Check(name="planted stall", measured=4.0, truth=1000.0, limit=50.0, unit="ms", ok=False))
+    for row in rows(run):
+        assert not row["valid"]
+        assert "the ruler failed its self-test: planted stall" in row["reason"]
+
+
+def held_up(columns: Columns) -> Columns:
+    """The client is late with every request by half of what it takes."""
+    return columns | {"sent_ns": columns["intended_ns"] + MS // 2, "done_ns": columns["done_ns"] + MS // 2}
+
+
+def test_a_late_client_makes_a_row_invalid(tmp_path: Path) -> None:
+    run = made(tmp_path, OPEN, "closed-1", change=at(OPEN, held_up))
+    with_selftest(run)
+    row = pick(run, OPEN)
+    assert not row["valid"]
+    assert row["reason"].startswith("the client sent late: p50 from the intended time is 50 % above")
+    assert pick(run, "closed-1")["valid"]
+    assert "invalid" in render([row], "markdown")
+    assert "!" in str([list(column.cells) for table in short([row])[0] for column in table.columns])
+
+
+def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight connections, a request each millisecond, and a server that answers each 20 ms after its sending.
+    monkeypatch.setattr(launches, "CONNECTIONS", 8)
+    due = np.arange(800) * MS
+    sent, free = [], [0] * 8
+    for start in due.tolist():
+        sent.append(max(start, min(free)))
+        free[free.index(min(free))] = sent[-1] + 20 * MS
+    columns = {"intended_ns": due, "sent_ns": sent, "done_ns": np.array(sent) + 20 * MS}
+    plain = {"status": np.full(800, 200), "batch": np.ones(800, int), "warmup": np.zeros(800, bool)}
+    run = made(tmp_path, OPEN, change=lambda cell, _: columns | plain)
+    with_selftest(run)
+    row = pick(run, OPEN)
+    assert row["p50_ms"] > 5 * row["p50_sent_ms"]
+    assert row["valid"]
+    assert "no steady state" in row["reason"]
+    monkeypatch.setattr(launches, "CONNECTIONS", 1000)
+    assert "the client sent late" in pick(run, OPEN)["reason"]
+
+
+def test_a_cell_near_the_generators_roofline_is_refused_but_not_the_floor_nor_one_user(tmp_path: Path) -> None:
+    # The made closed loops answer 333, 278 and 72 a second.
+    run = made(tmp_path, *LADDER)
+    with_selftest(run, roofline=350.0)
+    assert pick(run, "closed-1")["valid"]
+    row = pick(run, "closed-2")
+    assert not row["valid"]
+    assert "requests/s are 79 % of the generator's roofline, 350 (limit 70 %)" in row["reason"]
+    assert pick(run, "closed-8")["valid"]
+    assert pick(run, "closed-2", "null")["valid"]
+
+
+def test_above_the_knee_latency_is_not_quoted_and_throughput_stands(tmp_path: Path) -> None:
+    run = made(tmp_path, *LADDER, "idle-10ms", change=lambda cell, columns: columns | busy(cell, columns))
+    with_selftest(run)
+    one, two, eight = (pick(run, profile) for profile in LADDER)
+    assert [row["knee"] for row in (one, two, eight)] == [False, True, False]
+    assert two["p50_ms"] == pytest.approx(1.2, rel=1e-2)
+    assert (eight["p50_ms"], eight["p99_high"]) == (None, None)
+    assert eight["throughput"] > two["throughput"]
+    assert "above the knee of its ladder (2 users)" in eight["reason"]
+    assert eight["valid"]
+    assert pick(run, "idle-10ms")["knee"] is None
+
+
+def busy(cell: Cell, columns: Columns) -> Columns:
+    """As many requests at a time as there are users."""
+    took = columns["done_ns"] - columns["sent_ns"]
+    sent = np.arange(len(took)) * int(POWER[cell.profile.users] * MS / cell.profile.users)
+    return {"sent_ns": sent, "done_ns": sent + took}
+
+
+def test_a_run_that_never_settles_says_so_and_stays_valid(tmp_path: Path) -> None:
+    def slower(columns: Columns) -> Columns:
+        took = columns["done_ns"] - columns["sent_ns"]
+        took[250:] *= 4
+        return columns | {"done_ns": columns["sent_ns"] + took}
+
+    run = made(tmp_path, "closed-1", change=at("closed-1", slower))
+    with_selftest(run)
+    row = pick(run, "closed-1")
+    assert (row["steady"], row["valid"]) == (False, True)
+    assert "no steady state: median rose from 0.996 ms to 4" in row["reason"]
+    assert "(in 2 of 2 launches)" in row["reason"]
+
+
+def test_too_few_requests_leave_the_steady_state_open(tmp_path: Path) -> None:
+    assert pick(made(tmp_path, "closed-1", count=30), "closed-1")["steady"] is None
+
+
+def test_disturbed_windows_are_counted_with_their_reason(tmp_path: Path) -> None:
+    calm = Window(start_ns=0, end_ns=1, stolen=0, others=0, throttled=0, switches=1, load=1.0, reason=None)
+    stolen = Window(
+        start_ns=1, end_ns=2, stolen=0.3, others=0, throttled=0, switches=1, load=1.0, reason="30 % of a core stolen"
+    )
+    run = made(tmp_path, "closed-1", "in-process-1", windows=(calm, calm, stolen))
+    with_selftest(run)
+    row = pick(run, "closed-1")
+    assert (row["windows"], row["disturbed"], row["valid"]) == (6, 2, True)
+    assert "2 of 6 windows disturbed: 30 % of a core stolen" in row["reason"]
+    assert "disturbed" in render([row], "markdown")
+    assert (pick(run, "in-process-1")["windows"], pick(run, "in-process-1")["disturbed"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("second", "cached"), [(0.2, True), (1.0, False)])
+def test_a_caching_server_makes_all_its_rows_over_http_invalid(tmp_path: Path, second: float, cached: bool) -> None:
+    run = made(tmp_path, "in-process-1", "closed-1", OPEN)
+    with_selftest(run)
+    took = np.tile([5 * MS, int(second * 5 * MS)], 32)
+    sent = np.arange(64) * 10 * MS
+    columns = {"sent_ns": sent, "done_ns": sent + took, "status": [200] * 64, "batch": [1] * 64, "warmup": [False] * 64}
+    for folder in (run / "results").glob("*torchscript.torchscript*closed-1/*"):
+        samples.write(folder / "audit.parquet", columns)
+        result = store.read_json(folder / "result.json", Result)
+        files = store.digests(folder, without="result.json")
+        store.write_json(folder / "result.json", Result(**{**_fields(result), "files": files}))
+    for profile in ("closed-1", OPEN):
+        row = pick(run, profile)
+        assert (row["cached"], row["valid"]) == (cached, not cached)
+        assert ("the server caches" in str(row["reason"])) == cached
+    assert pick(run, "in-process-1")["valid"]
+    assert pick(run, "closed-1", "null")["cached"] is None
+
+
+def _fields(result: Result) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in result.__struct_fields__}
+
+
+def test_wrong_answers_are_counted_among_the_failed(tmp_path: Path) -> None:
+    def wrong(columns: Columns) -> Columns:
+        return columns | {"wrong": np.arange(len(columns["sent_ns"])) < 3}
+
+    row = pick(made(tmp_path, "closed-1", change=at("closed-1", wrong)), "closed-1")
+    assert (row["wrong"], row["failed"]) == (6, 6)
