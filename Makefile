@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test bench-wrapper clean
+.PHONY: bench test bench-wrapper bench-load clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -20,6 +20,10 @@ test: $(READY)
 # The wrapper's cost over a bare server, side by side in one run.
 bench-wrapper: $(READY)
 	$(BIN)/python -m serve.benchmark
+
+# The load generator against its targets, and beside referees of other designs (wrk: Debian package wrk).
+bench-load: $(READY)
+	$(BIN)/python -m loadtest.benchmark
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "medserve needs Python 3.11; make PYTHON=/path/to/python3.11")'

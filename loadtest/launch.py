@@ -13,16 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import samples
+from loadtest.analysis import steady
 from loadtest.client import generate
 from loadtest.payload import Load, open_images, open_scores
 from loadtest.server import Server
+from loadtest.watch import Watch
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Cell, Launch, Result
+from medserve.spec import Artifact, Cell, Launch, Result, Window
 
 
 def launch(plan: Launch) -> list[str]:
@@ -80,9 +83,13 @@ class _Launch:
             return
         for cell in cells:
             with self._cell(cell) as result:
+                watch = Watch(os.getpid(), self._plan.server_cpus)
                 timed = inprocess.measure(
                     runtime, deployment, cell.profile, self._images, self._expected, self._plan.seed
                 )
+                # This process is the timer: it reads the counters at the two ends only.
+                watch.look()
+                result.windows = watch.close()
                 samples.write(result.folder / "samples.parquet", timed.samples)
                 samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
                 result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
@@ -107,24 +114,31 @@ class _Launch:
 
     def _load(self, cell: Cell, server: Server, result: "_Measured") -> None:
         out = result.folder / "samples.parquet"
+        profile = cell.profile
+        measured = (*self._plan.server_cpus, *self._plan.client_cpus)
+        back_to_back = profile.mode == "closed-loop" and profile.users == 1 and not profile.gap_seconds
         load = Load(
             url=server.url,
             model=server.model,
-            profile=cell.profile,
+            profile=profile,
             images=self._plan.images,
             expected=self._plan.expected,
             out=str(out),
+            audit=str(result.folder / "audit.parquet") if back_to_back else None,
             seed=self._plan.seed,
             cpus=self._plan.client_cpus,
         )
         before = server.facts()
         log = self._scratch / "locust.log"
+        watch = Watch(server.pid, measured)
         try:
-            generate(load, log, server.why_dead)
+            with machine.aside(measured):
+                generate(load, log, server.why_dead, look=watch.look)
         except CannotRun:
             shutil.copy(log, result.folder / log.name)
             raise
         finally:
+            result.windows = watch.close()
             after = server.facts()
             if "cpu_seconds" in before and "cpu_seconds" in after:
                 after["cpu_seconds"] -= before["cpu_seconds"]
@@ -144,23 +158,24 @@ class _Launch:
             started = _utc()
             try:
                 yield measured
-                reason = _why_useless(folder / "samples.parquet")
+                record = folder / "samples.parquet"
+                reason = _why_useless(record)
+                if reason is None:
+                    measured.process["steady"] = _settle(record)
             except (BadInput, CannotRun) as error:
                 reason = str(error)
             except Exception as error:  # a framework raises anything; it is this cell's result
                 reason = f"{type(error).__name__}: {error}"
-            self._write(folder, cell, reason, started, time.monotonic() - began, measured.process)
+            self._write(measured, cell, reason, started, time.monotonic() - began)
 
     def _fail(self, cells: tuple[Cell, ...], reason: str, *logs: Path) -> None:
         for cell in cells:
             with store.new_folder(self._folder(cell)) as folder:
                 for log in logs:
                     shutil.copy(log, folder / log.name)
-                self._write(folder, cell, reason, _utc(), 0.0, {})
+                self._write(_Measured(folder), cell, reason, _utc(), 0.0)
 
-    def _write(
-        self, folder: Path, cell: Cell, reason: str | None, started: str, seconds: float, facts: dict[str, Any]
-    ) -> None:
+    def _write(self, measured: "_Measured", cell: Cell, reason: str | None, started: str, seconds: float) -> None:
         if reason is not None:
             reason = " ".join(reason.split())[:1000]
             self._failed.append(f"{cell.name}: {reason}")
@@ -174,21 +189,32 @@ class _Launch:
             started=started,
             seconds=round(seconds, 3),
             machine=self._machine,
-            process=facts,
-            files=store.digests(folder, without="result.json"),
+            process=measured.process,
+            windows=measured.windows,
+            files=store.digests(measured.folder, without="result.json"),
         )
-        store.write_json(folder / "result.json", result)
+        store.write_json(measured.folder / "result.json", result)
 
     def _folder(self, cell: Cell) -> Path:
         return Path(self._plan.results) / cell.name / str(self._plan.index)
 
 
 class _Measured:
-    """What a measurement leaves: files in `folder`, and what was read back from the processes."""
+    """What a measurement leaves: files in `folder`, what was read back from the processes, what the system did."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: dict[str, Any] = {}
+        self.windows: tuple[Window, ...] = ()
+
+
+def _settle(path: Path) -> dict[str, Any]:
+    """Mark as warm-up what came before the steady state, and say where that began, or why there is none."""
+    table, found = steady.mark(samples.read(path))
+    columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
+    samples.write(path, columns, facts=samples.read_facts(path))
+    said: dict[str, Any] = msgspec.to_builtins(found)
+    return said
 
 
 def _why_useless(path: Path) -> str | None:

@@ -19,6 +19,7 @@ READY_SECONDS = 300.0
 class Server:
     """`python -m serve` of one deployment, on `cpus`. What it prints goes to server.out and server.log in `folder`."""
 
+    pid: int
     url: str
     model: str
 
@@ -30,6 +31,7 @@ class Server:
         with self._out.open("wb") as out, self.log.open("wb") as log:
             env = {EVENTS: "1", **machine.thread_environment(deployment.threads)}
             self._child = process.start(words, stdout=out, stderr=log, env=env)
+        self.pid = self._child.pid
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Return when the server answers. Raises CannotRun with the reason when it does not within `seconds`."""

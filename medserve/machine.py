@@ -4,6 +4,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,23 @@ def divide_cpus(threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if len(first) > threads > 0:
         return first[:threads], first[threads : threads + 1]
     return usable_cpus(), usable_cpus()
+
+
+def spare_cpus(measured: tuple[int, ...]) -> tuple[int, ...]:
+    """Usable CPUs that share no physical core with the `measured` ones."""
+    taken = {sibling for cpu in measured for sibling in _siblings(cpu)}
+    return tuple(cpu for cpu in usable_cpus() if cpu not in taken)
+
+
+@contextmanager
+def aside(measured: tuple[int, ...]) -> Iterator[None]:
+    """Keep this process, while it waits, off the `measured` CPUs and their siblings, where there are others."""
+    before = usable_cpus()
+    pin(spare_cpus(measured))
+    try:
+        yield
+    finally:
+        pin(before)
 
 
 def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:

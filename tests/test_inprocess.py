@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import Stage
 
 from loadtest import inprocess, samples
 from medserve import store
-from medserve.machine import usable_cpus
+from medserve.machine import divide_cpus, usable_cpus
 from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+from medserve.tables import PROFILES
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (24, 8, 8, 3), np.uint8)
 
@@ -102,16 +104,17 @@ def test_a_pass_is_long_enough_for_a_median_and_short_enough_for_the_disk(monkey
     assert np.bincount(found.samples["warmup"]).tolist() == [inprocess.AT_LEAST, 1]
 
 
+@pytest.mark.parametrize("threads", [1, 0])
 def test_a_launch_times_a_real_deployment_in_a_process_of_its_own(
-    stage: Stage, onnx: Path, checkpoint: Path, tmp_path: Path
+    stage: Stage, onnx: Path, checkpoint: Path, tmp_path: Path, threads: int
 ) -> None:
     with np.load(onnx / "golden.npz") as golden:
         np.save(tmp_path / "images.npy", golden["images"])
         np.save(tmp_path / "scores.npy", golden["scores"])
-    deployment = Deployment(artifact=onnx.name, runtime="onnx_runtime")
+    deployment = Deployment(artifact=onnx.name, runtime="onnx_runtime", threads=threads, batch_sizes=(1, 128))
+    # The ends of the ladder of batches.
     profiles = [
-        LoadProfile(name=f"in-process-{batch}", mode="in-process", batch=batch, seconds=0.2, warmup_seconds=0.1)
-        for batch in (1, 32)
+        msgspec.structs.replace(PROFILES[f"in-process-{batch}"], seconds=0.2, warmup_seconds=0.1) for batch in (1, 128)
     ]
     launch = Launch(
         study="test",
@@ -121,7 +124,7 @@ def test_a_launch_times_a_real_deployment_in_a_process_of_its_own(
         results=str(tmp_path / "results"),
         images=str(tmp_path / "images.npy"),
         expected=str(tmp_path / "scores.npy"),
-        server_cpus=usable_cpus()[:1],
+        server_cpus=divide_cpus(threads)[0],
         client_cpus=(),
         seed=0,
     )
@@ -139,7 +142,11 @@ def test_a_launch_times_a_real_deployment_in_a_process_of_its_own(
         stages = samples.read(folder / "stages.parquet", schema=samples.STAGES)
         assert min(stages["run_ns"].to_pylist()) > 0
         assert tuple(result.process["timer"]["affinity"]) == launch.server_cpus
-        assert result.process["timer"]["runtime"]["threads"] == 1
+        (window,) = result.windows
+        sent, done = table["sent_ns"].to_numpy(), table["done_ns"].to_numpy()
+        assert window.start_ns < sent.min() < done.max() < window.end_ns
+        assert set(result.process["steady"]) == {"start", "steady", "reason"}
+        assert result.process["timer"]["runtime"]["threads"] == (threads or len(usable_cpus()))
 
 
 def test_images_of_another_size_than_the_artifacts_are_refused(
@@ -179,6 +186,8 @@ def test_time_by_hand_is_calm_and_also_json(stage: Stage, onnx: Path) -> None:
     assert figures["wrong"] == 0
     assert figures["p50_ms"] > 0
     assert set(figures["stages_ms"]) == {"place", "run", "fetch"}
+    everything = stage(*words, "--threads", "0", "--json")
+    assert json.loads(everything.stdout)["deployment"].endswith("-tall"), everything.stderr
     refused = stage("loadtest", "time", str(onnx), "--runtime", "nonesuch")
     assert refused.returncode == 2
     assert "there is: " in refused.stderr

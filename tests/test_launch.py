@@ -1,14 +1,18 @@
 """Launches as the study runner starts them: real servers, real Locust, and nothing that outlives its parent."""
 
+import ctypes
 import itertools
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,9 +22,14 @@ import pytest
 from conftest import Stage
 
 from loadtest import samples
+from loadtest.launch import _settle
+from loadtest.payload import AUDITED
 from medserve import store
 from medserve.machine import usable_cpus
 from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+
+PIDFD_GETFD = 438
+"""The number of pidfd_getfd(2), the same on all architectures."""
 
 
 def closed(seconds: float = 0.8) -> LoadProfile:
@@ -106,9 +115,62 @@ def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[
             assert tuple(client["affinity"]) == one.client_cpus
         assert server["runtime"]["threads"] == 1
         assert 0 < server["cpu_seconds"] < 30
+        assert (client["collector_enabled"], server["collector_enabled"]) == (False, True)
+        assert min(client["frozen_objects"], server["frozen_objects"]) > 1000
         assert client["connections"] == len(set(column(table, "connection")))
+        assert result.process["steady"].keys() == {"start", "steady", "reason"}
+        assert result.windows
+        assert all(early.end_ns == late.start_ns for early, late in itertools.pairwise(result.windows))
+        assert result.windows[0].start_ns < column(table, "done_ns").min()
+        assert result.windows[-1].end_ns > column(table, "done_ns").max() - 1e9
+        assert all(window.reason is None or window.reason.strip() for window in result.windows)
+        assert ("audit.parquet" in result.files) == (cell.profile.mode == "closed-loop")
+        if "audit.parquet" in result.files:
+            assert len(samples.read(folder / "audit.parquet")) == 2 * AUDITED
     assert len(samples.read(result_of(one, one.cells[1]) / "samples.parquet")) == 50
     assert [path.name for path in Path(one.results).rglob(".*")] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="sockets of another process are read back on Linux only")
+def test_both_ends_send_without_delay_over_one_connection(plan: Callable[..., Launch], tmp_path: Path) -> None:
+    one = plan(closed(seconds=3.0), runtime="null")
+    process = start(one, tmp_path)
+    for end in (child_of(process, "locust"), child_of(process, "serve")):
+        while not (connections := established(end)):
+            time.sleep(0.02)
+        assert [option(end.pid, connection.fd, socket.TCP_NODELAY) for connection in connections] == [1]
+    assert process.wait(60) == 0, (tmp_path / "launch.log").read_text()
+
+
+def established(process: psutil.Process) -> list[Any]:
+    return [one for one in process.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
+
+
+def option(pid: int, descriptor: int, name: int) -> int:
+    """A TCP option of another process's socket, by pidfd_getfd(2)."""
+    handle = os.pidfd_open(pid)
+    try:
+        copy = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, handle, descriptor, 0)
+    finally:
+        os.close(handle)
+    if copy < 0:
+        pytest.skip(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    with socket.socket(fileno=copy) as held:
+        return int(held.getsockopt(socket.IPPROTO_TCP, name) != 0)
+
+
+def test_what_came_before_the_steady_state_becomes_warm_up(tmp_path: Path) -> None:
+    latencies = np.where(np.arange(600) < 100, 9_000_000, 1_000_000) + np.random.default_rng(0).integers(0, 50_000, 600)
+    sent = np.arange(600) * 10_000_000
+    columns = {"sent_ns": sent, "done_ns": sent + latencies, "status": np.full(600, 200), "batch": np.ones(600, int)}
+    path = tmp_path / "samples.parquet"
+    samples.write(path, columns | {"warmup": np.arange(600) < 10}, facts={"connections": 1})
+    said = _settle(path)
+    table = samples.read(path)
+    assert said["steady"], said
+    assert 95 <= int(column(table, "warmup").sum()) <= 110
+    assert column(table, "done_ns").tolist() == (sent + latencies).tolist()
+    assert samples.read_facts(path) == {"connections": 1}
 
 
 def test_a_server_killed_under_load_is_a_reason_and_the_next_cell_goes_on(

@@ -1,0 +1,1 @@
+"""How good the load generator is, against targets and against referees."""

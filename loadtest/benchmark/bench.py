@@ -1,0 +1,115 @@
+"""What the parts of the benchmark share: servers, plans, and the line that a figure is."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from loadtest import client, payload, samples
+from loadtest.analysis import intervals
+from loadtest.payload import Load
+from loadtest.server import Server
+from loadtest.watch import Watch
+from medserve import machine, process, store
+from medserve.empty import empty_artifact
+from medserve.errors import CannotRun
+from medserve.spec import Deployment, LoadProfile, Window
+
+SIZE = 28
+ROUNDS = 3
+"""Pairs of blocks; one for a glance."""
+GLANCE = 0.1
+WARMUP = 1.0
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure. It reaches its target from `low` to `high`; without a value `note` says why there is none."""
+
+    part: str
+    name: str
+    value: float | None = None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the target is reached; null where there is no target, or no value."""
+        if self.value is None or (self.low is None and self.high is None):
+            return None
+        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+
+
+class Bench:
+    """Servers and loads of one run, with all durations and sizes times `scale`; `windows` of the generator's core."""
+
+    def __init__(self, scratch: Path, scale: float, artifact: Path | None) -> None:
+        self.scratch, self.scale, self.artifact = scratch, scale, artifact
+        self.rounds = ROUNDS if scale >= GLANCE else 1
+        self.server_cpus, self.client_cpus = machine.divide_cpus(1)
+        self.windows: list[Window] = []
+        self._count = 0
+
+    def new(self) -> Path:
+        """A folder of its own."""
+        self._count += 1
+        folder = self.scratch / str(self._count)
+        folder.mkdir()
+        return folder
+
+    @contextmanager
+    def serving(self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any) -> Iterator[Server]:
+        """A server that is ready; without an artifact, of a runtime that needs no model."""
+        folder = self.new()
+        artifact = artifact or empty_artifact(folder, size)
+        deployment = Deployment(artifact=artifact.name, runtime=runtime, batch_sizes=(1,), **rest)
+        server = Server(artifact, deployment, self.server_cpus, folder)
+        try:
+            server.wait_ready()
+            yield server
+        finally:
+            server.stop()
+
+    def plan(self, url: str, seconds: float, *, model: str = "empty", seed: int = 0, **profile: Any) -> Load:
+        """A plan of `seconds` times the scale, after a warm-up, whose record gets a folder of its own."""
+        kind = LoadProfile(
+            name="benchmark", seconds=seconds * self.scale, warmup_seconds=WARMUP * min(1.0, self.scale), **profile
+        )
+        out = str(self.new() / "samples.parquet")
+        shape = payload.describe(url, model)[1]
+        return Load(url=url, model=model, profile=kind, shape=shape, out=out, seed=seed, cpus=self.client_cpus)
+
+    def ours(self, load: Load) -> pa.Table:
+        """What the load generator measures: the rows after the warm-up."""
+        assert load.out is not None
+        record = Path(load.out)
+        watch = Watch(None, self.client_cpus)
+        client.generate(load, record.with_name("locust.log"), look=watch.look)
+        self.windows += watch.close()
+        return intervals.measured(samples.read(record))
+
+    def theirs(self, load: Load) -> pa.Table:
+        """The same of the referee of the open loop."""
+        assert load.out is not None
+        record = Path(load.out)
+        store.write_json(record.with_name("load.json"), load)
+        run("loadtest.benchmark.poller", str(record.with_name("load.json")))
+        return intervals.measured(samples.read(record))
+
+
+def run(*words: str) -> bytes:
+    """Run a module to its end. Returns what it printed; raises CannotRun with its last line."""
+    child = process.start(["-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = child.communicate()
+    finally:
+        process.stop(child)
+    if child.returncode:
+        lines = err.decode(errors="replace").strip().splitlines() or [process.describe_exit(child.returncode)]
+        raise CannotRun(f"{words[0]}: {lines[-1]}")
+    return out

@@ -1,0 +1,85 @@
+"""`python -m loadtest.benchmark.canned`: a server that does nothing, so that the generator alone limits the rate.
+
+It knows no HTTP beyond where the first request ends; all others must be as long. At SIGTERM it says how many it
+answered and in how much time: a count that the generator has no part in.
+"""
+
+import asyncio
+import re
+import signal
+from typing import Annotated, cast
+
+import msgspec
+import numpy as np
+import typer
+import uvloop
+
+from medserve import errors, machine, wire
+from medserve.timing import now
+
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+
+
+class Count:
+    """What all connections share: bytes of a request, and the requests so far with the first and the last moment."""
+
+    length = answered = first = last = 0
+
+
+class Canned(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, count: Count, answer: bytes) -> None:
+        self._count, self._answer = count, answer
+        self._bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where answers go."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is complete."""
+        count = self._count
+        if not count.length:
+            head = data[: data.index(b"\r\n\r\n") + 4]
+            length = LENGTH.search(head)
+            count.length = len(head) + (int(length[1]) if length else 0)
+            count.first = now()
+        self._bytes += len(data)
+        if whole := self._bytes // count.length:
+            self._bytes -= whole * count.length
+            self._transport.write(self._answer * whole)
+            count.answered += whole
+            count.last = now()
+
+
+def answer() -> bytes:
+    """The bytes of an answer as our servers give it, timing headers included."""
+    request = wire.Request(np.zeros((1, 1, 1, 3), np.uint8), None, True)
+    headers, body = wire.encode_response("canned", "1", np.full((1, 8), 0.125, np.float32), request)
+    headers += [(b"server-timing", wire.server_timing(0, 0, 0, 0)), (b"medserve-clock", b"1 1")]
+    headers += [(b"content-length", b"%d" % len(body))]
+    return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body
+
+
+async def _serve() -> None:
+    loop, count, given = asyncio.get_running_loop(), Count(), answer()
+    told = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    server = await loop.create_server(lambda: Canned(count, given), "127.0.0.1", 0)
+    url = "http://{}:{}".format(*server.sockets[0].getsockname())
+    print(msgspec.json.encode({"event": "ready", "url": url}).decode(), flush=True)
+    await told.wait()
+    seconds = (count.last - count.first) / 1e9
+    print(msgspec.json.encode({"event": "answered", "count": count.answered, "seconds": seconds}).decode(), flush=True)
+
+
+def canned(cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.")] = "") -> None:
+    """Answer until SIGTERM."""
+    machine.pin(tuple(map(int, filter(None, cpus.split(",")))))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve())
+
+
+if __name__ == "__main__":
+    errors.main(lambda: typer.run(canned))

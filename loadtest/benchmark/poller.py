@@ -1,0 +1,134 @@
+"""`python -m loadtest.benchmark.poller LOAD.json`: a referee of the open loop.
+
+One thread that never sleeps, sockets that never block, a parser of its own, and no event loop. It shares with the load
+generator what both must send and when (`payload`, `schedule`) and the form of the record, and no way of being late.
+"""
+
+import re
+import selectors
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from loadtest import payload, samples, schedule
+from loadtest.payload import Load
+from medserve import errors, machine, store
+from medserve.errors import CannotRun
+from medserve.timing import now, quiet_collector
+
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+CONNECTIONS = 32
+"""Opened before the clock starts; more are opened when all of them wait."""
+
+
+class Exchange:
+    """One connection and the request that is under way on it."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.row = -1
+        self._unsent = memoryview(b"")
+        self._answer = b""
+
+    def begin(self, row: int, request: bytes) -> None:
+        """Send request number `row`, or as much of it as the socket takes."""
+        self.row, self._unsent, self._answer = row, memoryview(request), b""
+        self.push()
+
+    def push(self) -> bool:
+        """Send what is left. Says whether anything still is."""
+        with suppress(BlockingIOError):
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        return bool(self._unsent)
+
+    def pull(self) -> int | None:
+        """Take what has come. The answer's status when it is whole."""
+        part = self.socket.recv(1 << 16)
+        if not part:
+            raise CannotRun("the server closed a connection of the referee")
+        self._answer += part
+        end = self._answer.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        length = LENGTH.search(self._answer[: end + 2])
+        if length is None:
+            raise CannotRun("the server's answer says no Content-Length, which the referee needs")
+        return int(self._answer[9:12]) if len(self._answer) >= end + 4 + int(length[1]) else None
+
+
+def open_loop(
+    address: tuple[str, int], requests: Sequence[bytes], offsets: NDArray[np.int64], patience: float
+) -> NDArray[np.int64]:
+    """Send by the schedule `offsets` (ns), taking `requests` in turn, without ever sleeping.
+
+    Returns int64 (n, 4): intended, sent, done, status; status is 0 where no answer came within `patience` seconds.
+    """
+    rows = np.zeros((len(offsets), 4), np.int64)
+    selector = selectors.DefaultSelector()
+
+    def connect() -> Exchange:
+        exchange = Exchange(address)
+        selector.register(exchange.socket, selectors.EVENT_READ, exchange)
+        return exchange
+
+    idle = [connect() for _ in range(CONNECTIONS)]
+    unsent: list[Exchange] = []
+    sent = answered = 0
+    try:
+        with quiet_collector():
+            start = now()
+            due = (start + offsets).tolist()
+            end = due[-1] + round(patience * 1e9)
+            while answered < len(due) and (at := now()) < end:
+                if sent < len(due) and at >= due[sent]:
+                    exchange = idle.pop() if idle else connect()
+                    rows[sent, :2] = due[sent], now()
+                    exchange.begin(sent, requests[sent % len(requests)])
+                    unsent.append(exchange)
+                    sent += 1
+                if unsent:
+                    unsent = [exchange for exchange in unsent if exchange.push()]
+                for key, _ in selector.select(0):
+                    exchange = key.data
+                    if (status := exchange.pull()) is not None:
+                        rows[exchange.row, 2:] = now(), status
+                        idle.append(exchange)
+                        answered += 1
+            rows[rows[:, 2] == 0, 2] = now()
+    finally:
+        for key in list(selector.get_map().values()):
+            key.data.socket.close()
+        selector.close()
+    return rows
+
+
+def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The same plan that Locust gets.")]) -> None:
+    """Send an open loop by the plan, and write the record that it names."""
+    load = store.read_json(plan, Load)
+    if load.out is None:
+        raise errors.BadInput(f"{plan}: no 'out' for the record")
+    machine.pin(load.cpus)
+    address = payload.split(load.url)
+    chosen, requests = payload.requests(load)
+    offsets = schedule.arrivals(load.profile, load.seed)
+    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.patience)
+    used = chosen[np.arange(len(rows)) % len(chosen)]
+    columns = {
+        **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),
+        "image": used[:, 0],
+        "batch": np.full(len(rows), load.profile.batch),
+        "warmup": offsets < round(load.profile.warmup_seconds * 1e9),
+    }
+    samples.write(Path(load.out), columns, facts={"affinity": list(machine.usable_cpus())})
+
+
+if __name__ == "__main__":
+    errors.main(lambda: typer.run(poll))

@@ -1,0 +1,128 @@
+"""What the load generator and the analysis can do at most: lag and rate of the sendings, cost of a large record."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from loadtest import client
+from loadtest.analysis import intervals
+from loadtest.benchmark.bench import SIZE, Bench, Line, run
+from loadtest.payload import Load
+from medserve import process
+from medserve.errors import CannotRun
+from medserve.spec import LoadProfile
+
+RATES = (500.0, 1000.0)
+BIN = 10_000_000
+"""Nanoseconds of a count: 2,000 of them in 20 s tell an index of dispersion to 0.03 (one standard error)."""
+CONNECTIONS = 8
+ROWS = 10_000_000
+
+UNRECORDED = """
+from loadtest.records import Records
+Records.note = lambda *_, **__: None
+from loadtest.locustfile import *
+"""
+"""A locustfile: the same users, the same stamps, and nothing kept."""
+
+
+def schedule(bench: Bench) -> Iterator[Line]:
+    """The sendings against the schedule, on one core."""
+    with bench.serving("null") as server:
+        for rate in RATES:
+            table = bench.ours(bench.plan(server.url, 20.0, mode="open-loop", arrivals="poisson", rate=rate))
+            table = table.filter(pc.is_valid(table["sent_ns"]))
+            intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
+            lag = np.sort(sent - intended) / 1e3
+            told = f"{len(sent):,} requests; index of the schedule itself {dispersion(intended):.2f}"
+            at = f"at {rate:g}/s"
+            yield Line(part="schedule", name=f"lag p50 {at}", value=intervals.percentile(lag, 0.5), unit="us", high=50)
+            yield Line(
+                part="schedule", name=f"lag p99 {at}", value=intervals.percentile(lag, 0.99) / 1e3, unit="ms", high=0.5
+            )
+            index = dispersion(np.sort(sent))
+            yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=told)
+
+
+def dispersion(stamps: NDArray[np.int64]) -> float:
+    """Variance over mean of the counts in equal times of ascending `stamps` (ns): 1 for a Poisson process.
+
+    Cox & Lewis, The Statistical Analysis of Series of Events (1966).
+    """
+    counts = np.bincount((stamps - stamps[0]) // BIN)[:-1]
+    return float(counts.var(ddof=1) / counts.mean())
+
+
+def generator(bench: Bench) -> Iterator[Line]:
+    """Requests a second with and without recording, as the server counts them."""
+    unrecorded = bench.new() / "unrecorded.py"
+    unrecorded.write_text(UNRECORDED)
+    recorded = client.LOCUSTFILE
+    rates: dict[Path, list[float]] = {recorded: [], unrecorded: []}
+    try:
+        for _ in range(bench.rounds):
+            for client.LOCUSTFILE in rates:
+                rates[client.LOCUSTFILE].append(_roofline(bench))
+    finally:
+        client.LOCUSTFILE = recorded
+    kept, bare = rates.values()
+    rate = median(kept)
+    yield Line(part="generator", name="recorded requests", value=rate, unit="/s", low=10_000)
+    yield Line(part="generator", name="unrecorded requests", value=median(bare), unit="/s")
+    cost = median(1 - with_ / without for with_, without in zip(kept, bare, strict=True))
+    yield Line(part="generator", name="cost of recording", value=100 * cost, unit="%", high=10)
+
+
+def _roofline(bench: Bench) -> float:
+    words = ["-m", "loadtest.benchmark.canned", "--cpus", ",".join(map(str, bench.server_cpus))]
+    child = process.start(words, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        url = msgspec.json.decode(child.stdout.readline(), type=dict[str, str])["url"]
+        profile = LoadProfile(
+            name="roofline", mode="closed-loop", users=CONNECTIONS, seconds=4 * bench.scale, warmup_seconds=0.0
+        )
+        folder = bench.new()
+        load = Load(
+            url=url,
+            model="canned",
+            profile=profile,
+            shape=(SIZE, SIZE, 3),
+            out=str(folder / "samples.parquet"),
+            cpus=bench.client_cpus,
+        )
+        client.generate(load, folder / "locust.log")
+    finally:
+        process.stop(child)
+    said = msgspec.json.decode(child.stdout.read(), type=_Answered)
+    if not said.count:
+        raise CannotRun("the load generator sent nothing")
+    return said.count / said.seconds
+
+
+class _Answered(msgspec.Struct):
+    count: int
+    seconds: float
+
+
+def analysis(bench: Bench) -> Iterator[Line]:
+    """A record of ten million requests, reduced."""
+    folder = str(bench.new())
+    rows = max(1, round(ROWS * bench.scale))
+    run("loadtest.benchmark.bulk", "make", folder, "--rows", str(rows))
+    said = msgspec.json.decode(run("loadtest.benchmark.bulk", "reduce", folder), type=_Reduced)
+    note = f"{said.requests:,} requests"
+    yield Line(part="analysis", name="time", value=said.seconds, unit="s", high=60, note=note)
+    yield Line(part="analysis", name="peak memory", value=said.peak_bytes / 1e9, unit="GB", high=2, note=note)
+
+
+class _Reduced(msgspec.Struct):
+    seconds: float
+    peak_bytes: int
+    requests: int
