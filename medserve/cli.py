@@ -32,6 +32,7 @@ STAGES = {
     "export": ("export", "", "Export a checkpoint and certify the artifact."),
     "serve": ("serve", "", "Serve an artifact over HTTP."),
     "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
+    "selftest": ("loadtest", "selftest", "Try the ruler on known answers."),
     "time": ("loadtest", "time", "Time an artifact in process."),
     "results": ("loadtest", "results", "Print the results of a run."),
     "report": ("loadtest", "report", "Write a run's report: one page, figures, Markdown."),

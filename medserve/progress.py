@@ -1,4 +1,4 @@
-"""Progress with time left: one calm line for a person, one JSON line a step for the study runner."""
+"""Progress with time left: one calm line for a person, one JSON line a step for the study runner, and its jobs."""
 
 import os
 import sys
@@ -48,6 +48,37 @@ class Progress:
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+class Jobs:
+    """Counts the jobs of a run by kind, and guesses the time left from the mean of the finished ones of each kind."""
+
+    def __init__(self, pending: dict[str, int]) -> None:
+        self._pending = pending
+        self._seconds: dict[str, list[float]] = {}
+        self.finished = 0
+
+    @property
+    def total(self) -> int:
+        """Jobs that this run does."""
+        return self.finished + sum(self._pending.values())
+
+    def skip(self, kind: str) -> None:
+        """Take a job out that needs not, or cannot, be done."""
+        self._pending[kind] -= 1
+
+    def done(self, kind: str, seconds: float) -> None:
+        """Note what a job took."""
+        self._pending[kind] -= 1
+        self.finished += 1
+        self._seconds.setdefault(kind, []).append(seconds)
+
+    def left(self) -> float | None:
+        """Seconds left; None while a kind is pending of which none has finished."""
+        waiting = {kind: count for kind, count in self._pending.items() if count}
+        if not waiting.keys() <= self._seconds.keys():
+            return None
+        return sum(count * sum(self._seconds[kind]) / len(self._seconds[kind]) for kind, count in waiting.items())
 
 
 def describe(event: Mapping[str, Any]) -> str:

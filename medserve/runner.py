@@ -18,8 +18,8 @@ import msgspec
 
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
-from medserve.progress import describe
-from medserve.spec import Cell, Failure, Launch, Prepared, Result, Study
+from medserve.progress import Jobs, describe
+from medserve.spec import Cell, Failure, Launch, Prepared, Result, SelfTest, Study
 from medserve.study import Deployed, Export, Plan, Training, plan
 
 
@@ -38,6 +38,9 @@ class Step(msgspec.Struct, frozen=True):
 
 Listener = Callable[[Step], None]
 
+MOST = 0.7
+"""Share of the generator's roofline above which an open loop would measure the generator."""
+
 
 def run(study: Study, out: Path, listen: Listener) -> int:
     """Do all that is missing of a study in the folder `out`. Returns the number of failed jobs and cells.
@@ -54,16 +57,19 @@ class _Run:
     def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener) -> None:
         self._study, self._plan, self._out, self._listen = study, matrix, out, listen
         launches = study.launches * len(matrix.deployed)
-        self._clock = _Clock(
+        self._sizes = list(dict.fromkeys(d.export.training.size for d in matrix.deployed if _over_http(d)))
+        self._jobs = Jobs(
             {
                 "data": len({(training.dataset, training.size) for training in matrix.trainings}),
                 "train": len(matrix.trainings),
                 "export": len(matrix.exports),
+                "selftest": int(bool(self._sizes)),
                 "in-process": launches,
                 "http": launches,
             }
         )
         self._data: dict[tuple[str, int], Prepared | str] = {}
+        self._ruler: SelfTest | None = None
         self._failed = 0
 
     def walk(self) -> int:
@@ -71,6 +77,7 @@ class _Run:
             self._train(training)
         for export in self._plan.exports:
             self._export(export)
+        self._try_ruler()
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
             # A fixed order would give each deployment the same place in the machine's drift in every block.
@@ -84,7 +91,7 @@ class _Run:
         data = self._prepare(training)
         folder = self._checkpoint(training)
         if isinstance(data, str) or (folder / "checkpoint.json").is_file():
-            self._clock.skip("train")
+            self._jobs.skip("train")
             if isinstance(data, str):
                 self._remember("train", training.name, data)
             return
@@ -99,7 +106,7 @@ class _Run:
         checkpoint = self._checkpoint(export.training)
         folder = self._artifact(export)
         if (folder / "artifact.json").is_file() or not (checkpoint / "checkpoint.json").is_file():
-            self._clock.skip("export")
+            self._jobs.skip("export")
             return
         words = ["-m", "export", str(checkpoint), "--format", export.format, "--out", str(folder)]
         self._remember("export", export.name, self._run("export", export.name, words))
@@ -113,7 +120,11 @@ class _Run:
         )
         data = self._prepare(deployed.export.training)
         if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():
-            self._clock.skip(kind)
+            self._jobs.skip(kind)
+            return
+        cells = self._refuse(cells, deployed.export.training.size, index)
+        if not cells:
+            self._jobs.skip(kind)
             return
         server, client = machine.divide_cpus(deployed.deployment.threads)
         scores = self._checkpoint(deployed.export.training) / "test_scores.npy"
@@ -136,6 +147,43 @@ class _Run:
         reason = self._run(kind, name, ["-m", "loadtest", "launch", str(path)], env)
         for cell in cells:
             self._close(cell, index, reason)
+
+    def _try_ruler(self) -> None:
+        """The self-test, once a folder, where there is anything to measure over HTTP.
+
+        One that fails stops nothing: the rows that are measured with such a ruler are marked.
+        """
+        folder = self._out / "selftest"
+        path = folder / "selftest.json"
+        made = any((self._artifact(export) / "artifact.json").is_file() for export in self._plan.exports)
+        if not self._sizes or not made:
+            return
+        reason = None
+        if path.is_file():
+            self._jobs.skip("selftest")
+        else:
+            words = ["-m", "loadtest", "selftest", "--size", ",".join(map(str, self._sizes)), "--out", str(folder)]
+            reason = self._run("selftest", "selftest", words)
+        if path.is_file():
+            self._ruler = store.read_json(path, SelfTest)
+            if self._ruler.failed:
+                names = ", ".join(check.name for check in self._ruler.failed)
+                reason = f"the self-test failed: {names}; remove {folder} to try the ruler again"
+        self._remember("selftest", "selftest", reason)
+
+    def _refuse(self, cells: tuple[Cell, ...], size: int, index: int) -> tuple[Cell, ...]:
+        """The cells that the generator has power for; the others get a result that says why it has not."""
+        roofline = self._ruler.roofline.get(size) if self._ruler else None
+        if roofline is None:
+            return cells
+        above = [cell for cell in cells if (cell.profile.rate or 0.0) > MOST * roofline]
+        for cell in above:
+            reason = (
+                f"{cell.profile.rate:g} requests a second are more than {MOST * 100:.0f} % of the {roofline:,.0f} that "
+                f"the load generator reaches here at {size} px; take a profile of a lower rate, or faster cores"
+            )
+            self._close(cell, index, reason)
+        return tuple(cell for cell in cells if cell not in above)
 
     def _close(self, cell: Cell, index: int, reason: str | None) -> None:
         """Count a cell; one that a dead launch left without a result gets a failed one with the reason."""
@@ -217,7 +265,7 @@ class _Run:
             finally:
                 process.stop(child)
         seconds = time.monotonic() - started
-        self._clock.done(kind, seconds)
+        self._jobs.done(kind, seconds)
         if code == 0:
             self._say("done", kind, name, seconds=seconds)
             return None
@@ -226,40 +274,7 @@ class _Run:
         return reason
 
     def _say(self, state: str, kind: str, name: str, note: str = "", seconds: float | None = None) -> None:
-        self._listen(
-            Step(state, kind, name, self._clock.finished, self._clock.total, note, seconds, self._clock.left())
-        )
-
-
-class _Clock:
-    """Guesses the time left from the mean of the finished jobs of each kind."""
-
-    def __init__(self, pending: dict[str, int]) -> None:
-        self._pending = pending
-        self._seconds: dict[str, list[float]] = {}
-        self.finished = 0
-
-    @property
-    def total(self) -> int:
-        """Jobs that this run does."""
-        return self.finished + sum(self._pending.values())
-
-    def skip(self, kind: str) -> None:
-        """Take a job out that needs not, or cannot, be done."""
-        self._pending[kind] -= 1
-
-    def done(self, kind: str, seconds: float) -> None:
-        """Note what a job took."""
-        self._pending[kind] -= 1
-        self.finished += 1
-        self._seconds.setdefault(kind, []).append(seconds)
-
-    def left(self) -> float | None:
-        """Seconds left; None while a kind is pending of which none has finished."""
-        waiting = {kind: count for kind, count in self._pending.items() if count}
-        if not waiting.keys() <= self._seconds.keys():
-            return None
-        return sum(count * sum(self._seconds[kind]) / len(self._seconds[kind]) for kind, count in waiting.items())
+        self._listen(Step(state, kind, name, self._jobs.finished, self._jobs.total, note, seconds, self._jobs.left()))
 
 
 @contextmanager
@@ -287,6 +302,10 @@ def _settle(study: Study, out: Path) -> None:
             raise BadInput(f"{out} holds a run of this study with another '{different[0]}'; give another --out")
     else:
         store.write_json(path, study)
+
+
+def _over_http(deployed: Deployed) -> bool:
+    return any(profile.mode != "in-process" for profile in deployed.profiles)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

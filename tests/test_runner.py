@@ -3,18 +3,20 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import Stage
 
 from medserve import store
-from medserve.spec import Result
+from medserve.spec import Check, Result, SelfTest
 
 MINI = """
 name = "mini"
@@ -32,16 +34,36 @@ null = {null}
 epochs = 1
 
 [[measure]]
-profiles = ["in-process-1", "closed-1"]
+profiles = {profiles}
 seconds = 0.5
 warmup_seconds = 0.1
 """
 
 
-def mini(folder: Path, dataset: str = "synthetic", runtimes: str = '["onnx_runtime"]', null: str = "true") -> Path:
+def mini(
+    folder: Path,
+    dataset: str = "synthetic",
+    runtimes: str = '["onnx_runtime"]',
+    null: str = "true",
+    profiles: str = '["in-process-1", "closed-1"]',
+) -> Path:
     path = folder / "mini.toml"
-    path.write_text(MINI.format(dataset=dataset, runtimes=runtimes, null=null))
+    path.write_text(MINI.format(dataset=dataset, runtimes=runtimes, null=null, profiles=profiles))
     return path
+
+
+def tried(out: Path, **other: Any) -> SelfTest:
+    """A self-test that held, so that a study need not make its own."""
+    held = {"started": "2026-11-20T08:00:00+00:00", "seconds": 20.0, "roofline": {28: 9000.0}, "checks": ()}
+    made = SelfTest(**{**held, **other})
+    store.write_json(out / "selftest" / "selftest.json", made)
+    return made
+
+
+def kinds(stdout: str) -> list[str]:
+    """What was done, in order, by the steps that a run told."""
+    steps = [json.loads(line) for line in stdout.splitlines()]
+    return [step["kind"] for step in steps if step["state"] in ("done", "failed")]
 
 
 def start(study: Path, out: Path) -> "subprocess.Popen[bytes]":
@@ -70,6 +92,7 @@ def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
     stage: Stage, root: Path, tmp_path: Path
 ) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
+    tried(out)
     for seconds in (2.0, 5.0, 3.0):
         process = start(study, out)
         time.sleep(seconds)
@@ -105,6 +128,39 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
     assert process.wait(30) != 0
     assert gone(family)
     assert leftovers(out) == []
+
+
+def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stage, root: Path, tmp_path: Path) -> None:
+    words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
+    out = tmp_path / "run"
+    first = stage(*words, "--out", str(out), "--json")
+    found = store.read_json(out / "selftest" / "selftest.json", SelfTest)
+    done = kinds(first.stdout)
+    assert done.count("selftest") == 1
+    assert done.index("selftest") < done.index("http")
+    # Whether its checks hold is the machine's affair; the study goes on, and says so at the end.
+    assert {result.status for result in results(out).values()} == {"done"}
+    assert len(results(out)) == 4
+    assert first.returncode == (1 if found.failed else 0)
+
+    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500"))
+    shutil.rmtree(out / "results" / refused)
+    tried(out, roofline={28: 710.0})
+    again = stage(*words, "--out", str(out), "--json")
+    assert set(kinds(again.stdout)) <= {"data"}, "neither the ruler is tried again nor the cell launched"
+    assert again.returncode == 1
+    assert results(out)[refused].reason == (
+        "500 requests a second are more than 70 % of the 710 that the load generator reaches here at 28 px; "
+        "take a profile of a lower rate, or faster cores"
+    )
+
+    false = Check(name="stall: p99 at 100/s", measured=4.0, truth=900.0, limit=450.0, unit="ms", ok=False)
+    tried(out, checks=(false,))
+    third = stage(*words, "--out", str(out), "--json")
+    assert third.returncode == 1, "a failed self-test is a failed job, also where it was made before"
+    assert json.loads(third.stdout.splitlines()[-1])["failed"] == 1
+    failure = json.loads((out / "failures" / "selftest-selftest.json").read_bytes())
+    assert "the self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
 
 
 def test_what_cannot_be_trained_is_a_row_with_a_reason(stage: Stage, root: Path, tmp_path: Path) -> None:
@@ -159,7 +215,8 @@ def test_bad_words_are_one_line_and_exit_code_2(stage: Stage, words: list[str], 
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["run"], ["list"], ["data"], ["train"], ["export"], ["serve"], ["load"], ["time"], ["results"]]
+    "words",
+    [[], ["run"], ["list"], ["data"], ["train"], ["export"], ["serve"], ["load"], ["selftest"], ["time"], ["results"]],
 )
 def test_every_command_explains_itself(stage: Stage, words: list[str]) -> None:
     done = stage("medserve.cli", *words, "--help", COLUMNS="200")
