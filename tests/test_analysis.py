@@ -20,7 +20,7 @@ from loadtest import samples
 from loadtest.analysis import intervals, rulers
 from loadtest.analysis.rendering import render, short
 from loadtest.analysis.summary import in_words, summarise
-from loadtest.analysis.table import rows
+from loadtest.analysis.table import read, rows
 from medserve import store
 from medserve.errors import BadInput
 from medserve.spec import Measure, Recipe, Result, Study
@@ -160,13 +160,13 @@ def pick(found: list[dict[str, Any]], runtime: str, mode: str) -> dict[str, Any]
 
 
 def test_rows_have_the_keys_of_the_contract_and_the_studys_order(run: Path) -> None:
-    found = rows(run)
+    found = rows(read(run))
     assert {tuple(row) for row in found} == {tuple(KEYS.split(", "))}
     assert [row["cell"] for row in found] == [cell.name for one in plan(STUDY).deployed for cell in one.cells]
 
 
 def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) -> None:
-    row = pick(rows(run), "torchscript", "open-loop")
+    row = pick(rows(read(run)), "torchscript", "open-loop")
     artifact = store.read_artifact(torchscript)
     assert (row["status"], row["n"], row["failed"], row["launches"]) == ("done", 160, 2, 2)
     assert row["p50_ms"] == pytest.approx(math.sqrt(2))
@@ -179,13 +179,13 @@ def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) 
     assert row["accuracy"] == artifact.checkpoint.test.accuracy
     assert row["parity_max_abs"] == artifact.certificate.max_abs
     assert (row["framework"], row["format"], row["valid"], row["seed"]) == ("pytorch", "torchscript", True, 0)
-    in_process = pick(rows(run), "torchscript", "in-process")
+    in_process = pick(rows(read(run)), "torchscript", "in-process")
     assert (in_process["rate_asked"], in_process["rate_delivered"]) == (None, None)
     assert in_process["throughput"] == pytest.approx(158 / sum(79 * 0.02 + took for took in (0.001, 0.002)))
 
 
 def test_the_null_runtime_claims_no_scores(run: Path) -> None:
-    row = pick(rows(run), "null", "closed-loop")
+    row = pick(rows(read(run)), "null", "closed-loop")
     assert row["status"] == "done"
     assert row["p50_ms"] is not None
     nothing = ("framework", "format", "accuracy", "auc", "balanced_accuracy", "parity_max_abs", "decisions_changed")
@@ -194,13 +194,13 @@ def test_the_null_runtime_claims_no_scores(run: Path) -> None:
 
 
 def test_cells_without_results_are_missing_and_those_of_a_failed_job_say_why(run: Path) -> None:
-    row = pick(rows(run), "onnx_runtime", "closed-loop")
+    row = pick(rows(read(run)), "onnx_runtime", "closed-loop")
     assert (row["status"], row["reason"], row["n"]) == ("missing", "not measured yet", 0)
     name = "synthetic-28-cnn-pytorch-s0.onnx"
     store.write_json(run / "failures" / f"export-{name}.json", {"stage": "export", "name": name, "reason": "no opset"})
-    row = pick(rows(run), "onnx_runtime", "closed-loop")
+    row = pick(rows(read(run)), "onnx_runtime", "closed-loop")
     assert (row["status"], row["reason"]) == ("failed", f"export of {name} failed: no opset")
-    assert pick(rows(run), "torchscript", "closed-loop")["status"] == "done"
+    assert pick(rows(read(run)), "torchscript", "closed-loop")["status"] == "done"
 
 
 def results_of(run: Path, mode: str) -> Path:
@@ -217,29 +217,29 @@ def test_a_failed_launch_is_named_beside_what_the_others_say(run: Path) -> None:
     folder = results_of(run, "closed-loop") / "1"
     result = store.read_json(folder / "result.json", Result)
     store.write_json(folder / "result.json", msgspec.structs.replace(result, status="failed", reason="it died"))
-    row = pick(rows(run), "torchscript", "closed-loop")
+    row = pick(rows(read(run)), "torchscript", "closed-loop")
     assert (row["status"], row["launches"], row["p50_ms"], row["p50_low"]) == ("done", 1, 1.0, None)
     assert "launch 1 failed: it died" in row["reason"]
     assert "one launch: no interval" in row["reason"]
     shutil.rmtree(results_of(run, "closed-loop") / "0")
-    row = pick(rows(run), "torchscript", "closed-loop")
+    row = pick(rows(read(run)), "torchscript", "closed-loop")
     assert (row["status"], row["valid"], row["reason"]) == ("failed", False, "it died; 1 of 2 launches missing")
 
 
 def test_a_changed_or_half_written_record_is_never_read_as_whole(run: Path) -> None:
     path = results_of(run, "in-process") / "0" / "samples.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    row = pick(rows(run), "torchscript", "in-process")
+    row = pick(rows(read(run)), "torchscript", "in-process")
     assert row["launches"] == 1
     assert "its SHA-256 is not the manifest's" in row["reason"]
     (results_of(run, "in-process") / "1" / "result.json").write_text('{"schema": 1')
-    row = pick(rows(run), "torchscript", "in-process")
+    row = pick(rows(read(run)), "torchscript", "in-process")
     assert row["status"] == "failed"
     assert "not a valid Result" in row["reason"]
 
 
 def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
-    found = rows(run)
+    found = rows(read(run))
     said = stage("loadtest", "results", str(run), "--format", "json")
     assert json.loads(said.stdout) == json.loads(render(found, "json"))
     assert json.loads(said.stdout)[0]["cell"] == found[0]["cell"]
@@ -264,7 +264,7 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no run"):
-        rows(tmp_path)
+        rows(read(tmp_path))
     done = stage("loadtest", "results", str(tmp_path), "--format", "json")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

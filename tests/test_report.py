@@ -12,7 +12,7 @@ import pytest
 from conftest import Stage
 from made_run import build, study
 
-from loadtest.analysis.table import rows
+from loadtest.analysis import table
 from loadtest.report import page, wording
 from medserve import store
 from medserve.errors import BadInput
@@ -90,7 +90,7 @@ def read(run: Path) -> Reader:
 
 def by_deployment(run: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows(run):
+    for row in table.rows(table.read(run)):
         found.setdefault(wording.deployment(row), []).append(row)
     return found
 
@@ -123,7 +123,8 @@ def test_markdown_holds_the_same_tables_as_the_page(run: Path, read: Reader) -> 
 
 
 def test_medians_and_ratios_are_those_that_were_made(run: Path, read: Reader) -> None:
-    first = {row["cell"]: row for row in rows(run)}["synthetic-28-cnn-pytorch-s0.onnx.onnx_runtime.cpu-t1.closed-1"]
+    found = {row["cell"]: row for row in table.rows(table.read(run))}
+    first = found["synthetic-28-cnn-pytorch-s0.onnx.onnx_runtime.cpu-t1.closed-1"]
     assert first["p50_ms"] == pytest.approx(0.5, rel=1e-3)
     ratios = [line for table in read.tables for line in table if "TorchScript / ONNX" in line[0][0]]
     assert {cell for cell, _, _ in ratios[0] if cell.startswith(f"0.500{wording.TIMES}")}

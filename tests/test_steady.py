@@ -69,6 +69,23 @@ def test_the_reason_says_what_changed_when_and_from_what_to_what() -> None:
     assert "at request 2,050 of 3,000" in str(steady.find(values).reason)
 
 
+@pytest.mark.parametrize("factor", [3, 10, 100])
+@pytest.mark.parametrize("slow_first", [False, True])
+def test_a_closed_loop_sends_little_while_it_is_slow_and_is_judged_by_time_too(factor: int, slow_first: bool) -> None:
+    """Slow for 60 % of the time, in which it sends a tenth of its requests or less."""
+    slow, fast = noise(round(600 / factor), 1) * factor, noise(400, 2)
+    values = np.concatenate([slow, fast] if slow_first else [fast, slow])
+    due = np.cumsum(np.concatenate([[0.0], values[:-1]])).astype(np.int64)
+    found = steady.find(values, due)
+    assert not found.steady
+    assert ("fell" if slow_first else "rose") in str(found.reason)
+
+
+def test_of_several_changes_the_largest_is_told() -> None:
+    values = np.concatenate([noise(1800, 1), noise(600, 2) * 20, noise(600, 3) * 10])
+    assert "rose from 1" in str(steady.find(values).reason)
+
+
 def test_a_queue_that_only_grows_is_no_steady_state() -> None:
     assert not steady.find(noise(3000) * np.linspace(1, 100, 3000)).steady
 

@@ -10,7 +10,7 @@ from made_run import MS, Change, Columns, build, study
 from loadtest import samples
 from loadtest.analysis import launches
 from loadtest.analysis.rendering import render, short
-from loadtest.analysis.table import Row, rows
+from loadtest.analysis.table import Row, read, rows
 from medserve import store
 from medserve.spec import Cell, Check, Measure, Result, SelfTest, Window
 from medserve.study import Deployed
@@ -41,7 +41,7 @@ def with_selftest(run: Path, *checks: Check, roofline: float = 1e6) -> None:
 
 
 def pick(run: Path, profile: str, runtime: str = "torchscript") -> Row:
-    (row,) = [row for row in rows(run) if (row["profile"], row["runtime"]) == (profile, runtime)]
+    (row,) = [row for row in rows(read(run)) if (row["profile"], row["runtime"]) == (profile, runtime)]
     return row
 
 
@@ -67,7 +67,7 @@ def test_a_ruler_that_was_not_tested_is_said_and_one_that_failed_spoils_every_ro
     assert (row["valid"], row["reason"]) == (True, "the ruler was not tested in this run")
     assert pick(run, "in-process-1")["reason"] is None
     with_selftest(run, FINE, Check(name="planted stall", measured=4.0, truth=1000.0, limit=50.0, unit="ms", ok=False))
-    for row in rows(run):
+    for row in rows(read(run)):
         assert not row["valid"]
         assert "the ruler failed its self-test: planted stall" in row["reason"]
 

@@ -26,7 +26,10 @@ LEAST = 40
 EQUIVALENT = 1.05
 """Ratio of two levels up to which they are the same for any use of the numbers."""
 STALL = 0.15
-"""Share of the rows up to which another level is a stall within a steady state: it shows in the percentiles."""
+"""Share of the rows, and of the time, up to which another level is a stall within a steady state: it shows in the
+percentiles. Rows alone would not do: a closed loop sends few of them while a server is slow."""
+HALF = 0.5
+"""Share of the rows, and of the time, that a steady state must cover."""
 FLOOR = 0.01
 """Relative noise below which differences mean nothing here, and a series without any would look all change."""
 PENALTY = 5.0
@@ -43,11 +46,15 @@ class Steady(Noun, frozen=True, kw_only=True):
 
 
 class _Segment(Struct, frozen=True):
-    """Batches from `start` to before `end` of one level, a logarithm of nanoseconds."""
+    """Batches from `start` to before `end` of one level, a logarithm of nanoseconds.
+
+    `share` is that of the rows or of the time, whichever is larger.
+    """
 
     start: int
     end: int
     level: float
+    share: float
 
 
 def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -> Steady:
@@ -63,22 +70,22 @@ def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -
     known = medians[np.isfinite(medians)]
     if not len(known):
         return Steady(start=0, steady=False, reason="no steady state: more than half of the requests failed throughout")
-    segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())))
+    elapsed = _elapsed(due, size, len(medians))
+    segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())), elapsed)
     whole = len(medians)
     for place in reversed(range(len(segments))):
-        if whole - segments[place].end > STALL * whole:
+        if sum(one.share for one in segments[place + 1 :]) > STALL:
             break
-        start = _settled(segments[: place + 1], STALL * whole)
-        if whole - start >= whole / 2 and isfinite(np.median(medians[start:])):
+        start = _settled(segments[: place + 1])
+        lasts = min((whole - start) / whole, 1 - elapsed[start])
+        if lasts >= HALF and isfinite(np.median(medians[start:])):
             return Steady(start=start * size, steady=True, reason=None)
-    start = _settled(segments, STALL * whole)
-    earlier = [one for one in segments if one.end <= start] or segments
-    before = max(earlier, key=lambda one: one.end - one.start)
-    first, then = (float(np.median(medians[one.start : one.end])) for one in (before, segments[-1]))
+    # What is told is the largest change, not the last one.
+    before, after = max(pairwise(segments), key=lambda pair: abs(pair[1].level - pair[0].level))
+    first, then = (float(np.median(medians[one.start : one.end])) for one in (before, after))
     verb = "rose" if then > first else "fell"
-    when = f"at request {start * size:,} of {count:,}"
-    if due is not None:
-        when = f"{(due[start * size] - due[0]) / 1e9:.3g} s in"
+    at = after.start * size
+    when = f"at request {at:,} of {count:,}" if due is None else f"{(due[at] - due[0]) / 1e9:.3g} s in"
     reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
     return Steady(start=0, steady=False, reason=reason)
 
@@ -97,19 +104,28 @@ def mark(table: pa.Table) -> tuple[pa.Table, Steady]:
     return table, found
 
 
-def _settled(segments: Sequence[_Segment], stall: float) -> int:
+def _elapsed(due: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:
+    """Which share of the time had gone by at the begin of each batch, and 1 at the end; of the rows without times."""
+    rows = np.linspace(0.0, 1.0, batches + 1)
+    if due is None or due[-1] == due[0]:
+        return rows
+    begins = (due[: batches * size : size] - due[0]) / (due[-1] - due[0])
+    return np.append(begins, 1.0)
+
+
+def _settled(segments: Sequence[_Segment]) -> int:
     """The first batch of the stretch that ends with the last segment at its level, stalls within it allowed."""
     last = segments[-1]
-    start, other = last.start, 0
+    start, other = last.start, 0.0
     for segment in reversed(segments[:-1]):
         if abs(segment.level - last.level) <= log(EQUIVALENT):
-            start, other = segment.start, 0
-        elif (other := other + segment.end - segment.start) > stall:
+            start, other = segment.start, 0.0
+        elif (other := other + segment.share) > STALL:
             break
     return start
 
 
-def _segments(series: NDArray[np.float64]) -> list[_Segment]:
+def _segments(series: NDArray[np.float64], elapsed: NDArray[np.float64]) -> list[_Segment]:
     """Optimal partitioning with an L2 cost (Jackson et al. 2005): the exact optimum, quadratic in so few batches."""
     count = len(series)
     # Neighbours differ by noise alone but at a change, and the median does not see those few.
@@ -128,7 +144,15 @@ def _segments(series: NDArray[np.float64]) -> list[_Segment]:
     bounds = [count]
     while bounds[-1]:
         bounds.append(int(origin[bounds[-1]]))
-    return [_Segment(start, end, float(series[start:end].mean())) for start, end in pairwise(reversed(bounds))]
+    return [
+        _Segment(
+            start,
+            end,
+            float(series[start:end].mean()),
+            max((end - start) / count, float(elapsed[end] - elapsed[start])),
+        )
+        for start, end in pairwise(reversed(bounds))
+    ]
 
 
 def _ms(nanoseconds: float) -> str:

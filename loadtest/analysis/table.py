@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
+
 from loadtest.analysis import intervals, launches, verdicts
 from loadtest.analysis.launches import Counted
 from loadtest.analysis.verdicts import Row
@@ -11,24 +13,65 @@ from medserve.errors import BadInput
 from medserve.spec import Artifact, Cell, Checkpoint, Failure, LoadProfile, Result, SelfTest, Study
 from medserve.study import Deployed, plan
 
-__all__ = ["PERCENTILES", "Row", "rows"]
+__all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 Kind = TypeVar("Kind")
 
 
-def rows(run: Path) -> list[Row]:
-    """The rows of a run's folder, in the order of its study. Raises BadInput when it is no run."""
-    if not (run / "study.json").is_file():
-        raise BadInput(f"{run}: no run (it has no study.json); give the folder that `medserve run` made")
-    study = store.read_json(run / "study.json", Study)
-    tested = _manifest(run / "selftest" / "selftest.json", SelfTest)
-    cells = [(deployed, cell) for deployed in plan(study).deployed for cell in deployed.cells]
-    found = [_row(run, study, tested, deployed, cell) for deployed, cell in cells]
-    verdicts.spread_caching(found, {cell.name: cell.deployment.name for _, cell in cells})
+class Launched(Struct, frozen=True):
+    """A cell and what its launches came to: `counted` by launch, why others failed, how many are missing."""
+
+    deployed: Deployed
+    cell: Cell
+    counted: dict[int, Counted]
+    artifact: Artifact | None
+    reasons: list[str]
+    missing: int
+
+
+class Run(Struct, frozen=True):
+    """A run's folder, its records reduced to what everything that is published is made of."""
+
+    folder: Path
+    study: Study
+    tested: SelfTest | None
+    cells: list[Launched]
+
+    def percentiles(self, p: float) -> dict[str, dict[int, float]]:
+        """Milliseconds at the share `p` of each launch of each cell, infinite where too many requests failed.
+
+        Launches with too few samples for `p` are left out.
+        """
+        least = intervals.least_samples(p)
+        return {
+            one.cell.name: {
+                index: counted.intended.values[p] / 1e6
+                for index, counted in one.counted.items()
+                if counted.intended.count >= least
+            }
+            for one in self.cells
+        }
+
+
+def read(folder: Path) -> Run:
+    """The records of a run, in the order of its study. Raises BadInput when the folder holds no run."""
+    if not (folder / "study.json").is_file():
+        raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
+    study = store.read_json(folder / "study.json", Study)
+    tested = _manifest(folder / "selftest" / "selftest.json", SelfTest)
+    cells = [_launched(folder, study, one, cell) for one in plan(study).deployed for cell in one.cells]
+    return Run(folder, study, tested, cells)
+
+
+def rows(run: Run) -> list[Row]:
+    """The rows of a run, in the order of its study."""
+    found = [_row(run, one) for one in run.cells]
+    cells = [one.cell for one in run.cells]
+    verdicts.spread_caching(found, {cell.name: cell.deployment.name for cell in cells})
     ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
-    for (_, cell), row in zip(cells, found, strict=True):
+    for cell, row in zip(cells, found, strict=True):
         if cell.profile.mode == "closed-loop" and not cell.profile.gap_seconds:
             key = (cell.deployment.name, cell.profile.batch)
             ladders.setdefault(key, []).append((cell.profile.users, row))
@@ -37,15 +80,17 @@ def rows(run: Path) -> list[Row]:
     return found
 
 
-def _row(run: Path, study: Study, tested: SelfTest | None, deployed: Deployed, cell: Cell) -> Row:
+def _row(run: Run, one: Launched) -> Row:
+    study, folder, tested = run.study, run.folder, run.tested
+    deployed, cell, artifact, missing = one.deployed, one.cell, one.artifact, one.missing
+    counted, reasons = list(one.counted.values()), list(one.reasons)
     profile, training = cell.profile, deployed.export.training
-    counted, artifact, reasons, missing = _launches(run, study, cell)
     if artifact is None:
-        artifact = _manifest(run / "artifacts" / deployed.export.name / "artifact.json", Artifact)
+        artifact = _manifest(folder / "artifacts" / deployed.export.name / "artifact.json", Artifact)
     checkpoint = artifact.checkpoint if artifact else None
     if checkpoint is None:
-        checkpoint = _manifest(run / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
-    if not counted and (failure := _failure(run, deployed)):
+        checkpoint = _manifest(folder / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
+    if not counted and (failure := _failure(folder, deployed)):
         reasons, missing = [failure], 0
     status = "done" if counted else "failed" if reasons else "missing"
     if missing:
@@ -132,9 +177,8 @@ def _refused(profile: LoadProfile, size: int, counted: list[Counted], tested: Se
     return [reason for reason in found if reason]
 
 
-def _launches(run: Path, study: Study, cell: Cell) -> tuple[list[Counted], Artifact | None, list[str], int]:
-    """What each launch counted, the artifact, why launches failed, and how many have no result yet."""
-    counted: list[Counted] = []
+def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launched:
+    counted: dict[int, Counted] = {}
     reasons: dict[str, list[str]] = {}
     artifact: Artifact | None = None
     missing = 0
@@ -148,13 +192,13 @@ def _launches(run: Path, study: Study, cell: Cell) -> tuple[list[Counted], Artif
             artifact = result.artifact or artifact
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
-            counted.append(launches.count(folder, result))
+            counted[index] = launches.count(folder, result)
         except BadInput as error:
             reasons.setdefault(str(error), []).append(str(index))
-    if not counted and len(reasons) == 1:
-        return counted, artifact, list(reasons), missing
-    told = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in reasons.items()]
-    return counted, artifact, told, missing
+    told = list(reasons)
+    if counted or len(reasons) > 1:
+        told = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in reasons.items()]
+    return Launched(deployed, cell, counted, artifact, told, missing)
 
 
 def _failure(run: Path, deployed: Deployed) -> str | None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 
 from loadtest import samples
-from loadtest.analysis import ledger
+from loadtest.analysis import ledger, table
 from loadtest.analysis.ledger import Term
-from loadtest.analysis.table import Row, rows
+from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
 from medserve import store
 from medserve.errors import BadInput
@@ -60,8 +60,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
-    found = rows(run)
-    study = store.read_json(run / "study.json", Study)
+    measured = table.read(run)
+    study = measured.study
     matrix = plan(study)
     results = _results(run, study, matrix)
     # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
@@ -78,14 +78,14 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=found,
+        rows=table.rows(measured),
         profiles=profiles,
         ledgers=_ledgers(run, results, profiles),
         checkpoints=checkpoints,
         artifacts=artifacts,
         failures={(failure.stage, failure.name): failure.reason for failure in failures},
         results=results,
-        selftest=store.read_json(path, SelfTest) if (path := run / "selftest" / "selftest.json").is_file() else None,
+        selftest=measured.tested,
     )
 
 
