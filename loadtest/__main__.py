@@ -10,7 +10,7 @@ import typer
 
 from medserve import errors, machine, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Deployment, Launch, LoadProfile
+from medserve.spec import Arrivals, Artifact, Deployment, Launch, LoadProfile
 from medserve.tables import FORMATS, pick
 
 app = typer.Typer(
@@ -44,17 +44,22 @@ def launch_(
 
 @app.command()
 def results(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or one record, .parquet.")],
     format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
 ) -> None:
-    """Print the results of a run, worked out from its raw samples.
+    """Print the results of a run, or of one record, worked out from its raw samples.
 
     Example: medserve results runs/quick --format csv
     """
-    from loadtest.analysis.rendering import render, short
-    from loadtest.analysis.table import rows
+    if run.is_file():
+        from loadtest.by_hand import one_record
 
-    found = rows(run)
+        one_record(run, format)
+        return
+    from loadtest.analysis.rendering import render, short
+    from loadtest.analysis.table import read, rows
+
+    found = rows(read(run))
     if format != "table":
         print(render(found, format))
         return
@@ -82,11 +87,43 @@ def report(
     print(write(run, out)[0].resolve())
 
 
+@app.command()
+def selftest(
+    rate: Annotated[str, typer.Option(help="Requests a second, by Poisson schedule; several with commas.")] = "100",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each distribution of delays.")] = 3.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions at each rate; the worst one is judged.")] = 1,
+    size: Annotated[str, typer.Option(help="Sides of the images in pixels, with commas.")] = "28",
+    out: Annotated[Path | None, typer.Option(help="Folder for selftest.json and the raw records.")] = None,
+    json: Json = False,
+) -> None:
+    """Try the ruler on known answers: scripted delays, a stall, and what the generator can send at all.
+
+    Exit code 1 when a check fails. Example: medserve selftest --rate 50,200,500 --seconds 60 --repeats 5
+    """
+    from loadtest.selftest import in_words, run, why_failed
+
+    sizes = [int(number) for number in _numbers("--size", size)]
+    rates = _numbers("--rate", rate)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "selftest" if out is None else out.resolve()
+        done = run(sizes, target, rates=rates, seconds=seconds, repeats=repeats)
+    print(msgspec.json.encode(done).decode() if json else in_words(done))
+    if reason := why_failed(done):
+        raise CannotRun(reason)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError:
+        raise BadInput(f"{option} is {text!r}; expected numbers with commas, as in 50,200") from None
+
+
 @app.command("time")
 def time_(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
     runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
     batch: Batch = 1,
     seconds: Seconds = 3.0,
     warmup: Warmup = 0.5,
@@ -132,60 +169,70 @@ def load(
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Requests a second by arrival schedule, answered or not.")
     ] = None,
-    poisson: Annotated[bool, typer.Option("--poisson", help="Random arrivals instead of even ones.")] = False,
+    arrivals: Annotated[
+        Arrivals | None, typer.Option(help="Kind of schedule.", show_default="constant; poisson for an objective")
+    ] = None,
+    burst: Annotated[int, typer.Option(min=1, help="Requests that arrive together, for --arrivals bursts.")] = 8,
+    trace: Annotated[Path | None, typer.Option(help="Arrivals, one in seconds a line, for --arrivals trace.")] = None,
     users: Annotated[int, typer.Option(min=1, help="Users back to back, where no rate is given.")] = 1,
+    gap: Annotated[float, typer.Option(min=0.0, help="Seconds that a user rests after an answer.")] = 0.0,
+    ladder: Annotated[
+        str | None, typer.Option(help="Users of several runs, such as 1,2,4,8: where is the knee?")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Such as p99<50ms: find the highest rate that holds it, from --rate on.")
+    ] = None,
+    max_rate: Annotated[
+        float | None, typer.Option(min=1.0, help="Highest rate to try.", show_default="70 % of the generator's own")
+    ] = None,
     batch: Batch = 1,
     images: Annotated[
         Path | None, typer.Option(help="Images to send, .npy, uint8 (N, H, W, C).", show_default="random")
     ] = None,
+    expect: Annotated[
+        Path | None, typer.Option(help="Scores of the images, .npy, float32 (N, classes): others count as failures.")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Afterwards, send images twice: does the server cache?")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of Locust that share the load.")] = 1,
     seconds: Seconds = 10.0,
     warmup: Warmup = 1.0,
+    patience: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without an answer after which a request has failed.")
+    ] = 30.0,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Parquet file for the raw record of every request.")] = None,
     json: Json = False,
 ) -> None:
     """Load-test any server of the Open Inference Protocol v2, this program's or another.
 
-    Exit code 1 when no request was answered. Example: medserve load --url http://127.0.0.1:8000 --rate 50
+    Exit code 1 when requests failed or were answered wrongly, when the generator was late, and when the server had no
+    steady state. Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
     """
-    from loadtest import payload, samples
-    from loadtest.analysis.summary import summarise
-    from loadtest.client import generate
+    from loadtest import by_hand, options, seek
+    from loadtest.objective import parse
 
-    url = url.rstrip("/")
-    model, shape = payload.describe(url, model)
-    if images is not None and (given := payload.open_images(images).shape[1:]) != shape:
-        raise BadInput(f"{images}: images of {given}; {model} takes {shape}")
-    profile = LoadProfile(
-        name="by-hand",
-        mode="closed-loop" if rate is None else "open-loop",
-        batch=batch,
-        users=users if rate is None else 1,
-        rate=rate,
-        arrivals="poisson" if poisson else "constant",
-        seconds=seconds,
-        warmup_seconds=warmup,
-    )
-    _, cpus = machine.divide_cpus(1)
+    wanted = None if objective is None else parse(objective)
+    rungs = None if ladder is None else options.parse_ladder(ladder)
+    profile = options.profile(
+        rate=rate, arrivals=arrivals, burst=burst, trace=trace, users=users, gap=gap, batch=batch, seconds=seconds,
+        warmup=warmup, ladder=rungs is not None, objective=wanted is not None, audit=audit,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        record = Path(scratch) / "samples.parquet" if out is None else out.resolve()
-        plan = payload.Load(
-            url=url,
-            model=model,
-            profile=profile,
-            images=None if images is None else str(images.resolve()),
-            shape=shape,
-            out=str(record),
-            seed=seed,
-            cpus=cpus,
-        )
-        generate(plan, Path(scratch) / "locust.log")
-        said = summarise(samples.read(record), 0.0 if rate is None else seconds)
-    said |= {"url": url, "model": model, "mode": profile.mode, "batch": batch, "rate_asked": rate}
-    how = f"{profile.users} back to back" if rate is None else f"{rate:g}/s by schedule"
-    _say(f"{model} at {url}, {how}, batches of {batch}", said, json)
-    if said["n"] == said["failed"]:
-        raise CannotRun(f"all {said['n']} requests failed: {said['error']}")
+        runs = by_hand.Runs(
+            options.plan(
+                url, model, profile, images=images, expect=expect, patience=patience, seed=seed, out=out,
+                audit=Path(scratch) / "audit.parquet" if audit else None,
+            ),
+            processes, Path(scratch), numbered=wanted is not None or rungs is not None,
+        )  # fmt: skip
+        if wanted is not None:
+            seek.seek(runs, wanted, rate, max_rate, json)
+        elif rungs is not None:
+            by_hand.ladder(runs, rungs, json)
+        else:
+            by_hand.single(runs, json)
 
 
 def _say(title: str, said: dict[str, Any], json: bool) -> None:

@@ -1,151 +1,137 @@
-"""The load generator: two kinds of users for Locust, and the raw record of every request.
+"""The load generator: a user of Locust that follows a plan, closed loop or open, and records every request raw.
 
 By hand, with Locust's web page, against any server of the Open Inference Protocol v2:
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 [--rate 50] [--samples samples.parquet]
 
-Started by the program, the plan is the file named by MEDSERVE_LOAD. Users talk through the connections and the parser
-of FastHttpUser, with requests that are bytes beforehand: building each one anew costs as much as all the rest.
+With `--processes`, or with `--master` and `--worker` on one or several machines, the same test is made by several
+processes, and the master writes the one record. Started by the program, the plan is the file named by MEDSERVE_LOAD.
+Users talk through the connections and the parser of FastHttpUser, with requests that are bytes beforehand: building
+each one anew costs as much as all the rest.
 """
 
 import os
-import socket
 import sys
-import time
 from argparse import Namespace
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gevent
-import numpy as np
+import msgspec
 from gevent.pool import Group
-from geventhttpclient.connectionpool import ConnectionPool
-from geventhttpclient.response import HTTPSocketPoolResponse
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 from locust.exception import StopTest, StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest import payload, samples, schedule
+from loadtest import payload
+from loadtest.connections import BLOCK, MOST, Answer, Connections
+from loadtest.distributed import Master, Worker, host
+from loadtest.measurement import Share, Test, arrivals
 from loadtest.payload import Load
-from loadtest.samples import Record
-from medserve import machine, process, store, wire
+from medserve import process, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import LoadProfile
-from medserve.timing import now, quiet_collector
+from medserve.timing import now
 
 PLAN = "MEDSERVE_LOAD"
 HEADERS = (wire.HEAD_LENGTH, wire.SERVER_TIMING, wire.CLOCK)
-CONNECTIONS = 1000
-"""Requests in flight at once; select(2), by which geventhttpclient looks at an idle connection, ends at 1024."""
-BLOCK = 1 << 16
 NEAR = 2_000_000
 """Nanoseconds before an arrival at which sleeping ends: the event loop's timers count milliseconds."""
+REFUSED_SECONDS = 0.05
+"""Pause of a closed loop after a failure: a refusal comes at once, and the record would hold nothing else."""
 BY_HAND = 3600.0
 """Seconds of a test by hand that has no --run-time."""
 
 process.die_with_parent()
+IMPORTED_BY = os.getpid()
 # While greenlets keep one another busy, gevent looks for input once in a switch interval; 5 ms is the default.
 sys.setswitchinterval(20e-6)
 
-
-class Test:
-    """One test: its plan, its requests, and what came back."""
-
-    def __init__(self, load: Load, environment: Environment) -> None:
-        machine.pin(load.cpus)
-        self.load = load
-        self.chosen, self.requests = payload.requests(load)
-        self.records: list[Record] = []
-        self.connections = 0
-        self.active = 0
-        self.late = False
-        self.start: int | None = None
-        self.name = f"{load.model} {load.profile.batch} x {load.profile.mode}"
-        self.fire = environment.events.request.fire
-        self._environment = environment
-        self._measuring = ExitStack()
-        self._measuring.enter_context(quiet_collector())
-        self._cpu = time.process_time()
-
-    def begin(self) -> tuple[int, int]:
-        """Called by each user: nanoseconds of the common start and end."""
-        self.active += 1
-        if self.start is None:
-            self.start = now()
-        profile = self.load.profile
-        return self.start, self.start + round((profile.warmup_seconds + profile.seconds) * 1e9)
-
-    def end(self) -> None:
-        """Called by each user when it is done; the last one ends the test."""
-        self.active -= 1
-        if self.active == 0:
-            runner = self._environment.runner
-            assert runner is not None
-            gevent.spawn(runner.stop if self._environment.web_ui else runner.quit)
-
-    def close(self) -> None:
-        """Work the record out and write it."""
-        cpu_seconds = time.process_time() - self._cpu
-        self._measuring.close()
-        load = self.load
-        if load.out is None or not self.records:
-            return
-        expected = None if load.expected is None else np.load(load.expected)
-        measured_from = (self.start or 0) + round(load.profile.warmup_seconds * 1e9)
-        facts = {
-            "affinity": list(machine.usable_cpus()),
-            "connections": self.connections,
-            "cpu_seconds": cpu_seconds,
-            "distinct_requests": len(self.requests),
-            "versions": machine.versions("locust", "gevent", "geventhttpclient"),
-        }
-        columns = samples.from_records(self.records, self.chosen, expected, measured_from)
-        samples.write(Path(load.out), columns, facts=facts)
+current: Test | None = None
+refusal = "it was not told what to do"
+link: Worker | Master | None = None
 
 
-class Connections(ConnectionPool):
-    """The connections of one user: kept alive, without Nagle's delay, numbered as they are opened."""
+class Client(FastHttpUser):
+    """A user: one closed loop, or the arrival schedule of this process."""
 
-    def __init__(self, test: Test, size: int) -> None:
-        address = payload.split(test.load.url)
-        host, port, patience = address.hostname or "", address.port or 80, test.load.patience
-        super().__init__(host, port, host, port, size, network_timeout=patience, connection_timeout=patience)
-        self._test = test
-        self.numbers: dict[int, int] = {}
+    @task
+    def go(self) -> None:
+        """Wait for the start, send until the end; the last user of a process ends its test."""
+        _join(self.environment)
+        if current is None:
+            if isinstance(link, Worker):
+                link.failed(refusal)
+            raise StopUser
+        test = self.test = current
+        number = test.begun
+        if number == 0:
+            test.measure(_cpus(test.load, self.environment))
+        test.begun += 1
+        test.active += 1
+        by_schedule = test.load.profile.mode == "open-loop"
+        self.pool = Connections(test.load, test.opened, MOST if by_schedule else 1)
+        try:
+            if isinstance(link, Worker):
+                link.ready(test)
+            elif test.share is None:
+                test.give(test.whole())
+            share = test.wait()
+            if not by_schedule:
+                self.send_back_to_back(share, number)
+            elif number == 0:
+                self.send_by_schedule(share)
+        finally:
+            self.pool.close()
+        test.active -= 1
+        if test.active == 0:
+            if isinstance(link, Worker):
+                link.finished()
+            else:
+                _stop(self.environment)
+        raise StopUser
 
-    def after_connect(self, sock: Any) -> None:
-        """Called by the pool with a new connection."""
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.numbers[sock.fileno()] = self._test.connections
-        self._test.connections += 1
+    def send_back_to_back(self, share: Share, number: int) -> None:
+        """A request leaves when the one before it was answered, and the gap is over."""
+        test = self.test
+        profile, count = test.load.profile, test.count
+        _sleep_until(share.start)
+        end = share.start + round((profile.warmup_seconds + profile.seconds) * 1e9)
+        request = share.first + number
+        while now() < end:
+            answered = self.send(request % count)
+            if pause := profile.gap_seconds if answered else max(profile.gap_seconds, REFUSED_SECONDS):
+                gevent.sleep(min(pause, max(0, end - now()) / 1e9))
+            request += share.step
+        if test.load.audit is not None:
+            test.timed = len(test.records)
+            end = now() + round(test.load.patience * 1e9)
+            for request in range(count, len(test.requests)):
+                if now() < end:
+                    self.send(request)
 
-
-class Answer(HTTPSocketPoolResponse):
-    """A response that knows when its first byte was there."""
-
-    first_byte: int | None = None
-
-    def _on_message_begin(self) -> None:
-        self.first_byte = now()
-        super()._on_message_begin()
-
-
-class _User(FastHttpUser):
-    abstract = True
-    size = 1
-
-    def on_start(self) -> None:
-        assert current is not None
-        self.test: Test = current
-        self.pool = Connections(self.test, self.size)
-
-    def on_stop(self) -> None:
-        self.pool.close()
+    def send_by_schedule(self, share: Share) -> None:
+        """A request leaves when it is due, whatever became of those before it; then wait for the last answers."""
+        test = self.test
+        count, start, request = test.count, share.start, share.first
+        under_way = Group()
+        try:
+            for offset in share.offsets.data:
+                due = start + offset
+                _wait_until(due)
+                under_way.spawn(self.send, request % count, due)
+                request += share.step
+            under_way.join(timeout=test.load.patience)
+            test.late = True
+        finally:
+            under_way.kill()
 
     def send(self, request: int, intended: int | None = None) -> bool:
         """One request, once, whatever becomes of it. Says whether there was an answer."""
         test, pool = self.test, self.pool
+        note = test.records.note
         connection = sent = sock = answer = None
         try:
             sock = pool.get_socket()
@@ -167,7 +153,7 @@ class _User(FastHttpUser):
             reason = f"{type(error).__name__}: {error}"
             if test.late:
                 reason = f"no answer within {test.load.patience:g} s of the end"
-            test.records.append(Record(request, 0, connection, intended, sent, first_byte, done, reason))
+            note(request, 0, connection, intended, sent, first_byte, done, reason)
             self._tell_locust(done - (intended or sent or done), 0, reason)
             return False
         status, info = answer.get_code(), answer.info()
@@ -175,7 +161,7 @@ class _User(FastHttpUser):
         head_length, timing, clock = (_one(info.get(name)) for name in HEADERS)
         kept = body if test.load.expected is not None else None
         stamps = intended, sent, answer.first_byte, done
-        test.records.append(Record(request, status, connection, *stamps, failure, head_length, timing, clock, kept))
+        note(request, status, connection, *stamps, failure, head_length, timing, clock, kept)
         self._tell_locust(done - (intended or sent), len(body), failure)
         return True
 
@@ -190,61 +176,33 @@ class _User(FastHttpUser):
         )
 
 
-class ClosedLoop(_User):
-    """Back to back: a request leaves when the one before it was answered."""
-
-    abstract = False
-
-    @task
-    def go(self) -> None:
-        """Send until the end."""
-        test = self.test
-        _, end = test.begin()
-        request = test.active - 1
-        count = len(test.requests)
-        while now() < end:
-            if not self.send(request % count):
-                # A refusal comes at once; without a pause the record would hold nothing else.
-                gevent.sleep(0.05)
-            request += test.load.profile.users
-        test.end()
-        raise StopUser
+def _cpus(load: Load, environment: Environment) -> tuple[int, ...]:
+    """The cores of this process: those of the plan, of which each worker takes one; a plan knows its own host's."""
+    if not isinstance(link, Worker) or not load.cpus:
+        return load.cpus
+    index = environment.runner.worker_index
+    return (load.cpus[index % len(load.cpus)],) if environment.parsed_options.medserve_host == host() else ()
 
 
-class OpenLoop(_User):
-    """By arrival schedule: a request leaves when it is due, whatever became of those before it."""
-
-    abstract = False
-    size = CONNECTIONS
-
-    @task
-    def go(self) -> None:
-        """Send the schedule, then wait for the last answers."""
-        test = self.test
-        offsets = schedule.arrivals(test.load.profile, test.load.seed).tolist()
-        count = len(test.requests)
-        start, _ = test.begin()
-        under_way = Group()
-        try:
-            for index, offset in enumerate(offsets):
-                due = start + offset
-                while (left := due - now()) > 0:
-                    if left > NEAR:
-                        gevent.sleep((left - NEAR) / 1e9)
-                    else:
-                        # Unlike sleep(0) it looks for input every time, so that answers are stamped when they come;
-                        # the priority is the highest, so that a flood of answers does not hold up the next request.
-                        gevent.idle(priority=2)
-                under_way.spawn(self.send, index % count, due)
-            under_way.join(timeout=test.load.patience)
-            test.late = True
-        finally:
-            under_way.kill()
-        test.end()
-        raise StopUser
+def _stop(environment: Environment) -> None:
+    """End the test; headless Locust ends with it."""
+    gevent.spawn(environment.runner.stop if environment.web_ui else environment.runner.quit)
 
 
-current: Test | None = None
+def _sleep_until(due: int) -> None:
+    if (left := due - now()) > 0:
+        gevent.sleep(left / 1e9)
+
+
+def _wait_until(due: int) -> None:
+    """Sleep while an arrival is far, then watch for it."""
+    while (left := due - now()) > 0:
+        if left > NEAR:
+            gevent.sleep((left - NEAR) / 1e9)
+        else:
+            # Unlike sleep(0) it looks for input every time, so that answers are stamped when they come;
+            # the priority is the highest, so that a flood of answers does not hold up the next request.
+            gevent.idle(priority=2)
 
 
 @events.init_command_line_parser.add_listener
@@ -252,26 +210,64 @@ def _options(parser: Any) -> None:
     add = parser.add_argument_group("medserve").add_argument
     add("--model", default="", help="Model to ask; the server's only one when not given.")
     add("--rate", type=float, default=0.0, help="Requests a second, by arrival schedule; 0: users back to back.")
+    add("--arrivals", choices=["constant", "poisson", "bursts"], default="constant", help="How they arrive.")
+    add("--burst", type=int, default=1, help="Requests that arrive together, with bursts.")
+    add("--trace", default="", help="Text file of arrival times in seconds, instead of a rate.")
+    add("--gap", type=float, default=0.0, help="Seconds that a user rests after an answer.")
     add("--batch", type=int, default=1, help="Images a request.")
     add("--samples", default="", help="Parquet file for the raw record.")
 
 
+@events.init.add_listener
+def _init(environment: Environment, **_: Any) -> None:
+    if os.getpid() != IMPORTED_BY:
+        # What Locust forked does not inherit the promise to die with the parent.
+        os.environ[process.PARENT] = str(IMPORTED_BY)
+        process.die_with_parent()
+    _join(environment)
+    options = environment.parsed_options
+    if options.headless:
+        # The plan knows its end; Locust's own would cut the last answers off.
+        options.medserve_seconds, options.run_time = options.run_time, None
+        if options.master and (options.rate or options.trace):
+            options.num_users = options.spawn_rate = max(options.num_users or 1, options.expect_workers)
+
+
+def _join(environment: Environment) -> None:
+    """Meet the other processes, where there are any; a worker may be told to start before it is told of that."""
+    global link
+    runner = environment.runner
+    if link is None and isinstance(runner, WorkerRunner):
+        link = Worker(runner)
+    elif link is None and isinstance(runner, MasterRunner):
+        link = Master(runner, partial(_stop, environment))
+
+
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
-    global current
+    global current, refusal
     options = environment.parsed_options
-    assert options is not None
-    plan = os.environ.get(PLAN)
     try:
+        if options.worker:
+            load = msgspec.json.decode(options.medserve_plan, type=Load)
+            current = Test(load, environment.events.request.fire)
+            return
+        plan = os.environ.get(PLAN)
         load = store.read_json(Path(plan), Load) if plan else _by_hand(environment.host or "", options)
-        current = Test(load, environment)
-    except (BadInput, CannotRun) as error:
+        if isinstance(link, Master):
+            link.begin(load)
+            # Locust hands the options to every worker with the order to start.
+            options.medserve_plan, options.medserve_host = msgspec.json.encode(load).decode(), host()
+        else:
+            current = Test(load, environment.events.request.fire, arrivals(load))
+    except (BadInput, CannotRun, msgspec.ValidationError) as error:
+        refusal = str(error)
+        if options.worker:
+            return
         if environment.web_ui:
-            raise StopTest(str(error)) from None
-        print(f"error: {error}", file=sys.stderr)
+            raise StopTest(refusal) from None
+        print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
-    if not options.user_classes:
-        environment.user_classes = [OpenLoop if load.profile.mode == "open-loop" else ClosedLoop]
 
 
 @events.test_stop.add_listener
@@ -279,22 +275,44 @@ def _end(environment: Environment, **_: Any) -> None:
     global current
     test, current = current, None
     try:
-        if test is not None:
-            test.close()
+        if isinstance(link, Master):
+            link.gather()
+        elif isinstance(link, Worker):
+            if test is not None:
+                link.deliver(test)
+            else:
+                link.failed(refusal)
+        elif test is not None:
+            test.write()
     except Exception as error:  # Locust would log it and leave as if all were well
-        print(f"error: the record could not be written: {error}", file=sys.stderr)
+        said = f"the record could not be written: {error}"
+        if isinstance(link, Worker):
+            link.failed(said)
+        print(f"error: {said}", file=sys.stderr)
         environment.process_exit_code = 1
+
+
+@events.quitting.add_listener
+def _leave(environment: Environment, **_: Any) -> None:
+    """A master whose workers are all gone has no test left to stop, but records to write."""
+    if isinstance(link, Master):
+        _end(environment)
 
 
 def _by_hand(url: str, options: Namespace) -> Load:
     model, shape = payload.describe(url.rstrip("/"), options.model or None)
+    trace = str(Path(options.trace).resolve()) if options.trace else None
     profile = LoadProfile(
         name="by-hand",
-        mode="open-loop" if options.rate > 0 else "closed-loop",
+        mode="open-loop" if options.rate > 0 or trace else "closed-loop",
         batch=options.batch,
         users=options.num_users or 1,
         rate=options.rate or None,
-        seconds=float(options.run_time or BY_HAND),
+        arrivals="trace" if trace else options.arrivals,
+        burst=options.burst,
+        trace=trace,
+        gap_seconds=options.gap,
+        seconds=float(getattr(options, "medserve_seconds", None) or options.run_time or BY_HAND),
         warmup_seconds=0.0,
     )
     return Load(url=url.rstrip("/"), model=model, profile=profile, shape=shape, out=options.samples or None)

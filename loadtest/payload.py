@@ -20,13 +20,17 @@ DRAWN = 64
 """Images drawn at random where no file of images is given."""
 PATIENCE = 30.0
 """Seconds without a byte after which a request has failed, and that the last answers may take after the end."""
+AUDITED = 32
+"""Pairs of equal requests in an audit."""
 
 
 class Load(Noun, frozen=True, kw_only=True):
-    """The plan of one Locust process: a JSON file named by the variable MEDSERVE_LOAD.
+    """The plan of a test: a JSON file named by the variable MEDSERVE_LOAD.
 
     `images` is an .npy file uint8 (N, H, W, C); without it images of `shape` (H, W, C) are drawn at random. `expected`
     is an .npy file float32 (N, classes), null when nothing is compared. `out` is the Parquet file of the samples.
+    `audit` is another one, for AUDITED pairs that a closed loop of one user sends after its time: a fresh image, and
+    the very same request again; a server that answers the second one sooner remembers answers.
     """
 
     url: str
@@ -36,6 +40,7 @@ class Load(Noun, frozen=True, kw_only=True):
     shape: tuple[int, int, int] | None = None
     expected: str | None = None
     out: str | None = None
+    audit: str | None = None
     seed: int = 0
     cpus: tuple[int, ...] = ()
     patience: float = PATIENCE
@@ -82,6 +87,23 @@ def requests(load: Load) -> tuple[NDArray[np.int64], list[bytes]]:
         raise BadInput("a plan needs 'images' or the 'shape' of those to draw")
     chosen = batches(images, load.profile.batch, load.seed)
     return chosen, [_request(load, np.asarray(images[row])) for row in chosen]
+
+
+def check(load: Load) -> None:
+    """Raise BadInput for a plan that asks for what cannot be had."""
+    profile = load.profile
+    if not 0 <= profile.gap_seconds < float("inf"):
+        raise BadInput(f"the gap of {profile.name} is {profile.gap_seconds} s; expected 0 or more seconds")
+    # The requests of other users would come between the two of a pair.
+    if load.audit is not None and (profile.mode != "closed-loop" or profile.users != 1):
+        raise BadInput("an audit is made by a closed loop of one user in one process; leave 'audit' away")
+
+
+def audited(load: Load, seed: int) -> list[bytes]:
+    """The requests of an audit, 2 x AUDITED: each pair is one request twice, of images drawn by `seed`."""
+    shape = open_images(Path(load.images)).shape[1:] if load.images is not None else load.shape or ()
+    images = np.random.default_rng(seed).integers(0, 256, (AUDITED, load.profile.batch, *shape), np.uint8)
+    return [request for drawn in images for request in [_request(load, drawn)] * 2]
 
 
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:

@@ -4,7 +4,7 @@ Everything that is published about a measurement is a function of these rows.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from medserve import wire
 from medserve.errors import BadInput
 
 SCHEMA = pa.schema(
@@ -56,85 +55,9 @@ Ten times what a certificate allows: a batch of another size may be summed in an
 """
 
 
-class Record(msgspec.Struct, gc=False):
-    """What the client notes of a request while it measures; the rest is worked out afterwards."""
-
-    request: int
-    status: int
-    connection: int | None
-    intended: int | None
-    sent: int | None
-    first_byte: int | None
-    done: int
-    error: str | None = None
-    head_length: str | None = None
-    timing: str | None = None
-    clock: str | None = None
-    body: bytes | None = None
-
-
-def from_records(
-    records: Sequence[Record],
-    chosen: NDArray[np.int64],
-    expected: NDArray[np.float32] | None,
-    measured_from: int,
-) -> dict[str, Any]:
-    """The columns of SCHEMA, in the order of sending, from what was noted in the order of the answers.
-
-    `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or
-    null; what left before `measured_from` (ns) is warm-up.
-    """
-    answered = [record for record in records if record.clock is not None and record.sent is not None]
-    same_host = all(_nested(record) for record in answered)
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for record in sorted(records, key=_origin):
-        stages = wire.parse_server_timing(record.timing) if record.timing else {}
-        stamps = _stamps(record.clock) if same_host else (None, None)
-        images = chosen[record.request]
-        wrong, error = _compare(record, None if expected is None else expected[images])
-        row = (
-            *(record.intended, record.sent, record.first_byte, record.done),
-            *stamps,
-            *(stages.get(name) for name in ("queue", "decode", "infer", "encode")),
-            *(record.status, error, int(images[0]), len(images), record.connection),
-            *(_origin(record) < measured_from, wrong),
-        )
-        for values, value in zip(columns.values(), row, strict=True):
-            values.append(value)
-    return columns
-
-
-def _origin(record: Record) -> int:
-    return next(stamp for stamp in (record.intended, record.sent, record.done) if stamp is not None)
-
-
-def _compare(record: Record, expected: NDArray[np.float32] | None) -> tuple[bool | None, str | None]:
-    if expected is None or record.status != 200 or record.body is None:
-        return None, record.error
-    try:
-        scores = wire.decode_response(record.body, record.head_length)
-    except BadInput as error:
-        return True, str(error)
-    return differs(scores, expected), record.error
-
-
 def differs(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
     """Whether float32 (N, classes) scores are other than the expected ones, by WRONG; a NaN is."""
     return scores.shape != expected.shape or not np.abs(scores - expected).max(initial=0.0) <= WRONG
-
-
-def _stamps(clock: str | None) -> tuple[int | None, int | None]:
-    try:
-        received, sent = map(int, (clock or "").split())
-    except ValueError:
-        return None, None
-    return received, sent
-
-
-def _nested(record: Record) -> bool:
-    """Another host's clock has another origin; only the same one lies between sending and reception every time."""
-    received, sent = _stamps(record.clock)
-    return received is not None and sent is not None and (record.sent or 0) <= received <= sent <= record.done
 
 
 def as_table(columns: Mapping[str, Any], schema: pa.Schema = SCHEMA) -> pa.Table:
@@ -149,10 +72,17 @@ def as_table(columns: Mapping[str, Any], schema: pa.Schema = SCHEMA) -> pa.Table
 
 def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
     """Write columns as Parquet, atomically, with `facts` (any JSON) about how they came about."""
-    table = as_table(columns, schema).replace_schema_metadata({"facts": msgspec.json.encode(facts)})
+    write_tables(path, [as_table(columns, schema)], schema, facts)
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
+    """Write tables one after the other as one Parquet file, as `write` does."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    described = schema.with_metadata({"facts": msgspec.json.encode(facts)})
     try:
-        pq.write_table(table, partial, compression="zstd")
+        with pq.ParquetWriter(partial, described, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -164,7 +94,8 @@ def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCH
         found = pq.read_schema(path)
         if found.remove_metadata() != schema:
             raise BadInput(f"{path}: columns are {_columns(found)}; expected {_columns(schema)}")
-        table = pq.read_table(path, columns=None if names is None else list(names), partitioning=None)
+        # Prefetching would hold the compressed file in memory beside the rows.
+        table = pq.read_table(path, columns=None if names is None else list(names), partitioning=None, pre_buffer=False)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
@@ -173,9 +104,8 @@ def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCH
         if table[name].null_count:
             raise BadInput(f"{path}: {table[name].null_count} rows without {name}; measure the cell again")
     if {"sent_ns", "done_ns", "status"} <= set(table.column_names):
-        answered = table.filter(pc.field("status") > 0)
-        order = pc.less_equal(answered["sent_ns"], answered["done_ns"])
-        if order.null_count or not pc.all(order, min_count=0).as_py():
+        in_order = pc.fill_null(pc.less_equal(table["sent_ns"], table["done_ns"]), False)
+        if not pc.all(pc.or_(pc.equal(table["status"], 0), in_order), min_count=0).as_py():
             raise BadInput(f"{path}: an answered request without a sending before it; measure the cell again")
     return table
 
@@ -194,3 +124,10 @@ def is_good(table: pa.Table) -> NDArray[np.bool_]:
 
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def mark(path: Path, reason: str) -> None:
+    """Write into a record's facts that it is incomplete, and why: {"incomplete": reason}."""
+    with pq.ParquetFile(path) as file:
+        groups = (file.read_row_group(number) for number in range(file.num_row_groups))
+        write_tables(path, groups, file.schema_arrow.remove_metadata(), read_facts(path) | {"incomplete": reason})

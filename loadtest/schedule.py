@@ -1,5 +1,7 @@
 """Arrival schedules, computed before the first request: pure functions to int64 nanoseconds after the start."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,14 +35,77 @@ def poisson(rate: float, seconds: float, seed: int) -> NDArray[np.int64]:
     return np.rint(times[times < seconds] * 1e9).astype(np.int64)
 
 
+def bursts(rate: float, seconds: float, burst: int, seed: int) -> NDArray[np.int64]:
+    """`rate` requests a second that come `burst` at a time: ascending int64 nanoseconds below `seconds`, by `seed`.
+
+    The bursts are a Poisson process of rate / burst. Raises BadInput as `constant`, and for a burst below 1.
+    """
+    if burst < 1:
+        raise BadInput(f"the burst of a schedule is {burst}; expected a whole number of at least 1")
+    return np.repeat(poisson(rate / burst, seconds, seed), burst)
+
+
+def trace(path: Path, seconds: float) -> NDArray[np.int64]:
+    """Recorded arrivals, the first at 0: ascending int64 nanoseconds below `seconds`.
+
+    The text file holds one arrival in seconds a line, in ascending order, counted from any origin; what follows a # is
+    a comment. Raises BadInput that names the line which is not like that.
+    """
+    _check(1.0, seconds)
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a readable trace: {error}") from None
+    times: list[float] = []
+    for number, line in enumerate(lines, 1):
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        try:
+            time = float(text)
+        except ValueError:
+            time = float("nan")
+        if not abs(time) < float("inf"):
+            raise BadInput(f"{path}, line {number}: {text[:40]!r}; expected an arrival time in seconds")
+        if times and time < times[-1]:
+            raise BadInput(f"{path}, line {number}: {text[:40]} comes after {times[-1]}; expected ascending times")
+        times.append(time)
+    if not times:
+        raise BadInput(f"{path}: no arrival time; expected one in seconds a line")
+    offsets = np.array(times) - times[0]
+    return np.rint(offsets[offsets < seconds] * 1e9).astype(np.int64)
+
+
 def arrivals(profile: LoadProfile, seed: int) -> NDArray[np.int64]:
-    """The schedule of an open-loop profile, its warm-up included."""
+    """The schedule of an open-loop profile, its warm-up included. Raises BadInput for one that gives no schedule."""
+    seconds = profile.warmup_seconds + profile.seconds
+    if profile.arrivals == "trace":
+        if profile.trace is None or profile.rate is not None:
+            raise BadInput(f"the profile {profile.name} follows a trace; give its file, and no rate beside it")
+        return trace(Path(profile.trace), seconds)
     if profile.rate is None:
         raise BadInput(f"the open-loop profile {profile.name} has no 'rate'; give requests a second")
-    seconds = profile.warmup_seconds + profile.seconds
-    if profile.arrivals == "constant":
-        return constant(profile.rate, seconds)
-    return poisson(profile.rate, seconds, seed)
+    if profile.arrivals == "bursts":
+        return bursts(profile.rate, seconds, profile.burst, seed)
+    if profile.arrivals == "poisson":
+        return poisson(profile.rate, seconds, seed)
+    return constant(profile.rate, seconds)
+
+
+def index_of_dispersion(offsets: NDArray[np.int64], window_seconds: float) -> float:
+    """Variance over mean of the arrivals in whole windows: 0 of even arrivals, 1 of a Poisson process, above in bursts.
+
+    `offsets` are ascending int64 nanoseconds. Source: Cox and Lewis, The Statistical Analysis of Series of Events
+    (1966), the index of dispersion for counts. Raises BadInput for fewer than two windows.
+    """
+    width = round(window_seconds * 1e9)
+    windows = int(offsets[-1] - offsets[0]) // width if len(offsets) and width > 0 else 0
+    if windows < 2:
+        raise BadInput(
+            f"{len(offsets)} arrivals do not fill two windows of {window_seconds:g} s; give a longer schedule"
+        )
+    places = (offsets - offsets[0]) // width
+    counts = np.bincount(places[places < windows], minlength=windows)
+    return float(counts.var(ddof=1) / counts.mean())
 
 
 def _check(rate: float, seconds: float) -> None:

@@ -38,6 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Stub
+    body: bytes
 
     def log_message(self, *_: object) -> None:
         pass
@@ -48,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(200 if self.path in pages else 404, json.dumps(pages.get(self.path, {})).encode())
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.server.lock:
             self.server.asked += 1
         self.server.answer(self)

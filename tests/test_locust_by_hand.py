@@ -1,13 +1,16 @@
 """The locustfile without a plan: on the command line, and with Locust's web page."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stub_server import UNIFORM, stub
@@ -16,9 +19,11 @@ from loadtest import samples
 from loadtest.client import LOCUSTFILE
 
 
-def locust(*words: str) -> "subprocess.Popen[str]":
+def locust(*words: str, **env: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", env={**os.environ, **env}
+    )
 
 
 @pytest.mark.parametrize(("words", "mode"), [((), "closed-loop"), (("--rate", "50"), "open-loop")])
@@ -42,25 +47,48 @@ def test_by_hand_a_server_that_is_not_there_is_one_line() -> None:
     assert "Traceback" not in said
 
 
-def test_the_web_page_starts_and_shows_a_test() -> None:
+@pytest.mark.parametrize(("words", "rate"), [((), 0), (("--processes", "2"), 50)])
+def test_the_web_page_starts_shows_and_stops_a_test(tmp_path: Path, words: tuple[str, ...], rate: int) -> None:
+    mode = "open-loop" if rate else "closed-loop"
     with stub(lambda handler: handler.scores(UNIFORM)) as server:
-        port = free_port()
-        by_hand = locust("--web-port", str(port), "--host", server.url, "--loglevel", "ERROR")
+        port, bound = str(free_port()), str(free_port())
+        ports = ("--web-port", port, "--master-bind-port", bound, "--master-port", bound)
+        by_hand = locust(*ports, *words, "--host", server.url, "--loglevel", "ERROR")
         try:
             page = f"http://127.0.0.1:{port}"
             assert "Locust" in fetch(page, patience=30)
-            form = {"user_count": 2, "spawn_rate": 2, "host": server.url, "rate": 0, "model": "", "batch": 1}
-            assert json.loads(fetch(f"{page}/swarm", form))["success"]
-            deadline = time.monotonic() + 30
-            rows: list[dict[str, object]] = []
-            while time.monotonic() < deadline and not rows:
-                time.sleep(0.2)
-                rows = [row for row in json.loads(fetch(f"{page}/stats/requests"))["stats"] if row["num_requests"]]
-            assert rows[0]["name"] == "m 1 x closed-loop"
-            assert rows[0]["num_failures"] == 0
+            wait_for(lambda: len(shown(page).get("workers", ())) == (2 if words else 0))
+            # Several tests after one another, each with its record.
+            for number in range(2):
+                out = tmp_path / f"{number}.parquet"
+                before = server.asked
+                form = {"user_count": 2, "spawn_rate": 2, "host": server.url, "rate": rate, "samples": out}
+                assert json.loads(fetch(f"{page}/swarm", form))["success"]
+                wait_for(lambda before=before: server.asked >= before + 10 and shown(page)["total_rps"])
+                row = shown(page)["stats"][0]
+                assert (row["name"], row["num_failures"]) == (f"m 1 x {mode}", 0)
+                fetch(f"{page}/stop", {}, patience=30)
+                wait_for(out.is_file)
+                table = samples.read(out)
+                assert samples.is_good(table).all()
+                assert (table["intended_ns"].null_count == 0) == (mode == "open-loop")
+                assert len(samples.read_facts(out).get("workers", ())) == (2 if words else 0)
         finally:
             by_hand.terminate()
             by_hand.communicate(timeout=30)
+
+
+def shown(page: str) -> dict[str, Any]:
+    """What the page shows at this moment."""
+    found: dict[str, Any] = json.loads(fetch(f"{page}/stats/requests"))
+    return found
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -7,7 +7,9 @@ import pytest
 from stub_server import SHAPE
 
 from loadtest import payload
+from loadtest.payload import Load
 from medserve.errors import BadInput
+from medserve.spec import LoadProfile
 
 
 def test_payload_is_a_seeded_permutation_in_whole_batches() -> None:
@@ -33,3 +35,16 @@ def test_files_of_images_and_scores_are_checked(tmp_path: Path) -> None:
     np.save(path, np.zeros((4, 8), np.float64))
     with pytest.raises(BadInput, match="expected float32"):
         payload.open_scores(path, 4)
+
+
+def test_an_audit_sends_each_fresh_image_twice_in_a_row() -> None:
+    profile = LoadProfile(name="closed", mode="closed-loop", batch=2, seconds=1.0, warmup_seconds=0.0)
+    load = Load(url="http://127.0.0.1:1", model="m", profile=profile, shape=SHAPE)
+    audited = payload.audited(load, seed=5)
+    assert len(audited) == 2 * payload.AUDITED
+    assert audited[::2] == audited[1::2]
+    assert len(set(audited)) == payload.AUDITED
+    assert not set(audited) & set(payload.requests(load)[1])
+    assert audited == payload.audited(load, seed=5)
+    assert not set(audited) & set(payload.audited(load, seed=6))
+    assert {len(request) for request in audited} == {len(payload.requests(load)[1][0])}

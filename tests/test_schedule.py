@@ -1,9 +1,12 @@
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.schedule import arrivals, constant, poisson
+from loadtest.schedule import arrivals, bursts, constant, index_of_dispersion, poisson, trace
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile
 
@@ -34,8 +37,7 @@ def test_poisson_arrivals_ascend_fit_and_are_given_by_the_seed(rate: float, seco
 def test_poisson_arrivals_have_the_rate_and_the_dispersion_of_a_poisson_process() -> None:
     offsets = poisson(500, 400, seed=3)
     assert len(offsets) / 400 == pytest.approx(500, rel=0.01)
-    counts = np.bincount(offsets // 100_000_000, minlength=4000)
-    assert counts.var() / counts.mean() == pytest.approx(1, abs=0.1)
+    assert index_of_dispersion(offsets, 0.1) == pytest.approx(1, abs=0.1)
     gaps = np.diff(offsets)
     assert gaps.std() / gaps.mean() == pytest.approx(1, abs=0.02)
 
@@ -57,3 +59,87 @@ def test_a_profile_gives_its_schedule_with_its_warm_up() -> None:
     assert len(arrivals(profile, seed=0)) == 450
     with pytest.raises(BadInput, match="no 'rate'"):
         arrivals(LoadProfile(name="open", mode="open-loop", seconds=1.0, warmup_seconds=0.0), seed=0)
+
+
+@given(rates, durations, st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_bursts_arrive_together_at_the_epochs_of_a_poisson_process(
+    rate: float, seconds: float, burst: int, seed: int
+) -> None:
+    offsets = bursts(rate, seconds, burst, seed)
+    assert offsets.dtype == np.int64
+    assert np.array_equal(offsets[::burst], poisson(rate / burst, seconds, seed))
+    assert (offsets.reshape(-1, burst) == offsets[::burst, None]).all()
+
+
+def test_bursts_keep_the_rate_and_disperse_by_their_size() -> None:
+    offsets = bursts(400, 400, 8, seed=3)
+    assert len(offsets) / 400 == pytest.approx(400, rel=0.02)
+    # Of a compound Poisson process with jumps of 8, the variance of a count is 8 times its mean.
+    assert index_of_dispersion(offsets, 0.1) == pytest.approx(8, rel=0.1)
+
+
+def test_a_burst_of_nothing_is_refused() -> None:
+    with pytest.raises(BadInput, match="burst of a schedule is 0"):
+        bursts(10, 1, 0, seed=0)
+
+
+def test_the_index_of_dispersion_knows_an_even_stream_from_a_poisson_process_and_a_clump() -> None:
+    assert index_of_dispersion(constant(500, 100), 0.1) == pytest.approx(0, abs=1e-3)
+    assert index_of_dispersion(poisson(500, 400, seed=1), 0.1) == pytest.approx(1, abs=0.1)
+    clumped = np.array([0, 0, 0, 10**9, 2 * 10**9, 4 * 10**9], np.int64)
+    # Counts of 3, 1, 1 and 0 in four seconds: variance 19/12, mean 5/4.
+    assert index_of_dispersion(clumped, 1.0) == pytest.approx(19 / 15)
+    with pytest.raises(BadInput, match="do not fill two windows"):
+        index_of_dispersion(clumped, 3.0)
+    with pytest.raises(BadInput, match="0 arrivals"):
+        index_of_dispersion(clumped[:0], 1.0)
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1), durations)
+def test_a_trace_is_its_file_from_its_first_arrival_on(
+    tmp_path_factory: pytest.TempPathFactory, times: list[float], seconds: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "trace.txt"
+    path.write_text("# recorded\n\n" + "".join(f"{time!r}  # arrival\n" for time in sorted(times)))
+    offsets = trace(path, seconds)
+    expected = np.sort(times) - min(times)
+    assert offsets.dtype == np.int64
+    assert offsets[0] == 0
+    assert np.array_equal(offsets, np.rint(expected[expected < seconds] * 1e9).astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("0\n1\n\nsoon\n", "line 4: 'soon'; expected an arrival time in seconds"),
+        ("0\nnan\n", "line 2: 'nan'"),
+        ("0\n-inf\n", "line 2: '-inf'"),
+        ("# from a clinic\n3\n2\n", "line 3: 2 comes after 3.0; expected ascending times"),
+        ("# nothing\n", "no arrival time"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_by_its_line(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=said) as caught:
+        trace(path, 10)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_trace_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not a readable trace"):
+        trace(tmp_path / "trace.txt", 10)
+
+
+def test_each_kind_of_arrivals_has_its_schedule(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text("5\n5.5\n9\n")
+    asked = LoadProfile(name="open", mode="open-loop", rate=50.0, burst=5, seconds=8.0, warmup_seconds=1.0)
+    kinds = {kind: arrivals(msgspec.structs.replace(asked, arrivals=kind), seed=4) for kind in ("poisson", "bursts")}
+    assert np.array_equal(kinds["poisson"], poisson(50, 9, seed=4))
+    assert np.array_equal(kinds["bursts"], bursts(50, 9, 5, seed=4))
+    traced = msgspec.structs.replace(asked, arrivals="trace", trace=str(path), rate=None, seconds=2.0)
+    assert arrivals(traced, seed=0).tolist() == [0, 500_000_000]
+    for unclear in (msgspec.structs.replace(traced, rate=5.0), msgspec.structs.replace(traced, trace=None)):
+        with pytest.raises(BadInput, match="give its file, and no rate"):
+            arrivals(unclear, seed=0)

@@ -83,7 +83,7 @@ def test_a_closed_loop_sends_little_while_it_is_slow_and_is_judged_by_time_too(f
 
 def test_of_several_changes_the_largest_is_told() -> None:
     values = np.concatenate([noise(1800, 1), noise(600, 2) * 20, noise(600, 3) * 10])
-    assert "rose from 1" in str(steady.find(values).reason)
+    assert "at request 1,800" in str(steady.find(values).reason)
 
 
 def test_a_queue_that_only_grows_is_no_steady_state() -> None:

@@ -1,7 +1,7 @@
 """The results of a run as rows: one a deployment and way of measuring, with a reason wherever a number is missing."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -21,12 +21,16 @@ Kind = TypeVar("Kind")
 
 
 class Launched(Struct, frozen=True):
-    """A cell and what its launches came to: `counted` by launch, why others failed, how many are missing."""
+    """A cell and what its launches came to: `counted` by launch, why others failed, how many are missing.
+
+    `machine` is what the first of them says about where it was taken.
+    """
 
     deployed: Deployed
     cell: Cell
     counted: dict[int, Counted]
     artifact: Artifact | None
+    machine: dict[str, Any]
     reasons: list[str]
     missing: int
 
@@ -181,6 +185,7 @@ def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launch
     counted: dict[int, Counted] = {}
     reasons: dict[str, list[str]] = {}
     artifact: Artifact | None = None
+    machine: dict[str, Any] = {}
     missing = 0
     for index in range(study.launches):
         folder = run / "results" / cell.name / str(index)
@@ -190,6 +195,7 @@ def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launch
         try:
             result = store.read_json(folder / "result.json", Result)
             artifact = result.artifact or artifact
+            machine = machine or result.machine
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
             counted[index] = launches.count(folder, result)
@@ -198,7 +204,7 @@ def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launch
     told = list(reasons)
     if counted or len(reasons) > 1:
         told = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in reasons.items()]
-    return Launched(deployed, cell, counted, artifact, told, missing)
+    return Launched(deployed, cell, counted, artifact, machine, told, missing)
 
 
 def _failure(run: Path, deployed: Deployed) -> str | None:

@@ -1,0 +1,55 @@
+"""Connections and answers under FastHttpUser's own parser: what is measured of them is noted here."""
+
+import socket
+from typing import Any
+
+from geventhttpclient.connectionpool import ConnectionPool
+from geventhttpclient.response import HTTPSocketPoolResponse
+
+from loadtest import payload
+from loadtest.payload import Load
+from medserve.timing import now
+
+MOST = 1000
+"""Requests in flight at once; select(2), by which geventhttpclient looks at an idle connection, ends at 1024."""
+BLOCK = 1 << 16
+"""Bytes that an answer is read by."""
+
+
+class Opened:
+    """How many connections a test has opened."""
+
+    count = 0
+
+
+class Connections(ConnectionPool):
+    """The connections of one user: kept alive, without Nagle's delay, numbered as they are opened."""
+
+    def __init__(self, load: Load, opened: Opened, size: int) -> None:
+        address = payload.split(load.url)
+        host, port, patience = address.hostname or "", address.port or 80, load.patience
+        super().__init__(host, port, host, port, size, network_timeout=patience, connection_timeout=patience)
+        self._opened = opened
+        self._addresses: list[Any] = []
+        self.numbers: dict[int, int] = {}
+
+    def _resolve(self) -> list[Any]:
+        # A look-up goes through a thread, and would hold up each request that needs a connection more.
+        self._addresses = self._addresses or super()._resolve()
+        return self._addresses
+
+    def after_connect(self, sock: Any) -> None:
+        """Called by the pool with a new connection."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.numbers[sock.fileno()] = self._opened.count
+        self._opened.count += 1
+
+
+class Answer(HTTPSocketPoolResponse):
+    """A response that knows when its first byte was there."""
+
+    first_byte: int | None = None
+
+    def _on_message_begin(self) -> None:
+        self.first_byte = now()
+        super()._on_message_begin()

@@ -1,0 +1,305 @@
+"""`medserve load` with real Locust: every fault is one line, a marked record and exit code 1, and no orphan."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import Stage
+from stub_server import CLASSES, SHAPE, UNIFORM, Handler, Stub, stub
+
+from loadtest import options, samples
+from medserve.errors import BadInput
+
+Answer = Callable[[Handler], None]
+
+
+def calm(handler: Handler) -> None:
+    time.sleep(0.005)
+    handler.scores(UNIFORM)
+
+
+def load(stage: Stage, server: Stub, *words: str) -> "subprocess.CompletedProcess[str]":
+    done = stage("loadtest", "load", "--url", server.url, *words)
+    assert not orphans(server), "a process outlived the command"
+    return done
+
+
+def orphans(server: Stub) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if server.url in words and process.pid != psutil.Process().pid:
+            found.append(words)
+    return found
+
+
+def reason(done: "subprocess.CompletedProcess[str]", out: Path) -> str:
+    """The one line, which is also the mark of the record."""
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    line, _, where = done.stderr.removeprefix("error: ").rstrip("\n").partition(" (the record is kept")
+    assert str(out) in where
+    assert samples.read_facts(out)["incomplete"] == line
+    return line
+
+
+def dies(handler: Handler) -> None:
+    """No answer from the fiftieth request on, and no new connection."""
+    if handler.server.asked < 50:
+        calm(handler)
+        return
+    handler.close_connection = True
+    if handler.server.asked == 50:
+        handler.server.socket.close()
+
+
+def hangs(handler: Handler) -> None:
+    if handler.server.asked >= 50:
+        time.sleep(30)
+    calm(handler)
+
+
+def refuses(handler: Handler) -> None:
+    if handler.server.asked % 10 == 0:
+        handler.reply(503, b'{"error": "busy"}')
+    else:
+        calm(handler)
+
+
+def slows_down(handler: Handler) -> None:
+    time.sleep(0.02 if handler.server.asked < 60 else 0.04)
+    handler.scores(UNIFORM)
+
+
+STOPPED = r"the server stopped answering [\d.]+ s into the run: all \d+ requests since then failed \(.+\); its log"
+SOME = r'\d+ of \d+ requests failed, the first 0\.\d+ s into the run: HTTP 503: {"error": "busy"}; ask for'
+SLOWER = r"no steady state: median \w+ from [\d.]+ ms to [\d.]+ ms [\d.]+ s in"
+OPEN, CLOSED = ("--rate", "50"), ("--users", "1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "how", "line"),
+    [
+        pytest.param(dies, OPEN, STOPPED, id="dies"),
+        pytest.param(hangs, OPEN, STOPPED, id="hangs"),
+        pytest.param(hangs, CLOSED, STOPPED, id="hangs-closed"),
+        pytest.param(refuses, OPEN, SOME, id="refuses"),
+        pytest.param(slows_down, OPEN, SLOWER, id="slows-down"),
+        pytest.param(slows_down, CLOSED, SLOWER, id="slows-down-closed"),
+    ],
+)
+def test_a_fault_half_way_is_one_line_and_a_marked_record(
+    stage: Stage, tmp_path: Path, answer: Answer, how: tuple[str, str], line: str
+) -> None:
+    out = tmp_path / "samples.parquet"
+    words = (*how, "--seconds", "1.8", "--warmup", "0.2", "--patience", "0.5", "--out", str(out))
+    began = time.monotonic()
+    with stub(answer) as server:
+        done = load(stage, server, *words)
+    assert time.monotonic() - began < 25, "it waited longer than its patience"
+    said = reason(done, out)
+    assert re.match(line, said), said
+    shown = stage("loadtest", "results", str(out))
+    assert shown.returncode == 0
+    assert f"incomplete   {said}" in shown.stdout
+    assert "requests" in done.stdout, "what was measured until then is shown"
+
+
+def test_wrong_scores_are_counted_as_failures(stage: Stage, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((20, *SHAPE), np.uint8))
+    np.save(tmp_path / "good.npy", np.repeat(UNIFORM, 20, axis=0))
+    np.save(tmp_path / "other.npy", np.eye(20, CLASSES, dtype=np.float32))
+    out = tmp_path / "samples.parquet"
+    words = ("--images", str(tmp_path / "images.npy"), "--seconds", "0.5", "--warmup", "0.2", "--out", str(out))
+    with stub(calm) as server:
+        good = load(stage, server, *words, "--expect", str(tmp_path / "good.npy"), "--rate", "40")
+        other = load(stage, server, *words, "--expect", str(tmp_path / "other.npy"), "--rate", "40")
+        search = load(
+            stage, server, *words, "--expect", str(tmp_path / "other.npy"), "--objective", "p50<1s", "--max-rate", "16"
+        )
+    assert good.returncode == 0, good.stderr
+    assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.2 s into the run: other scores")
+    assert search.returncode == 1
+    assert "error: at 16 requests/s: " in search.stderr
+    assert "answers are wrong" in search.stderr
+
+
+def test_a_server_of_another_protocol_or_none_is_one_line(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda handler: handler.reply(200, b"<html>"))
+    with stub(calm) as server:
+        other = load(stage, server, "--model", "m", "--objective", "p99<50ms")
+    nobody = load(stage, server, "--ladder", "1,2")
+    for done, words in ((other, "does not describe m as a classifier"), (nobody, "no server answers at")):
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr
+
+
+def test_an_interrupted_run_ends_calmly_and_keeps_what_it_has(tmp_path: Path) -> None:
+    out = tmp_path / "samples.parquet"
+    with stub(calm) as server:
+        words = ["-m", "loadtest", "load", "--url", server.url, "--rate", "50", "--out", str(out)]
+        command = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while server.asked < 20 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        command.send_signal(signal.SIGINT)
+        printed, said = command.communicate(timeout=30)
+        assert not orphans(server)
+    assert (command.returncode, printed, said) == (130, "", "error: interrupted\n")
+    assert samples.read_facts(out)["incomplete"] == "interrupted"
+    assert len(samples.read(out)) >= 10
+
+
+def test_a_ladder_marks_the_knee_and_withholds_what_lies_above(stage: Stage) -> None:
+    one_at_a_time = threading.Lock()
+
+    def queueing(handler: Handler) -> None:
+        with one_at_a_time:
+            time.sleep(0.01)
+        handler.scores(UNIFORM)
+
+    with stub(queueing) as server:
+        done = load(stage, server, "--ladder", "1,4,2", "--seconds", "1.2", "--warmup", "0.3", "--json")
+        text = load(stage, server, "--ladder", "1,3", "--seconds", "0.5", "--warmup", "0.1").stdout
+    said = json.loads(done.stdout)
+    # Another load on this machine may deny a rung its steady state.
+    assert done.returncode == (0 if said["incomplete"] is None else 1)
+    assert said["incomplete"] is None or "no steady state" in said["incomplete"]
+    assert said["knee"] == 1
+    assert [rung["users"] for rung in said["rungs"]] == [1, 2, 4]
+    assert [rung["above_knee"] for rung in said["rungs"]] == [False, True, True]
+    assert [rung["p50_ms"] is None for rung in said["rungs"]] == [False, True, True]
+    assert all(rung["rate_delivered"] > 0 for rung in said["rungs"])
+    first, above = text.splitlines()[2:4]
+    assert first.endswith("<- knee")
+    assert re.search(r"3 +[\d.]+ +- +- +above the knee", above)
+
+
+def test_an_objective_is_answered_with_an_interval(stage: Stage, tmp_path: Path) -> None:
+    """A stub that is slow where its last requests came faster than fifty a second."""
+    came: list[float] = []
+
+    def overwhelmed(handler: Handler) -> None:
+        with handler.server.lock:
+            came.append(time.monotonic())
+            last = came[-10:]
+        time.sleep(0.2 if len(last) == 10 and last[-1] - last[0] < 9 / 50 else 0.005)
+        handler.scores(UNIFORM)
+
+    out = tmp_path / "samples.parquet"
+    with stub(overwhelmed) as server:
+        done = load(
+            stage, server, "--objective", "p50<50ms", "--arrivals", "constant", "--rate", "24", "--seconds", "0.5",
+            "--warmup", "0.5", "--out", str(out),
+        )  # fmt: skip
+        found = re.fullmatch(
+            r"p50 < 50 ms holds up to (\S+) requests/s \(fails at (\S+)\); 95 % confidence, Constant arrivals\n",
+            done.stdout,
+        )
+        assert found is not None, done.stdout + done.stderr
+        low, high = float(found[1]), float(found[2])
+        # The machine's own hiccups move the edge a little.
+        assert 35 <= low < high <= 60
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith("bracket       24/s for 0.5 s: p50 ")
+        assert re.search(r"about \d+ s left$", lines[0])
+        assert lines[-1].startswith("confirm")
+        assert len(list(tmp_path.glob("samples-*.parquet"))) == len(lines)
+        unmet = load(
+            stage, server, "--objective", "p90<1ms", "--arrivals", "constant", "--rate", "1", "--seconds", "2",
+            "--warmup", "0", "--max-rate", "10",
+        )  # fmt: skip
+    assert unmet.returncode == 1
+    last = unmet.stderr.splitlines()[-1]
+    assert last.startswith("error: p90 < 1 ms cannot be met even at 1 request/s: 100.000% of 2 requests")
+
+
+def test_several_processes_share_a_schedule_and_make_one_record(stage: Stage, tmp_path: Path) -> None:
+    out = tmp_path / "samples.parquet"
+    with stub(calm) as server:
+        done = load(
+            stage, server, "--rate", "60", "--processes", "2", "--seconds", "1", "--warmup", "0", "--out", str(out),
+            "--json",
+        )  # fmt: skip
+    # What is found to be warm-up counts in neither the requests nor the seconds.
+    assert json.loads(done.stdout)["rate_delivered"] == pytest.approx(60, rel=0.1), done.stderr
+    assert samples.is_good(samples.read(out)).sum() == 60
+
+
+def test_an_audit_finds_no_cache_where_there_is_none(stage: Stage) -> None:
+    with stub(calm) as server:
+        done = load(stage, server, "--audit", "--seconds", "0.3", "--warmup", "0", "--json")
+    assert json.loads(done.stdout)["repeats"]["cached"] is False
+
+
+def asked(**other: object) -> dict[str, object]:
+    plain = {"rate": None, "arrivals": None, "burst": 8, "trace": None, "users": 1, "gap": 0.0, "batch": 1}
+    plain |= {"seconds": 1.0, "warmup": 0.0, "ladder": False, "objective": False, "audit": False}
+    return plain | other
+
+
+def test_options_become_a_profile(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    trace.write_text("0\n0.5\n")
+    assert options.profile(**asked()).mode == "closed-loop"
+    assert options.profile(**asked(gap=0.1)).gap_seconds == 0.1
+    assert options.profile(**asked(rate=5.0)).arrivals == "constant"
+    assert options.profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
+    assert options.profile(**asked(objective=True)).arrivals == "poisson"
+    assert options.profile(**asked(trace=trace)).trace == str(trace)
+    assert options.parse_ladder("8,1,2,2") == (1, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ({"ladder": True, "objective": True}, "ask one"),
+        ({"ladder": True, "rate": 5.0}, "leave out --rate"),
+        ({"rate": 5.0, "gap": 1.0}, "leave out --users and --gap"),
+        ({"rate": 5.0, "users": 2}, "leave out --users and --gap"),
+        ({"arrivals": "trace"}, "--trace FILE"),
+        ({"arrivals": "poisson", "rate": 5.0, "trace": Path("x")}, "belong together"),
+        ({"trace": Path("x"), "rate": 5.0}, "its own rate"),
+        ({"trace": Path("/nowhere/x")}, "not a readable trace"),
+        ({"arrivals": "poisson"}, "needs a --rate"),
+        ({"audit": True, "users": 2}, "--audit is made by one user"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(other: dict[str, object], line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        options.profile(**asked(**other))
+
+
+@pytest.mark.parametrize("text", ["", "4", "1,x", "0,1", "1;2"])
+def test_a_refused_ladder_shows_the_form(text: str) -> None:
+    with pytest.raises(BadInput, match="such as 1,2,4,8"):
+        options.parse_ladder(text)
+
+
+def test_files_are_checked_before_anything_is_sent(stage: Stage, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    with stub(calm) as server:
+        for words, line in (
+            (("--out", str(tmp_path / "missing" / "x.parquet")), "make it, or name another --out"),
+            (("--expect", "x.npy"), "give these too"),
+            (("--images", str(tmp_path / "images.npy")), "m takes (28, 28, 3)"),
+            (("--objective", "p99"), "such as p99<50ms"),
+        ):
+            done = load(stage, server, *words)
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert line in done.stderr
+        assert server.asked == 0

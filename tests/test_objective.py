@@ -1,0 +1,190 @@
+"""The search for the highest rate, against simulated servers whose answer is known."""
+
+from math import inf, log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtest.objective import LOWEST, WITHIN, Answer, Judged, Measure, Objective, Trial, parse, search
+from medserve.errors import BadInput, CannotRun
+
+P90 = Objective(p=0.9, limit_ms=50.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "p", "limit_ms"),
+    [("p99<50ms", 0.99, 50.0), ("p50 < 250us", 0.5, 0.25), (" p99.9<1.5s ", 0.999, 1500.0), ("p90<0.5ms", 0.9, 0.5)],
+)
+def test_an_objective_is_read(text: str, p: float, limit_ms: float) -> None:
+    assert parse(text) == Objective(p=p, limit_ms=pytest.approx(limit_ms))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "p99", "99<50ms", "p99<50", "p99>50ms", "p49<50ms", "p100<1s", "p99.95<1s", "p99<0ms", "p99<-1ms"]
+)
+def test_a_refused_objective_shows_the_form(text: str) -> None:
+    with pytest.raises(BadInput, match="such as p99<50ms"):
+        parse(text)
+
+
+@given(st.integers(50, 99), st.integers(1, 10_000))
+def test_an_objective_is_spoken_as_it_is_read(percent: int, limit: int) -> None:
+    assert str(parse(f"p{percent}<{limit}ms")) == f"p{percent} < {limit:g} ms"
+
+
+def found(
+    measure: Measure, objective: Objective = P90, ceiling: float = 1e4, seed: int = 0, seconds: float = 10.0
+) -> Answer:
+    told: list[Judged] = []
+    lefts: list[float] = []
+
+    def tell(judged: Judged, left: float) -> None:
+        told.append(judged)
+        lefts.append(left)
+        assert len(told) < 150, "the search does not come to an end"
+
+    answer = search(objective, measure, tell, ceiling=ceiling, why_ceiling="enough", seconds=seconds, seed=seed)
+    assert tuple(told) == answer.trials
+    assert all(left >= 0 for left in lefts)
+    assert lefts[-1] == 0
+    return answer
+
+
+def single_server(capacity: float) -> Measure:
+    """M/M/1: exponential gaps and services, one at a time, first come first served (Lindley's recursion)."""
+
+    def measure(rate: float, seconds: float, seed: int) -> Trial:
+        generator = np.random.default_rng(seed)
+        warmup = 1.0
+        count = generator.poisson(rate * (seconds + warmup))
+        gaps, services = generator.exponential(1 / rate, count), generator.exponential(1 / capacity, count)
+        walk = np.concatenate([[0.0], np.cumsum(services[:-1] - gaps[1:])])[:count]
+        waited = walk - np.minimum.accumulate(walk)
+        latencies = ((waited + services) * 1e9)[np.cumsum(gaps) > warmup]
+        return Trial(latencies, latencies)
+
+    return measure
+
+
+def step(capacity: float, above_ms: float = 1000.0) -> Measure:
+    """1 ms up to a rate, slow above it."""
+
+    def measure(rate: float, seconds: float, seed: int) -> Trial:
+        latencies = np.full(max(1, int(rate * seconds)), (1.0 if rate <= capacity else above_ms) * 1e6)
+        return Trial(latencies, latencies)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("objective", "capacity"),
+    [
+        (Objective(p=0.99, limit_ms=50.0), 1000.0),
+        (Objective(p=0.9, limit_ms=5.0), 1000.0),
+        (Objective(p=0.95, limit_ms=200.0), 50.0),
+    ],
+)
+def test_the_interval_covers_the_true_rate_of_a_queue(objective: Objective, capacity: float) -> None:
+    # The time in an M/M/1 queue is exponential with rate capacity - arrivals.
+    true = capacity - log(1 / (1 - objective.p)) / (objective.limit_ms / 1e3)
+    answers = [found(single_server(capacity), objective, seed=1000 * seed) for seed in range(20)]
+    covered = sum(answer.low <= true <= (answer.high or inf) for answer in answers)
+    assert covered >= 18
+    assert np.median([answer.low for answer in answers]) > 0.7 * true
+    assert np.median([answer.high or inf for answer in answers]) < 1.3 * true
+
+
+@given(st.floats(1.0, 5000.0))
+def test_a_sharp_edge_is_found_within_the_bracket(capacity: float) -> None:
+    answer = found(step(capacity))
+    assert answer.high is not None
+    assert answer.low <= capacity < answer.high
+    # The rates that are tried have three digits.
+    assert answer.high <= answer.low * (1 + WITHIN) * 1.01
+    assert {trial.step for trial in answer.trials} >= {"bracket", "confirm"}
+    assert answer.trials[-1].rate == answer.low
+
+
+@given(st.floats(20.0, 2000.0), st.floats(1.5, 10.0))
+def test_a_faster_server_is_found_faster(capacity: float, factor: float) -> None:
+    assert found(step(capacity)).low < found(step(factor * capacity), ceiling=1e5).low
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
+def test_whatever_a_server_does_the_search_ends(seed: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+
+    def moody(rate: float, seconds: float, _: int) -> Trial:
+        share = generator.random() if generator.random() < noise else 0.1
+        latencies = np.where(generator.random(generator.poisson(rate * seconds)) < share, 1e9, 1e6)
+        return Trial(latencies, latencies)
+
+    try:
+        answer = found(moody, seconds=1.0, ceiling=500.0)
+    except CannotRun as error:
+        said = str(error)
+        assert "even at 1 request/s" in said
+    else:
+        assert answer.high is None or answer.low < answer.high
+        assert LOWEST <= answer.low <= 500.0
+
+
+def test_no_rate_above_the_ceiling_is_tried() -> None:
+    answer = found(step(1e6), ceiling=700.0)
+    assert (answer.low, answer.high, answer.reason) == (700.0, None, "enough")
+    assert max(trial.rate for trial in answer.trials) == 700.0
+    assert str(answer) == "p90 < 50 ms holds up to 700 requests/s (nothing higher failed: enough)"
+
+
+def test_a_rate_that_a_longer_trial_refutes_is_stepped_down_from() -> None:
+    def tiring(rate: float, seconds: float, seed: int) -> Trial:
+        return step(100.0 if seconds < 60 else 80.0)(rate, seconds, seed)
+
+    answer = found(tiring)
+    assert 60.0 <= answer.low <= 80.0
+    assert answer.high is not None
+    assert 80.0 < answer.high <= 100.0
+    assert len({trial.rate for trial in answer.trials if trial.step == "confirm"}) >= 2
+
+
+def test_an_undecided_rate_is_prolonged_and_belongs_to_the_interval() -> None:
+    def fuzzy(rate: float, seconds: float, seed: int) -> Trial:
+        share = 0.0 if rate <= 100 else 0.1 if rate <= 150 else 1.0
+        slow = np.arange(int(rate * seconds)) % 10 < round(10 * share)
+        return Trial(*[np.where(slow, 1e9, 1e6)] * 2)
+
+    answer = found(fuzzy)
+    assert answer.high is not None
+    assert answer.low <= 100 < 150 <= answer.high
+    lengths = [trial.seconds for trial in answer.trials if trial.seen.verdict == "undecided" and 100 < trial.rate < 150]
+    # Once as the bracket is sought, then until it is long enough.
+    assert lengths[:5] == [10.0, 10.0, 20.0, 40.0, 80.0]
+
+
+def test_an_objective_that_is_never_met_is_one_line() -> None:
+    with pytest.raises(CannotRun, match=r"p90 < 50 ms cannot be met even at 1 request/s: 100.000% of \d+ requests"):
+        found(step(0.5))
+
+
+def test_failed_requests_do_not_meet_an_objective() -> None:
+    failed = np.full(100, inf)
+    with pytest.raises(CannotRun, match="cannot be met"):
+        found(lambda rate, seconds, seed: Trial(failed, failed))
+
+
+def test_a_client_that_lags_ends_the_search_unless_the_server_fails_by_itself() -> None:
+    def lagging(capacity: float) -> Measure:
+        def measure(rate: float, seconds: float, seed: int) -> Trial:
+            sent = step(capacity)(rate, seconds, seed).sent
+            return Trial(sent + (20e6 if rate > 100 else 0.0), sent)
+
+        return measure
+
+    with pytest.raises(
+        CannotRun, match="load generator is the limit: at 128 requests/s p90 is 21 ms from the intended"
+    ):
+        found(lagging(300.0))
+    assert found(lagging(100.0)).low <= 100
