@@ -31,6 +31,8 @@ KNOWN = {"delays_ms": (0.0, 1.0, 5.0, 20.0)}
 # two of them, and the limits would judge the luck of the draw.
 MIXED = {"delays_ms": (0.5, 2.0, 8.0, 30.0), "shares": (0.25, 0.40, 0.30, 0.05)}
 STALL_SECONDS = 1.0
+STALLED = 20.0
+"""Seconds of a run with one stall: in a longer one fewer than a request in a hundred may wait for its end."""
 BRIEF = 10.0
 """Seconds that suffice for a median, and so for the floor and the known delays."""
 WARMUP = 0.3
@@ -120,11 +122,11 @@ class _Bench:
     ) -> list[Check]:
         """All that is known of the answers, once."""
         brief = min(seconds, BRIEF)
-        lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": seconds}
+        lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": min(seconds, STALLED)}
         plans = [_poisson(name, rate, length) for name, length in lengths.items()]
         arrivals = [schedule.arrivals(plan, seed) for plan in plans]
         # More than one request in a hundred must wait, or a p99 need not show the stall.
-        at, length = WARMUP + seconds / 3, max(min(STALL_SECONDS, seconds / 5), seconds / 60)
+        at, length = WARMUP + lengths["stall"] / 3, min(STALL_SECONDS, lengths["stall"] / 5)
         with self.serving(size, "delay", stall_at=at, stall_seconds=length) as stalling:
             tables = [
                 self._record(server, size, plan, seed, f"{plan.name}-{rate:g}-{seed}")
