@@ -88,6 +88,55 @@ def report(
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run; the old one of two.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW]", help="The new one of two.")] = None,
+    percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
+    margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
+    format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
+) -> None:
+    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or two runs.
+
+    Verdicts are faster, slower, equivalent within the margin, or undecided; with 95 % confidence none of those on one
+    kind of pair under one profile is wrong. Exit code 1 when NEW is slower somewhere.
+
+    Example: medserve compare runs/quick
+    """
+    from loadtest import verdict_tables
+    from loadtest.analysis.launches import SHARES
+
+    share = percentile / 100
+    if share not in SHARES:
+        raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{one * 100:g}' for one in SHARES)}")
+    if new is None:
+        verdict_tables.within(run, share, margin / 100, format)
+    else:
+        verdict_tables.between(run, new, share, margin / 100, format)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    json: Json = False,
+) -> None:
+    """Derive every published number of a run again, from its raw samples and their digests.
+
+    Exit code 1 when a number or a file differs. Example: medserve verify runs/quick
+    """
+    from loadtest.analysis.verify import verify
+
+    done = verify(run)
+    print(
+        msgspec.json.encode(done).decode()
+        if json
+        else f"{run}: {done.numbers:,} values derived again from {done.files:,} files, {len(done.differences)} differ"
+    )
+    if done.differences:
+        more = f" (and {len(done.differences) - 1} more)" if len(done.differences) > 1 else ""
+        raise CannotRun(f"{done.differences[0]}{more}")
+
+
+@app.command()
 def selftest(
     rate: Annotated[str, typer.Option(help="Requests a second, by Poisson schedule; several with commas.")] = "100",
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each distribution of delays.")] = 3.0,

@@ -10,8 +10,6 @@ from loadtest import payload
 from loadtest.payload import Load
 from medserve.timing import now
 
-MOST = 1000
-"""Requests in flight at once; select(2), by which geventhttpclient looks at an idle connection, ends at 1024."""
 BLOCK = 1 << 16
 """Bytes that an answer is read by."""
 

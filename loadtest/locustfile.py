@@ -26,10 +26,10 @@ from locust.exception import StopTest, StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import payload
-from loadtest.connections import BLOCK, MOST, Answer, Connections
+from loadtest.connections import BLOCK, Answer, Connections
 from loadtest.distributed import Master, Worker, host
 from loadtest.measurement import Share, Test, arrivals
-from loadtest.payload import Load
+from loadtest.payload import CONNECTIONS, Load
 from medserve import process, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import LoadProfile
@@ -72,7 +72,7 @@ class Client(FastHttpUser):
         test.begun += 1
         test.active += 1
         by_schedule = test.load.profile.mode == "open-loop"
-        self.pool = Connections(test.load, test.opened, MOST if by_schedule else 1)
+        self.pool = Connections(test.load, test.opened, CONNECTIONS if by_schedule else 1)
         try:
             if isinstance(link, Worker):
                 link.ready(test)

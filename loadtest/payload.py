@@ -18,6 +18,11 @@ LARGEST = 256 << 20
 """Bytes of images that are kept ready; of a larger set a seeded part is sent."""
 DRAWN = 64
 """Images drawn at random where no file of images is given."""
+CONNECTIONS = 1000
+"""Requests that a process of the generator has in flight at most; a later one waits for the server, not for the client.
+
+By select(2), which ends at 1024, geventhttpclient looks at an idle connection.
+"""
 PATIENCE = 30.0
 """Seconds without a byte after which a request has failed, and that the last answers may take after the end."""
 AUDITED = 32

@@ -35,6 +35,8 @@ STAGES = {
     "selftest": ("loadtest", "selftest", "Try the ruler on known answers."),
     "time": ("loadtest", "time", "Time an artifact in process."),
     "results": ("loadtest", "results", "Print the results of a run."),
+    "compare": ("loadtest", "compare", "Compare with a rule: native with ONNX, frameworks, or two runs."),
+    "verify": ("loadtest", "verify", "Derive every published number of a run again."),
     "report": ("loadtest", "report", "Write a run's report: one page, figures, Markdown."),
 }
 

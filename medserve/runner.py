@@ -19,8 +19,8 @@ import msgspec
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
 from medserve.progress import Jobs, describe
-from medserve.spec import Cell, Failure, Launch, Prepared, Result, SelfTest, Study
-from medserve.study import Deployed, Export, Plan, Training, plan
+from medserve.spec import Cell, Failure, Launch, Prepared, Result, SelfTest
+from medserve.study import Deployed, Export, Plan, Study, Training, plan
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -2,15 +2,79 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from medserve import plugins
 from medserve.errors import BadInput, unknown
-from medserve.spec import Cell, DatasetSpec, Deployment, LoadProfile, Noun, Recipe, Study
+from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 STUDIES = Path(__file__).parent / "studies"
+
+
+class Measure(Noun, frozen=True, kw_only=True):
+    """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's."""
+
+    profiles: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    seconds: float | None = None
+    warmup_seconds: float | None = None
+
+
+class Subject(Noun, frozen=True, kw_only=True):
+    """What a claim is about: a framework in its native format, or in another."""
+
+    framework: str
+    format: str = "native"
+
+
+class Claim(Noun, frozen=True, kw_only=True):
+    """A published claim: `who` said `what`, and `where`. `test` says how a run judges it, against `at_least`.
+
+    `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
+    first's less the second's. `sublinear`: latency grows more slowly than the pixels. `none`: not to be judged, `why`.
+    """
+
+    who: str
+    what: str
+    where: str
+    test: Literal["faster", "accurate", "more-accurate", "sublinear", "none"]
+    first: Subject = Subject(framework="")
+    second: Subject = Subject(framework="")
+    at_least: float = 1.0
+    size: Literal["smallest", "largest"] = "largest"
+    why: str = ""
+
+
+class Study(Noun, frozen=True, kw_only=True):
+    """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
+
+    Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
+    generator's core.
+    """
+
+    name: str
+    title: str
+    datasets: tuple[str, ...]
+    sizes: tuple[int, ...]
+    architectures: tuple[str, ...]
+    frameworks: tuple[str, ...]
+    formats: tuple[str, ...]
+    measure: tuple[Measure, ...]
+    runtimes: tuple[str, ...] = ()
+    null: bool = True
+    device: Device = "cpu"
+    threads: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = (1, 32)
+    dispatch: Dispatch = "inline"
+    launches: int = 3
+    seeds: tuple[int, ...] = (0,)
+    unofficial: bool = False
+    recipe: Recipe = Recipe()
+    epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
 
 
 class Training(Noun, frozen=True, kw_only=True):

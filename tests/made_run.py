@@ -9,20 +9,8 @@ import numpy as np
 
 from loadtest import samples
 from medserve import store
-from medserve.spec import (
-    Artifact,
-    Cell,
-    Certificate,
-    Checkpoint,
-    Epoch,
-    Measure,
-    Recipe,
-    Result,
-    Scores,
-    Study,
-    Window,
-)
-from medserve.study import Deployed, Export, Training, plan
+from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Result, Scores, Window
+from medserve.study import Deployed, Export, Measure, Study, Training, plan
 from medserve.tables import DATASETS
 
 MS = 1_000_000

@@ -23,8 +23,8 @@ from loadtest.analysis.summary import in_words, summarise
 from loadtest.analysis.table import read, rows
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Measure, Recipe, Result, Study
-from medserve.study import plan
+from medserve.spec import Recipe, Result
+from medserve.study import Measure, Study, plan
 
 KEYS = (
     "study, cell, dataset, size, architecture, framework, format, runtime, precision, device, threads, batch, mode, "

@@ -12,7 +12,7 @@ from loadtest.analysis.claims import Entry, judge
 from loadtest.analysis.pairs import compare
 from loadtest.analysis.surface import Response, response
 from loadtest.analysis.verdicts import Row
-from medserve.spec import Claim, Subject
+from medserve.study import Claim, Subject
 
 FACTOR = {"pytorch": 1.0, "keras_tf": 1.5, "flax_nnx": 0.6}
 ACCURACY = {"pytorch": 0.985, "keras_tf": 0.95, "flax_nnx": 0.986}

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from medserve import errors, plugins, study
-from medserve.spec import Deployment, Recipe, Study
+from medserve.spec import Deployment, Recipe
+from medserve.study import Study
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 HEAVY = {"torch", "tensorflow", "keras", "jax", "flax", "onnx", "onnxruntime", "locust", "gevent", "medmnist", "scipy"}

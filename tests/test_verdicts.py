@@ -12,8 +12,8 @@ from loadtest.analysis import launches
 from loadtest.analysis.rendering import render, short
 from loadtest.analysis.table import Row, read, rows
 from medserve import store
-from medserve.spec import Cell, Check, Measure, Result, SelfTest, Window
-from medserve.study import Deployed
+from medserve.spec import Cell, Check, Result, SelfTest, Window
+from medserve.study import Deployed, Measure
 
 OPEN = "open-50"
 LADDER = ("closed-1", "closed-2", "closed-8")

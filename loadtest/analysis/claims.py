@@ -12,7 +12,8 @@ from loadtest.analysis.compare import ratio
 from loadtest.analysis.pairs import Percentiles
 from loadtest.analysis.surface import Response, wilson
 from loadtest.analysis.verdicts import Row
-from medserve.spec import Claim, Noun, Subject
+from medserve.spec import Noun
+from medserve.study import Claim, Subject
 
 Finding = Literal["holds", "does not hold", "undecided", "not testable here"]
 

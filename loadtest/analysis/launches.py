@@ -13,6 +13,7 @@ from loadtest.analysis import audit, intervals, rulers, steady
 from loadtest.analysis.audit import Repeats
 from loadtest.analysis.intervals import Quantiles
 from loadtest.analysis.steady import Steady
+from loadtest.payload import CONNECTIONS
 from medserve import store
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile, Result, Window
@@ -22,8 +23,6 @@ COMPARED = (0.5, 0.99)
 """Percentiles at which the rulers are held against one another."""
 LATE = 1.1
 """Ratio of a percentile from the intended time to that from the sending, above which the client was the slow one."""
-CONNECTIONS = 1000
-"""Requests that the load generator has in flight at most; a later one waits for the server, not for the client."""
 NEARLY = 0.9
 """Share of the connections in use from which all may be: one that an answer frees is in use again at once."""
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from loadtest.analysis.table import Row
 from medserve.errors import unknown
+from medserve.spec import Noun
 
 CLOSED = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
 INVALID, DOUBTFUL = "!", "~"
@@ -18,6 +19,20 @@ INVALID, DOUBTFUL = "!", "~"
 
 def render(rows: list[Row], form: str) -> str:
     """The rows as `json`, `csv` or `markdown`. JSON and CSV hold everything, Markdown what fits on a page."""
+    return _markdown(rows) if form == "markdown" else _whole(rows, form)
+
+
+def render_nouns(found: Sequence[Noun], form: str) -> str:
+    """Nouns of one kind as `json`, `csv` or `markdown`, with all their fields."""
+    rows = [msgspec.to_builtins(one) for one in found]
+    if form != "markdown":
+        return _whole(rows, form)
+    heads = list(rows[0]) if rows else []
+    lines = [heads, ["---"] * len(heads), *([_word(value) for value in row.values()] for row in rows)]
+    return "\n".join("| " + " | ".join(values) + " |" for values in lines)
+
+
+def _whole(rows: list[Row], form: str) -> str:
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
     if form == "csv":
@@ -26,9 +41,11 @@ def render(rows: list[Row], form: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
-    if form == "markdown":
-        return _markdown(rows)
     raise unknown("format", form, ("json", "csv", "markdown", "table"))
+
+
+def _word(value: Any) -> str:
+    return _number(value) if value is None or isinstance(value, float) else str(value).replace("|", "\\|")
 
 
 def _markdown(rows: list[Row]) -> str:

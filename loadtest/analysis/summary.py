@@ -82,6 +82,8 @@ def in_words(said: dict[str, Any]) -> str:
         lines[0] += f": {said['rate_delivered']:,.4g}/s{asked}, {said['throughput']:,.4g} images/s"
     if said["failed"]:
         lines.append(f"failed       {said['failed']:,} ({said['wrong']:,} wrong): {said['error'] or 'other scores'}")
+    if cut := said.get("warmup_found_seconds"):
+        lines.append(f"warm-up      {cut:.3g} s more than asked, found at another level: left out of these figures")
     if said["steady_reason"]:
         lines.append(f"steady       {said['steady_reason']}")
     if said.get("lag_p50_us") is not None:

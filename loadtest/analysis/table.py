@@ -10,8 +10,8 @@ from loadtest.analysis.launches import Counted
 from loadtest.analysis.verdicts import Row
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Cell, Checkpoint, Failure, LoadProfile, Result, SelfTest, Study
-from medserve.study import Deployed, plan
+from medserve.spec import Artifact, Cell, Checkpoint, Failure, LoadProfile, Result, SelfTest
+from medserve.study import Deployed, Study, plan
 
 __all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]
 

@@ -91,7 +91,7 @@ def _headline(facts: Facts) -> str | None:
 
 def _winners(facts: Facts, profile: str) -> list[Fastest]:
     rows = [row for row in facts.rows if row["profile"] == profile]
-    return [found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group))]
+    return [found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.medians))]
 
 
 def _one(facts: Facts, found: Fastest) -> list[Piece]:
@@ -126,7 +126,7 @@ def _many(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
     if undecided := [winner.row for winner in found if winner.rivals]:
         lead = "; " if pieces else ""
         pieces += [Piece(f"{lead}at {_places(facts, undecided)} "), Piece("no single deployment is fastest", "strong")]
-        pieces += [Piece(": the intervals of the lowest medians overlap")]
+        pieces += [Piece(": the lowest medians cannot be told apart")]
     return pieces
 
 
@@ -149,12 +149,14 @@ def _rivals(labels: Labels, found: Fastest) -> str:
 
 
 def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
-    judged = [pair for pair in comparison.pairs(facts.rows) if pair.native["profile"] == profile and pair.ratio]
+    judged = [
+        pair for pair in comparison.pairs(facts.rows, facts.medians) if pair.native["profile"] == profile and pair.ratio
+    ]
     if not judged:
         return ()
-    verdicts: dict[str, list[Pair]] = {"faster": [], "slower": [], "not separated": []}
+    verdicts: dict[str, list[Pair]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
     for pair in judged:
-        verdicts["not separated" if not _separated(pair) else "faster" if _value(pair) < 1 else "slower"].append(pair)
+        verdicts[pair.verdict].append(pair)
     pieces = [Piece("Against the native format, ONNX is ")]
     of = f" of {several(len(judged), 'pair')} of framework and size"
     for verdict, pairs in verdicts.items():
@@ -163,7 +165,7 @@ def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
         pieces += [Piece(", ")] * (len(pieces) > 1)
         pieces.append(Piece(verdict if len(judged) == 1 else f"{verdict} in {len(pairs)}{of}", "strong"))
         of = ""
-        if verdict != "not separated":
+        if verdict in ("faster", "slower"):
             pieces.append(Piece(f" ({_range(pairs)} the native median)"))
     return (*pieces, Piece("."))
 
@@ -177,10 +179,6 @@ def _range(pairs: Sequence[Pair]) -> str:
 
 def _value(pair: Pair) -> float:
     return pair.ratio.value if pair.ratio else 1.0
-
-
-def _separated(pair: Pair) -> bool:
-    return pair.ratio is not None and pair.ratio.leaves_out(1.0)
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:

@@ -90,23 +90,23 @@ def _ratios(facts: Facts) -> Figure | None:
     labels = Labels(facts.rows)
     found: dict[str, list[Point]] = {}
     frameworks = {}
-    for pair in comparison.pairs(facts.rows):
+    for pair in comparison.pairs(facts.rows, facts.medians):
         row, ratio = pair.native, pair.ratio
         if ratio is None or row["profile"] not in _shown(facts):
             continue
         words = [f"{row['size']} px", wording.framework(row["framework"]), *labels.varying(row)]
         words += facts.datasets(row["dataset"])
-        apart = ratio.leaves_out(1.0)
+        apart = pair.verdict in ("faster", "slower")
         label = f"{' '.join(words)}: ONNX at {wording.times(ratio.value)} {interval(ratio.low, ratio.high)} of native"
         point = Point(
             series=" ".join(words),
             framework=wording.framework(row["framework"]),
             colour=wording.colour(row["framework"]),
-            kind="separated" if apart else "not separated",
+            kind="decided" if apart else "not decided",
             value=ratio.value,
             low=ratio.low,
             high=ratio.high,
-            label=label + ("" if apart else ", not separated"),
+            label=f"{label}, {pair.verdict}",
         )
         found.setdefault(row["profile"], []).append(point)
         frameworks[wording.framework(row["framework"])] = Mark(wording.colour(row["framework"]))
@@ -128,11 +128,12 @@ def _ratios(facts: Facts) -> Figure | None:
         for profile, points in found.items()
     ]
     caption = (
-        "Median of ONNX over that of the native format, by framework and size: left of 1, ONNX is faster. Separated: "
-        "the intervals of the two medians do not overlap."
+        "Median of ONNX over that of the native format, launches paired block by block, by framework and size: left of "
+        "1, ONNX is faster. Filled: faster or slower, with 95 % confidence for all pairs of a panel together; rings: "
+        "equivalent within 5 %, or undecided."
     )
     caption += CUT * scales.cut(spreads, domain)
-    key = frameworks | {"separated": Mark(wording.MUTED), "not separated": Mark(wording.MUTED, "ring")}
+    key = frameworks | {"faster or slower": Mark(wording.MUTED), "neither for certain": Mark(wording.MUTED, "ring")}
     return sheet.draw("native-onnx", "Native against ONNX", caption, panels, tuple(key.items()))
 
 

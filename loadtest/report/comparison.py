@@ -1,15 +1,19 @@
-"""What may be concluded from rows: two medians are told apart only when their intervals do not overlap."""
+"""What may be concluded from a run: two deployments are told apart by their launches, paired block by block."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from loadtest.analysis import compare
+from loadtest.analysis.compare import Verdict
 from loadtest.analysis.table import Row
 from loadtest.report import wording
 from medserve.spec import LoadProfile
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""
+Medians = Mapping[str, Mapping[int, float]]
+"""Milliseconds of each launch by its block, by cell."""
 SAME = ("dataset", "size", "architecture", "framework", "device", "threads", "seed", "profile")
 """A native row and an ONNX row are compared when they agree in these."""
 
@@ -21,10 +25,6 @@ class Bounds(Struct, frozen=True):
     low: float | None = None
     high: float | None = None
 
-    def leaves_out(self, point: float) -> bool:
-        """Whether the interval lies on one side of `point`."""
-        return self.low is not None and self.high is not None and not self.low <= point <= self.high
-
 
 class Pair(Struct, frozen=True):
     """Native beside ONNX under one profile; `ratio` is ONNX / native of the medians, null where one is missing."""
@@ -32,10 +32,11 @@ class Pair(Struct, frozen=True):
     native: Row
     onnx: Row
     ratio: Bounds | None
+    verdict: Verdict
 
 
 class Fastest(Struct, frozen=True):
-    """The lowest median of a group, and the rows whose intervals overlap its own (all others without intervals)."""
+    """The lowest median of a group, and the rows that are not slower for certain."""
 
     row: Row
     rivals: tuple[Row, ...]
@@ -63,16 +64,28 @@ def usable(row: Row) -> bool:
     return row["status"] == "done" and row["valid"] and row["framework"] is not None and row["p50_ms"] is not None
 
 
-def pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Every native row with every ONNX row of the same model and way of measuring, in the order of the rows."""
+def pairs(rows: Sequence[Row], medians: Medians) -> list[Pair]:
+    """Every native row with every ONNX row of the same model and way of measuring, in the order of the rows.
+
+    Verdicts hold with 95 % confidence for all pairs of one profile together.
+    """
     onnx = [row for row in rows if row["format"] == "onnx"]
-    return [
-        Pair(native, other, ratio(native, other))
+    both = [
+        (native, other)
         for native in rows
         if native["framework"] is not None and native["format"] != "onnx"
         for other in onnx
         if all(native[key] == other[key] for key in SAME) and _same_precision(native, other)
     ]
+    families: dict[str, list[tuple[Row, Row]]] = {}
+    for native, other in both:
+        families.setdefault(native["profile"], []).append((native, other))
+    judged = {
+        (native["cell"], other["cell"]): verdict
+        for family in families.values()
+        for (native, other), verdict in zip(family, _judge(family, medians), strict=True)
+    }
+    return [Pair(native, other, *judged[native["cell"], other["cell"]]) for native, other in both]
 
 
 def _same_precision(one: Row, other: Row) -> bool:
@@ -80,14 +93,18 @@ def _same_precision(one: Row, other: Row) -> bool:
     return len({one["precision"], other["precision"]} - {None}) < 2
 
 
-def ratio(below: Row, above: Row) -> Bounds | None:
-    """The median of `above` over that of `below`. Its interval leaves out 1 just when the two do not overlap."""
-    if not (usable(below) and usable(above)):
-        return None
-    value = above["p50_ms"] / below["p50_ms"]
-    if below["p50_low"] is None or above["p50_low"] is None:
-        return Bounds(value)
-    return Bounds(value, above["p50_low"] / below["p50_high"], above["p50_high"] / below["p50_low"])
+def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Bounds | None, Verdict]]:
+    """Second over first of each pair; rows that are not usable have no ratio."""
+    ratios = [
+        compare.ratio(medians[first["cell"]], medians[second["cell"]])
+        if usable(first) and usable(second)
+        else compare.Ratio(reason="one of the two has no median")
+        for first, second in family
+    ]
+    return [
+        (None if one.ratio.value is None else Bounds(one.ratio.value, one.ratio.low, one.ratio.high), one.verdict)
+        for one in compare.judge(ratios)
+    ]
 
 
 def both_ways(profiles: Collection[LoadProfile]) -> tuple[str, str] | None:
@@ -112,7 +129,7 @@ def _difference(inside: Row, outside: Row) -> Bounds | None:
     return Bounds(value, outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"])
 
 
-def fastest(rows: Iterable[Row]) -> Fastest | None:
+def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:
     """The lowest median of float32 rows, if there is any; a lossy model is never ranked among them."""
     ranked = sorted(
         (row for row in rows if usable(row) and row["precision"] == "float32"), key=lambda row: float(row["p50_ms"])
@@ -120,7 +137,8 @@ def fastest(rows: Iterable[Row]) -> Fastest | None:
     if not ranked:
         return None
     first, *others = ranked
-    rivals = tuple(row for row in others if (found := ratio(first, row)) is None or not found.leaves_out(1.0))
+    judged = _judge([(first, other) for other in others], medians)
+    rivals = tuple(row for row, (_, verdict) in zip(others, judged, strict=True) if verdict != "slower")
     return Fastest(first, rivals, len(ranked))
 
 

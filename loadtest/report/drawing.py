@@ -13,7 +13,7 @@ from loadtest.report.wording import MUTED
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
-Kind = Literal["native", "ONNX", "null", "separated", "not separated"]
+Kind = Literal["native", "ONNX", "null", "decided", "not decided"]
 
 
 class Look(NamedTuple):
@@ -28,8 +28,8 @@ KINDS: dict[Kind, Look] = {
     "native": Look("circle", True, [1, 0]),
     "ONNX": Look("diamond", False, [5, 3]),
     "null": Look("square", True, [2, 3]),
-    "separated": Look("circle", True, [1, 0]),
-    "not separated": Look("circle", False, [1, 0]),
+    "decided": Look("circle", True, [1, 0]),
+    "not decided": Look("circle", False, [1, 0]),
 }
 
 

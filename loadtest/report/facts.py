@@ -12,19 +12,20 @@ from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, SelfTest, Study
-from medserve.study import Plan, Training, plan
+from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, SelfTest
+from medserve.study import Plan, Study, Training, plan
 
 
 class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
 
-    `ledgers` are of the cells with single images and one user over HTTP.
+    `medians` are milliseconds by cell and launch; `ledgers` of the cells with single images and one user over HTTP.
     """
 
     study: Study
     plan: Plan
     rows: list[Row]
+    medians: dict[str, dict[int, float]]
     profiles: dict[str, LoadProfile]
     checkpoints: dict[str, Checkpoint]
     artifacts: dict[str, Artifact]
@@ -48,6 +49,14 @@ class Facts(msgspec.Struct, frozen=True):
         data = f"{training.dataset}-{training.size}"
         reasons = (self.failures.get(key) for key in (("export", export), ("train", training.name), ("data", data)))
         return next(filter(None, reasons), None)
+
+    def blocks(self, rows: list[Row]) -> dict[int, dict[int, float]]:
+        """Medians in milliseconds by block, and in it by the size in pixels, of the rows of one deployment."""
+        found: dict[int, dict[int, float]] = {}
+        for row in rows:
+            for block, median in self.medians[row["cell"]].items():
+                found.setdefault(block, {})[row["size"]] = median
+        return found
 
     def datasets(self, name: str) -> list[str]:
         """The title of a data set, where the study has several."""
@@ -79,6 +88,7 @@ def read(run: Path) -> Facts:
         study=study,
         plan=matrix,
         rows=table.rows(measured),
+        medians=measured.percentiles(0.5),
         profiles=profiles,
         ledgers=_ledgers(run, results, profiles),
         checkpoints=checkpoints,

@@ -3,15 +3,19 @@
 import shlex
 from pathlib import Path
 
+from loadtest.analysis import rendering
+from loadtest.analysis.verify import PUBLISHED
 from loadtest.report import (
     answer,
     charts,
+    claims,
     deployments,
     facts,
     glossary,
     ledgers,
     load,
     markdown,
+    resolution,
     ruler,
     steadiness,
     tables,
@@ -31,8 +35,10 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     out = out or run / "report.html"
     if out.suffix != ".html":
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
-    page = compose(facts.read(run), run.resolve().name)
+    found = facts.read(run)
+    page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
+    written[run / PUBLISHED] = rendering.render(found.rows, "json").encode()
     for figure in figures(page):
         written[out.parent / "figures" / f"{figure.name}.svg"] = figure.svg.encode()
         written[out.parent / "figures" / f"{figure.name}.png"] = figure.png
@@ -54,12 +60,19 @@ def compose(found: Facts, folder: str) -> Page:
         ),
         _section("formats", "Native beside ONNX", drawn.get("native-onnx"), ratios),
         _section("latency", "Latency", drawn.get("latency"), drawn.get("latency-one-size")),
+        Section(
+            "resolution",
+            "Resolution",
+            (*resolution.responses(found), *filter(None, (resolution.crossovers(found),))),
+            resolution.INTRO,
+        ),
         _section("http", "What HTTP adds", drawn.get("http-overhead"), overheads),
         _section("rulers", "Three rulers", load.rulers(found)),
         Section("time", "Where the time goes", tuple(ledgers.tables(found)), ledgers.INTRO),
         _section("ladder", "The ladder of users", load.ladders(found), load.ladder(found)),
         _section("idle", "One request now and then", load.idle(found)),
         _section("training", "Training", training),
+        Section("claims", "Published claims", tuple(filter(None, (claims.ledger(found),))), claims.INTRO),
         _section("ruler", "The ruler", ruler.checks(found), ruler.roofline(found)),
         _section(
             "validity",

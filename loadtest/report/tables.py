@@ -12,7 +12,7 @@ from medserve.spec import Checkpoint
 
 def ratios(facts: Facts) -> Table | None:
     """ONNX over native for each framework, size and way of measuring; null where the study has no such pair."""
-    found = comparison.pairs(facts.rows)
+    found = comparison.pairs(facts.rows, facts.medians)
     if not found:
         return None
     names = dict.fromkeys(pair.native["profile"] for pair in found)
@@ -37,8 +37,9 @@ def ratios(facts: Facts) -> Table | None:
             cells += _pair_cells(pairs.get(profile.name))
         rows.append(Line(tuple(cells)))
     caption = (
-        "Medians. The ratio is ONNX / native: below 1, ONNX is faster. Bold where the two intervals do not overlap, "
-        "grey where they do: not separated."
+        "Medians, and their ratio ONNX / native over launches paired block by block: below 1, ONNX is faster. Bold: faster "
+        "or slower, with 95 % confidence for all pairs under one way of measuring together. Grey: equivalent within 5 %, "
+        "or undecided."
     )
     return Table("", tuple(columns), tuple(rows), caption)
 
@@ -49,9 +50,9 @@ def _pair_cells(pair: comparison.Pair | None) -> list[Cell]:
     native, onnx = (Cell(number(row["p50_ms"]), value=row["p50_ms"]) for row in (pair.native, pair.onnx))
     if pair.ratio is None:
         return [native, onnx, Cell(ABSENT, tone="muted", hint="one of the two has no median")]
-    tone: Tone = "strong" if pair.ratio.leaves_out(1.0) else "muted"
+    tone: Tone = "strong" if pair.verdict in ("faster", "slower") else "muted"
     bounds = wording.interval(pair.ratio.low, pair.ratio.high)
-    return [native, onnx, Cell(wording.times(pair.ratio.value), bounds, pair.ratio.value, tone=tone)]
+    return [native, onnx, Cell(wording.times(pair.ratio.value), bounds, pair.ratio.value, pair.verdict, tone)]
 
 
 def overheads(facts: Facts) -> Table | None:
