@@ -46,9 +46,7 @@ def verify(run: Path) -> Verified:
     try:
         said = msgspec.json.decode(published.read_bytes(), type=list[dict[str, Any]])
     except msgspec.MsgspecError as error:
-        raise BadInput(
-            f"{published}: not a list of results: {error}; `medserve report {run}` writes it again"
-        ) from None
+        raise BadInput(f"{published}: no list of results: {error}; `medserve report {run}` writes it again") from None
     numbers = 0
     before, now = ({row.get("cell"): row for row in rows} for rows in (said, derived))
     for cell in before.keys() | now.keys():
