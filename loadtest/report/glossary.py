@@ -11,9 +11,9 @@ MEANING = (
     ),
     (
         "Faster, slower, equivalent, undecided",
-        "Verdicts on ratios of launches that are paired block by block, so that what drifts cancels. Of all pairs under "
-        "one way of measuring none is wrong with 95 % confidence (Holm). Equivalent: within 5 % for certain. Undecided: "
-        "more launches would tell.",
+        "Verdicts on ratios of launches that are paired block by block, so that what drifts cancels. Of all pairs "
+        "under one way of measuring none is wrong with 95 % confidence (Holm). Equivalent: within 5 % for certain. "
+        "Undecided: more launches would tell.",
     ),
     (ABSENT, "Not estimable, or not measured; the note says why. A p99 needs at least 368 requests in each launch."),
     ("In process", "The same runtime called directly, without HTTP: host to device, run, device to host."),

@@ -11,8 +11,9 @@ from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, Labels, interval, number
 
 INTRO = (
-    "latency = fixed cost + cost a pixel x pixels, fitted to each block of launches by least relative squares; the exponent "
-    "is that of latency over pixels between the smallest and the largest size (1: proportional to the pixels, 0: constant)."
+    "latency = fixed cost + cost a pixel x pixels, fitted to each block of launches by least relative squares. The "
+    "exponent is that of latency over pixels between the smallest and the largest size (1: proportional to the pixels, "
+    "0: constant)."
 )
 
 

@@ -37,9 +37,9 @@ def ratios(facts: Facts) -> Table | None:
             cells += _pair_cells(pairs.get(profile.name))
         rows.append(Line(tuple(cells)))
     caption = (
-        "Medians, and their ratio ONNX / native over launches paired block by block: below 1, ONNX is faster. Bold: faster "
-        "or slower, with 95 % confidence for all pairs under one way of measuring together. Grey: equivalent within 5 %, "
-        "or undecided."
+        "Medians, and their ratio ONNX / native over launches paired block by block: below 1, ONNX is faster. Bold: "
+        "faster or slower, with 95 % confidence for all pairs under one way of measuring together. Grey: equivalent "
+        "within 5 %, or undecided."
     )
     return Table("", tuple(columns), tuple(rows), caption)
 
