@@ -18,9 +18,8 @@ from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
 from medserve.progress import duration
 from medserve.spec import Deployment, LoadProfile
+from medserve.tables import ROOFLINE
 
-ROOFLINE = 0.7
-"""Share of the generator's roofline up to which what is measured is the server."""
 ROOFLINE_USERS = 8
 ROOFLINE_SECONDS = 2.0
 

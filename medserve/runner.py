@@ -21,6 +21,7 @@ from medserve.errors import BadInput
 from medserve.progress import Jobs, describe
 from medserve.spec import Cell, Failure, Launch, Prepared, Result, SelfTest
 from medserve.study import Deployed, Export, Plan, Study, Training, plan
+from medserve.tables import ROOFLINE
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -37,9 +38,6 @@ class Step(msgspec.Struct, frozen=True):
 
 
 Listener = Callable[[Step], None]
-
-MOST = 0.7
-"""Share of the generator's roofline above which an open loop would measure the generator."""
 
 
 def run(study: Study, out: Path, listen: Listener) -> int:
@@ -176,10 +174,10 @@ class _Run:
         roofline = self._ruler.roofline.get(size) if self._ruler else None
         if roofline is None:
             return cells
-        above = [cell for cell in cells if (cell.profile.rate or 0.0) > MOST * roofline]
+        above = [cell for cell in cells if (cell.profile.rate or 0.0) > ROOFLINE * roofline]
         for cell in above:
             reason = (
-                f"{cell.profile.rate:g} requests a second are more than {MOST * 100:.0f} % of the {roofline:,.0f} that "
+                f"{cell.profile.rate:g} requests a second are more than {ROOFLINE * 100:.0f} % of the {roofline:,.0f} that "
                 f"the load generator reaches here at {size} px; take a profile of a lower rate, or faster cores"
             )
             self._close(cell, index, reason)

@@ -9,6 +9,9 @@ from medserve.spec import Architecture, DatasetSpec, LoadProfile, Noun
 OPSET = 18
 """The ONNX operator set of every export: the newest that all three converters write (tf2onnx stops there)."""
 
+ROOFLINE = 0.7
+"""Share of what load generator and null server reach together, up to which what is measured is the server."""
+
 INPUT = "image"
 OUTPUT = "probabilities"
 

@@ -9,11 +9,10 @@ from typing import Any
 from loadtest.analysis.knee import Rung, knee
 from loadtest.analysis.launches import COMPARED, LATE, Counted
 from medserve.spec import LoadProfile, SelfTest
+from medserve.tables import ROOFLINE
 
 Row = dict[str, Any]
 
-ROOFLINE = 0.7
-"""Share of what generator and null server reach together, above which a rate is the generator's."""
 UNTESTED = "the ruler was not tested in this run"
 
 

@@ -1,9 +1,9 @@
 """The ruler's own test: what it measured where the truth was known, and what the generator can send at all."""
 
-from loadtest.analysis.verdicts import ROOFLINE
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, number, several
+from medserve.tables import ROOFLINE
 
 VERDICTS = {
     True: Cell("holds", tone="good"),
