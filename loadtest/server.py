@@ -28,6 +28,7 @@ class Server:
         self._out = folder / "server.out"
         words = ["-m", "serve", str(artifact), "--deployment", msgspec.json.encode(deployment).decode(), "--port", "0"]
         words += ["--cpus", ",".join(map(str, cpus))] if cpus else []
+        self._started = time.monotonic()
         with self._out.open("wb") as out, self.log.open("wb") as log:
             env = {EVENTS: "1", **machine.thread_environment(deployment.threads)}
             self._child = process.start(words, stdout=out, stderr=log, env=env)
@@ -42,7 +43,8 @@ class Server:
             if time.monotonic() > deadline:
                 raise CannotRun(f"the server was not ready within {seconds:g} s: {process.last_line(self.log)}")
             time.sleep(0.02)
-        self.url, self.model, self._facts = ready["url"], ready["model"], ready["process"]
+        self.url, self.model = ready["url"], ready["model"]
+        self._facts = ready["process"] | {"ready_seconds": round(time.monotonic() - self._started, 3)}
 
     def why_dead(self) -> str | None:
         """None while the server lives, then the reason in one line."""

@@ -177,8 +177,8 @@ class _Run:
         above = [cell for cell in cells if (cell.profile.rate or 0.0) > ROOFLINE * roofline]
         for cell in above:
             reason = (
-                f"{cell.profile.rate:g} requests a second are more than {ROOFLINE * 100:.0f} % of the {roofline:,.0f} that "
-                f"the load generator reaches here at {size} px; take a profile of a lower rate, or faster cores"
+                f"{cell.profile.rate:g} requests a second are more than {ROOFLINE * 100:.0f} % of the {roofline:,.0f} "
+                f"that the load generator reaches here at {size} px; take a profile of a lower rate, or faster cores"
             )
             self._close(cell, index, reason)
         return tuple(cell for cell in cells if cell not in above)

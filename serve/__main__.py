@@ -65,12 +65,15 @@ def serve(
 
 
 def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
+    from medserve.timing import now
     from serve import protocol, scheduler
     from serve.app import App
     from serve.runtimes import open_runtime
 
     with protocol.bind(host, port) as listener:
+        began = now()
         runtime, artifact = open_runtime(folder, deployment)
+        loading = {"load_seconds": (now() - began) / 1e9}
         infer = scheduler.dispatch(runtime, deployment)
         application = App(artifact, deployment, infer)
         # What is loaded lives as long as the process: the collector need not look at it again and again.
@@ -81,7 +84,7 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
             address, bound = listener.getsockname()[:2]
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
-            facts = {**machine.process_facts(), **http, **collector}
+            facts = {**machine.process_facts(), **http, **collector, **loading}
             if os.environ.get(errors.EVENTS):
                 event = {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
                 print(

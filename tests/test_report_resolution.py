@@ -6,7 +6,7 @@ import pytest
 from made_run import build, study
 from test_report import Reader
 
-from loadtest.report import claims, facts, page, resolution
+from loadtest.report import claims, costs, facts, page, resolution
 from medserve.spec import Cell
 from medserve.study import Claim, Deployed, Measure, Subject
 
@@ -79,6 +79,16 @@ def test_claims_stand_under_each_protocol_with_what_was_found(run: Path) -> None
     text = Reader((run / "report.html").read_text()).text
     assert "Published claims" in text
     assert "it names no number" in text
+
+
+def test_costs_are_those_of_the_servers(run: Path) -> None:
+    found = costs.table(facts.read(run))
+    assert found is not None
+    first = found.lines[0]
+    # made_run's server takes 0.9 s for 401 requests, with a peak of 256 MiB; its network is right in 97 % of cases.
+    assert first.cells[2].value == pytest.approx(900 / 401)
+    assert first.cells[3].value == pytest.approx(900 / 401 / 0.97)
+    assert first.cells[4].text == "256"
 
 
 def test_a_run_of_one_size_and_no_claims_has_neither_section(tmp_path: Path) -> None:

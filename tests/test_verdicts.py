@@ -50,6 +50,29 @@ def at(profile: str, change: Any) -> Change:
     return lambda cell, columns: change(columns) if cell.profile.name == profile else columns
 
 
+def test_two_populations_of_latency_are_flagged_not_averaged_away(tmp_path: Path) -> None:
+    def two(columns: Columns) -> Columns:
+        took = columns["done_ns"] - columns["sent_ns"]
+        slow = np.random.default_rng(0).random(len(took)) < 0.3
+        return columns | {"done_ns": columns["sent_ns"] + np.where(slow, 3 * took, took // 2)}
+
+    run = made(tmp_path, "in-process-1", change=at("in-process-1", two))
+    row = pick(run, "in-process-1")
+    assert row["bimodal"] is True
+    assert "bimodal: " in row["reason"]
+    assert row["valid"]
+
+
+def test_launches_that_only_rise_are_flagged(tmp_path: Path) -> None:
+    asked = study(
+        sizes=(28,), frameworks=("pytorch",), formats=("native",), launches=5, measure=(Measure(profiles=(OPEN,)),)
+    )
+    run = build(tmp_path / "run", asked, lambda deployed, cell, index: 1.0 + 0.1 * index)
+    row = pick(run, OPEN)
+    assert row["drifting"] is True
+    assert "only rise, from 1 to 1.4 ms" in row["reason"]
+
+
 def test_a_run_without_faults_has_valid_rows_and_nothing_to_say(tmp_path: Path) -> None:
     run = made(tmp_path, "in-process-1", OPEN)
     with_selftest(run)

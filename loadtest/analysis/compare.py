@@ -7,7 +7,7 @@ launch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from math import exp, inf, isfinite, log, sqrt
+from math import exp, isfinite, log, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -20,6 +20,8 @@ Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable
 
 MARGIN = 0.05
 """Two deployments within this share of one another are equivalent for whoever must choose."""
+DRIFT = 5
+"""Launches below which a steady rise is too likely by chance."""
 ENOUGH = 200
 """More launches than this nobody takes; a pair that needs them is as good as equal."""
 
@@ -143,18 +145,12 @@ def _more(one: Ratio, margin: float) -> int | None:
 
 
 def drifting(values: Iterable[float]) -> bool:
-    """Whether percentiles of successive launches go one way: all rise or all fall, over four launches or more.
+    """Whether percentiles of successive launches, DRIFT or more, go one way: all rise or all fall.
 
-    By chance that happens to independent launches in 2 of k! orders: 8 % of four, 1.7 % of five.
+    By chance that happens to independent launches in 2 of k! orders: 1.7 % of five.
     """
     found = list(values)
-    if len(found) < 4 or not all(map(isfinite, found)):
+    if len(found) < DRIFT or not all(map(isfinite, found)):
         return False
     steps = [b - a for a, b in pairwise(found)]
     return min(steps) > 0 or max(steps) < 0
-
-
-def spread(values: Iterable[float]) -> float:
-    """Largest over smallest percentile of the launches; infinite when one of them is."""
-    found = list(values)
-    return max(found) / min(found) if found and min(found) > 0 else inf

@@ -1,6 +1,7 @@
 """One launch of a cell, reduced to what rows are made of: ten million requests become a few numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadtest import samples
-from loadtest.analysis import audit, intervals, rulers, steady
+from loadtest.analysis import audit, intervals, modes, rulers, steady
 from loadtest.analysis.audit import Repeats
 from loadtest.analysis.intervals import Quantiles
+from loadtest.analysis.modes import Modes
 from loadtest.analysis.steady import Steady
 from loadtest.payload import CONNECTIONS
 from medserve import store
@@ -30,10 +32,12 @@ NEARLY = 0.9
 class Counted(Struct, frozen=True, kw_only=True):
     """One launch. `sent`, `closed` and `lag` (ns after the schedule) of an open loop only.
 
-    `late` is the percentile from the intended time over that from the sending, of what found a free connection.
+    `count` is of what was measured, `requests` of all: the warm-up and the audit too. `late` is the percentile
+    from the intended time over that from the sending, of what found a free connection.
     """
 
     count: int
+    requests: int
     failed: int
     wrong: int
     images: int
@@ -44,24 +48,28 @@ class Counted(Struct, frozen=True, kw_only=True):
     lag: Quantiles | None
     late: dict[float, float]
     steady: Steady
+    modes: Modes | None
     windows: tuple[Window, ...]
     repeats: Repeats | None
+    process: dict[str, Any]
 
 
 def count(folder: Path, result: Result) -> Counted:
     """The launch whose record lies in `folder`. Raises BadInput when it is not the one that the result names."""
     record = samples.read(_named(folder, result, "samples.parquet"), intervals.COLUMNS)
     table = rulers.in_order(intervals.measured(record))
-    seconds = _seconds(record, table, result.cell.profile)
+    seconds, requests = _seconds(record, table, result.cell.profile), len(record)
     del record
     good = samples.is_good(table)
     waited = rulers.from_intended(table)
-    found = steady.find(waited, rulers.due(table))
+    found, two = steady.find(waited, rulers.due(table)), modes.two(waited)
     is_open = result.cell.profile.mode == "open-loop"
+    repeats = _repeats(folder, result)
     intended = _quantiles(waited)
     sent = _quantiles(rulers.from_sent(table)) if is_open else None
     return Counted(
         count=len(table),
+        requests=requests + (2 * repeats.pairs if repeats else 0),
         failed=int((~good).sum()),
         wrong=pc.sum(table["wrong"]).as_py() or 0,
         images=pc.sum(table["batch"].filter(pa.array(good))).as_py() or 0,
@@ -72,8 +80,10 @@ def count(folder: Path, result: Result) -> Counted:
         lag=_quantiles(rulers.lag(table)) if is_open else None,
         late={} if sent is None else lateness(table, intended, sent),
         steady=found,
+        modes=two,
         windows=result.windows,
-        repeats=_repeats(folder, result),
+        repeats=repeats,
+        process=result.process,
     )
 
 

@@ -1,6 +1,7 @@
 """The results of a run as rows: one a deployment and way of measuring, with a reason wherever a number is missing."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -109,9 +110,11 @@ def _row(run: Run, one: Launched) -> Row:
     watched, disturbed, disturbance = verdicts.disturbed(counted)
     steady, unsteady = verdicts.steady(counted)
     cached, caching = verdicts.cached(counted)
+    bimodal, populations = verdicts.bimodal(counted)
+    drifting, drift = verdicts.drifting(counted)
     refused = _refused(profile, training.size, counted, tested, null) + ([caching] if caching else [])
     untested = verdicts.UNTESTED if tested is None and profile.mode != "in-process" and counted else None
-    reasons += [reason for reason in (*refused, unsteady, disturbance, untested) if reason]
+    reasons += [reason for reason in (*refused, unsteady, populations, drift, disturbance, untested) if reason]
     return {
         "study": study.name,
         "cell": cell.name,
@@ -146,9 +149,12 @@ def _row(run: Run, one: Launched) -> Row:
         "source_artifact": deployed.export.name,
         "unofficial": checkpoint and checkpoint.unofficial,
         "valid": status == "done" and artifact is not None and artifact.certificate.valid and not refused,
+        **_costs(counted),
         "windows": watched,
         "disturbed": disturbed,
         "steady": steady,
+        "bimodal": bimodal,
+        "drifting": drifting,
         "cached": cached,
         "knee": None,
     }
@@ -169,6 +175,17 @@ def _latencies(counted: list[Counted], reasons: list[str]) -> Row:
         row |= {f"{name}_{ruler}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
     micro = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
     return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in micro.items()}
+
+
+def _costs(counted: list[Counted]) -> Row:
+    """What the servers of a row's launches took, medians; null in process, and where the system does not tell."""
+    servers = [(one.process["server"], one.requests) for one in counted if one.process.get("server")]
+    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in servers if "cpu_seconds" in server]
+    row: Row = {"cpu_ms": median(cpu) if cpu else None}
+    for name in ("peak_memory_bytes", "ready_seconds", "load_seconds"):
+        values = [server[name] for server, _ in servers if server.get(name) is not None]
+        row[name] = median(values) if values else None
+    return row
 
 
 def _refused(profile: LoadProfile, size: int, counted: list[Counted], tested: SelfTest | None, null: bool) -> list[str]:

@@ -6,6 +6,7 @@ from math import exp, log
 from statistics import fmean
 from typing import Any
 
+from loadtest.analysis import compare
 from loadtest.analysis.knee import Rung, knee
 from loadtest.analysis.launches import COMPARED, LATE, Counted
 from medserve.spec import LoadProfile, SelfTest
@@ -59,6 +60,31 @@ def steady(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
         return True, None
     where = f" (in {len(denied)} of {len(counted)} launches)" if len(counted) > 1 else ""
     return False, f"{denied[0].reason}{where}"
+
+
+def bimodal(counted: Sequence[Counted]) -> tuple[bool, str | None]:
+    """Whether any launch shows two populations of latency, and the first of them in words."""
+    found = [one.modes for one in counted if one.modes]
+    if not found:
+        return False, None
+    one = found[0]
+    where = f" (in {len(found)} of {len(counted)} launches)" if len(counted) > 1 else ""
+    lower, upper = one.lower / 1e6, one.upper / 1e6
+    return True, f"bimodal: {1 - one.share:.0%} around {lower:.3g} ms, {one.share:.0%} around {upper:.3g} ms{where}"
+
+
+def drifting(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
+    """Whether the medians of successive launches go one way all the time; null where there are too few to tell."""
+    medians = [one.intended.values[0.5] / 1e6 for one in counted]
+    if len(medians) < compare.DRIFT:
+        return None, None
+    if not compare.drifting(medians):
+        return False, None
+    verb = "rise" if medians[-1] > medians[0] else "fall"
+    return True, (
+        f"the medians of the launches only {verb}, from {medians[0]:.3g} to {medians[-1]:.3g} ms: "
+        "the machine drifts, compare within blocks"
+    )
 
 
 def disturbed(counted: Sequence[Counted]) -> tuple[int, int, str | None]:

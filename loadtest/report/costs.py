@@ -1,0 +1,47 @@
+"""What a deployment costs beside its latency: processor time, memory, disk, and the wait until it is ready."""
+
+from loadtest.report import comparison, wording
+from loadtest.report.comparison import by_deployment
+from loadtest.report.facts import Facts
+from loadtest.report.model import Cell, Column, Line, Table
+from loadtest.report.wording import ABSENT, Labels, number
+
+MIB = 2**20
+
+
+def table(facts: Facts) -> Table | None:
+    """One line a deployment and size, from the closed loop of one user; null where the study has none."""
+    profile = comparison.single_image(facts.profiles.values(), "closed-loop")
+    if profile is None:
+        return None
+    labels = Labels(facts.rows)
+    columns = (
+        Column("deployment", numeric=False),
+        Column("size", "px"),
+        Column("a request", "ms", "Processor time of the server"),
+        Column("a correct prediction", "ms", "Processor time of the server"),
+        Column("peak memory", "MiB", "Server"),
+        Column("start to ready", "s", "Server"),
+        Column("of that loading", "s", "Server"),
+        Column("model", "MiB on disk"),
+    )
+    lines = []
+    for group in by_deployment(facts.rows):
+        row = group.get(profile)
+        if row is None or row["status"] != "done":
+            continue
+        kind = ", ".join([labels.kind(row), *facts.datasets(row["dataset"])])
+        artifact = facts.artifacts.get(row["source_artifact"])
+        correct = row["cpu_ms"] / row["accuracy"] if row["cpu_ms"] and row["accuracy"] else None
+        disk = artifact.model_bytes / MIB if artifact and artifact.model_bytes and row["framework"] else None
+        memory = row["peak_memory_bytes"] / MIB if row["peak_memory_bytes"] else None
+        values = (row["cpu_ms"], correct, memory, row["ready_seconds"], row["load_seconds"], disk)
+        cells = [Cell(wording.framework(row["framework"]), kind, mark=wording.mark(row))]
+        cells.append(Cell(str(row["size"]), value=row["size"]))
+        cells += [Cell(ABSENT if value is None else number(value), value=value) for value in values]
+        lines.append(Line(tuple(cells)))
+    caption = (
+        "Medians over launches, of the closed loop of one user. Ready: the process started, libraries imported, the "
+        "model loaded, every declared batch size run, and its scores checked."
+    )
+    return Table("", columns, tuple(lines), caption) if lines else None
