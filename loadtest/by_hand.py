@@ -111,7 +111,7 @@ def ladder(runs: Runs, rungs: Sequence[int], json: bool) -> None:
     for row in rows:
         row["above_knee"] = top is not None and row["users"] > top
         if row["above_knee"]:
-            row.update({name: None for name in row if name.endswith("_ms")})
+            row.update({name: None for name in row if name.endswith(("_ms", "_low", "_high"))})
         told = " ".join(f"{_number(row[name]):>9}" for name in ("p50_ms", "p99_ms"))
         mark = (
             "  above the knee: a queue's latency" if row["above_knee"] else "  <- knee" if row["users"] == top else ""

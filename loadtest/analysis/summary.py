@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals, ledger, rulers, steady
+from loadtest.analysis import intervals, ledger, rulers, steady, within
 from loadtest.samples import is_good
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
@@ -23,7 +23,7 @@ RULERS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
 def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
     """Figures of the rows after the warm-up; percentiles in milliseconds, null where they are not estimable.
 
-    Rates are over at least `seconds`, the length of the schedule of an open loop. Of an open loop there are also
+    Each headline percentile has the ends of the 95 % interval that this one record carries (see `within`). Rates are over at least `seconds`, the length of the schedule of an open loop. Of an open loop there are also
     `*_sent_ms`, `*_closed_ms` (see `rulers`) and the lag of the sendings behind the schedule; where the server said
     what it spent, the `ledger`. `steady` is null where too few requests tell.
     """
@@ -45,7 +45,7 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         "steady": None if settled.steady and settled.reason else settled.steady,
         "steady_reason": settled.reason,
     }
-    said |= _percentiles(waited, "ms")
+    said |= _headline(waited)
     del waited  # of ten million rows 80 MB, as each further ruler takes
     if not plain["intended_ns"].null_count and len(plain):
         for name, ruler in RULERS.items():
@@ -58,6 +58,16 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         del lag
     if table["infer_ns"].null_count < len(table):
         said["ledger"] = [msgspec.to_builtins(term) for term in ledger.ledger(table)]
+    return said
+
+
+def _headline(waited: NDArray[np.float64]) -> dict[str, float | None]:
+    """Percentiles with the intervals that this one record carries."""
+    ordered = np.sort(waited)
+    said: dict[str, float | None] = {}
+    for name, p in PERCENTILES.items():
+        found = within.estimate(waited, ordered, p)
+        said |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return said
 
 
@@ -101,8 +111,13 @@ def in_words(said: dict[str, Any]) -> str:
 
 
 def _plain(said: dict[str, Any]) -> list[str]:
-    values = {name.replace("_", "."): said[f"{name}_ms"] for name in PERCENTILES}
-    return [f"{name:<12} {'not estimable' if value is None else f'{value:.4g} ms'}" for name, value in values.items()]
+    return [f"{name.replace('_', '.'):<12} {_with_interval(said, name)}" for name in PERCENTILES]
+
+
+def _with_interval(said: dict[str, Any], name: str) -> str:
+    if said[f"{name}_ms"] is None:
+        return "not estimable"
+    return f"{said[f'{name}_ms']:.4g} ms ({_value(said[f'{name}_low'])} to {_value(said[f'{name}_high'])})"
 
 
 def _rulers(said: dict[str, Any]) -> list[str]:
