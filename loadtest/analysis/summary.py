@@ -23,9 +23,10 @@ RULERS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
 def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
     """Figures of the rows after the warm-up; percentiles in milliseconds, null where they are not estimable.
 
-    Each headline percentile has the ends of the 95 % interval that this one record carries (see `within`). Rates are over at least `seconds`, the length of the schedule of an open loop. Of an open loop there are also
-    `*_sent_ms`, `*_closed_ms` (see `rulers`) and the lag of the sendings behind the schedule; where the server said
-    what it spent, the `ledger`. `steady` is null where too few requests tell.
+    Each headline percentile has the ends of the 95 % interval that this one record carries (see `within`). Rates are
+    over at least `seconds`, the length of the schedule of an open loop. Of an open loop there are also `*_sent_ms`,
+    `*_closed_ms` (see `rulers`) and the lag of the sendings behind the schedule; where the server said what it spent,
+    the `ledger`. `steady` is null where too few requests tell.
     """
     table = intervals.measured(table)
     errors = [error for error in table["error"].unique().to_pylist() if error]
