@@ -45,21 +45,29 @@ def launch_(
 @app.command()
 def results(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or one record, .parquet.")],
-    format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
+    format: Annotated[
+        Literal["json", "csv", "markdown", "latex", "parquet", "table"], typer.Option(help="What to print or write.")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write instead; a must for parquet.")] = None,
 ) -> None:
     """Print the results of a run, or of one record, worked out from its raw samples.
 
     Example: medserve results runs/quick --format csv
     """
+    if (format == "parquet" and out is None) or (format == "table" and out is not None):
+        raise BadInput("--format parquet wants an --out FILE, and --out another --format than table")
     if run.is_file():
         from loadtest.by_hand import one_record
 
         one_record(run, format)
         return
-    from loadtest.analysis.rendering import render, short
+    from loadtest.analysis.rendering import parquet, render, short
     from loadtest.analysis.table import read, rows
 
     found = rows(read(run))
+    if out is not None:
+        store.write_bytes(out, parquet(found) if format == "parquet" else render(found, format).encode() + b"\n")
+        return
     if format != "table":
         print(render(found, format))
         return

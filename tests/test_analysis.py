@@ -4,12 +4,16 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import Stage
 from hypothesis import given
@@ -236,6 +240,26 @@ def test_a_changed_or_half_written_record_is_never_read_as_whole(run: Path) -> N
     row = pick(rows(read(run)), "torchscript", "in-process")
     assert row["status"] == "failed"
     assert "not a valid Result" in row["reason"]
+
+
+def test_rows_are_written_to_files_for_papers_and_programs(run: Path, stage: Stage, tmp_path: Path) -> None:
+    found = rows(read(run))
+    text = render(found, "latex")
+    assert text.startswith("\\begin{tabular}{ll")
+    body = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len(body) == len(found) + 1
+    assert {line.count("&") for line in body} == {15}
+    assert not re.search(r"(?<!\\)[%_#$]", " ".join(body))
+    for form in ("parquet", "csv"):
+        stage("loadtest", "results", str(run), "--format", form, "--out", str(tmp_path / f"rows.{form}"))
+    table = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [row["cell"] for row in table] == [row["cell"] for row in found]
+    assert table[0]["p50_ms"] == found[0]["p50_ms"]
+    assert (tmp_path / "rows.csv").read_text() == render(found, "csv") + "\n"
+    refused = subprocess.run(
+        [sys.executable, "-m", "loadtest", "results", str(run), "--format", "parquet"], capture_output=True, check=False
+    )
+    assert refused.returncode == 2
 
 
 def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:

@@ -1,11 +1,14 @@
-"""Rows as text: JSON, CSV, Markdown, and the short table at the end of a run."""
+"""Rows as text: JSON, CSV, Markdown, LaTeX, Parquet, and the short table at the end of a run."""
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.table import Table
 
 from loadtest.analysis.table import Row
@@ -13,13 +16,26 @@ from medserve.errors import unknown
 from medserve.spec import Noun
 
 CLOSED = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
+HEADS = [
+    "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
+    "p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
+]  # fmt: skip
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: of a row that is not valid, and of one that was disturbed or did not settle."""
 
 
 def render(rows: list[Row], form: str) -> str:
-    """The rows as `json`, `csv` or `markdown`. JSON and CSV hold everything, Markdown what fits on a page."""
-    return _markdown(rows) if form == "markdown" else _whole(rows, form)
+    """The rows as `json`, `csv`, `markdown` or `latex`: the first two hold all, the others what fits on a page."""
+    written = {"markdown": _markdown, "latex": _latex}.get(form)
+    return written(rows) if written else _whole(rows, form)
+
+
+def parquet(rows: list[Row]) -> bytes:
+    """The rows as a Parquet file, with all that they hold."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def render_nouns(found: Sequence[Noun], form: str) -> str:
@@ -41,17 +57,16 @@ def _whole(rows: list[Row], form: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().rstrip("\n")
-    raise unknown("format", form, ("json", "csv", "markdown", "table"))
+    raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
 def _word(value: Any) -> str:
     return _number(value) if value is None or isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def _markdown(rows: list[Row]) -> str:
-    head = ["deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms"]
-    head += ["p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status"]
-    lines = [head, ["---"] * 2 + ["---:"] * 13 + ["---"]]
+def _page(rows: list[Row]) -> list[list[str]]:
+    """What fits on a page, as words: HEADS and one line a row."""
+    lines = []
     for row in rows:
         values = [_deployment(row), row["profile"], str(row["batch"])]
         values += [_number(row[key]) for key in ("rate_asked", "rate_delivered")]
@@ -59,9 +74,27 @@ def _markdown(rows: list[Row]) -> str:
         values += [_number(row["p99_closed_ms"]), _number(row["throughput"])]
         values += [str(row[key]) for key in ("failed", "wrong", "n", "launches")]
         lines.append([*values, _percent(row["accuracy"]), _status(row)])
+    return lines
+
+
+def _markdown(rows: list[Row]) -> str:
+    lines = [HEADS, ["---"] * 2 + ["---:"] * (len(HEADS) - 3) + ["---"], *_page(rows)]
     table = "\n".join("| " + " | ".join(values) + " |" for values in lines)
     notes = [f"- {note.replace('|', chr(92) + '|')}" for note in _notes([row for row in rows if row["reason"]])]
     return "\n".join([table, "", *notes]) if notes else table
+
+
+def _latex(rows: list[Row]) -> str:
+    """A tabular of the booktabs package."""
+    lines = [f"\\begin{{tabular}}{{ll{'r' * (len(HEADS) - 3)}l}}", "\\toprule"]
+    for place, values in enumerate([HEADS, *_page(rows)]):
+        lines += [" & ".join(map(_escaped, values)) + " \\\\"] + ["\\midrule"] * (place == 0)
+    notes = [f"% {note}" for note in _notes([row for row in rows if row["reason"]])]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes])
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"([%&_#$])", r"\\\1", word)
 
 
 def _status(row: Row) -> str:
