@@ -5,6 +5,7 @@ from typing import Any
 
 from geventhttpclient.connectionpool import ConnectionPool
 from geventhttpclient.response import HTTPSocketPoolResponse
+from msgspec import Struct
 
 from loadtest import payload
 from loadtest.payload import Load
@@ -18,6 +19,26 @@ class Opened:
     """How many connections a test has opened."""
 
     count = 0
+
+
+class Begun(Struct):
+    """A request that is under way: when it left (ns), and what the kernel did not take at once, or would not."""
+
+    sock: Any
+    sent: int
+    rest: memoryview
+    error: OSError | None = None
+
+    @classmethod
+    def send(cls, sock: Any, content: bytes) -> "Begun":
+        """Send as much as goes without waiting."""
+        sent, rest = now(), memoryview(content)
+        try:
+            return cls(sock, sent, rest[sock.send(content, 0, 0.0) :])
+        except BlockingIOError:
+            return cls(sock, sent, rest)
+        except OSError as error:
+            return cls(sock, sent, rest, error)
 
 
 class Connections(ConnectionPool):
@@ -35,6 +56,18 @@ class Connections(ConnectionPool):
         # A look-up goes through a thread, and would hold up each request that needs a connection more.
         self._addresses = self._addresses or super()._resolve()
         return self._addresses
+
+    def free(self) -> Any | None:
+        """An open connection that nobody uses; null where one would have to be opened or waited for."""
+        if self._socket_queue.empty():
+            return None
+        # There is a permit for each that lies in the queue, so this does not wait.
+        self._semaphore.acquire()
+        sock = self._socket_queue.get(block=False)
+        if self._is_socket_alive(sock):
+            return sock
+        self.release_socket(sock)
+        return None
 
     def after_connect(self, sock: Any) -> None:
         """Called by the pool with a new connection."""

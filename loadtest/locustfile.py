@@ -26,7 +26,7 @@ from locust.exception import StopTest, StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import payload
-from loadtest.connections import BLOCK, Answer, Connections
+from loadtest.connections import BLOCK, Answer, Begun, Connections
 from loadtest.distributed import Master, Worker, host
 from loadtest.measurement import Share, Test, arrivals
 from loadtest.payload import CONNECTIONS, Load
@@ -120,24 +120,37 @@ class Client(FastHttpUser):
         try:
             for offset in share.offsets.data:
                 due = start + offset
-                _wait_until(due)
-                under_way.spawn(self.send, request % count, due)
+                _sleep_until(due - NEAR)
+                # All that can be done beforehand is: when it is due, a request leaves by one system call.
+                sock, begun = self.pool.free(), None
+                _watch_until(due)
+                if sock is not None:
+                    begun = Begun.send(sock, test.requests[request % count])
+                under_way.spawn(self.send, request % count, due, begun)
                 request += share.step
             under_way.join(timeout=test.load.patience)
             test.late = True
         finally:
             under_way.kill()
 
-    def send(self, request: int, intended: int | None = None) -> bool:
-        """One request, once, whatever becomes of it. Says whether there was an answer."""
+    def send(self, request: int, intended: int | None = None, begun: Begun | None = None) -> bool:
+        """One request, once, whatever becomes of it, or what is left of it. Says whether there was an answer."""
         test, pool = self.test, self.pool
         note = test.records.note
         connection = sent = sock = answer = None
         try:
-            sock = pool.get_socket()
-            connection = pool.numbers[sock.fileno()]
-            sent = now()
-            sock.sendall(test.requests[request])
+            if begun is None:
+                sock = pool.get_socket()
+                connection = pool.numbers[sock.fileno()]
+                sent = now()
+                sock.sendall(test.requests[request])
+            else:
+                sock, sent = begun.sock, begun.sent
+                connection = pool.numbers[sock.fileno()]
+                if begun.error is not None:
+                    raise begun.error
+                if begun.rest:
+                    sock.sendall(begun.rest)
             # From here on the answer gives the connection back, be it whole or broken.
             held, sock = sock, None
             answer = Answer(held, pool, method="POST", block_size=BLOCK)
@@ -194,15 +207,11 @@ def _sleep_until(due: int) -> None:
         gevent.sleep(left / 1e9)
 
 
-def _wait_until(due: int) -> None:
-    """Sleep while an arrival is far, then watch for it."""
-    while (left := due - now()) > 0:
-        if left > NEAR:
-            gevent.sleep((left - NEAR) / 1e9)
-        else:
-            # Unlike sleep(0) it looks for input every time, so that answers are stamped when they come;
-            # the priority is the highest, so that a flood of answers does not hold up the next request.
-            gevent.idle(priority=2)
+def _watch_until(due: int) -> None:
+    while now() < due:
+        # Unlike sleep(0) it looks for input every time, so that answers are stamped when they come;
+        # the priority is the highest, so that a flood of answers does not hold up the next request.
+        gevent.idle(priority=2)
 
 
 @events.init_command_line_parser.add_listener
