@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from medserve import plugins
 from medserve.empty import empty_artifact
+
+# Timing never decides a test, and a busy machine makes any example slow.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -112,7 +112,7 @@ def test_a_faster_server_is_found_faster(capacity: float, factor: float) -> None
     assert found(step(capacity)).low < found(step(factor * capacity), ceiling=1e5).low
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
 def test_whatever_a_server_does_the_search_ends(seed: int, noise: float) -> None:
     generator = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from medmnist.evaluator import getACC, getAUC
@@ -20,7 +20,6 @@ def tables(draw):
     return labels, (raw / levels).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(tables())
 def test_scores_equal_medmnists_evaluator(table):
     labels, probabilities = table

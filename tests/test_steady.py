@@ -27,7 +27,7 @@ def test_noise_alone_is_no_change(count: int, sigma: float) -> None:
     assert sum(one.start > 0 for one in found) <= 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.45), st.floats(1.5, 50), st.sampled_from([400, 3000]))
 def test_a_warm_up_is_found_where_it_ends(seed: int, share: float, factor: float, count: int) -> None:
     values = noise(count, seed)
@@ -39,7 +39,7 @@ def test_a_warm_up_is_found_where_it_ends(seed: int, share: float, factor: float
     assert abs(found.start - ends) <= max(0.03 * count, 10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.55, 0.8), st.floats(1.5, 50), st.booleans())
 def test_a_change_in_the_second_half_denies_the_steady_state(
     seed: int, share: float, factor: float, slower: bool
@@ -51,7 +51,7 @@ def test_a_change_in_the_second_half_denies_the_steady_state(
     assert ("rose" if slower else "fell") in str(found.reason)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.0, 0.9), st.floats(2, 1000))
 def test_a_stall_is_no_change_of_the_median(seed: int, place: float, factor: float) -> None:
     values = noise(3000, seed)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -15,8 +15,6 @@ from medserve import wire
 from medserve.errors import BadInput
 
 SHAPE = (3, 4, 3)
-# A slow machine is no error.
-patient = settings(deadline=None)
 
 ids = st.none() | st.text()
 json_values = st.recursive(
@@ -53,7 +51,6 @@ def head_length(headers: dict[str, str]) -> str | None:
 
 
 @given(image_batches(), st.booleans(), ids)
-@patient
 def test_a_request_survives_the_wire(images: NDArray[np.uint8], binary: bool, id: str | None) -> None:
     headers, body = wire.encode_request(images, binary=binary, id=id)
     height, width, channels = images.shape[1:]
@@ -65,7 +62,6 @@ def test_a_request_survives_the_wire(images: NDArray[np.uint8], binary: bool, id
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.booleans(), ids, st.integers(0, 2**32))
-@patient
 def test_a_response_survives_the_wire(count: int, classes: int, binary: bool, id: str | None, seed: int) -> None:
     scores = np.random.default_rng(seed).dirichlet(np.ones(classes), count).astype(np.float32)
     request = wire.Request(images=np.zeros((count, *SHAPE), np.uint8), id=id, binary=binary)
@@ -99,7 +95,6 @@ def test_nested_json_data_is_taken_as_flat_data() -> None:
 
 
 @given(st.data())
-@patient
 def test_mutated_requests_are_refused_or_right_in_shape(data: st.DataObject) -> None:
     binary = data.draw(st.booleans())
     headers, body = wire.encode_request(np.full((2, *SHAPE), 9, np.uint8), binary=binary, id="a")
@@ -113,7 +108,6 @@ def test_mutated_requests_are_refused_or_right_in_shape(data: st.DataObject) -> 
 
 
 @given(st.data())
-@patient
 def test_mutated_responses_are_refused_or_arrays(data: st.DataObject) -> None:
     request = wire.Request(images=np.zeros((2, *SHAPE), np.uint8), id="a", binary=data.draw(st.booleans()))
     headers, body = wire.encode_response("model", "1", np.full((2, 8), 0.125, np.float32), request)
@@ -124,7 +118,6 @@ def test_mutated_responses_are_refused_or_arrays(data: st.DataObject) -> None:
 
 
 @given(st.sampled_from(["name", "shape", "datatype", "parameters", "data"]), json_values)
-@patient
 def test_any_json_value_in_any_field_is_refused_or_understood(field: str, value: Any) -> None:
     body = request_of(**{field: value})
     with suppress(BadInput):
@@ -132,7 +125,6 @@ def test_any_json_value_in_any_field_is_refused_or_understood(field: str, value:
 
 
 @given(st.sampled_from(["name", "shape", "datatype", "parameters", "data"]), json_values)
-@patient
 def test_any_json_value_in_any_field_of_a_response_is_refused_or_understood(field: str, value: Any) -> None:
     tensor = {"name": "probabilities", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.5]} | {field: value}
     body = json.dumps({"model_name": "m", "outputs": [tensor]}).encode()
@@ -141,7 +133,6 @@ def test_any_json_value_in_any_field_of_a_response_is_refused_or_understood(fiel
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=14))
-@patient
 def test_noise_is_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(BadInput):
         wire.decode_request(body, length, SHAPE)
@@ -233,7 +224,6 @@ nanoseconds = st.integers(0, 10**14)
 
 
 @given(nanoseconds, nanoseconds, nanoseconds, nanoseconds)
-@patient
 def test_server_timing_keeps_every_nanosecond(queue: int, decode: int, infer: int, encode: int) -> None:
     value = wire.server_timing(queue, decode, infer, encode).decode()
     stages = {"queue": queue, "decode": decode, "infer": infer, "encode": encode}
@@ -241,7 +231,6 @@ def test_server_timing_keeps_every_nanosecond(queue: int, decode: int, infer: in
 
 
 @given(st.text() | st.from_regex(r'[a-z]{1,3};dur="?[0-9.einfa-]{0,6}"?(, )?'))
-@patient
 def test_any_server_timing_can_be_read(value: str) -> None:
     assert all(isinstance(duration, int) for duration in wire.parse_server_timing(value).values())
 
