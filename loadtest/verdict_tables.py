@@ -20,16 +20,19 @@ STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "undecided": "
 def within(folder: Path, percentile: float, margin: float, form: str) -> None:
     """Print the comparisons of one run."""
     run = table.read(folder)
-    found = pairs.compare(table.rows(run), run.percentiles(percentile).__getitem__, percentile, margin)
+    rows = table.rows(run)
+    found = pairs.compare(rows, run.percentiles(percentile).__getitem__, percentile, margin)
     if form != "table":
         print(render_nouns(found, form))
         return
     console = Console()
-    for kind in dict.fromkeys(one.kind for one in found):
-        same = [one for one in found if one.kind == kind]
-        console.print(_table(f"{kind}: p{percentile * 100:g} of the second over the first", same))
-        for line in _operators(run, same) if kind == "ONNX against ONNX" else ():
-            console.print(line, style="dim", markup=False, highlight=False)
+    # The names of deployments are too long to stand side by side.
+    short = {pairs.name(row): f"{row['framework']} {row['runtime']}" for row in rows}
+    for kind, profile in dict.fromkeys((one.kind, one.profile) for one in found):
+        same = [one for one in found if (one.kind, one.profile) == (kind, profile)]
+        console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))
+    for line in _operators(run, [one for one in found if one.kind == "ONNX against ONNX"]):
+        console.print(line, style="dim", markup=False, highlight=False)
 
 
 def between(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
@@ -40,7 +43,7 @@ def between(old: Path, new: Path, percentile: float, margin: float, form: str) -
         print(render_nouns(found, form))
     else:
         console = Console()
-        console.print(_table(f"{new} over {old}: p{percentile * 100:g}", found))
+        console.print(_table(f"{new} over {old}: p{percentile * 100:g}", found, {}))
         for name, (was, now) in regression.versions(before, after).items():
             console.print(f"{name}: {was or 'absent'} -> {now or 'absent'}", style="dim", markup=False, highlight=False)
     if slower := [one.cell for one in found if one.verdict == "slower"]:
@@ -48,20 +51,20 @@ def between(old: Path, new: Path, percentile: float, margin: float, form: str) -
         raise CannotRun(f"slower than in {old}: {slower[0]}{more}")
 
 
-def _table(title: str, found: list[Compared] | list[Changed]) -> Table:
+def _table(title: str, found: list[Compared] | list[Changed], short: dict[str, str]) -> Table:
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    heads = ("first", "second", "profile") if isinstance(found[0], Compared) else ("cell",)
+    heads = ("px", "first", "second") if isinstance(found[0], Compared) else ("cell",)
     for head in heads:
-        made.add_column(head)
-    made.add_column("ratio", justify="right")
-    made.add_column("95 %", justify="right")
+        made.add_column(head, overflow="fold")
+    made.add_column("ratio", justify="right", no_wrap=True)
+    made.add_column("95 %", justify="right", no_wrap=True)
     made.add_column("verdict")
     for one in found:
-        names = (one.first, one.second, one.profile) if isinstance(one, Compared) else (one.cell,)
+        names = (str(one.size), short[one.first], short[one.second]) if isinstance(one, Compared) else (one.cell,)
         interval = "" if one.low is None else f"{one.low:.3f} to {one.high:.3f}"
         word: str = one.verdict
         if one.more is not None:
-            word += f" (about {one.more} more launches)"
+            word += f", ~{one.more} more to tell"
         elif one.value is None and one.reason:
             word += f": {one.reason}"
         ratio = "-" if one.value is None else f"{one.value:.3f}"

@@ -54,7 +54,8 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     others = [one for one in found if one["kind"] != "native against ONNX"]
     assert {one["verdict"] for one in others} == {"equivalent"}
     text = medserve("compare", run).stdout
-    assert "native against ONNX: p50 of the second over the first" in text
+    assert "native against ONNX, closed-1: p50 of the second over the first" in text
+    assert "28  pytorch torchscript" in text, "which two are compared must be readable on a narrow terminal"
     assert medserve("compare", run, "--percentile", "99", "--format", "csv").stdout.count("\n") == len(found) + 1
 
 

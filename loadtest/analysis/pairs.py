@@ -59,8 +59,8 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
                         profile=profile,
                         mode=first["mode"],
                         percentile=percentile,
-                        first=_name(first),
-                        second=_name(second),
+                        first=name(first),
+                        second=name(second),
                         value=one.value,
                         low=one.low,
                         high=one.high,
@@ -94,5 +94,6 @@ def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
     return found
 
 
-def _name(row: Row) -> str:
+def name(row: Row) -> str:
+    """The deployment of a row: its cell without the profile."""
     return str(row["cell"]).removesuffix(f".{row['profile']}")
