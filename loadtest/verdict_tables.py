@@ -12,6 +12,7 @@ from loadtest.analysis.pairs import Compared
 from loadtest.analysis.regression import Changed
 from loadtest.analysis.rendering import render_nouns
 from loadtest.analysis.table import Run
+from loadtest.analysis.verdicts import deployment
 from medserve.errors import CannotRun
 
 STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "undecided": "dim", "not comparable": "dim"}
@@ -27,7 +28,7 @@ def within(folder: Path, percentile: float, margin: float, form: str) -> None:
         return
     console = Console()
     # The names of deployments are too long to stand side by side.
-    short = {pairs.name(row): f"{row['framework']} {row['runtime']}" for row in rows}
+    short = {deployment(row): f"{row['framework']} {row['runtime']}" for row in rows}
     for kind, profile in dict.fromkeys((one.kind, one.profile) for one in found):
         same = [one for one in found if (one.kind, one.profile) == (kind, profile)]
         console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))

@@ -13,6 +13,7 @@ from conftest import Stage
 from made_run import build, study
 
 from loadtest.analysis import table
+from loadtest.analysis.verdicts import deployment
 from loadtest.report import page, wording
 from medserve import store
 from medserve.errors import BadInput
@@ -87,7 +88,7 @@ def read(run: Path) -> Reader:
 def by_deployment(run: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for row in table.rows(table.read(run)):
-        found.setdefault(wording.deployment(row), []).append(row)
+        found.setdefault(deployment(row), []).append(row)
     return found
 
 

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Literal
 
 from loadtest.analysis.compare import MARGIN, Verdict, judge, ratio
-from loadtest.analysis.verdicts import Row
+from loadtest.analysis.verdicts import Row, deployment
 from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
@@ -59,8 +59,8 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
                         profile=profile,
                         mode=first["mode"],
                         percentile=percentile,
-                        first=name(first),
-                        second=name(second),
+                        first=deployment(first),
+                        second=deployment(second),
                         value=one.value,
                         low=one.low,
                         high=one.high,
@@ -92,8 +92,3 @@ def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
         elif onnx == 2 and one["runtime"] == other["runtime"]:
             found["ONNX against ONNX"].append((one, other))
     return found
-
-
-def name(row: Row) -> str:
-    """The deployment of a row: its cell without the profile."""
-    return str(row["cell"]).removesuffix(f".{row['profile']}")

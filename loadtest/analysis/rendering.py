@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from loadtest.analysis.table import Row
+from loadtest.analysis.verdicts import Row, deployment
 from medserve.errors import unknown
 from medserve.spec import Noun
 
@@ -68,7 +68,7 @@ def _page(rows: list[Row]) -> list[list[str]]:
     """What fits on a page, as words: HEADS and one line a row."""
     lines = []
     for row in rows:
-        values = [_deployment(row), row["profile"], str(row["batch"])]
+        values = [deployment(row), row["profile"], str(row["batch"])]
         values += [_number(row[key]) for key in ("rate_asked", "rate_delivered")]
         values += [_interval(row, name) for name in ("p50", "p90", "p99")]
         values += [_number(row["p99_closed_ms"]), _number(row["throughput"])]
@@ -117,7 +117,7 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         title = f"{row['dataset']}, {row['size']} px, {row['architecture']}" + (
             ", unofficial" * bool(row["unofficial"])
         )
-        groups.setdefault(title, {}).setdefault(_deployment(row), {}).setdefault(row["mode"], row)
+        groups.setdefault(title, {}).setdefault(deployment(row), {}).setdefault(row["mode"], row)
     several = len({row["seed"] for row in rows}) > 1
     tables = []
     for title, deployments in groups.items():
@@ -165,7 +165,7 @@ def _notes(rows: list[Row]) -> list[str]:
         reasons.setdefault(f"{state}: {row['reason'] or 'no valid certificate'}", []).append(row)
     lines = []
     for reason, cells in reasons.items():
-        names = list(dict.fromkeys(_deployment(row) for row in cells))
+        names = list(dict.fromkeys(deployment(row) for row in cells))
         what = cells[0]["cell"] if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(f"{what}{more}: {reason}")
@@ -183,10 +183,6 @@ def _cell(modes: dict[str, Row], mode: str, key: str) -> str:
         return ""
     row = modes[mode]
     return f"{_number(row[key])} {_mark(row)}".rstrip() if row["status"] == "done" else str(row["status"])
-
-
-def _deployment(row: Row) -> str:
-    return str(row["cell"]).removesuffix(f".{row['profile']}")
 
 
 def _interval(row: Row, name: str) -> str:

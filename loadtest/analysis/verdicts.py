@@ -17,6 +17,11 @@ Row = dict[str, Any]
 UNTESTED = "the ruler was not tested in this run"
 
 
+def deployment(row: Row) -> str:
+    """The deployment of a row: its cell without the profile."""
+    return str(row["cell"]).removesuffix(f".{row['profile']}")
+
+
 def late(counted: Sequence[Counted]) -> str | None:
     """Why the client, not the server, made an open loop slow; null where it did not."""
     for p in COMPARED:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from loadtest.analysis import compare
 from loadtest.analysis.compare import Verdict
 from loadtest.analysis.table import Row
-from loadtest.report import wording
+from loadtest.analysis.verdicts import deployment
 from medserve.spec import LoadProfile
 
 Group = dict[str, Row]
@@ -55,7 +55,7 @@ def by_deployment(rows: Iterable[Row]) -> list[Group]:
     """The rows of each deployment by profile."""
     found: dict[str, Group] = {}
     for row in rows:
-        found.setdefault(wording.deployment(row), {})[row["profile"]] = row
+        found.setdefault(deployment(row), {})[row["profile"]] = row
     return list(found.values())
 
 

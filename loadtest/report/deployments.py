@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from loadtest.analysis.table import Row
+from loadtest.analysis.verdicts import deployment
 from loadtest.report import comparison, wording
 from loadtest.report.comparison import Group, by_deployment, grouped
 from loadtest.report.facts import Facts
@@ -44,11 +45,7 @@ def _shown(profile: LoadProfile) -> tuple[str, ...]:
 
 def _deployment_line(facts: Facts, labels: Labels, profiles: Sequence[LoadProfile], group: Group) -> Line:
     one = next(iter(group.values()))
-    cells = [
-        Cell(
-            wording.framework(one["framework"]), labels.kind(one), hint=wording.deployment(one), mark=wording.mark(one)
-        )
-    ]
+    cells = [Cell(wording.framework(one["framework"]), labels.kind(one), hint=deployment(one), mark=wording.mark(one))]
     for profile in profiles:
         cells += [_measured(group.get(profile.name), name, profile) for name in _shown(profile)]
     parity = one["parity_max_abs"]

@@ -1,6 +1,7 @@
 """The other tables of measurements: native beside ONNX, what HTTP adds, training."""
 
 from loadtest.analysis.table import Row
+from loadtest.analysis.verdicts import deployment
 from loadtest.report import comparison, wording
 from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
@@ -19,7 +20,7 @@ def ratios(facts: Facts) -> Table | None:
     profiles = comparison.side_by_side([facts.profiles[name] for name in names])
     lines: dict[tuple[str, str], dict[str, comparison.Pair]] = {}
     for pair in found:
-        key = (wording.deployment(pair.native), wording.deployment(pair.onnx))
+        key = (deployment(pair.native), deployment(pair.onnx))
         lines.setdefault(key, {})[pair.native["profile"]] = pair
     labels = Labels(facts.rows)
     columns = [Column("framework", numeric=False), *_data_column(facts), Column("size", "px")]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from loadtest.analysis.table import Row
+from loadtest.analysis.verdicts import Row
 from loadtest.report.model import Mark
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
@@ -136,11 +136,6 @@ def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
     if None in names:
         shown["null runtime"] = Mark(NULL, "square")
     return tuple(shown.items())
-
-
-def deployment(row: Row) -> str:
-    """The deployment of a row: its cell without the profile."""
-    return str(row["cell"]).removesuffix(f".{row['profile']}")
 
 
 class Labels:
