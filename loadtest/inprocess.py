@@ -3,9 +3,9 @@
 What is timed is `serve.runtimes.predict` on images that lie ready. Loading, compiling and the choice of the image are
 not in it. Each measurement has a warm-up that is kept and marked, then the headline pass, then a shorter pass that
 times `place`, `run` with `synchronise`, and `fetch` apart: stopping in between costs time, so it is not the headline.
+A profile with a trap makes its mistake in the headline pass, and has no stages.
 """
 
-from bisect import bisect_left
 from typing import Any
 
 import msgspec
@@ -16,9 +16,9 @@ from loadtest import samples
 from loadtest.payload import batches
 from medserve.spec import Deployment, LoadProfile
 from medserve.timing import now, timed_loop
-from serve.runtimes import Runtime, open_runtime, predict
+from serve.runtimes import Runtime, open_runtime, pad, predict
 
-__all__ = ["measure", "open_runtime"]
+__all__ = ["Runtime", "measure", "open_runtime"]
 
 AT_LEAST = 6
 """Calls without which the median has no 95 % interval, however long they take."""
@@ -26,10 +26,12 @@ AT_MOST = 100_000
 """Calls after which a faster runtime tells no more, and only fills the disk."""
 STAGED = 0.25
 """Length of the staged pass as a share of the headline pass."""
+FIRST = 100
+"""Calls whose mean is the latency where compilation counts."""
 
 
 class Timed(msgspec.Struct):
-    """Columns of `samples.SCHEMA` and of `samples.STAGES`."""
+    """Columns of `samples.SCHEMA`, and of `samples.STAGES`: none with a trap."""
 
     samples: dict[str, Any]
     stages: dict[str, Any]
@@ -45,20 +47,38 @@ def measure(
 ) -> Timed:
     """Time batches of `profile.batch` of the uint8 (N, H, W, C) `images`, in an order given by `seed`.
 
-    `expected`, float32 (N, classes), is compared after the run; null compares nothing.
+    `expected`, float32 (N, classes), is compared after the run; null compares nothing. For the trap `compile-inside`
+    the runtime must be a cold one.
     """
     sizes = deployment.batch_sizes
-    chosen = batches(images, profile.batch, seed)
+    chosen = batches(images, profile.batch, seed)[: 1 if profile.trap == "one-image" else None]
     ready = [np.ascontiguousarray(images[row]) for row in chosen]
     count = len(ready)
     scores: list[NDArray[np.float32]] = []
+    returned: list[int] = []
 
     def call(index: int) -> None:
         scores.append(predict(runtime, ready[index % count], sizes))
 
-    warm = timed_loop(call, profile.warmup_seconds, at_most=AT_MOST)
-    headline = timed_loop(call, profile.seconds, AT_LEAST, AT_MOST)
+    def call_predict(index: int) -> None:
+        scores.append(runtime.predict(ready[index % count]))  # type: ignore[attr-defined]  # its file says so
+
+    def call_unsynchronised(index: int) -> None:
+        y = runtime.run(runtime.place(pad(ready[index % count], sizes)))
+        returned.append(now())
+        scores.append(runtime.fetch(y)[: profile.batch])
+
+    match profile.trap:
+        case "compile-inside":
+            headline = timed_loop(call, 0.0, FIRST, FIRST)
+            warm = headline[:0]
+        case trap:
+            chosen_call = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(trap or "", call)
+            warm = timed_loop(chosen_call, profile.warmup_seconds, at_most=AT_MOST)
+            headline = timed_loop(chosen_call, profile.seconds, AT_LEAST, AT_MOST)
     stamps = np.concatenate([warm, headline])
+    if returned:
+        stamps[:, 1] = returned
     # Each pass begins with the first batch.
     used = chosen[np.concatenate([np.arange(len(warm)), np.arange(len(headline))]) % count]
     wrong = None
@@ -72,11 +92,12 @@ def measure(
         "batch": np.full(len(stamps), profile.batch),
         "warmup": np.arange(len(stamps)) < len(warm),
     }
-    return Timed(columns | ({} if wrong is None else {"wrong": wrong}), _stages(runtime, ready, sizes, profile.seconds))
+    stages = {} if profile.trap else _stages(runtime, ready, sizes, profile.seconds)
+    return Timed(columns | ({} if wrong is None else {"wrong": wrong}), stages)
 
 
 def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    padded = [_padded(images, sizes) for images in ready]
+    padded = [pad(images, sizes) for images in ready]
     stages: list[tuple[int, int, int]] = []
 
     def call(index: int) -> None:
@@ -94,9 +115,3 @@ def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, 
     timed_loop(call, seconds * STAGED, AT_LEAST, AT_MOST)
     place, run, fetch = np.array(stages, np.int64).T
     return {"place_ns": place, "run_ns": run, "fetch_ns": fetch, "warmup": np.arange(len(stages)) < first}
-
-
-def _padded(images: NDArray[np.uint8], sizes: tuple[int, ...]) -> NDArray[np.uint8]:
-    size = sizes[bisect_left(sizes, len(images))]
-    rest = np.zeros((size - len(images), *images.shape[1:]), np.uint8)
-    return np.concatenate([images, rest]) if len(rest) else images

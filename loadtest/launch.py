@@ -72,16 +72,22 @@ class _Launch:
         if not cells:
             return
         from loadtest import inprocess
+        from loadtest.inprocess import Runtime
 
         deployment = cells[0].deployment
         machine.pin(self._plan.server_cpus)
         os.environ.update(machine.thread_environment(deployment.threads))
-        try:
-            runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment)
-        except (BadInput, CannotRun) as error:
-            self._fail(cells, str(error))
-            return
-        for cell in cells:
+        runtime: Runtime | None = None
+        # What has run once in this process may compile faster the next time.
+        ordered = sorted(cells, key=lambda cell: cell.profile.trap != "compile-inside")
+        for place, cell in enumerate(ordered):
+            cold = cell.profile.trap == "compile-inside"
+            try:
+                if runtime is None or cold:
+                    runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
+            except (BadInput, CannotRun) as error:
+                self._fail(tuple(ordered[place:]), str(error))
+                return
             with self._cell(cell) as result:
                 watch = Watch(os.getpid(), self._plan.server_cpus)
                 timed = inprocess.measure(
@@ -91,8 +97,11 @@ class _Launch:
                 watch.look()
                 result.windows = watch.close()
                 samples.write(result.folder / "samples.parquet", timed.samples)
-                samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
+                if timed.stages:
+                    samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
                 result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
+                if cold:
+                    runtime = None
 
     def _over_http(self, cells: tuple[Cell, ...]) -> None:
         server: Server | None = None
@@ -102,6 +111,7 @@ class _Launch:
                     server = Server(Path(self._plan.artifact), cell.deployment, self._plan.server_cpus, self._scratch)
                     try:
                         server.wait_ready()
+                        server.answer_first(np.asarray(self._images[:1]))
                     except CannotRun as error:
                         # What could not load once will not load for the next cell either.
                         self._fail(cells[place:], str(error), server.log)
@@ -160,7 +170,7 @@ class _Launch:
                 yield measured
                 record = folder / "samples.parquet"
                 reason = _why_useless(record)
-                if reason is None:
+                if reason is None and cell.profile.trap != "compile-inside":
                     measured.process["steady"] = _settle(record)
             except (BadInput, CannotRun) as error:
                 reason = str(error)

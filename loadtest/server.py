@@ -1,16 +1,22 @@
 """A server as a child process: started, waited for, looked at, stopped; and when it dies, why."""
 
+import http.client
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
-from medserve import machine, process
+from loadtest.payload import PATIENCE, split
+from medserve import machine, process, wire
 from medserve.errors import EVENTS, CannotRun
 from medserve.spec import Deployment
+from medserve.timing import now
 
 READY_SECONDS = 300.0
 """Until then a server has loaded and compiled, or it never will."""
@@ -28,7 +34,7 @@ class Server:
         self._out = folder / "server.out"
         words = ["-m", "serve", str(artifact), "--deployment", msgspec.json.encode(deployment).decode(), "--port", "0"]
         words += ["--cpus", ",".join(map(str, cpus))] if cpus else []
-        self._started = time.monotonic()
+        self._started = now()
         with self._out.open("wb") as out, self.log.open("wb") as log:
             env = {EVENTS: "1", **machine.thread_environment(deployment.threads)}
             self._child = process.start(words, stdout=out, stderr=log, env=env)
@@ -44,7 +50,26 @@ class Server:
                 raise CannotRun(f"the server was not ready within {seconds:g} s: {process.last_line(self.log)}")
             time.sleep(0.02)
         self.url, self.model = ready["url"], ready["model"]
-        self._facts = ready["process"] | {"ready_seconds": round(time.monotonic() - self._started, 3)}
+        self._facts = ready["process"] | {"ready_seconds": self._since_start(now())}
+        self._facts["import_seconds"] = self._since_start(self._facts.pop("imported_ns"))
+
+    def answer_first(self, images: NDArray[np.uint8]) -> None:
+        """Send the first request, uint8 (1, H, W, C), and keep how long after its start the server answered it."""
+        address = split(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
+        headers, body = wire.encode_request(images)
+        # Whatever is wrong with a server, the load that follows will find and name.
+        with suppress(OSError, http.client.HTTPException):
+            connection.request("POST", f"/v2/models/{self.model}/infer", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == http.client.OK:
+                self._facts["first_answer_seconds"] = self._since_start(now())
+        connection.close()
+
+    def _since_start(self, stamp: int) -> float:
+        """Seconds; the clock is one for all processes of this machine."""
+        return round((stamp - self._started) / 1e9, 3)
 
     def why_dead(self) -> str | None:
         """None while the server lives, then the reason in one line."""

@@ -12,6 +12,7 @@ Device = Literal["cpu", "cuda"]
 Mode = Literal["in-process", "closed-loop", "open-loop"]
 Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
+Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,7 +194,8 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
 
     `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
-    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request.
+    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `trap`
+    names the mistake that is made on purpose (`medserve.tables.TRAPS`): such a row judges claims, and ranks nothing.
     """
 
     name: str
@@ -205,6 +207,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     burst: int = 1
     trace: str | None = None
     gap_seconds: float = 0.0
+    trap: Trap | None = None
     seconds: float
     warmup_seconds: float
 

@@ -82,7 +82,7 @@ def read_json(path: Path, kind: type[Value]) -> Value:
         raise BadInput(f"{path}: no such file") from None
     try:
         value = msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a valid {kind.__name__}: {error}") from None
     if getattr(value, "schema", SCHEMA) != SCHEMA:
         raise BadInput(f"{path}: schema {getattr(value, 'schema', None)}, this program reads {SCHEMA}; make it again")

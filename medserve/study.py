@@ -34,13 +34,14 @@ class Claim(Noun, frozen=True, kw_only=True):
     """A published claim: `who` said `what`, and `where`. `test` says how a run judges it, against `at_least`.
 
     `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
-    first's less the second's. `sublinear`: latency grows more slowly than the pixels. `none`: not to be judged, `why`.
+    first's less the second's. `sublinear`: latency grows more slowly than the pixels. `trade-off`: some framework is
+    slower than another and more accurate. `none`: not to be judged, `why`.
     """
 
     who: str
     what: str
     where: str
-    test: Literal["faster", "accurate", "more-accurate", "sublinear", "none"]
+    test: Literal["faster", "accurate", "more-accurate", "sublinear", "trade-off", "none"]
     first: Subject = Subject(framework="")
     second: Subject = Subject(framework="")
     at_least: float = 1.0
@@ -52,7 +53,7 @@ class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core.
+    generator's core. Traps are measured with the first of them.
     """
 
     name: str
@@ -169,11 +170,12 @@ def plan(study: Study) -> Plan:
                     _deployed(study, export, runtime, threads, profiles)
                     for export in made
                     for runtime in _runtimes(study, export.format)
-                    for threads in study.threads
+                    for threads in dict.fromkeys((*study.threads, 0))
                 ]
                 if study.null:
                     deployed.append(_deployed(study, made[0], "null", 1, profiles))
-    return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=tuple(deployed))
+    measured = tuple(one for one in deployed if one.profiles)
+    return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=measured)
 
 
 def check_size(dataset: DatasetSpec, size: int) -> None:
@@ -230,9 +232,20 @@ def _deployed(study: Study, export: Export, runtime: str, threads: int, profiles
         batch_sizes=study.batch_sizes,
         dispatch=study.dispatch,
     )
-    if not threads:
-        profiles = tuple(profile for profile in profiles if profile.mode == "in-process")
-    return Deployed(export=export, deployment=deployment, profiles=profiles)
+    offered = plugins.literals("serve.runtimes", runtime).get("TRAPS", ())
+    kept = tuple(profile for profile in profiles if _fits(study, profile, runtime, threads, offered))
+    return Deployed(export=export, deployment=deployment, profiles=kept)
+
+
+def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
+    """Whether a deployment is measured that way: a trap by those that can step into it, all threads only in process."""
+    if runtime == "null":
+        return profile.trap is None
+    if profile.trap is None:
+        return threads in study.threads and bool(threads or profile.mode == "in-process")
+    if profile.trap == "default-threads":
+        return threads == 0
+    return threads == study.threads[0] and (profile.trap != "predict" or profile.trap in offered)
 
 
 def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:

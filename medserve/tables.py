@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from medserve.errors import unknown
-from medserve.spec import Architecture, DatasetSpec, LoadProfile, Noun
+from medserve.spec import Architecture, DatasetSpec, LoadProfile, Noun, Trap
 
 OPSET = 18
 """The ONNX operator set of every export: the newest that all three converters write (tf2onnx stops there)."""
@@ -97,6 +97,16 @@ FORMATS = {
     )
 }
 
+TRAPS: dict[Trap, str] = {
+    "predict": "Keras by `predict`, which is made for whole data sets, in place of the model's function",
+    "unsynchronised": "the clock stops when the call returns, not when the scores have arrived",
+    "compile-inside": "the mean of the first hundred calls, compilation among them",
+    "one-image": "one image again and again",
+    "default-threads": "as many threads as there are cores, which is what each framework takes when it is not told",
+    "json": "images and scores as JSON numbers",
+}
+"""The classic mistakes of published comparisons, each a profile below: the claims ledger says which turn a ranking."""
+
 PROFILES = {
     row.name: row
     for row in (
@@ -105,6 +115,19 @@ PROFILES = {
             LoadProfile(name=f"in-process-{batch}", mode="in-process", batch=batch, seconds=5.0, warmup_seconds=1.0)
             for batch in (1, 2, 4, 8, 16, 32, 64, 128)
         ),
+        # The traps of timing in process.
+        *(
+            LoadProfile(
+                name=f"in-process-1-{trap}",
+                mode="in-process",
+                trap=trap,
+                seconds=5.0,
+                warmup_seconds=0.0 if trap == "compile-inside" else 1.0,
+            )
+            for trap in TRAPS
+            if trap != "json"
+        ),
+        LoadProfile(name="closed-1-json", mode="closed-loop", trap="json", seconds=10.0, warmup_seconds=2.0),
         # The ladder of users.
         *(
             LoadProfile(name=f"closed-{users}", mode="closed-loop", users=users, seconds=10.0, warmup_seconds=2.0)

@@ -65,15 +65,18 @@ def serve(
 
 
 def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
+    from medserve import plugins
     from medserve.timing import now
     from serve import protocol, scheduler
     from serve.app import App
     from serve.runtimes import open_runtime
 
     with protocol.bind(host, port) as listener:
-        began = now()
+        # Opening would import it too: apart, the cost of the library is not that of the model.
+        plugins.load("serve.runtimes", deployment.runtime)
+        imported = now()
         runtime, artifact = open_runtime(folder, deployment)
-        loading = {"load_seconds": (now() - began) / 1e9}
+        loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
         infer = scheduler.dispatch(runtime, deployment)
         application = App(artifact, deployment, infer)
         # What is loaded lives as long as the process: the collector need not look at it again and again.

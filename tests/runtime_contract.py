@@ -96,6 +96,23 @@ def test_it_has_the_threads_that_it_was_given(runtime: Runtime) -> None:
     assert runtime.facts()["threads"] == DEPLOYMENT.threads
 
 
+@pytest.mark.skipif(
+    "predict" not in plugins.literals("serve.runtimes", NAME).get("TRAPS", ()), reason="its framework has no `predict`"
+)
+def test_the_call_that_is_a_trap_computes_the_same(runtime: Runtime, images: NDArray[np.uint8]) -> None:
+    given = runtime.predict(images[:4])  # type: ignore[attr-defined]  # asked above
+    assert given == pytest.approx(predict(runtime, images[:4], BATCHES), abs=1e-6)
+
+
+@reads_a_model
+def test_a_cold_one_has_not_run_yet() -> None:
+    cold, _ = open_runtime(FOLDER, msgspec.structs.replace(DEPLOYMENT, batch_sizes=(1, 4)), cold=True)
+    warm, _ = open_runtime(FOLDER, DEPLOYMENT)
+    with np.load(FOLDER / "golden.npz") as golden:
+        one = golden["images"][:1]
+    assert predict(cold, one, (1,)) == pytest.approx(predict(warm, one, BATCHES), abs=1e-6)
+
+
 @reads_a_model
 def test_golden_images_get_the_trainers_scores() -> None:
     runtime, artifact = open_runtime(FOLDER, DEPLOYMENT)

@@ -6,14 +6,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import Stage
 
 from loadtest import inprocess, samples
 from medserve import store
 from medserve.machine import divide_cpus, usable_cpus
-from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result, Trap
 from medserve.tables import PROFILES
+from medserve.timing import now
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (24, 8, 8, 3), np.uint8)
 
@@ -48,9 +50,11 @@ def scores(images: np.ndarray) -> np.ndarray:
     return np.stack([mean, 1 - mean], 1)
 
 
-def timed(runtime: Means, batch: int, expected: np.ndarray | None, sizes: tuple[int, ...] = (1, 4)) -> inprocess.Timed:
+def timed(
+    runtime: Means, batch: int, expected: np.ndarray | None, sizes: tuple[int, ...] = (1, 4), trap: Trap | None = None
+) -> inprocess.Timed:
     deployment = Deployment(artifact="a", runtime="means", batch_sizes=sizes)
-    profile = LoadProfile(name="p", mode="in-process", batch=batch, seconds=0.05, warmup_seconds=0.02)
+    profile = LoadProfile(name="p", mode="in-process", batch=batch, trap=trap, seconds=0.05, warmup_seconds=0.02)
     return inprocess.measure(runtime, deployment, profile, IMAGES, expected, seed=4)
 
 
@@ -92,6 +96,54 @@ def test_the_stages_are_timed_apart_and_in_order_on_padded_batches() -> None:
     assert "synchronise" not in verbs[:begin], "the headline pass must not stop in between"
     assert verbs[begin:] == ["place", "run", "synchronise", "fetch"] * ((len(verbs) - begin) // 4)
     assert {size for _, size in runtime.log} == {4}
+
+
+class Lazy(Means):
+    """A runtime that computes only when it is waited for, says when, and has the call that is a trap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[int] = []
+
+    def fetch(self, y: Any) -> np.ndarray:
+        self.fetched.append(now())
+        return super().fetch(y)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        self.log.append(("predict", len(images)))
+        return scores(images)
+
+
+def trapped(trap: Trap) -> tuple[Lazy, pa.Table]:
+    runtime = Lazy()
+    found = timed(runtime, 1, scores(IMAGES), trap=trap)
+    assert found.stages == {}
+    table = samples.as_table(found.samples)
+    assert set(table["wrong"].to_pylist()) == {False}
+    return runtime, table
+
+
+def test_the_clock_of_who_does_not_synchronise_stops_before_the_scores_are_there() -> None:
+    for trap, early in (("unsynchronised", True), ("one-image", False)):
+        runtime, table = trapped(trap)  # type: ignore[arg-type]  # literals in a tuple
+        fetched = np.array(runtime.fetched)
+        assert ((table["done_ns"].to_numpy() <= fetched) == early).all()
+
+
+def test_one_image_is_one_image() -> None:
+    _, table = trapped("one-image")
+    assert len(set(table["image"].to_pylist())) == 1
+    assert len(table) > 1
+
+
+def test_who_times_compilation_has_no_warm_up_and_the_first_calls_only() -> None:
+    _, table = trapped("compile-inside")
+    assert np.bincount(table["warmup"].to_numpy()).tolist() == [inprocess.FIRST]
+
+
+def test_predict_is_the_runtimes_own() -> None:
+    runtime, _ = trapped("predict")
+    assert {verb for verb, _ in runtime.log} == {"predict"}
 
 
 def test_a_pass_is_long_enough_for_a_median_and_short_enough_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

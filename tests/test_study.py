@@ -56,6 +56,29 @@ def test_a_measure_holds_at_its_sizes_with_its_durations(tmp_path: Path) -> None
     }
 
 
+def test_a_trap_is_measured_by_those_that_can_step_into_it(tmp_path: Path) -> None:
+    text = MINIMAL.replace(
+        '["open-50"]', str(["in-process-1-predict", "in-process-1-default-threads", "closed-1-json"])
+    )
+    plan = study.plan(read(tmp_path, text.replace('["pytorch"]', '["pytorch", "keras_tf"]')))
+    found = [
+        (deployed.deployment.runtime, deployed.deployment.threads, [one.trap for one in deployed.profiles if one.trap])
+        for deployed in plan.deployed
+        if deployed.export.training.size == 28
+    ]
+    assert found == [
+        ("torchscript", 1, ["json"]),
+        ("torchscript", 0, ["default-threads"]),
+        ("onnx_runtime", 1, ["json"]),
+        ("onnx_runtime", 0, ["default-threads"]),
+        ("saved_model", 1, ["predict", "json"]),
+        ("saved_model", 0, ["default-threads"]),
+        ("onnx_runtime", 1, ["json"]),
+        ("onnx_runtime", 0, ["default-threads"]),
+        ("null", 1, []),
+    ]
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = study.plan(read(tmp_path, text)).trainings

@@ -19,6 +19,7 @@ from medserve import plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.machine import versions
 from medserve.progress import Progress, duration
+from medserve.scores import score
 from medserve.spec import Architecture, Checkpoint, Epoch, Noun, Recipe, Split
 from medserve.store import check_digests, digests, new_folder, read_checkpoint, read_json, write_json
 from medserve.tables import ARCHITECTURES, pick
@@ -26,7 +27,6 @@ from train.archives import say
 from train.batches import batches
 from train.data import Dataset
 from train.frameworks import Trainer
-from train.scores import score
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
@@ -234,11 +234,13 @@ def _make_folder(folder: Path) -> None:
 def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoint:
     """Score the test split and write the checkpoint's folder."""
     inputs = state.inputs
-    probabilities = predict(trainer, data, "test", inputs.recipe.batch)
+    probabilities, labels = predict(trainer, data, "test", inputs.recipe.batch), data.labels("test")
     step = float(np.median(state.step_seconds))
     with new_folder(out) as folder:
         _save(trainer, folder)
         np.save(folder / "test_scores.npy", probabilities)
+        # With their labels beside them the scores' scores can be derived again without the data.
+        np.save(folder / "test_labels.npy", labels)
         checkpoint = Checkpoint(
             name=out.name,
             dataset=inputs.dataset,
@@ -252,7 +254,7 @@ def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoi
             unofficial=data.unofficial,
             licence=data.spec.licence,
             history=state.history,
-            test=score(data.labels("test"), probabilities),
+            test=score(labels, probabilities),
             train_seconds=sum(epoch.seconds for epoch in state.history),
             images_per_second=inputs.recipe.batch / step,
             compile_seconds=max(0.0, state.step_seconds[0] - step),

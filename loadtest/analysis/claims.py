@@ -5,12 +5,16 @@ or whose cells this run does not hold, is not testable here, and the ledger says
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from math import sqrt
+from itertools import permutations
 from typing import Literal
 
-from loadtest.analysis.compare import ratio
+import msgspec
+
+from loadtest.analysis import protocols
+from loadtest.analysis.compare import Ratio, ratio
 from loadtest.analysis.pairs import Percentiles
-from loadtest.analysis.surface import Response, wilson
+from loadtest.analysis.protocols import Protocol, Turn
+from loadtest.analysis.surface import Bounded, Response, difference, wilson
 from loadtest.analysis.verdicts import Row
 from medserve.spec import Noun
 from medserve.study import Claim, Subject
@@ -19,14 +23,21 @@ Finding = Literal["holds", "does not hold", "undecided", "not testable here"]
 
 
 class Entry(Noun, frozen=True, kw_only=True):
-    """A claim under one protocol: `value` with its 95 % interval stands against the claim's `at_least`."""
+    """A claim under one protocol: `value` with its 95 % interval stands against the claim's `at_least`.
+
+    `profile` and `threads` are the protocol of a latency. `turn` says what the protocol does to the order of the two
+    that the `sound` profile finds; both are null where the protocol is sound itself.
+    """
 
     claim: Claim
-    protocol: str
     finding: Finding
+    profile: str | None = None
+    threads: int | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    sound: str | None = None
+    turn: Turn | None = None
     reason: str | None = None
 
 
@@ -35,66 +46,78 @@ Responses = Callable[[str, str, str], Response | None]
 
 
 def judge(
-    claims: Iterable[Claim], rows: Sequence[Row], percentiles: Percentiles, responses: Responses, images: int
+    claims: Iterable[Claim], rows: Sequence[Row], centres: Percentiles, responses: Responses, images: int
 ) -> list[Entry]:
     """Every claim under every protocol (profile and threads) of the run that can speak to it.
 
+    `rows` are all of a run, those with traps too; `centres` gives the milliseconds that a protocol prints, by block.
     `images` is the size of the test split, from which accuracies have their intervals.
     """
     found: list[Entry] = []
     for claim in claims:
         match claim.test:
             case "faster":
-                found += _faster(claim, rows, percentiles)
+                found += _faster(claim, rows, centres)
             case "accurate":
                 found.append(_accurate(claim, rows, images))
             case "more-accurate":
                 found.append(_more_accurate(claim, rows, images))
             case "sublinear":
                 found += _sublinear(claim, rows, responses)
+            case "trade-off":
+                found += _trade_off(claim, rows, centres, images)
             case "none":
-                found.append(Entry(claim=claim, protocol="", finding="not testable here", reason=claim.why))
+                found.append(_untested(claim, claim.why))
     return found
 
 
-def _faster(claim: Claim, rows: Sequence[Row], percentiles: Percentiles) -> list[Entry]:
-    """Second over first of the medians, at the claim's size: at least `at_least` times as long."""
+def _faster(claim: Claim, rows: Sequence[Row], centres: Percentiles) -> list[Entry]:
+    """Second over first, at the claim's size: at least `at_least` times as long. Sound protocols come first."""
     first, second = (_cells(subject, claim, rows) for subject in (claim.first, claim.second))
+    sound = protocols.sound([*first.values(), *second.values()])
+    ratios: dict[Protocol, Ratio] = {}
     found = []
-    for protocol in first.keys() & second.keys():
-        one = ratio(percentiles(first[protocol]["cell"]), percentiles(second[protocol]["cell"]))
-        finding = _finding(one.low, one.high, claim.at_least)
-        entry = Entry(claim=claim, protocol=protocol, finding=finding, value=one.value, low=one.low, high=one.high)
-        found.append(entry)
-    return sorted(found, key=lambda entry: entry.protocol) or [_untested(claim, "this run does not time both")]
+    for protocol in sorted(sound, key=lambda one: (sound[one] is not None, one)):
+        held_against = sound[protocol]
+        # A trap that only one of the two can step into is measured against the other's sound figure.
+        cells = [of.get(protocol) or (held_against and of.get(held_against)) for of in (first, second)]
+        if not cells[0] or not cells[1]:
+            continue
+        one = ratios[protocol] = ratio(centres(cells[0]["cell"]), centres(cells[1]["cell"]))
+        found.append(
+            Entry(
+                claim=claim,
+                finding=_finding(one.low, one.high, claim.at_least),
+                profile=protocol[0],
+                threads=protocol[1],
+                value=one.value,
+                low=one.low,
+                high=one.high,
+                sound=held_against and held_against[0],
+                turn=protocols.turn(ratios[held_against], one) if held_against in ratios else None,
+            )
+        )
+    return found or [_untested(claim, "this run does not time both")]
 
 
 def _accurate(claim: Claim, rows: Sequence[Row], images: int) -> Entry:
     accuracy = _accuracy(claim.first, claim, rows)
     if accuracy is None:
         return _untested(claim, "this run does not hold the network")
-    bounds = wilson(accuracy, images)
-    finding = _finding(bounds.low, bounds.high, claim.at_least)
-    return Entry(claim=claim, protocol="test split", finding=finding, value=accuracy, low=bounds.low, high=bounds.high)
+    return _bounded(claim, wilson(accuracy, images))
 
 
 def _more_accurate(claim: Claim, rows: Sequence[Row], images: int) -> Entry:
-    """Difference of two accuracies, with the interval of Newcombe (1998), method 10."""
-    accuracies = [_accuracy(subject, claim, rows) for subject in (claim.first, claim.second)]
-    if accuracies[0] is None or accuracies[1] is None:
+    first, second = (_accuracy(subject, claim, rows) for subject in (claim.first, claim.second))
+    if first is None or second is None:
         return _untested(claim, "this run does not hold both networks")
-    first, second = wilson(accuracies[0], images), wilson(accuracies[1], images)
-    value = first.value - second.value
-    low = value - sqrt((first.value - (first.low or 0)) ** 2 + ((second.high or 1) - second.value) ** 2)
-    high = value + sqrt(((first.high or 1) - first.value) ** 2 + (second.value - (second.low or 0)) ** 2)
-    finding = _finding(low, high, claim.at_least)
-    return Entry(claim=claim, protocol="test split", finding=finding, value=value, low=low, high=high)
+    return _bounded(claim, difference(first, second, images))
 
 
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[Entry]:
     """The scaling exponent of latency over pixels lies below 1: the claim that it is not proportional."""
     found = []
-    for profile in dict.fromkeys(row["profile"] for row in rows if row["mode"] == "in-process"):
+    for profile in dict.fromkeys(row["profile"] for row in rows if row["mode"] == "in-process" and not row["trap"]):
         formats = dict.fromkeys(row["format"] for row in rows if row["framework"] == claim.first.framework)
         for form in formats:
             if not _is_form(claim.first, form):
@@ -103,11 +126,42 @@ def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[
             if response is not None:
                 one = response.exponent
                 finding = _finding(None if one.high is None else -one.high, None if one.low is None else -one.low, -1.0)
-                entry = Entry(
-                    claim=claim, protocol=profile, finding=finding, value=one.value, low=one.low, high=one.high
-                )
-                found.append(entry)
+                found.append(msgspec.structs.replace(_bounded(claim, one), finding=finding, profile=profile))
     return found or [_untested(claim, "this run holds fewer than two sizes")]
+
+
+def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, images: int) -> list[Entry]:
+    """Of two native frameworks one is faster and the other more accurate, both for certain: the clearest such pair.
+
+    Where there is none, it does not hold if the most accurate is also the fastest, and is undecided otherwise.
+    """
+    names = dict.fromkeys(row["framework"] for row in rows if row["framework"])
+    subjects = [Subject(framework=name) for name in names]
+    accuracies = {one.framework: _accuracy(one, claim, rows) for one in subjects}
+    sound = protocols.sound([row for row in rows if row["framework"] and row["batch"] == 1])
+    found = []
+    for protocol in (one for one, other in sound.items() if other is None):
+        timed = {one.framework: cell for one in subjects if (cell := _cells(one, claim, rows).get(protocol))}
+        known = {name: share for name in timed if (share := accuracies[name]) is not None}
+        gains, winner = [], True
+        for quick, exact in permutations(known, 2):
+            one = ratio(centres(timed[quick]["cell"]), centres(timed[exact]["cell"]))
+            gain = difference(known[exact], known[quick], images)
+            if one.low is not None and one.low > 1:
+                gains.append(gain)
+                winner = winner and (gain.high or 0.0) < 0
+        if not gains:
+            continue
+        best = max(gains, key=lambda gain: gain.low or 0.0)
+        finding: Finding = "holds" if (best.low or 0.0) > 0 else "does not hold" if winner else "undecided"
+        entry = _bounded(claim, best)
+        found.append(msgspec.structs.replace(entry, finding=finding, profile=protocol[0], threads=protocol[1]))
+    return found or [_untested(claim, "this run does not tell two frameworks apart by latency")]
+
+
+def _bounded(claim: Claim, one: Bounded) -> Entry:
+    finding = _finding(one.low, one.high, claim.at_least)
+    return Entry(claim=claim, finding=finding, value=one.value, low=one.low, high=one.high)
 
 
 def _finding(low: float | None, high: float | None, at_least: float) -> Finding:
@@ -117,14 +171,14 @@ def _finding(low: float | None, high: float | None, at_least: float) -> Finding:
 
 
 def _untested(claim: Claim, reason: str) -> Entry:
-    return Entry(claim=claim, protocol="", finding="not testable here", reason=reason)
+    return Entry(claim=claim, finding="not testable here", reason=reason)
 
 
-def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[str, Row]:
+def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[Protocol, Row]:
     """The rows of a subject at the claim's size, by protocol."""
     size = _size(claim, rows)
     return {
-        f"{row['profile']}, threads: {row['threads'] or 'all'}": row
+        protocols.of(row): row
         for row in rows
         if (row["framework"], row["size"]) == (subject.framework, size)
         and _is_form(subject, row["format"])

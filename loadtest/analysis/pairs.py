@@ -43,7 +43,8 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
     A family, within which at most one campaign in twenty may hold a wrong verdict, is one kind under one profile.
     """
     found: list[Compared] = []
-    for kind, pairs in _pairs([row for row in rows if row["framework"] is not None]).items():
+    sound = [row for row in rows if row["framework"] is not None and row["trap"] is None]
+    for kind, pairs in _pairs(sound).items():
         for profile in dict.fromkeys(first["profile"] for first, _ in pairs):
             family = [pair for pair in pairs if pair[0]["profile"] == profile]
             ratios = [

@@ -110,10 +110,10 @@ def _status(row: Row) -> str:
 def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     """For a terminal: tables for each data set, size and network with one line a deployment, and what went wrong.
 
-    Of several profiles of one mode the first is shown.
+    Of several profiles of one mode the first is shown, and none with a trap.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in rows:
+    for row in (row for row in rows if row["trap"] is None):
         title = f"{row['dataset']}, {row['size']} px, {row['architecture']}" + (
             ", unofficial" * bool(row["unofficial"])
         )
@@ -130,7 +130,7 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         tables.append(table)
         if opened := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
             tables.append(_open(title, opened, several))
-    return tables, _notes([row for row in rows if _mark(row)])
+    return tables, _notes([row for row in rows if _mark(row) and (row["trap"] is None or row["status"] != "done")])
 
 
 def _open(title: str, rows: list[Row], several: bool) -> Table:

@@ -1,12 +1,11 @@
 """Reads a run: its rows, and the manifests that say where they come from."""
 
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from loadtest import samples
 from loadtest.analysis import ledger, table
+from loadtest.analysis.distribution import Curve
 from loadtest.analysis.ledger import Term
 from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
@@ -19,13 +18,18 @@ from medserve.study import Plan, Study, Training, plan
 class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
 
-    `medians` are milliseconds by cell and launch; `ledgers` of the cells with single images and one user over HTTP.
+    `rows` are those measured soundly, `trapped` the others. `medians` are milliseconds by cell and launch (means where
+    that is the trap), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell and launch;
+    `ledgers` of the cells with single images and one user over HTTP.
     """
 
     study: Study
     plan: Plan
     rows: list[Row]
+    trapped: list[Row]
     medians: dict[str, dict[int, float]]
+    percentiles: dict[str, dict[str, dict[int, float]]]
+    curves: dict[str, dict[int, Curve]]
     profiles: dict[str, LoadProfile]
     checkpoints: dict[str, Checkpoint]
     artifacts: dict[str, Artifact]
@@ -43,6 +47,11 @@ class Facts(msgspec.Struct, frozen=True):
     def unofficial(self) -> bool:
         """Whether any data was not the official file."""
         return any(checkpoint.unofficial for checkpoint in self.checkpoints.values())
+
+    @property
+    def unequal(self) -> bool:
+        """Whether networks were trained for different numbers of epochs."""
+        return len({training.recipe.epochs for training in self.plan.trainings}) > 1
 
     def why_not(self, training: Training, export: str = "") -> str | None:
         """Why there is no checkpoint, or no export of it; null where nothing failed."""
@@ -69,7 +78,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
-    measured = table.read(run)
+    measured = table.read(run, ledgers=lambda one: one.mode != "in-process" and comparison.is_single(one))
+    rows = table.rows(measured)
     study = measured.study
     matrix = plan(study)
     results = _results(run, study, matrix)
@@ -87,27 +97,24 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=table.rows(measured),
-        medians=measured.percentiles(0.5),
+        rows=[row for row in rows if row["trap"] is None],
+        trapped=[row for row in rows if row["trap"] is not None],
+        medians=measured.centres(),
+        percentiles={name: measured.percentiles(share) for name, share in table.PERCENTILES.items()},
+        curves={
+            one.cell.name: {index: counted.curve for index, counted in one.counted.items()} for one in measured.cells
+        },
         profiles=profiles,
-        ledgers=_ledgers(run, results, profiles),
+        ledgers={
+            one.cell.name: ledger.together([counted.ledger for counted in one.counted.values()])
+            for one in measured.cells
+        },
         checkpoints=checkpoints,
         artifacts=artifacts,
         failures={(failure.stage, failure.name): failure.reason for failure in failures},
         results=results,
         selftest=measured.tested,
     )
-
-
-def _ledgers(run: Path, results: list[Result], profiles: dict[str, LoadProfile]) -> dict[str, tuple[Term, ...]]:
-    wanted = {comparison.single_image(profiles.values(), mode) for mode in ("closed-loop", "open-loop")}
-    found: dict[str, list[tuple[Term, ...]]] = {}
-    for result in results:
-        path = run / "results" / result.cell.name / str(result.launch) / "samples.parquet"
-        if result.status == "done" and result.cell.profile.name in wanted:
-            with suppress(BadInput):  # its row says so already
-                found.setdefault(result.cell.name, []).append(ledger.ledger(samples.read(path, ledger.COLUMNS)))
-    return {name: ledger.together(launches) for name, launches in found.items()}
 
 
 def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:

@@ -25,7 +25,8 @@ class Runtime(Protocol):
     """Four verbs. `x` and `y` are whatever the runtime keeps on its device.
 
     A runtime whose predictions overlap has one more, `due(y) -> int`: the nanosecond of `medserve.timing.now` at which
-    `y` is done. One that takes `Deployment.options` has a class Options for them in its file.
+    `y` is done. One that takes `Deployment.options` has a class Options for them in its file. One whose TRAPS hold
+    `predict` has `predict(images)`, the call that its framework's beginners find first.
     """
 
     def place(self, images: NDArray[np.uint8], /) -> Any:
@@ -65,24 +66,29 @@ def pad(images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.u
     return padded
 
 
-def open_runtime(folder: Path, deployment: Deployment) -> tuple[Runtime, Artifact]:
+def open_runtime(folder: Path, deployment: Deployment, *, cold: bool = False) -> tuple[Runtime, Artifact]:
     """Load an artifact whose digests and certificate hold, compile its batch sizes, check it against the golden file.
 
-    Raises BadInput for a folder that must not be used, CannotRun for what this machine lacks or a failed check.
+    A `cold` one is only loaded, for who times the first calls. Raises BadInput for a folder that must not be used,
+    CannotRun for what this machine lacks or a failed check.
     """
     artifact = read_artifact(folder)
     if not artifact.certificate.valid:
         raise CannotRun(f"{artifact.name} has no valid certificate: {artifact.certificate.reason}")
-    runtime = load_runtime(folder, artifact.format, len(artifact.checkpoint.classes), artifact.image_shape, deployment)
-    if plugins.literals("serve.runtimes", deployment.runtime)["READS"] and artifact.precision == "float32":
+    shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
+    runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
+    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
+    if reads and artifact.precision == "float32" and not cold:
         _check_golden(runtime, folder, deployment)
     return runtime, artifact
 
 
-def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, int], deployment: Deployment) -> Runtime:
+def load_runtime(
+    folder: Path, form: str, classes: int, shape: tuple[int, int, int], deployment: Deployment, *, cold: bool = False
+) -> Runtime:
     """Load the model of an artifact's folder and run every declared batch size once, so that nothing compiles later.
 
-    A runtime that READS nothing (null) takes any format. Raises CannotRun with the reason.
+    A `cold` one has run nothing. A runtime that READS nothing (null) takes any format. Raises CannotRun with a reason.
     """
     reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
     if reads and form not in reads:
@@ -93,7 +99,7 @@ def load_runtime(folder: Path, form: str, classes: int, shape: tuple[int, int, i
     deployment = msgspec.structs.replace(deployment, threads=deployment.threads or len(machine.usable_cpus()))
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
-        for size in deployment.batch_sizes:
+        for size in () if cold else deployment.batch_sizes:
             predict(runtime, np.zeros((size, *shape), np.uint8), deployment.batch_sizes)
     except (BadInput, CannotRun):
         raise

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from medserve.tables import INPUT, OUTPUT
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
+TRAPS = ("predict",)
 
 
 class SavedModelRuntime:
     """See `serve.runtimes.Runtime`."""
 
-    def __init__(self, model: tf.Module, device: str) -> None:
+    def __init__(self, model: tf.Module, device: str, folder: Path) -> None:
         # A signature does not keep its model's variables alive.
         self._model = model
         self._function = model.signatures["serving_default"]
         self._device = device
         self._cuda = device.startswith("GPU")
+        self._folder = folder
 
     def place(self, images: NDArray[np.uint8]) -> tf.Tensor:
         with tf.device(self._device):
@@ -45,6 +48,17 @@ class SavedModelRuntime:
 
     def fetch(self, y: tf.Tensor) -> NDArray[np.float32]:
         return y.numpy()
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same model by `keras.Model.predict`."""
+        with tf.device(self._device):
+            return self._keras.predict(images, verbose=0)[OUTPUT]
+
+    @cached_property
+    def _keras(self) -> tf.keras.Model:
+        layer = tf.keras.layers.TFSMLayer(str(self._folder), call_endpoint="serving_default")
+        image = tf.keras.Input(self._function.structured_input_signature[1][INPUT].shape[1:], dtype="uint8", name=INPUT)
+        return tf.keras.Model(image, layer(image))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -77,4 +91,4 @@ def load(model: Path, _classes: int, deployment: Deployment) -> SavedModelRuntim
         tf.config.threading.set_inter_op_parallelism_threads(1)
     device = "GPU:0" if deployment.device == "cuda" else "CPU:0"
     with tf.device(device):
-        return SavedModelRuntime(tf.saved_model.load(str(model.parent)), device)
+        return SavedModelRuntime(tf.saved_model.load(str(model.parent)), device, model.parent)
