@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test bench-wrapper bench-load clean
+.PHONY: bench test bench-wrapper bench-load bench-statistics bench-report clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -23,7 +23,15 @@ bench-wrapper: $(READY)
 
 # The load generator against its targets, and beside referees of other designs (wrk: Debian package wrk).
 bench-load: $(READY)
-	$(BIN)/python -m loadtest.benchmark
+	$(BIN)/python -m loadtest.benchmark load
+
+# Intervals, flags and verdicts on simulated series whose truth is known; nothing is measured.
+bench-statistics: $(READY)
+	$(BIN)/python -m loadtest.benchmark coverage
+
+# The report of 200 cells and ten million samples: time, memory, size, first paint.
+bench-report: $(READY)
+	$(BIN)/python -m loadtest.benchmark report
 
 $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "medserve needs Python 3.11; make PYTHON=/path/to/python3.11")'

@@ -86,7 +86,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path | None, typer.Option(help="The page, .html.", show_default="RUN/report.html")] = None,
 ) -> None:
-    """Write a run's report: a page that needs no network, the same as Markdown beside it, and figures/.
+    """Write a run's report: a page that needs no network, the same as Markdown, figures/ and tables/.
 
     Example: medserve report runs/quick
     """
@@ -139,6 +139,8 @@ def verify(
         if json
         else f"{run}: {done.numbers:,} values derived again from {done.files:,} files, {len(done.differences)} differ"
     )
+    if done.underivable and not json:
+        print(f"not derived again: the test scores of {', '.join(done.underivable)}: no labels are kept beside them")
     if done.differences:
         more = f" (and {len(done.differences) - 1} more)" if len(done.differences) > 1 else ""
         raise CannotRun(f"{done.differences[0]}{more}")

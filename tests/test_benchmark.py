@@ -167,7 +167,7 @@ def test_without_wrk_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_glance_at_every_part(stage: Stage) -> None:
-    done = stage("loadtest.benchmark", "--scale", "0.02", "--json")
+    done = stage("loadtest.benchmark", "load", "--scale", "0.02", "--json")
     assert done.returncode == 0, done.stderr
     lines = json.loads(done.stdout)
     assert list(dict.fromkeys(line["part"] for line in lines)) == list(PARTS)
@@ -182,6 +182,6 @@ def test_a_glance_at_every_part(stage: Stage) -> None:
 
 
 def test_an_unknown_part_is_refused(stage: Stage) -> None:
-    done = stage("loadtest.benchmark", "--only", "schedule,nonesuch")
+    done = stage("loadtest.benchmark", "load", "--only", "schedule,nonesuch")
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown part 'nonesuch'" in done.stderr

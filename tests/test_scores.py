@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as arrays
 from medmnist.evaluator import getACC, getAUC
 
 from medserve.errors import BadInput
-from train.scores import score
+from medserve.scores import score
 
 
 @st.composite

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from medserve.errors import BadInput, CannotRun
+from medserve.scores import score
 from medserve.spec import Recipe
 from medserve.store import read_checkpoint
 from medserve.tables import ARCHITECTURES
@@ -124,7 +125,7 @@ def test_leaving_out_one_augmentation_changes_no_other(data):
 
 def test_the_checkpoint_keeps_its_contract(whole, data):
     checkpoint = read_checkpoint(whole)
-    assert set(checkpoint.files) == {"weights.safetensors", "resume.safetensors", "test_scores.npy"}
+    assert set(checkpoint.files) == {"weights.safetensors", "resume.safetensors", "test_scores.npy", "test_labels.npy"}
     assert checkpoint.name == "tiny"
     assert checkpoint.unofficial
     assert checkpoint.data_digest == data.digest
@@ -136,7 +137,10 @@ def test_the_checkpoint_keeps_its_contract(whole, data):
     assert scores.dtype == np.float32
     assert scores.shape == (24, 8)
     assert scores.sum(1) == pytest.approx(1, abs=1e-5)
-    assert checkpoint.test.accuracy == np.mean(scores.argmax(1) == data.labels("test"))
+    labels = np.load(whole / "test_labels.npy")
+    assert labels.dtype == np.int64
+    assert np.array_equal(labels, data.labels("test"))
+    assert checkpoint.test == score(labels, scores)
     assert checkpoint.images_per_second > 0
     assert "conv.weight" in " ".join(load_file(whole / "weights.safetensors"))
     assert not list(whole.parent.glob(".*"))

@@ -113,7 +113,8 @@ def test_a_number_that_was_changed_is_found(run: Path, tmp_path: Path) -> None:
     rows[0]["p50_ms"] *= 1.001
     (carried / "results.json").write_text(json.dumps(rows[:-1]))
     differences = verify(carried).differences
-    assert len(differences) == 2
+    assert len(differences) == 3
+    assert any("SHA256SUMS" in one and "results.json: its SHA-256" in one for one in differences)
     assert any("p50_ms is published as" in one for one in differences)
     assert any("in the run, but not published" in one for one in differences)
     assert medserve("verify", carried).returncode == 1
@@ -131,6 +132,9 @@ def test_a_sample_that_was_changed_is_found(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_which_nothing_was_published_is_refused(run: Path, tmp_path: Path) -> None:
     carried = Path(shutil.copytree(run, tmp_path / "elsewhere"))
+    (carried / "SHA256SUMS").unlink()
+    with pytest.raises(BadInput, match="SHA256SUMS: no such file: nothing was published"):
+        verify(carried)
     (carried / "results.json").unlink()
     said = medserve("verify", carried)
     assert said.returncode == 2

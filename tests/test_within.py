@@ -46,6 +46,18 @@ def test_the_interval_holds_the_truth_in_about_95_of_100(
     assert lowest * TRIALS <= inside <= highest * TRIALS
 
 
+def test_just_enough_requests_hold_the_truth_as_often() -> None:
+    truth = float(np.exp(0.2 * stats.norm.ppf(0.99)))
+    generator = np.random.default_rng(4)
+    made = (series(generator, 400, 0.0) for _ in range(TRIALS))
+    found = [within.estimate(values, np.sort(values), 0.99) for values in made]
+    ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
+    assert len(ends) > 0.8 * TRIALS
+    assert 0.93 <= np.mean([low <= truth <= high for low, high in ends]) <= 0.98
+    # Neither end is the one that gives.
+    assert np.mean([truth > high for _, high in ends]) <= 0.04
+
+
 def test_correlated_requests_widen_it() -> None:
     generator = np.random.default_rng(2)
     calm, sticky = (series(generator, 4000, correlation) for correlation in (0.0, 0.9))

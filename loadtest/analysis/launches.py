@@ -10,9 +10,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadtest import samples
-from loadtest.analysis import audit, intervals, modes, rulers, steady
+from loadtest.analysis import audit, distribution, intervals, ledger, modes, rulers, steady
 from loadtest.analysis.audit import Repeats
+from loadtest.analysis.distribution import Curve
 from loadtest.analysis.intervals import Quantiles
+from loadtest.analysis.ledger import Term
 from loadtest.analysis.modes import Modes
 from loadtest.analysis.steady import Steady
 from loadtest.payload import CONNECTIONS
@@ -32,17 +34,21 @@ NEARLY = 0.9
 class Counted(Struct, frozen=True, kw_only=True):
     """One launch. `sent`, `closed` and `lag` (ns after the schedule) of an open loop only.
 
-    `count` is of what was measured, `requests` of all: the warm-up and the audit too. `late` is the percentile
-    from the intended time over that from the sending, of what found a free connection.
+    `count` is of what was measured, as is `mean_ns`, from the intended time; `requests` of all: the warm-up and the
+    audit too. `late` is the percentile from the intended time over that from the sending, of what found a free
+    connection.
     """
 
     count: int
+    mean_ns: float
     requests: int
     failed: int
     wrong: int
     images: int
     seconds: float
     intended: Quantiles
+    curve: Curve
+    ledger: tuple[Term, ...]
     sent: Quantiles | None
     closed: Quantiles | None
     lag: Quantiles | None
@@ -54,9 +60,15 @@ class Counted(Struct, frozen=True, kw_only=True):
     process: dict[str, Any]
 
 
-def count(folder: Path, result: Result) -> Counted:
-    """The launch whose record lies in `folder`. Raises BadInput when it is not the one that the result names."""
-    record = samples.read(_named(folder, result, "samples.parquet"), intervals.COLUMNS)
+def count(folder: Path, result: Result, *, parts: bool = False) -> Counted:
+    """The launch whose record lies in `folder`; with `parts`, also where the time of its requests went.
+
+    Raises BadInput when the record is not the one that the result names.
+    """
+    wanted = dict.fromkeys((*intervals.COLUMNS, *(ledger.COLUMNS if parts else ())))
+    record = samples.read(_named(folder, result, "samples.parquet"), wanted)
+    terms = ledger.ledger(record) if parts else ()
+    record = record.select(intervals.COLUMNS)  # the others' memory goes
     table = rulers.in_order(intervals.measured(record))
     seconds, requests = _seconds(record, table, result.cell.profile), len(record)
     del record
@@ -69,12 +81,15 @@ def count(folder: Path, result: Result) -> Counted:
     sent = _quantiles(rulers.from_sent(table)) if is_open else None
     return Counted(
         count=len(table),
+        mean_ns=float(waited.mean()) if len(waited) else float("nan"),
         requests=requests + (2 * repeats.pairs if repeats else 0),
         failed=int((~good).sum()),
         wrong=pc.sum(table["wrong"]).as_py() or 0,
         images=pc.sum(table["batch"].filter(pa.array(good))).as_py() or 0,
         seconds=seconds,
         intended=intended,
+        curve=distribution.curve(waited),
+        ledger=terms,
         sent=sent,
         closed=_quantiles(rulers.closed_loop(table)) if is_open else None,
         lag=_quantiles(rulers.lag(table)) if is_open else None,

@@ -105,13 +105,25 @@ def wilson(share: float, count: int) -> Bounded:
     return Bounded(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
+def difference(first: float, second: float, count: int) -> Bounded:
+    """The first of two shares of `count` images less the second, with its interval (Newcombe 1998, method 10)."""
+    one, other = wilson(first, count), wilson(second, count)
+    value = first - second
+    low = value - sqrt((first - (one.low or 0.0)) ** 2 + ((other.high or 1.0) - second) ** 2)
+    high = value + sqrt(((one.high or 1.0) - first) ** 2 + (second - (other.low or 0.0)) ** 2)
+    return Bounded(value=value, low=low, high=high)
+
+
 def dominated(points: Sequence[Point]) -> dict[str, str]:
-    """The points that are certainly worse than another, and by which: slower for certain, and no more accurate."""
+    """The points that are certainly worse than another: slower for certain, and no more accurate; and by which.
+
+    That is the fastest that beats them, which itself is beaten by none.
+    """
     found: dict[str, str] = {}
-    for point in sorted(points, key=lambda one: one.latency.value):
-        for other in points:
-            if _beats(other, point):
-                found.setdefault(point.name, other.name)
+    ordered = sorted(points, key=lambda one: one.latency.value)
+    for point in ordered:
+        if beaten := next((other.name for other in ordered if _beats(other, point)), None):
+            found[point.name] = beaten
     return found
 
 

@@ -1,5 +1,6 @@
 """The results of a run as rows: one a deployment and way of measuring, with a reason wherever a number is missing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -44,6 +45,15 @@ class Run(Struct, frozen=True):
     tested: SelfTest | None
     cells: list[Launched]
 
+    def centres(self) -> dict[str, dict[int, float]]:
+        """Milliseconds of each launch of each cell: the median, but the mean where the trap is to print that."""
+        means = {
+            one.cell.name: {index: counted.mean_ns / 1e6 for index, counted in one.counted.items()}
+            for one in self.cells
+            if one.cell.profile.trap == "compile-inside"
+        }
+        return self.percentiles(0.5) | means
+
     def percentiles(self, p: float) -> dict[str, dict[int, float]]:
         """Milliseconds at the share `p` of each launch of each cell, infinite where too many requests failed.
 
@@ -60,13 +70,17 @@ class Run(Struct, frozen=True):
         }
 
 
-def read(folder: Path) -> Run:
-    """The records of a run, in the order of its study. Raises BadInput when the folder holds no run."""
+def read(folder: Path, ledgers: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
+    """The records of a run, in the order of its study, each read once; `ledgers` are made of which profiles.
+
+    Raises BadInput when the folder holds no run.
+    """
     if not (folder / "study.json").is_file():
         raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
     study = store.read_json(folder / "study.json", Study)
     tested = _manifest(folder / "selftest" / "selftest.json", SelfTest)
-    cells = [_launched(folder, study, one, cell) for one in plan(study).deployed for cell in one.cells]
+    deployed = plan(study).deployed
+    cells = [_launched(folder, study, one, cell, ledgers(cell.profile)) for one in deployed for cell in one.cells]
     return Run(folder, study, tested, cells)
 
 
@@ -130,6 +144,7 @@ def _row(run: Run, one: Launched) -> Row:
         "batch": profile.batch,
         "mode": profile.mode,
         "profile": profile.name,
+        "trap": profile.trap,
         "rate_asked": profile.rate,
         "rate_delivered": sum(one.count - one.failed for one in counted) / total if total and profile.rate else None,
         "status": status,
@@ -182,7 +197,7 @@ def _costs(counted: list[Counted]) -> Row:
     servers = [(one.process["server"], one.requests) for one in counted if one.process.get("server")]
     cpu = [1000 * server["cpu_seconds"] / requests for server, requests in servers if "cpu_seconds" in server]
     row: Row = {"cpu_ms": median(cpu) if cpu else None}
-    for name in ("peak_memory_bytes", "ready_seconds", "load_seconds"):
+    for name in ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds"):
         values = [server[name] for server, _ in servers if server.get(name) is not None]
         row[name] = median(values) if values else None
     return row
@@ -198,7 +213,7 @@ def _refused(profile: LoadProfile, size: int, counted: list[Counted], tested: Se
     return [reason for reason in found if reason]
 
 
-def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launched:
+def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell, parts: bool) -> Launched:
     counted: dict[int, Counted] = {}
     reasons: dict[str, list[str]] = {}
     artifact: Artifact | None = None
@@ -215,7 +230,7 @@ def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell) -> Launch
             machine = machine or result.machine
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
-            counted[index] = launches.count(folder, result)
+            counted[index] = launches.count(folder, result, parts=parts)
         except BadInput as error:
             reasons.setdefault(str(error), []).append(str(index))
     told = list(reasons)

@@ -1,52 +1,144 @@
 """Every published number of a run derived again: from the raw samples, and these from their digests.
 
-`results.json`, written with the report, is what was published. A run's folder holds all that this needs, so it can be
-carried to another machine.
+`results.json`, written with the report, is what was published, and SHA256SUMS beside it names every file of the run.
+A run's folder holds all that this needs, so it can be carried to another machine.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from math import isclose
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from loadtest.analysis import table
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Checkpoint, Result, SelfTest
+from medserve.scores import score
+from medserve.spec import Artifact, Checkpoint, Result, Scores, SelfTest
 
 PUBLISHED = "results.json"
+SUMS = "SHA256SUMS"
+"""As `sha256sum --check` reads them, so that whoever has no medserve can look too."""
 SAME = 1e-9
 """Relative difference up to which two numbers are one: another processor may round the last digit otherwise."""
 
-MANIFESTS: tuple[tuple[str, type[Result] | type[Artifact] | type[Checkpoint] | type[SelfTest]], ...] = (
+Manifest = Result | Artifact | Checkpoint | SelfTest
+MANIFESTS: tuple[tuple[str, type[Manifest]], ...] = (
     ("results/*/*/result.json", Result),
     ("artifacts/*/artifact.json", Artifact),
     ("checkpoints/*/checkpoint.json", Checkpoint),
     ("selftest/selftest.json", SelfTest),
 )
 """Where a run keeps manifests, and of which kind: the files that each names are held to their digests."""
+TRUTH = ("test_scores.npy", "test_labels.npy")
+"""What the scores of a checkpoint are derived from."""
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """How much was looked at, and each difference in one line."""
+    """How much was looked at, each difference in one line, and the checkpoints that keep no labels."""
 
     files: int
     numbers: int
     differences: list[str]
+    underivable: list[str]
+
+
+def seal(run: Path) -> None:
+    """Write SHA256SUMS of a run that is published: of what a manifest names as it says, of all else as it is."""
+    sums: dict[str, str] = {}
+    for path, manifest in _manifests(run, []):
+        sums |= {str((path.parent / name).relative_to(run)): digest for name, digest in manifest.files.items()}
+    for path in run.rglob("*"):
+        name = path.relative_to(run)
+        if path.is_file() and str(name) != SUMS and not any(part.startswith(".") for part in name.parts):
+            sums.setdefault(str(name), store.sha256(path))
+    store.write_bytes(run / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def verify(run: Path) -> Verified:
     """Derive everything again. Raises BadInput when `run` is no run, or nothing of it was published."""
-    published = run / PUBLISHED
-    if (run / "study.json").is_file() and not published.is_file():
-        raise BadInput(f"{published}: no such file: nothing was published of this run; `medserve report {run}` does")
-    files, differences = _digests(run)
+    for name in (PUBLISHED, SUMS):
+        if (run / "study.json").is_file() and not (run / name).is_file():
+            raise BadInput(
+                f"{run / name}: no such file: nothing was published of this run; `medserve report {run}` does"
+            )
+    differences: list[str] = []
+    underivable: list[str] = []
+    files = numbers = 0
+    if (run / SUMS).is_file():
+        files = _files(run, differences)
+    try:
+        numbers = _test_scores(run, differences, underivable) + _rows(run, differences)
+    except BadInput as error:
+        if not differences:
+            raise
+        differences.append(str(error))  # what differs may well be unreadable too
+    return Verified(files, numbers, sorted(set(differences)), underivable)
+
+
+def _files(run: Path, differences: list[str]) -> int:
+    """Hold every file to SHA256SUMS, and that to the manifests."""
+    sums: dict[str, str] = {}
+    for number, line in enumerate((run / SUMS).read_text(errors="replace").splitlines(), 1):
+        digest, gap, name = line.partition("  ")
+        if not gap:
+            differences.append(f"{run / SUMS}: line {number} is no digest with a file")
+            continue
+        sums[name] = digest
+        try:
+            store.check_digests(run, {name: digest})
+        except (BadInput, OSError, ValueError) as error:  # a name that was damaged may be none
+            differences.append(f"{SUMS}: {error}")
+    for path, manifest in _manifests(run, differences):
+        for name, digest in manifest.files.items():
+            if sums.get(str((path.parent / name).relative_to(run))) != digest:
+                differences.append(f"{path}: {name} has another digest here than in {SUMS}, or none there")
+    return len(sums)
+
+
+def _test_scores(run: Path, differences: list[str], underivable: list[str]) -> int:
+    """Derive the scores of every checkpoint, and hold each manifest that carries them to that."""
+    derived: dict[str, Scores] = {}
+    carried: list[tuple[Path, Checkpoint]] = []
+    for path, manifest in _manifests(run, []):
+        whole = manifest.artifact if isinstance(manifest, Result) else manifest
+        checkpoint = whole.checkpoint if isinstance(whole, Artifact) else whole
+        if not isinstance(checkpoint, Checkpoint):
+            continue
+        carried.append((path, checkpoint))
+        if isinstance(manifest, Checkpoint) and manifest.files.keys() >= set(TRUTH):
+            with suppress(BadInput):  # told already
+                store.check_digests(path.parent, {name: manifest.files[name] for name in TRUTH})
+                scores, labels = (np.load(path.parent / name) for name in TRUTH)
+                derived[checkpoint.name] = score(labels, scores)
+    numbers = 0
+    for path, checkpoint in carried:
+        if (truth := derived.get(checkpoint.name)) is None:
+            underivable.append(
+                f"{checkpoint.name}: the run keeps no labels of its test images to derive its scores from"
+            )
+            continue
+        for field in Scores.__struct_fields__:
+            numbers += 1
+            was, found = getattr(checkpoint.test, field), getattr(truth, field)
+            if not _same(was, found):
+                differences.append(f"{path}: {field} of {checkpoint.name} is given as {was}, and derived as {found}")
+    underivable[:] = dict.fromkeys(underivable)  # a checkpoint is carried by many
+    return numbers
+
+
+def _rows(run: Path, differences: list[str]) -> int:
+    """Hold each value of each published row to what the samples give."""
     derived = table.rows(table.read(run))
     try:
-        said = msgspec.json.decode(published.read_bytes(), type=list[dict[str, Any]])
-    except msgspec.MsgspecError as error:
-        raise BadInput(f"{published}: no list of results: {error}; `medserve report {run}` writes it again") from None
+        said = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{run / PUBLISHED}: no list of results: {error}; `medserve report {run}` writes it again"
+        ) from None
     numbers = 0
     before, now = ({row.get("cell"): row for row in rows} for rows in (said, derived))
     for cell in before.keys() | now.keys():
@@ -59,20 +151,16 @@ def verify(run: Path) -> Verified:
             was, found = before[cell].get(key), now[cell].get(key)
             if not _same(was, found):
                 differences.append(f"{cell}: {key} is published as {was}, and derived as {found}")
-    return Verified(files, numbers, sorted(differences))
+    return numbers
 
 
-def _digests(run: Path) -> tuple[int, list[str]]:
-    files, differences = 0, []
+def _manifests(run: Path, unreadable: list[str]) -> Iterator[tuple[Path, Manifest]]:
     for pattern, kind in MANIFESTS:
         for path in sorted(run.glob(pattern)):
             try:
-                manifest = store.read_json(path, kind)
-                files += 1 + len(manifest.files)
-                store.check_digests(path.parent, manifest.files)
+                yield path, store.read_json(path, kind)
             except BadInput as error:
-                differences.append(str(error))
-    return files, differences
+                unreadable.append(str(error))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,7 +1,8 @@
-"""`python -m loadtest.benchmark`: how good the load generator is, against targets and against referees.
+"""`python -m loadtest.benchmark`: how good the load generator, the statistics and the report are, against targets.
 
-Blocks of what is compared alternate, so that what the machine does meanwhile meets both alike. Servers have one core,
-the generator and the referees, one at a time, another. The parts:
+`coverage` tries the analysis on simulated series, `report` writes that of a large run, `repeat` holds two runs of one
+study against one another. `load` is the generator: blocks of what it compares alternate, so that what the machine does
+meanwhile meets both alike. Servers have one core, the generator and the referees, one at a time, another. The parts:
 
 schedule   lag of the sendings, and dispersion of the arrivals, of Poisson schedules against the null server
 generator  requests a second of one Locust process on 8 connections to a server that does nothing, and cost of recording
@@ -12,7 +13,7 @@ analysis   seconds and memory to reduce a record of ten million requests
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ from medserve import errors
 from medserve.errors import CannotRun
 from medserve.spec import Window
 from medserve.tables import pick
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "schedule": rooflines.schedule,
@@ -48,24 +52,40 @@ def render(line: Line) -> str:
     """A line of the table."""
     if line.value is None:
         return f"{line.part:<10} {line.name:<42} {'-':>9}     {line.note}"
-    value = f"{line.value:,.0f}" if abs(line.value) >= 1e4 else f"{line.value:.4g}"
-    bounds = [f"{sign} {bound:,g}" for sign, bound in ((">=", line.low), ("<=", line.high)) if bound is not None]
-    target = f"{', '.join(bounds):<18} {VERDICTS[line.ok]:<4}"
-    return f"{line.part:<10} {line.name:<42} {value:>9} {line.unit:<3} {target} {line.note}".rstrip()
+    target = f"{_target(line):<18} {VERDICTS[line.ok]:<4}"
+    return f"{line.part:<10} {line.name:<42} {_value(line):>9} {line.unit:<3} {target} {line.note}".rstrip()
 
 
-def benchmark(
+def as_markdown(line: Line) -> str:
+    """The same as a line of a Markdown table."""
+    cells = (line.part, line.name, f"{_value(line)} {line.unit}", _target(line), VERDICTS[line.ok], line.note)
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(line: Line) -> str:
+    if line.value is None:
+        return "-"
+    return f"{line.value:,.0f}" if abs(line.value) >= 1e4 else f"{line.value:.4g}"
+
+
+def _target(line: Line) -> str:
+    bounds = ((">=", line.low), ("<=", line.high))
+    return ", ".join(f"{sign} {bound:,g}" for sign, bound in bounds if bound is not None)
+
+
+@app.command()
+def load(
     artifact: Annotated[
         Path | None,
         typer.Argument(metavar="[ARTIFACT]", help="Exported model for the part wrk.", show_default="a delay of 1 ms"),
     ] = None,
     only: Annotated[str, typer.Option(help=f"Parts, with commas, of: {', '.join(PARTS)}.")] = ",".join(PARTS),
     scale: Annotated[float, typer.Option(min=0.01, help="Factor on all durations and sizes.")] = 1.0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure the load generator against its targets and its referees. Takes about five minutes.
 
-    Example: python -m loadtest.benchmark artifacts/cells --only wrk,referee
+    Example: python -m loadtest.benchmark load artifacts/cells --only wrk,referee
     """
     chosen = {name: pick(PARTS, "part", name) for name in only.split(",")}
     lines: list[Line] = []
@@ -86,9 +106,75 @@ def benchmark(
             if bench.windows:
                 say(disturbed(name, bench.windows))
     if json:
-        told = [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
-        print(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+        _print_json(lines)
+
+
+@app.command()
+def coverage(
+    trials: Annotated[int, typer.Option(min=20, help="Simulated series of each kind.")] = 1000,
+    json: Json = False,
+) -> None:
+    """Try intervals, flags and verdicts on simulated series whose truth is known. Takes less than a minute.
+
+    Exit code 1 when a target is missed. Example: python -m loadtest.benchmark coverage --json
+    """
+    from loadtest.benchmark.coverage import measure
+
+    _tell(measure(trials), json)
+
+
+@app.command()
+def report(
+    scale: Annotated[float, typer.Option(min=0.0001, help="Factor on the ten million samples.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run.", show_default="none is kept")] = None,
+    json: Json = False,
+) -> None:
+    """Write the report of 200 cells and ten million samples: seconds, memory, size, first paint in Chromium.
+
+    Exit code 1 when a target is missed. Example: python -m loadtest.benchmark report --scale 0.01
+    """
+    from loadtest.benchmark.publishing import measure
+
+    with tempfile.TemporaryDirectory() as scratch:
+        _tell(measure(out or Path(scratch) / "large", scale), json)
+
+
+@app.command()
+def repeat(
+    old: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    new: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run of the same study.")],
+) -> None:
+    """Do two runs of a study say the same? Every pair of both, side by side, as a Markdown table.
+
+    Exit code 1 when a pair changed from faster to slower. Example: python -m loadtest.benchmark repeat runs/a runs/b
+    """
+    from loadtest.benchmark.repeatability import markdown, twice
+
+    found = twice(old, new)
+    print(markdown(found))
+    if turned := [one.name for one in found if one.turned]:
+        raise CannotRun(f"{turned[0]}: faster in one run, slower in the other")
+
+
+def _tell(lines: Iterable[Line], json: bool) -> None:
+    """Print figures as they come, a Markdown table; raise CannotRun when one misses its target."""
+    kept: list[Line] = []
+    if not json:
+        print("| part | figure | value | target | | |\n|---|---|---:|---|---|---|")
+    for line in lines:
+        kept.append(line)
+        if not json:
+            print(as_markdown(line), flush=True)
+    if json:
+        _print_json(kept)
+    if missed := [f"{line.part}, {line.name}" for line in kept if line.ok is False]:
+        raise CannotRun(f"{len(missed)} of {len(kept)} figures miss their target: {missed[0]}")
+
+
+def _print_json(lines: Iterable[Line]) -> None:
+    told = [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
+    print(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(benchmark))
+    errors.main(app)

@@ -1,0 +1,211 @@
+"""Does the analysis keep what it promises? Its own functions, tried on simulated series whose truth is known.
+
+Nothing is measured, so the machine may be busy; a seed for each line makes every figure the same again anywhere.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations
+from math import log
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from loadtest.analysis import compare, intervals, modes, steady, within
+from loadtest.analysis.compare import MARGIN, Judged
+from loadtest.benchmark.bench import Line
+from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
+
+NAMES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
+LAUNCHES = (3, 5)
+EFFECT = 0.05
+"""Standard deviation of the logarithm of what a launch does to all its requests."""
+NOISE = 0.02
+"""The same of what is left of a launch beside the others of its block, in campaigns."""
+DRIFT = 0.3
+"""The same of what a block does to all its launches."""
+INDEPENDENT = autoregressive(0.0)
+
+WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
+    "independent": (INDEPENDENT, {0.5: 400, 0.9: 400, 0.99: 1000}),
+    "two populations": (mixture(0.2, 2.0, 0.15), {0.5: 400, 0.9: 400, 0.99: 1000}),
+    "AR(1) of 0.5": (autoregressive(0.5), {0.5: 4000, 0.9: 4000, 0.99: 4000}),
+    "AR(1) of 0.9": (autoregressive(0.9), {0.5: 10_000, 0.9: 10_000, 0.99: 20_000}),
+}
+"""Requests of each series by percentile: those that have some 400 independent ones' worth, and of p99 some more."""
+
+
+class Interval(Protocol):
+    """What has two ends, null where it has none."""
+
+    @property
+    def low(self) -> float | None:
+        """The lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """The upper end."""
+
+
+def measure(trials: int) -> Iterator[Line]:
+    """All figures, in per cent of the trials."""
+    for part in (_within, _launches, _pairs, _flags, _verdicts):
+        yield from part(trials)
+
+
+def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.random.Generator], Interval]) -> Line:
+    """The share of intervals that hold the truth, of those that there are."""
+    generator = _generator(name)
+    found = [draw(generator) for _ in range(trials)]
+    ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
+    below, above = (sum(truth < low for low, _ in ends), sum(truth > high for _, high in ends))
+    note = f"{below} above the truth, {above} below it" + (f", {trials - len(ends)} without" * (len(ends) < trials))
+    held = 100 * (1 - (below + above) / len(ends)) if ends else None
+    return Line(part=part, name=name, value=held, unit="%", low=93, high=97, note=note)
+
+
+def _within(trials: int) -> Iterator[Line]:
+    for kind, (series, counts) in WITHIN.items():
+        for p, count in counts.items():
+
+            def draw(
+                generator: np.random.Generator, series: Series = series, p: float = p, count: int = count
+            ) -> Interval:
+                values = series.draw(generator, count)
+                return within.estimate(values, np.sort(values), p)
+
+            name = f"{NAMES[p]}, {kind}, {count:,} requests"
+            yield _holds("one launch", name, trials, series.quantile(p) / 1e6, draw)
+
+
+def _launches(trials: int) -> Iterator[Line]:
+    for count in LAUNCHES:
+        for p, name in NAMES.items():
+            draw = partial(_launched, p=p, count=count, skewed=False)
+            yield _holds("launches", f"{name}, {count} launches", trials, INDEPENDENT.quantile(p) / 1e6, draw)
+        name = f"p50, {count} launches, skewed effects"
+        draw = partial(_launched, p=0.5, count=count, skewed=True)
+        line = _holds("launches", name, trials, INDEPENDENT.quantile(0.5) / 1e6, draw)
+        # Student's t promises nothing here: the figure says what a reader should expect.
+        yield msgspec.structs.replace(line, low=None, high=None)
+
+
+def _launched(generator: np.random.Generator, p: float, count: int, skewed: bool) -> Interval:
+    effects = EFFECT * (generator.exponential(size=count) - 1 if skewed else generator.standard_normal(count))
+    return intervals.estimate(launched(generator, effects, INDEPENDENT, 1000), p)
+
+
+def _pairs(trials: int) -> Iterator[Line]:
+    levels = np.array([1.0, 1.2])
+    for count in LAUNCHES:
+
+        def paired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
+            first, second = paired(generator, levels, count, EFFECT, DRIFT)
+            return compare.ratio(first, second)
+
+        def unpaired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
+            old, new = (np.exp(generator.normal(0.0, noise, count)).tolist() for noise in (EFFECT, 2 * EFFECT))
+            return compare.unpaired(old, [1.2 * one for one in new])
+
+        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, paired_ratio)
+        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, unpaired_ratio)
+
+
+def _flags(trials: int) -> Iterator[Line]:
+    def flagged(name: str, flag: Callable[[np.random.Generator], bool], wanted: bool | None) -> Line:
+        generator = _generator(name)
+        share = 100 * sum(flag(generator) for _ in range(trials)) / trials
+        low, high = {True: (95.0, None), False: (None, 5.0), None: (None, None)}[wanted]
+        return Line(part="flags", name=name, value=share, unit="%", low=low, high=high)
+
+    for rise, words in ((0.2, "20 % from the first to the last"), (0.0, "no trend")):
+        yield flagged(f"drift: 5 launches, {words}", partial(_drifts, rise=rise), rise > 0)
+    records = (
+        ("rises by 50 %", ramp(0.5), 3000, True),
+        ("rises by 100 %", ramp(1.0), 1000, True),
+        ("independent", INDEPENDENT, 3000, False),
+        ("AR(1) of 0.5", autoregressive(0.5), 3000, False),
+        # Its level does wander, by more than 5 % for long: whether that is steady is a matter of words.
+        ("AR(1) of 0.9", autoregressive(0.9), 3000, None),
+    )
+    for words, series, count, wanted in records:
+        name = f"unsteady: {words}, {count:,} requests"
+        yield flagged(name, partial(_unsteady, series=series, count=count), wanted)
+    for share in (0.15, 0.5):
+        for apart, spread in ((1.25, 0.03), (1.7, 0.1), (3.0, 0.2)):
+            name = f"bimodal: {share:.0%} at {apart:g} times, 1,000 requests"
+            yield flagged(name, partial(_bimodal, series=mixture(share, apart, spread)), True)
+    for words, series in (("independent", INDEPENDENT), ("AR(1) of 0.9", autoregressive(0.9))):
+        yield flagged(f"bimodal: one mode, {words}, 1,000 requests", partial(_bimodal, series=series), False)
+
+
+def _drifts(generator: np.random.Generator, rise: float) -> bool:
+    trend = np.linspace(0.0, log(1 + rise), compare.DRIFT)
+    return compare.drifting(np.exp(trend + generator.normal(0.0, 0.01, compare.DRIFT)).tolist())
+
+
+def _unsteady(generator: np.random.Generator, series: Series, count: int) -> bool:
+    return not steady.find(series.draw(generator, count)).steady
+
+
+def _bimodal(generator: np.random.Generator, series: Series) -> bool:
+    return modes.two(series.draw(generator, 1000)) is not None
+
+
+BORDER = (1 + MARGIN) * 1.0001
+CAMPAIGNS: dict[str, tuple[float, ...]] = {
+    "12 equal pairs": (1.0,) * 12,
+    "12 pairs just beyond the margin": (BORDER,) * 12,
+    "6 equal, 3 just beyond the margin, 3 by 30 %": (1.0,) * 6 + (BORDER,) * 3 + (1.3,) * 3,
+}
+"""Ratios of a family of pairs, that share nothing but the blocks."""
+
+
+def _verdicts(trials: int) -> Iterator[Line]:
+    for count in LAUNCHES:
+        for kind, truths in CAMPAIGNS.items():
+            name = f"{kind}, {count} launches"
+            generator, wrong, told = _generator(name), 0, 0
+            for _ in range(trials):
+                judged = compare.judge([_ratio(generator, truth, count) for truth in truths])
+                wrong += any(_wrong(one, truth) for one, truth in zip(judged, truths, strict=True))
+                told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+            note = f"{100 * told / trials / len(truths):.0f} % of the pairs decided"
+            yield Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
+        yield _everyone_with_everyone(trials, count)
+
+
+def _everyone_with_everyone(trials: int, count: int) -> Line:
+    """Six deployments in one campaign: pairs that have a side in common are no independent questions."""
+    levels = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
+    places = list(combinations(range(len(levels)), 2))
+    name = f"6 deployments, each with each, {count} launches"
+    generator, wrong, told = _generator(name), 0, 0
+    for _ in range(trials):
+        sides = paired(generator, levels, count, NOISE, DRIFT)
+        judged = compare.judge([compare.ratio(sides[a], sides[b]) for a, b in places])
+        wrong += any(_wrong(one, levels[b] / levels[a]) for one, (a, b) in zip(judged, places, strict=True))
+        told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+    note = f"{100 * told / trials / len(places):.0f} % of the pairs decided"
+    return Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
+
+
+def _ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
+    first, second = paired(generator, np.array([1.0, truth]), count, NOISE, DRIFT)
+    return compare.ratio(first, second)
+
+
+def _wrong(judged: Judged, truth: float) -> bool:
+    # Two levels that differ by rounding alone are equal.
+    equal, beyond = abs(log(truth)) < 1e-9, abs(log(truth)) > log(1 + MARGIN)
+    return (
+        (judged.verdict == "faster" and (equal or truth > 1))
+        or (judged.verdict == "slower" and (equal or truth < 1))
+        or (judged.verdict == "equivalent" and beyond)
+    )
+
+
+def _generator(name: str) -> np.random.Generator:
+    """Of its own for each line, so that a line does not depend on those before it."""
+    return np.random.default_rng(list(name.encode()))

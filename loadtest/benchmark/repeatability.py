@@ -1,0 +1,72 @@
+"""Two runs of one study, side by side: whether a comparison says the same when it is made again."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.analysis import pairs, table
+from loadtest.analysis.pairs import Compared
+
+MEDIAN = 0.5
+OPPOSITE = {"faster", "slower"}
+HEADS = ("pair", "profile", "px", "ratio", "again", "verdict", "again", "overlap")
+
+
+class Twice(NamedTuple):
+    """A pair in both runs."""
+
+    old: Compared
+    new: Compared
+
+    @property
+    def turned(self) -> bool:
+        """Whether one run calls the second faster and the other slower."""
+        return {self.old.verdict, self.new.verdict} == OPPOSITE
+
+    @property
+    def overlaps(self) -> bool | None:
+        """Whether the two intervals of the ratio have a value in common; null where one run has no interval."""
+        if self.old.low is None or self.old.high is None or self.new.low is None or self.new.high is None:
+            return None
+        return max(self.old.low, self.new.low) <= min(self.old.high, self.new.high)
+
+    @property
+    def name(self) -> str:
+        """The two deployments and how they were measured."""
+        return f"{self.old.second} against {self.old.first}, {self.old.profile}"
+
+
+def twice(old: Path, new: Path) -> list[Twice]:
+    """The pairs that both runs have, medians compared. Raises BadInput when one is no run."""
+    before, after = (_pairs(run) for run in (old, new))
+    return [Twice(one, after[key]) for key, one in before.items() if key in after]
+
+
+def markdown(found: list[Twice]) -> str:
+    """A table of all pairs, and in one line each what the two runs agree in."""
+    lines = [f"| {' | '.join(HEADS)} |", "|---|---|---:|---|---|---|---|---|"]
+    for one in found:
+        overlap = {True: "yes", False: "no", None: ""}[one.overlaps]
+        pair = f"{one.old.second} / {one.old.first}"
+        sides = (_ratio(one.old), _ratio(one.new), one.old.verdict, one.new.verdict)
+        lines.append(f"| {' | '.join((pair, one.old.profile, str(one.old.size), *sides, overlap))} |")
+    same = sum(one.old.verdict == one.new.verdict for one in found)
+    told = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
+    lines += [
+        "",
+        f"{len(found)} pairs: {same} with the same verdict, {sum(one.turned for one in found)} from faster to slower "
+        "or back.",
+        f"Native against ONNX: {sum(told)} of {len(told)} intervals overlap.",
+    ]
+    return "\n".join(lines)
+
+
+def _pairs(folder: Path) -> dict[tuple[object, ...], Compared]:
+    run = table.read(folder)
+    found = pairs.compare(table.rows(run), run.percentiles(MEDIAN).__getitem__, MEDIAN)
+    return {(one.kind, one.dataset, one.size, one.profile, one.first, one.second): one for one in found}
+
+
+def _ratio(one: Compared) -> str:
+    if one.value is None:
+        return "-"
+    return f"{one.value:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")
