@@ -14,6 +14,7 @@ from medserve.study import Deployed, Export, Measure, Study, Training, plan
 from medserve.tables import DATASETS
 
 MS = 1_000_000
+FRAMEWORKS = ("pytorch", "keras_tf", "flax_nnx")
 Latency = Callable[[Deployed, Cell, int], float]
 """Median milliseconds of a cell in one launch."""
 Columns = dict[str, Any]
@@ -44,14 +45,18 @@ def build(
     failing: dict[str, str] | None = None,
     change: Change = lambda cell, columns: columns,
     windows: tuple[Window, ...] = (),
+    accuracy: Callable[[Training], float] = lambda training: 0.97 + FRAMEWORKS.index(training.framework) / 1000,
 ) -> Path:
     """A run's folder as the program leaves it. `failing` maps deployments to the reason why their cells failed.
 
-    `change` may turn the columns of a cell's record into others; `windows` are those of every cell over HTTP.
+    `change` may turn the columns of a cell's record into others; `windows` are those of every cell over HTTP;
+    `accuracy` is what a training came to.
     """
     store.write_json(run / "study.json", made)
     matrix = plan(made)
-    checkpoints = {training.name: checkpoint_of(training, made.unofficial) for training in matrix.trainings}
+    checkpoints = {
+        training.name: checkpoint_of(training, made.unofficial, accuracy(training)) for training in matrix.trainings
+    }
     artifacts = {export.name: artifact_of(export, checkpoints[export.training.name]) for export in matrix.exports}
     for name, checkpoint in checkpoints.items():
         store.write_json(run / "checkpoints" / name / "checkpoint.json", checkpoint)
@@ -121,8 +126,8 @@ def record(cell: Cell, median: float, count: int) -> Columns:
     }
 
 
-def checkpoint_of(training: Training, unofficial: bool) -> Checkpoint:
-    place = ("pytorch", "keras_tf", "flax_nnx").index(training.framework)
+def checkpoint_of(training: Training, unofficial: bool, accuracy: float) -> Checkpoint:
+    place = FRAMEWORKS.index(training.framework)
     return Checkpoint(
         name=training.name,
         dataset=training.dataset,
@@ -135,8 +140,11 @@ def checkpoint_of(training: Training, unofficial: bool) -> Checkpoint:
         data_digest="dc42b5f18f9392488d758d124d9a4228fe9c6b96e52d23678dde98252eb53100",
         unofficial=unofficial,
         licence=DATASETS[training.dataset].licence,
-        history=(Epoch(epoch=1, loss=1.0, val_accuracy=0.9, seconds=9.0, images_per_second=450.0),),
-        test=Scores(accuracy=0.97 + place / 1000, balanced_accuracy=0.965, auc=0.998, images=1024),
+        history=tuple(
+            Epoch(epoch=epoch, loss=1 / epoch, val_accuracy=0.8 + epoch / 100, seconds=9.0, images_per_second=450.0)
+            for epoch in range(1, training.recipe.epochs + 1)
+        ),
+        test=Scores(accuracy=accuracy, balanced_accuracy=0.965, auc=0.998, images=1024),
         train_seconds=95.0 + place,
         images_per_second=450.0 - 90 * place,
         compile_seconds=0.8 + 6 * place,

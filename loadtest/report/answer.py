@@ -69,7 +69,7 @@ def cautions(facts: Facts) -> tuple[str, ...]:
             "they stand in the tables with their reasons."
         )
     said += steadiness.cautions(facts)
-    if len({training.recipe.epochs for training in facts.plan.trainings}) > 1:
+    if facts.unequal:
         said.append("Sizes were trained for different numbers of epochs: their accuracies are not to be compared.")
     if facts.study.launches < 2:
         said.append("One launch a deployment: there are no intervals, so nothing is told apart.")

@@ -5,28 +5,32 @@ from math import exp
 
 import msgspec
 
+from loadtest.analysis.compare import MARGIN
 from loadtest.analysis.table import Row
 from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.comparison import by_deployment, grouped
-from loadtest.report.drawing import Point
+from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Figure, Mark
 from loadtest.report.wording import Labels, estimate, interval, number
 
 APART = 0.022
 """Relative shift of neighbouring series across, so that intervals do not hide one another."""
-CUT = " Intervals that leave the frame are cut at its edge."
 
 
-def figures(facts: Facts) -> tuple[Figure, ...]:
-    """Every figure that the rows can carry; none without data."""
-    by_size: list[list[Row]] = []
-    at_one_size: list[list[Row]] = []
+def latency(facts: Facts) -> Figure | None:
+    """Median by resolution; null where every group has one size only."""
+    return _by_size(facts, [group for group in _groups(facts) if len({row["size"] for row in group}) > 1])
+
+
+def latency_at_one_size(facts: Facts) -> Figure | None:
+    """Medians and tails of what was measured at one size only."""
+    return _at_one_size(facts, [group for group in _groups(facts) if len({row["size"] for row in group}) == 1])
+
+
+def _groups(facts: Facts) -> list[list[Row]]:
     rows = [row for row in facts.rows if row["profile"] in _shown(facts) and _drawable(row)]
-    for group in grouped(rows, "dataset", "architecture", "profile").values():
-        (by_size if len({row["size"] for row in group}) > 1 else at_one_size).append(group)
-    drawn = [_latency(facts, by_size), _latency_at_one_size(facts, at_one_size), _ratios(facts), _overheads(facts)]
-    return tuple(figure for figure in drawn if figure)
+    return list(grouped(rows, "dataset", "architecture", "profile").values())
 
 
 def _shown(facts: Facts) -> set[str]:
@@ -38,7 +42,7 @@ def _drawable(row: Row) -> bool:
     return row["batch"] == 1 and comparison.usable(row)
 
 
-def _latency(facts: Facts, groups: list[list[Row]]) -> Figure | None:
+def _by_size(facts: Facts, groups: list[list[Row]]) -> Figure | None:
     if not groups:
         return None
     labels = Labels(facts.rows)
@@ -46,7 +50,7 @@ def _latency(facts: Facts, groups: list[list[Row]]) -> Figure | None:
     spreads = [point.spread for panel in points for point in panel]
     domain = scales.logarithmic(spreads)
     order = list(dict.fromkeys(point.series for panel in points for point in panel))
-    sizes = sorted({row["size"] for group in groups for row in group})
+    sizes = tuple(sorted({row["size"] for group in groups for row in group}))
     panels = []
     for group, panel in zip(groups, points, strict=True):
         shifts = [APART * (order.index(point.series) - (len(order) - 1) / 2) for point in panel]
@@ -54,17 +58,19 @@ def _latency(facts: Facts, groups: list[list[Row]]) -> Figure | None:
             msgspec.structs.replace(point, x=row["size"] * exp(shift))
             for row, point, shift in zip(group, panel, shifts, strict=True)
         ]
-        panels.append(drawing.lines(moved, domain, sizes, _title(facts, group[0]), _ends(panel)))
+        across = Axis(title="image side, px (log)", domain=(sizes[0] / 1.2, sizes[-1] * 1.2), ticks=sizes, grid=False)
+        up = Axis(title="median, ms (log)", domain=domain)
+        panels.append(drawing.lines(moved, across, up, _title(facts, group[0]), _ends(panel)))
     caption = (
         "Median latency of one image by resolution; both axes are logarithmic and the same in all panels. Bars: 95 % "
         "intervals over launches. Points are set slightly apart sideways so that the bars can be read."
     )
-    caption += CUT * scales.cut(spreads, domain)
+    caption += scales.CUT * scales.cut(spreads, domain)
     key = wording.key(row for group in groups for row in group)
     return sheet.draw("latency", "Latency by resolution", caption, panels, key)
 
 
-def _latency_at_one_size(facts: Facts, groups: list[list[Row]]) -> Figure | None:
+def _at_one_size(facts: Facts, groups: list[list[Row]]) -> Figure | None:
     if not groups:
         return None
     labels = Labels(facts.rows)
@@ -75,18 +81,20 @@ def _latency_at_one_size(facts: Facts, groups: list[list[Row]]) -> Figure | None
     panels = []
     for group, panel in zip(groups, points, strict=True):
         title = f"{_title(facts, group[0])}, {group[0]['size']} px"
-        panels.append(drawing.rows(panel, domain, "ms (log)", title, _ends(panel), log=True))
+        panels.append(drawing.rows(panel, Axis(title="ms (log)", domain=domain), title, _ends(panel)))
     sizes = wording.listed([f"{size} px" for size in dict.fromkeys(group[0]["size"] for group in groups)])
     caption = (
         "Latency of one image; the axis is logarithmic and the same in all panels. Point: median, with its 95 % "
-        "interval over launches. Upright stroke: p99."
+        "interval over launches."
     )
-    caption += CUT * scales.cut(spreads, domain)
+    caption += " Upright stroke: p99." * bool(tails)
+    caption += scales.CUT * scales.cut(spreads, domain)
     key = wording.key(row for group in groups for row in group)
     return sheet.draw("latency-one-size", f"Latency at {sizes}", caption, panels, key)
 
 
-def _ratios(facts: Facts) -> Figure | None:
+def ratios(facts: Facts) -> Figure | None:
+    """ONNX over native as a forest plot, a panel a way of measuring; null without a pair."""
     labels = Labels(facts.rows)
     found: dict[str, list[Point]] = {}
     frameworks = {}
@@ -118,26 +126,26 @@ def _ratios(facts: Facts) -> Figure | None:
     panels = [
         drawing.rows(
             points,
-            domain,
-            "ONNX / native (log)",
+            Axis(title="ONNX / native (log)", domain=domain),
             wording.profile(facts.profiles[profile]),
             _ends(points, wording.TIMES),
-            log=True,
             line=1.0,
+            band=(1 / (1 + MARGIN), 1 + MARGIN),
         )
         for profile, points in found.items()
     ]
     caption = (
         "Median of ONNX over that of the native format, launches paired block by block, by framework and size: left of "
         "1, ONNX is faster. Filled: faster or slower, with 95 % confidence for all pairs of a panel together; rings: "
-        "equivalent within 5 %, or undecided."
+        "equivalent, or undecided. Grey band: within 5 %, which is equivalent for whoever must choose."
     )
-    caption += CUT * scales.cut(spreads, domain)
+    caption += scales.CUT * scales.cut(spreads, domain)
     key = frameworks | {"faster or slower": Mark(wording.MUTED), "neither for certain": Mark(wording.MUTED, "ring")}
     return sheet.draw("native-onnx", "Native against ONNX", caption, panels, tuple(key.items()))
 
 
-def _overheads(facts: Facts) -> Figure | None:
+def overheads(facts: Facts) -> Figure | None:
+    """What HTTP adds, a panel a size; null without both ways of measuring."""
     ways = comparison.both_ways(facts.profiles.values())
     if ways is None:
         return None
@@ -169,12 +177,13 @@ def _overheads(facts: Facts) -> Figure | None:
         place = [*facts.datasets(data), *facts.architectures(architecture)]
         floor = next((point.value for point in points if point.kind == "null"), None)
         title = ", ".join([*place, f"{size} px"])
-        panels.append(drawing.rows(points, domain, "ms", title, _ends(points), log=False, line=floor))
+        across = Axis(title="ms", domain=domain, log=False)
+        panels.append(drawing.rows(points, across, title, _ends(points), line=floor))
     caption = (
         "Median of the closed loop less the median in process, one image a request, with its 95 % interval; each panel "
         "has its own axis. Broken line: the null runtime, which computes nothing: the floor of wrapper and client."
     )
-    caption += CUT * beyond
+    caption += scales.CUT * beyond
     return sheet.draw("http-overhead", "What HTTP adds", caption, panels, wording.key(rows))
 
 

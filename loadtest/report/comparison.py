@@ -144,7 +144,7 @@ def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:
 
 def side_by_side(profiles: Collection[LoadProfile]) -> list[LoadProfile]:
     """The profiles that stand in the main tables and charts: of a ladder of users the lowest rung, and nobody rests."""
-    busy = [one for one in profiles if not one.gap_seconds]
+    busy = [one for one in profiles if not one.gap_seconds and one.trap is None]
     least = {key: min(one.users for one in busy if _ladder(one) == key) for key in map(_ladder, busy)}
     return [one for one in busy if one.users == least[_ladder(one)]]
 
@@ -155,8 +155,9 @@ def _ladder(profile: LoadProfile) -> tuple[str, int]:
 
 def single_image(profiles: Iterable[LoadProfile], mode: str) -> str | None:
     """The name of the first profile of a mode that sends single images and has one user, as both sides must."""
-    return next((one.name for one in profiles if one.mode == mode and _single(one)), None)
+    return next((one.name for one in profiles if one.mode == mode and is_single(one)), None)
 
 
-def _single(profile: LoadProfile) -> bool:
-    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds
+def is_single(profile: LoadProfile) -> bool:
+    """Whether single images are sent, by one user or schedule without rests, and measured soundly."""
+    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.trap is None

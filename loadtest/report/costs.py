@@ -7,6 +7,7 @@ from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, Labels, number
 
 MIB = 2**20
+START = ("import", "load", "ready", "first_answer")
 
 
 def table(facts: Facts) -> Table | None:
@@ -21,8 +22,10 @@ def table(facts: Facts) -> Table | None:
         Column("a request", "ms", "Processor time of the server"),
         Column("a correct prediction", "ms", "Processor time of the server"),
         Column("peak memory", "MiB", "Server"),
-        Column("start to ready", "s", "Server"),
-        Column("of that loading", "s", "Server"),
+        Column("importing", "s", "Cold start"),
+        Column("loading", "s", "Cold start"),
+        Column("start to ready", "s", "Cold start"),
+        Column("to the first answer", "s", "Cold start"),
         Column("model", "MiB on disk"),
     )
     lines = []
@@ -35,13 +38,13 @@ def table(facts: Facts) -> Table | None:
         correct = row["cpu_ms"] / row["accuracy"] if row["cpu_ms"] and row["accuracy"] else None
         disk = artifact.model_bytes / MIB if artifact and artifact.model_bytes and row["framework"] else None
         memory = row["peak_memory_bytes"] / MIB if row["peak_memory_bytes"] else None
-        values = (row["cpu_ms"], correct, memory, row["ready_seconds"], row["load_seconds"], disk)
+        values = (row["cpu_ms"], correct, memory, *(row[f"{name}_seconds"] for name in START), disk)
         cells = [Cell(wording.framework(row["framework"]), kind, mark=wording.mark(row))]
         cells.append(Cell(str(row["size"]), value=row["size"]))
         cells += [Cell(ABSENT if value is None else number(value), value=value) for value in values]
         lines.append(Line(tuple(cells)))
     caption = (
-        "Medians over launches, of the closed loop of one user. Ready: the process started, libraries imported, the "
-        "model loaded, every declared batch size run, and its scores checked."
+        "Medians over launches, of the closed loop of one user. Importing: from the start of the process until its "
+        "libraries are imported; loading: the model read, every declared batch size run, and its scores checked."
     )
-    return Table("", columns, tuple(lines), caption) if lines else None
+    return Table("Serving", columns, tuple(lines), caption) if lines else None

@@ -1,7 +1,7 @@
-"""Altair charts from points: lines by image size, and rows of values with intervals."""
+"""Altair charts from points: lines across a plane, and rows of values with intervals."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 import msgspec
@@ -13,6 +13,8 @@ from loadtest.report.wording import MUTED
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
+FADED = 0.35
+"""Opacity of what stands back."""
 Kind = Literal["native", "ONNX", "null", "decided", "not decided"]
 
 
@@ -33,10 +35,30 @@ KINDS: dict[Kind, Look] = {
 }
 
 
-class Point(Struct, frozen=True, kw_only=True):
-    """One point with its interval. `series` is its row or line, `x` its place across, `tail` its p99.
+class Axis(Struct, frozen=True, kw_only=True):
+    """An axis with its ends; `ticks` are round numbers of the axis itself where none are given."""
 
-    What is `ringed` stands out.
+    title: str
+    domain: Domain
+    log: bool = True
+    ticks: tuple[float, ...] = ()
+    grid: bool = True
+    form: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What Altair's X and Y want to know."""
+        ticks = list(self.ticks) or (scales.ticks(self.domain) if self.log else None)
+        scale = alt.Scale(type="log" if self.log else "linear", domain=list(self.domain), nice=False)
+        shown = {"tickCount": 5} if ticks is None else {"values": ticks}
+        form = self.form or ("~g" if self.log else "~r")
+        return {"title": self.title, "scale": scale, "axis": alt.Axis(format=form, grid=self.grid, **shown)}
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """One point with its interval. `series` is its row or line, `tail` its p99, `x` its place across.
+
+    What is `ringed` stands out, what is `faded` stands back; `text` stands beside it.
     """
 
     series: str
@@ -48,7 +70,11 @@ class Point(Struct, frozen=True, kw_only=True):
     high: float | None
     label: str
     x: float = 0.0
+    x_low: float | None = None
+    x_high: float | None = None
     ringed: bool = False
+    faded: bool = False
+    text: str = ""
     tail: float | None = None
 
     @property
@@ -67,71 +93,75 @@ class Drawn(Struct, frozen=True):
 
 
 def lines(
-    points: Sequence[Point],
-    domain: Domain,
-    places: Sequence[int],
-    title: str,
-    says: str,
-    axes: tuple[str, str] = ("image side, px (log)", "median, ms (log)"),
+    points: Sequence[Point], x: Axis, y: Axis, title: str, says: str, outline: Sequence[tuple[float, float]] = ()
 ) -> Drawn:
-    """Values against places such as image sizes, both logarithmic, a line a series."""
-    y = alt.Y(
-        "value:Q",
-        title=axes[1],
-        scale=alt.Scale(type="log", domain=list(domain), nice=False),
-        axis=alt.Axis(values=scales.ticks(domain), format="~g"),
-    )
-    x = alt.X(
-        "x:Q",
-        title=axes[0],
-        scale=alt.Scale(type="log", domain=[places[0] / 1.2, places[-1] * 1.2], nice=False),
-        axis=alt.Axis(values=list(places), format="d", grid=False),
-    )
+    """Values against places such as image sizes, a line a series; `outline` are corners of one line of steps."""
     dash = alt.StrokeDash("kind:N", scale=_by_kind(points, "dashes"))
-    base = _base(points, domain).encode(x=x)
-    joined = base.mark_line(aria=False, strokeWidth=1.75).encode(y=y, strokeDash=dash, detail="series:N")
+    across, up = alt.X("x:Q", **x.settings), alt.Y("value:Q", **y.settings)
+    base = _base(points, y.domain, x.domain).encode(x=across)
+    joined = base.mark_line(aria=False, strokeWidth=1.75).encode(y=up, strokeDash=dash, detail="series:N")
     bars = base.mark_rule(aria=False, strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    layers = [joined, bars, _dots(base, points).encode(y=y)]
+    layers = [joined, bars, _dots(base, points).encode(y=up)]
+    if any(point.x_low is not None for point in points):
+        wide = base.mark_rule(aria=False, strokeWidth=1.5)
+        layers.insert(1, wide.encode(x=alt.X("x_low:Q", **x.settings), x2="x_high:Q", y=up))
     if any(point.ringed for point in points):
         rings = base.mark_point(aria=False, shape="circle", size=260, strokeWidth=1.75, filled=False)
-        layers.append(rings.transform_filter("datum.ringed").encode(y=y))
+        layers.append(rings.transform_filter("datum.ringed").encode(y=up))
+    if any(point.text for point in points):
+        written = base.mark_text(aria=False, dx=7, dy=-8, align="left", fontSize=12)
+        layers.append(written.encode(y=up, text="text:N", color=alt.value(MUTED), opacity=alt.value(1)))
+    if outline:
+        corners = alt.Chart(alt.InlineData(values=[{"x": place, "value": value} for place, value in outline]))
+        steps = corners.mark_line(aria=False, interpolate="step-after", strokeWidth=1.5, color=MUTED)
+        layers.insert(0, steps.encode(x=across, y=up))
     return Drawn(alt.layer(*layers), title, says, height=330)
 
 
 def rows(
-    points: Sequence[Point], domain: Domain, unit: str, title: str, says: str, *, log: bool, line: float | None = None
+    points: Sequence[Point],
+    x: Axis,
+    title: str,
+    says: str,
+    *,
+    line: float | None = None,
+    band: tuple[float, float] | None = None,
 ) -> Drawn:
-    """Values with intervals, a row a series, on one axis; `line` is where a rule stands for comparison."""
-    scale = alt.Scale(type="log" if log else "linear", domain=list(domain), nice=False)
-    ticks = alt.Axis(values=scales.ticks(domain), format="~g") if log else alt.Axis(tickCount=5, format="~g")
-    x = alt.X("value:Q", title=unit, scale=scale, axis=ticks)
+    """Values with intervals, a row a series, on one axis; `line` and `band` are what they are to be held against."""
     names = list(dict.fromkeys(point.series for point in points))
     y = alt.Y("series:N", sort=names, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
-    base = _base(points, domain).encode(y=y)
+    base = _base(points, x.domain).encode(y=y)
     layers = [
-        base.mark_rule(aria=False, strokeWidth=1.5).encode(x=alt.X("low:Q", title=unit), x2="high:Q"),
-        _dots(base, points).encode(x=x),
+        base.mark_rule(aria=False, strokeWidth=1.5).encode(x=alt.X("low:Q", title=x.title), x2="high:Q"),
+        _dots(base, points).encode(x=alt.X("value:Q", **x.settings)),
     ]
     if any(point.tail is not None for point in points):
         strokes = base.mark_tick(aria=False, thickness=2, size=13).transform_filter("datum.tail != null")
-        layers.insert(0, strokes.encode(x=alt.X("tail:Q", title=unit)))
+        layers.insert(0, strokes.encode(x=alt.X("tail:Q", title=x.title)))
     if line is not None:
         rule = alt.Chart(alt.InlineData(values=[{"at": line}])).mark_rule(aria=False, color=MUTED, strokeDash=[3, 3])
-        layers.insert(0, rule.encode(x=alt.X("at:Q", title=unit)))
+        layers.insert(0, rule.encode(x=alt.X("at:Q", title=x.title)))
+    if band is not None:
+        ends = alt.Chart(alt.InlineData(values=[{"from": band[0], "to": band[1]}]))
+        shade = ends.mark_rect(aria=False, color=MUTED, opacity=0.12)
+        layers.insert(0, shade.encode(x=alt.X("from:Q", title=x.title), x2="to:Q"))
     return Drawn(alt.layer(*layers), title, says)
 
 
-def _base(points: Sequence[Point], domain: Domain) -> alt.Chart:
+def _base(points: Sequence[Point], domain: Domain, across: Domain = (0.0, 0.0)) -> alt.Chart:
     """The points with their colour; those without an interval have one of no length."""
     values = []
     for point in points:
         ends = {
             "low": scales.within(point.value if point.low is None else point.low, domain),
             "high": scales.within(point.value if point.high is None else point.high, domain),
+            "x_low": scales.within(point.x if point.x_low is None else point.x_low, across),
+            "x_high": scales.within(point.x if point.x_high is None else point.x_high, across),
         }
         fill = point.colour if KINDS[point.kind].filled else PAPER
-        values.append(msgspec.to_builtins(point) | ends | {"fill": fill})
-    return alt.Chart(alt.InlineData(values=values)).encode(color=alt.Color("colour:N", scale=None))
+        values.append(msgspec.to_builtins(point) | ends | {"fill": fill, "opacity": FADED if point.faded else 1.0})
+    chart = alt.Chart(alt.InlineData(values=values)).encode(color=alt.Color("colour:N", scale=None))
+    return chart.encode(opacity=alt.Opacity("opacity:Q", scale=None)) if any(one.faded for one in points) else chart
 
 
 def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:

@@ -2,10 +2,11 @@
 
 from loadtest.analysis.ledger import REST, WHOLE, SecondWay, Term, second_way
 from loadtest.analysis.table import Row
-from loadtest.report import comparison, wording
+from loadtest.report import comparison, series, sheet, wording
 from loadtest.report.comparison import Group, by_deployment
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table
+from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table
+from loadtest.report.series import Part
 from loadtest.report.wording import ABSENT, Labels, number
 
 GROUPS = {
@@ -22,6 +23,20 @@ INTRO = (
     "explains. Medians of parts need not add up to that of the whole. A second way: the median in process plus that of "
     "the null server in the same way of measuring; the difference is what was measured less that."
 )
+COLOURS = {
+    "client queue": "#E69F00",
+    "request path": "#56B4E9",
+    "network": "#56B4E9",
+    "queue": "#CC79A7",
+    "decode": "#D55E00",
+    "infer": "#009E73",
+    "encode": "#F0E442",
+    "return path": "#0072B2",
+    "reading": wording.MUTED,
+    "sending to answer": "#56B4E9",
+    REST: "#b6bec8",
+}
+"""Okabe & Ito (2008), in the order of time, so that neighbours are told apart with any kind of colour vision."""
 MODEL = ("dataset", "architecture", "size", "profile")
 
 
@@ -29,6 +44,40 @@ def tables(facts: Facts) -> list[Table]:
     """A table for each way of measuring over HTTP that has ledgers, with one line a deployment and size."""
     names = [comparison.single_image(facts.profiles.values(), mode) for mode in ("open-loop", "closed-loop")]
     return [found for name in names if name and (found := _table(facts, name)) is not None]
+
+
+def figure(facts: Facts) -> Figure | None:
+    """Stacked bars, one panel a size and way of measuring; null without ledgers."""
+    labels = Labels(facts.rows)
+    names = [comparison.single_image(facts.profiles.values(), mode) for mode in ("closed-loop", "open-loop")]
+    rows = [row for row in facts.rows if row["profile"] in names and facts.ledgers.get(row["cell"])]
+    panels = []
+    shown: dict[str, Mark] = {}
+    for group in comparison.grouped(rows, "dataset", "architecture", "size", "profile").values():
+        row = group[0]
+        where = [wording.profile(facts.profiles[row["profile"]]), *facts.datasets(row["dataset"])]
+        title = ", ".join([*where, *facts.architectures(row["architecture"]), f"{row['size']} px"])
+        parts = [part for one in group for part in _parts(labels.full(one), facts.ledgers[one["cell"]])]
+        shown |= {part.name: Mark(COLOURS[part.name], "square") for part in parts}
+        says = "; ".join(dict.fromkeys(part.label for part in parts if part.name == "infer"))
+        panels.append(series.stacks(parts, "ms", title, says or "no server said what it spent"))
+    caption = (
+        "Where the time of one request goes, in the order of time. A bar is as long as the median of the whole, and "
+        "divided by the shares of the mean. Pale grey at its end: what no stamp explains."
+    )
+    key = tuple((name, shown[name]) for name in COLOURS if name in shown)
+    return sheet.draw("ledger", "Where the time goes", caption, panels, key) if panels else None
+
+
+def _parts(bar: str, ledger: tuple[Term, ...]) -> list[Part]:
+    (whole,) = (term.p50_ms for term in ledger if term.name == WHOLE)
+    found = []
+    for place, name in enumerate(COLOURS):
+        # A part may come out below nothing, by the clocks' resolution; it has no length.
+        for share in (max(term.share, 0.0) for term in ledger if term.name == name):
+            label = f"{bar}, {name}: {number(share * whole)} ms, {share * 100:.1f} %"
+            found.append(Part(name, bar, place, COLOURS[name], share * whole, label))
+    return found
 
 
 def _table(facts: Facts, profile: str) -> Table | None:

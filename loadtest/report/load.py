@@ -3,16 +3,12 @@
 import msgspec
 
 from loadtest.analysis.table import Row
-from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.comparison import by_deployment, grouped
-from loadtest.report.drawing import Point
+from loadtest.report import comparison, wording
+from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Table
+from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, Labels, number
 from medserve.spec import LoadProfile
-
-SHOWN = (("p50_ms", "Latency", "median, ms (log)"), ("throughput", "Throughput", "images/s (log)"))
-"""What is drawn against users."""
 
 
 def rulers(facts: Facts) -> Table | None:
@@ -42,12 +38,12 @@ def rulers(facts: Facts) -> Table | None:
         "had to wait is left out; a closed loop would also have left out every request that was due while it waited. "
         "Hidden: the headline less what a closed loop would have printed."
     )
-    return Table("", tuple(columns), tuple(lines), caption)
+    return Table("Three rulers", tuple(columns), tuple(lines), caption)
 
 
 def ladder(facts: Facts) -> Table | None:
     """Images a second by users, with the median beside it up to the knee; null where the study has no ladder."""
-    rungs = _rungs(facts)
+    rungs = rungs_of(facts)
     if len(rungs) < 2:
         return None
     labels = Labels(facts.rows)
@@ -62,36 +58,12 @@ def ladder(facts: Facts) -> Table | None:
         "Answered images a second, and the median latency. Bold: the knee, where throughput over latency is highest "
         "(Kleinrock 1979). Above it a request waits for other users' requests, and latency is not quoted."
     )
-    return Table("", tuple(columns), tuple(lines), caption) if lines else None
-
-
-def ladders(facts: Facts) -> Figure | None:
-    """Latency and throughput against users, the knee ringed; null where the study has no ladder."""
-    rungs = {one.name: one.users for one in _rungs(facts)}
-    rows = [row for row in facts.rows if row["profile"] in rungs and row["knee"] is not None and row["throughput"]]
-    if len(rungs) < 2 or not rows:
-        return None
-    panels = []
-    for (dataset, architecture, size), group in grouped(rows, "dataset", "architecture", "size").items():
-        place = ", ".join([*facts.datasets(str(dataset)), *facts.architectures(str(architecture)), f"{size} px"])
-        for key, title, unit in SHOWN:
-            points = [_point(facts, row, key, rungs[row["profile"]]) for row in group if row[key]]
-            if points:
-                domain = scales.logarithmic([point.spread for point in points])
-                says = f"{number(min(p.value for p in points))} to {number(max(p.value for p in points))}"
-                axes = ("users (log)", unit)
-                drawn = drawing.lines(points, domain, sorted(rungs.values()), f"{title}, {place}", says, axes)
-                panels.append(drawn)
-    caption = (
-        "Closed loops of several users, back to back. Ring: the knee of each deployment. Above it latency is not "
-        "quoted, so its line ends there; throughput goes on."
-    )
-    return sheet.draw("ladder", "The ladder of users", caption, panels, wording.key(rows))
+    return Table("The ladder of users", tuple(columns), tuple(lines), caption) if lines else None
 
 
 def idle(facts: Facts) -> Table | None:
     """The median of one user by how long it rests between requests; null where the study lets nobody rest."""
-    resting = [one for one in facts.profiles.values() if one.mode == "closed-loop" and one.gap_seconds]
+    resting = [one for one in facts.profiles.values() if one.mode == "closed-loop" and one.gap_seconds and not one.trap]
     if not resting:
         return None
     busy = comparison.single_image(facts.profiles.values(), "closed-loop")
@@ -108,13 +80,13 @@ def idle(facts: Facts) -> Table | None:
         "Median latency of one user with its interval. A server that rests between requests pays for cold caches, "
         "sleeping cores and sleeping threads again; back to back it does not."
     )
-    return Table("", tuple(columns), tuple(lines), caption)
+    return Table("One request now and then", tuple(columns), tuple(lines), caption)
 
 
-def _rungs(facts: Facts) -> list[LoadProfile]:
+def rungs_of(facts: Facts) -> list[LoadProfile]:
     """The profiles of the ladder of users, by users."""
     found = [one for one in facts.profiles.values() if one.mode == "closed-loop" and not one.gap_seconds]
-    return sorted((one for one in found if one.batch == 1), key=lambda one: one.users)
+    return sorted((one for one in found if one.batch == 1 and not one.trap), key=lambda one: one.users)
 
 
 def _who(facts: Facts, labels: Labels, row: Row) -> list[Cell]:
@@ -140,22 +112,3 @@ def _median(row: Row | None) -> Cell:
 
 def _number(value: float | None) -> Cell:
     return Cell(number(value), value=value)
-
-
-def _point(facts: Facts, row: Row, key: str, users: int) -> Point:
-    latency = key == "p50_ms"
-    name = f"{Labels(facts.rows).full(row)}, {wording.several(users, 'user')}"
-    said = f"median {wording.estimate(row)}" if latency else f"{number(row[key])} images/s"
-    null = row["framework"] is None
-    return Point(
-        series=Labels(facts.rows).full(row),
-        framework="null" if null else wording.framework(row["framework"]),
-        colour=wording.colour(row["framework"]),
-        kind="null" if null else "ONNX" if row["format"] == "onnx" else "native",
-        value=row[key],
-        low=row["p50_low"] if latency else None,
-        high=row["p50_high"] if latency else None,
-        label=f"{name}: {said}" + (" (the knee)" if row["knee"] else ""),
-        x=float(users),
-        ringed=bool(row["knee"]),
-    )

@@ -12,7 +12,7 @@ def write(page: Page) -> str:
     parts = [f"# {_plain(page.title)}" + (" (unofficial)" if page.unofficial else "")]
     parts.append("  \n".join(_plain(fact) for fact in page.facts))
     parts.append(" ".join(_sentence(sentence) for sentence in page.answer))
-    parts += _table(page.podium) if page.podium else []
+    parts += table(page.podium) if page.podium else []
     if page.cautions:
         parts.append("\n".join(f"> - {_plain(caution)}" for caution in page.cautions))
     for section in page.sections:
@@ -26,10 +26,11 @@ def write(page: Page) -> str:
 def _block(block: Table | Figure | Terms | Commands) -> list[str]:
     match block:
         case Table():
-            return _heading(block.title) + _table(block)
+            return _heading(block.title) + table(block)
         case Figure():
             alternative = _plain("; ".join(panel.alt for panel in block.panels))
-            return [f"![{alternative}](figures/{block.name}.svg)", f"*{_plain(block.caption)}*"]
+            picture = f"![{alternative}](figures/{block.name}.svg)"
+            return [*_heading(block.title), picture, f"*{_plain(block.caption)}*"]
         case Terms():
             lines = [f"- **{_plain(term)}**: {_plain(text)}" for term, text in block.items]
             return [*_heading(block.title), "\n".join(lines)]
@@ -41,17 +42,18 @@ def _heading(title: str) -> list[str]:
     return [f"### {_plain(title)}"] if title else []
 
 
-def _table(table: Table) -> list[str]:
-    rows = [[_column(column) for column in table.columns]]
-    rows.append(["---:" if column.numeric else "---" for column in table.columns])
-    rows += [[_cell(cell) for cell in line.cells] for line in table.lines]
+def table(found: Table) -> list[str]:
+    """A table with its remarks, notes and caption, without its title: paragraphs."""
+    rows = [[_column(column) for column in found.columns]]
+    rows.append(["---:" if column.numeric else "---" for column in found.columns])
+    rows += [[_cell(cell) for cell in line.cells] for line in found.lines]
     parts = ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    remarks = [(line.cells[0], remark) for line in table.lines for remark in line.remarks]
+    remarks = [(line.cells[0], remark) for line in found.lines for remark in line.remarks]
     if remarks:
         parts.append("\n".join(f"- **{_cell(cell)}**: {_plain(remark)}" for cell, remark in remarks))
-    if table.notes:
-        parts.append("\n".join(f"- {_plain(note)}" for note in table.notes))
-    return parts + ([_plain(table.caption)] if table.caption else [])
+    if found.notes:
+        parts.append("\n".join(f"- {_plain(note)}" for note in found.notes))
+    return parts + ([_plain(found.caption)] if found.caption else [])
 
 
 def _column(column: Column) -> str:

@@ -1,5 +1,6 @@
 """What a report consists of, as plain data: HTML and Markdown are two ways of writing it down."""
 
+import re
 from typing import Literal
 
 from msgspec import Struct
@@ -97,7 +98,7 @@ class Panel(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """Panels side by side. `key` explains the marks; `svg` and `png` are the whole of it as files."""
+    """Panels side by side, two a row where they are `paired`. `key` explains the marks; `svg` and `png` are files."""
 
     name: str
     title: str
@@ -106,6 +107,7 @@ class Figure(Struct, frozen=True):
     key: tuple[tuple[str, Mark], ...]
     svg: str
     png: bytes
+    paired: bool = False
 
 
 class Section(Struct, frozen=True):
@@ -115,6 +117,13 @@ class Section(Struct, frozen=True):
     title: str
     blocks: tuple[Table | Figure | Terms | Commands, ...]
     intro: str = ""
+
+    def called(self, block: Table | Figure | Terms | Commands) -> str:
+        """The anchor of a block, and the name of its files: a figure's own, a table's by section and title."""
+        if isinstance(block, Figure):
+            return block.name
+        title = block.title if isinstance(block, Table | Terms) else ""
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.name} {title}".lower()).strip("-")
 
 
 class Page(Struct, frozen=True):

@@ -1,26 +1,33 @@
-"""Puts the report together and writes it: report.html, report.md and figures/, all from the same data."""
+"""Puts the report together and writes it: report.html, report.md, figures/ and tables/, all from the same data."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.analysis import rendering
-from loadtest.analysis.verify import PUBLISHED
+from loadtest.analysis.verify import PUBLISHED, seal
 from loadtest.report import (
     answer,
     charts,
+    choices,
     claims,
     costs,
     deployments,
+    distributions,
     facts,
+    front,
     glossary,
     ledgers,
     load,
     markdown,
+    rates,
     resolution,
     ruler,
     steadiness,
     tables,
+    tabular,
     templating,
+    training,
     validity,
     wording,
 )
@@ -39,46 +46,57 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     found = facts.read(run)
     page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
-    written[run / PUBLISHED] = rendering.render(found.rows, "json").encode()
-    for figure in figures(page):
-        written[out.parent / "figures" / f"{figure.name}.svg"] = figure.svg.encode()
-        written[out.parent / "figures" / f"{figure.name}.png"] = figure.png
+    written[run / PUBLISHED] = rendering.render([*found.rows, *found.trapped], "json").encode()
+    written |= {out.parent / name: content for name, content in _beside(page)}
     for path, content in written.items():
         store.write_bytes(path, content)
+    seal(run)
     return list(written)
 
 
 def compose(found: Facts, folder: str) -> Page:
     """The report as data. `folder` is what the commands call the run."""
-    training, ratios, overheads = tables.trainings(found), tables.ratios(found), tables.overheads(found)
-    drawn = {figure.name: figure for figure in charts.figures(found)}
+    spent = ledgers.tables(found)
     sections = [
+        _section("choose", "What to choose", choices.table(found), front.table(found)),
         Section(
             "deployments",
             "Deployments",
             tuple(deployments.tables(found)),
             "Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
         ),
-        _section("formats", "Native beside ONNX", drawn.get("native-onnx"), ratios),
-        _section("latency", "Latency", drawn.get("latency"), drawn.get("latency-one-size")),
-        Section(
+        _section("formats", "Native beside ONNX", tables.ratios(found)),
+        _section(
             "resolution",
             "Resolution",
-            (*resolution.responses(found), *filter(None, (resolution.crossovers(found),))),
-            resolution.INTRO,
+            *resolution.responses(found),
+            resolution.crossovers(found),
+            intro=resolution.INTRO,
         ),
-        _section("http", "What HTTP adds", drawn.get("http-overhead"), overheads),
-        _section("rulers", "Three rulers", load.rulers(found)),
-        Section("time", "Where the time goes", tuple(ledgers.tables(found)), ledgers.INTRO),
-        _section("ladder", "The ladder of users", load.ladders(found), load.ladder(found)),
-        _section("idle", "One request now and then", load.idle(found)),
-        _section("costs", "What it costs", costs.table(found)),
-        _section("training", "Training", training),
-        Section("claims", "Published claims", tuple(filter(None, (claims.ledger(found),))), claims.INTRO),
-        _section("ruler", "The ruler", ruler.checks(found), ruler.roofline(found)),
+        _section("load", "Under load", load.rulers(found), load.ladder(found), load.idle(found)),
+        _section("time", "Where the time goes", *spent, tables.overheads(found), intro=ledgers.INTRO if spent else ""),
+        _section("costs", "What it costs", costs.table(found), training.table(found)),
+        _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
+        _section(
+            "charts",
+            "Charts",
+            charts.latency(found),
+            charts.latency_at_one_size(found),
+            distributions.figure(found),
+            charts.ratios(found),
+            front.figure(found),
+            rates.schedules(found),
+            rates.users(found),
+            ledgers.figure(found),
+            charts.overheads(found),
+            training.curves(found),
+            training.efficiency(found),
+        ),
         _section(
             "validity",
             "Validity",
+            ruler.checks(found),
+            ruler.roofline(found),
             validity.certificates(found),
             steadiness.table(found),
             validity.machine(found),
@@ -102,18 +120,26 @@ def compose(found: Facts, folder: str) -> Page:
     )
 
 
-def figures(page: Page) -> list[Figure]:
-    """All figures of a page."""
-    return [block for section in page.sections for block in section.blocks if isinstance(block, Figure)]
-
-
 def html(page: Page) -> str:
     """The page in one file that loads nothing."""
     return templating.render("report.html.jinja", page=page, kind=lambda block: type(block).__name__.lower())
 
 
-def _section(name: str, title: str, *blocks: Table | Figure | Terms | Commands | None) -> Section:
-    return Section(name, title, tuple(block for block in blocks if block is not None))
+def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
+    """Every figure and every table as files of their own: paths beside the page, and contents."""
+    found = {section.called(block): block for section in page.sections for block in section.blocks}
+    for name, block in [("answer", page.podium), *found.items()]:
+        match block:
+            case Figure():
+                yield f"figures/{name}.svg", block.svg.encode()
+                yield f"figures/{name}.png", block.png
+            case Table():
+                for ending, text in tabular.forms(block):
+                    yield f"tables/{name}.{ending}", text.encode()
+
+
+def _section(name: str, title: str, *blocks: Table | Figure | Terms | Commands | None, intro: str = "") -> Section:
+    return Section(name, title, tuple(block for block in blocks if block is not None), intro)
 
 
 def _facts(found: Facts) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from math import floor, log10
 Spread = tuple[float, float | None, float | None]
 """A value with the ends of its interval."""
 Domain = tuple[float, float]
+CUT = " Intervals that leave the frame are cut at its edge."
+"""What a caption says where `cut` is true."""
 
 
 def logarithmic(spreads: Sequence[Spread]) -> Domain:
@@ -24,6 +26,14 @@ def linear(spreads: Sequence[Spread]) -> Domain:
     low = min([least, *_known(low for _, low, _ in spreads)])
     high = max([most, *_known(high for _, _, high in spreads)])
     return max(low, least - room / 2) - room * 0.04, min(high, most + room / 2) + room * 0.04
+
+
+def percent(spreads: Sequence[Spread]) -> Domain:
+    """Ends of an axis in per cent around shares with their intervals, with some room, not beyond 0 and 100."""
+    least = min(_known(end for value, low, _ in spreads for end in (value, low))) * 100
+    most = max(_known(end for value, _, high in spreads for end in (value, high))) * 100
+    room = max((most - least) * 0.06, 0.1)
+    return max(0.0, least - room), min(100.0, most + room)
 
 
 def ticks(domain: Domain) -> list[float]:

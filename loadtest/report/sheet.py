@@ -39,18 +39,20 @@ THEME: dict[str, Any] = {
 Key = tuple[tuple[str, Mark], ...]
 
 
-def draw(name: str, title: str, caption: str, drawn: Sequence[Drawn], key: Key) -> Figure:
-    """A figure of these panels."""
+def draw(name: str, title: str, caption: str, drawn: Sequence[Drawn], key: Key, *, paired: bool = False) -> Figure:
+    """A figure of these panels; of `paired` ones two stand side by side."""
     pictures = [_picture(one) for one in drawn]
-    panels = tuple(_panel(picture, one) for picture, one in zip(pictures, drawn, strict=True))
-    whole = _sheet(pictures, key)
-    return Figure(name, title, caption, panels, key, whole, vl_convert.svg_to_png(whole, scale=2))
+    panels = tuple(map(_panel, pictures))
+    columns = min(len(pictures), 2 if paired or len(pictures) == 4 else 3)
+    whole = _sheet(pictures, key, columns)
+    return Figure(name, title, caption, panels, key, whole, vl_convert.svg_to_png(whole, scale=2), paired)
 
 
 class _Picture(Struct, frozen=True):
-    """What is inside an SVG, and its pixels."""
+    """What is inside an SVG, what it says to who cannot see it, and its pixels."""
 
     body: str
+    says: str
     width: int
     height: int
 
@@ -63,18 +65,16 @@ def _picture(one: Drawn) -> _Picture:
     size = re.search(r'width="([\d.]+)" height="([\d.]+)"', svg)
     assert size is not None
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
-    return _Picture(body, ceil(float(size[1])), ceil(float(size[2])))
+    return _Picture(body, f"{one.title}: {one.says}", ceil(float(size[1])), ceil(float(size[2])))
 
 
-def _panel(picture: _Picture, one: Drawn) -> Panel:
-    alternative = f"{one.title}: {one.says}"
+def _panel(picture: _Picture) -> Panel:
     box = f'viewBox="0 0 {picture.width} {picture.height}"'
-    return Panel(f'<svg {box} role="img" aria-label={quoteattr(alternative)}>{picture.body}</svg>', alternative)
+    return Panel(f'<svg {box} role="img" aria-label={quoteattr(picture.says)}>{picture.body}</svg>', picture.says)
 
 
-def _sheet(pictures: Sequence[_Picture], key: Key) -> str:
+def _sheet(pictures: Sequence[_Picture], key: Key, columns: int) -> str:
     """All panels on one white sheet, the key below: a file that stands alone."""
-    columns = min(len(pictures), 2 if len(pictures) == 4 else 3)
     placed, signs, top, left = [], [], GAP, GAP
     for first in range(0, len(pictures), columns):
         row = pictures[first : first + columns]

@@ -1,4 +1,4 @@
-"""The other tables of measurements: native beside ONNX, what HTTP adds, training."""
+"""The other tables of measurements: native beside ONNX, and what HTTP adds."""
 
 from loadtest.analysis.table import Row
 from loadtest.analysis.verdicts import deployment
@@ -7,8 +7,6 @@ from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Mark, Table, Tone
 from loadtest.report.wording import ABSENT, Labels, number
-from medserve.progress import duration
-from medserve.spec import Checkpoint
 
 
 def ratios(facts: Facts) -> Table | None:
@@ -23,7 +21,7 @@ def ratios(facts: Facts) -> Table | None:
         key = (deployment(pair.native), deployment(pair.onnx))
         lines.setdefault(key, {})[pair.native["profile"]] = pair
     labels = Labels(facts.rows)
-    columns = [Column("framework", numeric=False), *_data_column(facts), Column("size", "px")]
+    columns = [Column("framework", numeric=False), *data_column(facts), Column("size", "px")]
     for profile in profiles:
         group = wording.profile(profile)
         columns += [Column("native", "ms", group), Column("ONNX", "ms", group), Column("ratio", "", group)]
@@ -77,48 +75,14 @@ def overheads(facts: Facts) -> Table | None:
         cells = [Cell(wording.framework(row["framework"]), kind, mark=wording.mark(row))]
         cells += [_bounds(by_size[size][1]) if size in by_size else Cell(ABSENT, tone="muted") for size in sizes]
         rows.append(Line(tuple(cells)))
-    return Table("", columns, tuple(rows), "Median of the closed loop less the median in process, one image a request.")
+    caption = "Median of the closed loop less the median in process, one image a request."
+    return Table("What HTTP adds", columns, tuple(rows), caption)
 
 
 def _bounds(found: comparison.Bounds) -> Cell:
     return Cell(number(found.value), wording.interval(found.low, found.high), found.value)
 
 
-def trainings(facts: Facts) -> Table:
-    """One line a checkpoint that the study asked for, with the reason where there is none."""
-    columns = [Column("framework", numeric=False), *_data_column(facts)]
-    columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1) + [Column("size", "px")]
-    columns += [Column("accuracy", "%", "Test split"), Column("balanced", "%", "Test split")]
-    columns += [Column("AUC", "", "Test split"), Column("images/s", "median", "Speed")]
-    columns += [Column("compile", "s", "Speed"), Column("time to finish", "", "Speed"), Column("parameters")]
-    columns += [Column("epochs"), Column("batch"), Column("seed")]
-    lines = []
-    for training in facts.plan.trainings:
-        checkpoint = facts.checkpoints.get(training.name)
-        name = wording.framework(training.framework)
-        cells = [Cell(name, hint=training.name, mark=Mark(wording.colour(training.framework)))]
-        cells += [Cell(name) for name in facts.datasets(training.dataset)]
-        cells += [Cell(name) for name in facts.architectures(training.architecture)]
-        cells.append(Cell(str(training.size), value=training.size))
-        cells += _trained(checkpoint) if checkpoint else [Cell(ABSENT, tone="muted")] * 7
-        recipe = checkpoint.recipe if checkpoint else training.recipe
-        cells += [Cell(str(value), value=value) for value in (recipe.epochs, recipe.batch, recipe.seed)]
-        lines.append(Line(tuple(cells), () if checkpoint else (facts.why_not(training) or "not trained yet",)))
-    return Table("", tuple(columns), tuple(lines))
-
-
-def _trained(checkpoint: Checkpoint) -> list[Cell]:
-    test = checkpoint.test
-    return [
-        Cell(f"{test.accuracy * 100:.2f}", value=test.accuracy),
-        Cell(f"{test.balanced_accuracy * 100:.2f}", value=test.balanced_accuracy),
-        Cell(f"{test.auc:.4f}", value=test.auc),
-        Cell(number(checkpoint.images_per_second), value=checkpoint.images_per_second),
-        Cell(number(checkpoint.compile_seconds), value=checkpoint.compile_seconds),
-        Cell(duration(checkpoint.train_seconds), value=checkpoint.train_seconds),
-        Cell(f"{checkpoint.parameters:,}", value=checkpoint.parameters),
-    ]
-
-
-def _data_column(facts: Facts) -> list[Column]:
+def data_column(facts: Facts) -> list[Column]:
+    """The column of the data set, where the study has several."""
     return [Column("data", numeric=False)] * (len(facts.study.datasets) > 1)

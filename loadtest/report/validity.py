@@ -144,7 +144,7 @@ def launches(facts: Facts) -> Terms:
     """How often, in which order and when."""
     study = facts.study
     done = sum(result.status == "done" for result in facts.results)
-    asked = study.launches * len(facts.rows)
+    asked = study.launches * (len(facts.rows) + len(facts.trapped))
     started = [result.started for result in facts.results]
     lengths: dict[str, list[str]] = {}
     for deployed in facts.plan.deployed:

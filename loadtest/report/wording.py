@@ -113,14 +113,28 @@ def profile(one: LoadProfile) -> str:
     words += [schedule(one)] if one.rate else []
     words += [f"rests of {rest(one.gap_seconds)}"] if one.gap_seconds else []
     words += [f"{one.users} users"] if one.users > 1 else []
+    words += [f"trap {one.trap}"] if one.trap else []
     words += [f"batches of {one.batch}"] if one.batch > 1 else ["one image"] if one.mode == "in-process" else []
     return ", ".join(words)
 
 
+def under(one: LoadProfile) -> str:
+    """A load over HTTP as a sentence names it: `at 50 requests a second, Poisson`."""
+    if one.mode == "open-loop":
+        return ", ".join(filter(None, (f"at {one.rate:g} requests a second" if one.rate else "", _arrivals(one))))
+    rests = f"with rests of {rest(one.gap_seconds)}" if one.gap_seconds else "back to back"
+    return f"{several(one.users, 'user')}, {rests}"
+
+
 def schedule(one: LoadProfile) -> str:
     """The arrivals of an open loop: `50/s`, `50/s Poisson`."""
-    kinds = {"constant": "", "poisson": " Poisson", "bursts": f" in bursts of {one.burst}", "trace": " by trace"}
-    return f"{one.rate:g}/s{kinds[one.arrivals]}" if one.rate else kinds[one.arrivals].strip()
+    return " ".join(filter(None, (f"{one.rate:g}/s" if one.rate else "", _arrivals(one))))
+
+
+def _arrivals(one: LoadProfile) -> str:
+    return {"constant": "", "poisson": "Poisson", "bursts": f"in bursts of {one.burst}", "trace": "by trace"}[
+        one.arrivals
+    ]
 
 
 def rest(seconds: float) -> str:

@@ -1,4 +1,26 @@
 "use strict";
+// Filtering: a long table gets a field; a line stays when it holds every word. Paper shows all lines again.
+for (const table of document.querySelectorAll("section[id]:not(#answer) table")) {
+  const bodies = [...table.tBodies];
+  if (bodies.length < 7) continue;
+  const bar = document.createElement("p");
+  const field = document.createElement("input");
+  const count = document.createElement("span");
+  bar.className = "filter";
+  field.type = "search";
+  field.placeholder = "Filter";
+  field.setAttribute("aria-label", `Filter the lines of ${table.parentElement.getAttribute("aria-label")}`);
+  count.setAttribute("role", "status");
+  bar.append(field, count);
+  table.parentElement.before(bar);
+  const texts = new Map(bodies.map((body) => [body, body.textContent.toLowerCase().replace(/\s+/g, " ")]));
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(" ").filter(Boolean);
+    for (const [body, text] of texts) body.hidden = !words.every((word) => text.includes(word));
+    const left = bodies.filter((body) => !body.hidden).length;
+    count.textContent = words.length ? `${left} of ${bodies.length} lines` : "";
+  });
+}
 // Sorting: each heading of the last header row becomes a button. A line and its remarks are one tbody and move together.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.querySelectorAll(".heads th")];
@@ -35,7 +57,7 @@ for (const table of document.querySelectorAll("table")) {
 }
 // A mark of a chart says its numbers when it is pointed at.
 const tip = document.getElementById("tip");
-const mark = (event) => event.target.closest?.('.panels [aria-roledescription="point"]');
+const mark = (event) => event.target.closest?.('.panels :is([aria-roledescription="point"], [aria-roledescription="bar"])');
 document.addEventListener("pointerover", (event) => {
   const found = mark(event);
   tip.hidden = !found;
