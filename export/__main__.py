@@ -24,16 +24,23 @@ def export(
     checkpoint_folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
     form: Annotated[str, typer.Option("--format", help="torchscript, saved_model, stablehlo or onnx.")],
     out: Annotated[Path, typer.Option(help="Folder of the new artifact.")],
+    framework: Annotated[
+        str | None,
+        typer.Option(help="Transplant the weights into this one's network.", show_default="the one that trained it"),
+    ] = None,
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
+
+    Any framework opens any checkpoint: what the others export of it is held to the same scores of the trainer.
 
     Example: medserve export runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0 --format onnx --out artifacts/cells
     """
     checkpoint = store.read_checkpoint(checkpoint_folder)
-    exporter = plugins.load("export.frameworks", checkpoint.framework)
+    framework = framework or checkpoint.framework
+    exporter = plugins.load("export.frameworks", framework)
     row = pick(FORMATS, "format", form)
     if form not in exporter.WRITES:
-        raise CannotRun(f"{checkpoint.framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
+        raise CannotRun(f"{framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
     data = _test_split(checkpoint)
     with store.new_folder(out) as partial:
         path = partial / row.path
@@ -45,6 +52,7 @@ def export(
         certificate = _certify(partial, checkpoint_folder, data, form)
         artifact = Artifact(
             name=out.name,
+            transplanted=framework if framework != checkpoint.framework else None,
             format=form,
             opset=OPSET if form == "onnx" else None,
             checkpoint=checkpoint,

@@ -106,7 +106,8 @@ class _Run:
         if (folder / "artifact.json").is_file() or not (checkpoint / "checkpoint.json").is_file():
             self._jobs.skip("export")
             return
-        words = ["-m", "export", str(checkpoint), "--format", export.format, "--out", str(folder)]
+        words = ["-m", "export", str(checkpoint), "--format", export.format, "--framework", export.framework]
+        words += ["--out", str(folder)]
         self._remember("export", export.name, self._run("export", export.name, words))
 
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:

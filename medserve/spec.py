@@ -144,11 +144,13 @@ class Certificate(Noun, frozen=True, kw_only=True):
 class Artifact(Noun, frozen=True, kw_only=True):
     """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out.
 
+    `transplanted` names the framework into whose network the weights were put, null for the one that trained them.
     `operators` counts the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
     """
 
     schema: int = SCHEMA
     name: str
+    transplanted: str | None = None
     format: str
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     opset: int | None

@@ -53,7 +53,8 @@ class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core. Traps are measured with the first of them.
+    generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
+    weights are transplanted into the others: one function in all deployments.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Study(Noun, frozen=True, kw_only=True):
     dispatch: Dispatch = "inline"
     launches: int = 3
     seeds: tuple[int, ...] = (0,)
+    trained_in: str | None = None
     unofficial: bool = False
     recipe: Recipe = Recipe()
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
@@ -94,15 +96,17 @@ class Training(Noun, frozen=True, kw_only=True):
 
 
 class Export(Noun, frozen=True, kw_only=True):
-    """An artifact to be made from a checkpoint."""
+    """An artifact to be made from a checkpoint, by the framework that trained it or, transplanted, by another."""
 
     training: Training
+    framework: str
     format: str
 
     @property
     def name(self) -> str:
         """The artifact's folder name."""
-        return f"{self.training.name}.{self.format}"
+        transplanted = "" if self.framework == self.training.framework else f"-in-{self.framework}"
+        return f"{self.training.name}{transplanted}.{self.format}"
 
 
 class Deployed(Noun, frozen=True, kw_only=True):
@@ -160,10 +164,18 @@ def plan(study: Study) -> Plan:
                         epochs = study.epochs_at.get(size, study.recipe.epochs)
                         recipe = msgspec.structs.replace(study.recipe, seed=seed, epochs=epochs)
                         training = Training(
-                            dataset=dataset, size=size, architecture=architecture, framework=framework, recipe=recipe
+                            dataset=dataset,
+                            size=size,
+                            architecture=architecture,
+                            framework=study.trained_in or framework,
+                            recipe=recipe,
                         )
-                        trainings.append(training)
-                        made += [Export(training=training, format=name) for name in _formats(study, framework)]
+                        if training not in trainings:
+                            trainings.append(training)
+                        made += [
+                            Export(training=training, framework=framework, format=name)
+                            for name in _formats(study, framework)
+                        ]
                 exports += made
                 profiles = _profiles(study, size)
                 deployed += [
@@ -195,7 +207,7 @@ def _check(study: Study) -> None:
             check_size(pick(DATASETS, "dataset", dataset), size)
     for architecture in study.architectures:
         pick(ARCHITECTURES, "architecture", architecture)
-    for framework in study.frameworks:
+    for framework in (*study.frameworks, *filter(None, (study.trained_in,))):
         if framework not in (known := plugins.names("train.frameworks")):
             raise unknown("framework", framework, known)
     for runtime in study.runtimes:

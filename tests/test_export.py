@@ -151,6 +151,24 @@ def test_a_format_that_the_framework_does_not_write_is_a_reason(stage: Stage, ch
     assert not (tmp_path / "a").exists()
 
 
+FRAMEWORKS = plugins.names("export.frameworks")
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "framework"), [(one, other) for one in FRAMEWORKS for other in FRAMEWORKS if one != other]
+)
+def test_every_framework_exports_the_weights_of_every_other_as_the_same_function(
+    trained_in: str, framework: str, stage: Stage, checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    native = plugins.literals("export.frameworks", framework)["WRITES"][0]
+    words = [str(checkpoint_of(trained_in)), "--format", native, "--framework", framework]
+    done = stage("export", *words, "--out", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    artifact = store.read_artifact(tmp_path / "a")
+    assert artifact.certificate.valid
+    assert (artifact.checkpoint.framework, artifact.transplanted) == (trained_in, framework)
+
+
 def test_an_unknown_format_is_refused(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
     done = stage("export", str(checkpoint), "--format", "tflite", "--out", str(tmp_path / "a"))
     assert done.returncode == 2

@@ -79,6 +79,23 @@ def test_a_trap_is_measured_by_those_that_can_step_into_it(tmp_path: Path) -> No
     ]
 
 
+def test_one_framework_trains_for_all(tmp_path: Path) -> None:
+    text = MINIMAL.replace('["pytorch"]', '["keras_tf", "pytorch"]').replace(
+        "[[measure]]", 'trained_in = "pytorch"\n[[measure]]', 1
+    )
+    plan = study.plan(read(tmp_path, text))
+    assert [training.name for training in plan.trainings] == [
+        "synthetic-28-cnn-pytorch-s0",
+        "synthetic-64-cnn-pytorch-s0",
+    ]
+    assert [export.name.removeprefix("synthetic-28-cnn-") for export in plan.exports[:4]] == [
+        "pytorch-s0-in-keras_tf.saved_model",
+        "pytorch-s0-in-keras_tf.onnx",
+        "pytorch-s0.torchscript",
+        "pytorch-s0.onnx",
+    ]
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = study.plan(read(tmp_path, text)).trainings

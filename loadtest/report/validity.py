@@ -32,9 +32,11 @@ def certificates(facts: Facts) -> Table:
     for export in facts.plan.exports:
         artifact = facts.artifacts.get(export.name)
         training = export.training
-        mark = Mark(wording.colour(training.framework), "diamond" if export.format == "onnx" else "disc")
-        name = wording.framework(training.framework)
-        first = [Cell(name, wording.title(export.format), hint=export.name, mark=mark)]
+        mark = Mark(wording.colour(export.framework), "diamond" if export.format == "onnx" else "disc")
+        name, kind = wording.framework(export.framework), wording.title(export.format)
+        if export.framework != training.framework:
+            kind += f", weights of {wording.framework(training.framework)}"
+        first = [Cell(name, kind, hint=export.name, mark=mark)]
         first.append(Cell(str(training.size), value=training.size))
         if artifact is None:
             empty = [Cell(ABSENT, tone="muted")] * 7
