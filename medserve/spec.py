@@ -1,5 +1,6 @@
 """Every noun of the project, frozen and typed. Stages exchange these as JSON; none of them does anything when read."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -37,20 +38,42 @@ class DatasetSpec(Noun, frozen=True, kw_only=True):
 
 
 class Architecture(Noun, frozen=True, kw_only=True):
-    """A network as numbers, no graph. `backbone_parameters` counts all trainable numbers but the linear head's."""
+    """A network as numbers, no graph. Tuples hold one number a stage; what a family does not read is left empty.
+
+    `backbone_parameters` counts all trainable numbers but the linear head's; `multiply_adds` those of one image of
+    224 px in convolutions and dense layers, without the head. The first `fused` stages are of fused blocks.
+    `stochastic_depth` is what the blocks' rates grow towards. `mean` and `std` are of pixels from 0 to 1.
+    """
 
     name: str
     family: str
+    stem: int = 0
     widths: tuple[int, ...]
     depths: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    expansions: tuple[int, ...] = ()
+    stride_first: bool = False
+    fused: int = 0
     features: int
+    drop_out: float = 0.0
+    stochastic_depth: float = 0.0
     backbone_parameters: int
+    multiply_adds: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def parameters(self, classes: int) -> int:
         """Trainable parameters with a linear head of `classes` outputs; every framework is held to it."""
         return self.backbone_parameters + (self.features + 1) * classes
+
+    def stages(self) -> Iterator[tuple[int, int, int, int]]:
+        """Width, depth, stride and expansion of each stage."""
+        return zip(self.widths, self.depths, self.strides, self.expansions, strict=True)
+
+    def drop_rates(self) -> Iterator[float]:
+        """Rate of stochastic depth of each block: from 0, linearly towards `stochastic_depth` behind the last."""
+        blocks = sum(self.depths)
+        return (self.stochastic_depth * block / blocks for block in range(blocks))
 
 
 class Recipe(Noun, frozen=True, kw_only=True):

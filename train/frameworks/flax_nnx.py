@@ -63,18 +63,21 @@ class FlaxTrainer:
     def save(self, folder: Path) -> None:
         network = nnx.merge(self._graph, self._parameters, self._rest, copy=True)
         save_file(self._canonical.read(network), folder / "weights.safetensors")
-        save_file({name: np.array(value) for name, value in self._named_moments()}, folder / "resume.safetensors")
+        state = {name: np.array(value) for name, value in _named(self._resumable())}
+        save_file(state, folder / "resume.safetensors")
 
     def restore(self, folder: Path) -> None:
         network = nnx.merge(self._graph, self._parameters, self._rest, copy=True)
         self._canonical.write(network, load_file(folder / "weights.safetensors"))
         self._split(network)
         state = load_file(folder / "resume.safetensors")
-        restored = [jnp.array(state[name]) for name, _ in self._named_moments()]
-        self._moments = jax.tree.unflatten(jax.tree.structure(self._moments), restored)
+        fresh = self._resumable()
+        restored = [jnp.array(state[name]) for name, _ in _named(fresh)]
+        self._moments, draws = jax.tree.unflatten(jax.tree.structure(fresh), restored)
+        self._rest = nnx.merge_state(self._rest, draws)
 
     def _split(self, network: nnx.Module) -> None:
-        """Take a network apart into its graph, its trained numbers, and the rest: batch statistics."""
+        """Take a network apart into its graph, its trained numbers, and the rest: batch statistics, random state."""
         self._graph, self._parameters, self._rest = nnx.split(network, nnx.Param, ...)
 
     def _next(
@@ -93,10 +96,15 @@ class FlaxTrainer:
     def _probabilities(self, parameters: nnx.State, rest: nnx.State, images: jax.Array) -> jax.Array:
         return jax.nn.softmax(nnx.merge(self._evaluation, parameters, rest)(images))
 
-    def _named_moments(self) -> list[tuple[str, jax.Array]]:
-        """Every array of the optimiser's state, the counters of steps among them, under its path."""
-        pairs = jax.tree.leaves_with_path(self._moments)
-        return [(jax.tree_util.keystr(path, simple=True, separator="."), value) for path, value in pairs]
+    def _resumable(self) -> tuple[optax.OptState, nnx.State]:
+        """The optimiser's state, and how often each layer of drop-out has drawn: its key follows from the seed."""
+        return self._moments, nnx.filter_state(self._rest, nnx.RngCount)
+
+
+def _named(tree: optax.OptState) -> list[tuple[str, jax.Array]]:
+    """Every array of a tree, the counters of steps among them, under its path."""
+    pairs = jax.tree.leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), value) for path, value in pairs]
 
 
 def _decays(parameters: nnx.State) -> nnx.State:

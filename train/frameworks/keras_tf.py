@@ -78,6 +78,11 @@ class KerasTrainer:
         self._canonical.write(self._network, load_file(folder / "weights.safetensors"))
         self._optimiser.load_own_variables(load_file(folder / "resume.safetensors"))
         self._step = int(self._optimiser.iterations.numpy())
+        # A layer of drop-out draws once a step: its own seed and the number of draws are all its state.
+        for layer in self._network.layers:
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                seed, _ = layer.seed_generator.state.numpy()
+                layer.seed_generator.state.assign([seed, self._step])
 
     @tf.function
     def _compiled_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

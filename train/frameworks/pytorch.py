@@ -30,6 +30,7 @@ class PyTorchTrainer:
         build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
         self._canonical = plugins.load("train.models.canonical", "pytorch")
         self._network = build(architecture, classes, recipe.seed).to(self._device)
+        self._seed = recipe.seed
         self._rates = learning_rates
         self._step = 0
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -45,6 +46,8 @@ class PyTorchTrainer:
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
         for group in self._optimiser.param_groups:
             group["lr"] = float(self._rates[self._step])
+        # What drop-out draws follows from the seed and the step alone, so that a resumed training draws it again.
+        torch.manual_seed((self._seed << 32) + self._step)
         self._network.train()
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._loss(self._network(self._tensor(images)), self._tensor(labels))

@@ -1,5 +1,23 @@
 """One file a framework: `read(network)` and `write(network, weights)` between a network and canonical weights.
 
 Canonical weights are a dictionary of float32 arrays under the usual PyTorch names and layouts: `conv.weight`
-(O, I, H, W), `fc.weight` (O, I), batch norm as `weight`, `bias`, `running_mean`, `running_var`; no step counters.
+(O, I, H, W), depthwise (C, 1, H, W), `fc.weight` (O, I), batch norm as `weight`, `bias`, `running_mean`,
+`running_var`; no step counters. `outputs(network, images)` gives what each layer computes, for `train.parity`.
 """
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve.errors import BadInput
+
+
+def check_fit(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raise BadInput that lists the first mismatches between a network's canonical shapes and weights, both sides."""
+    given = {name: value.shape for name, value in weights.items()}
+    wrong = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+    if wrong:
+        lines = (f"{name}: network {shapes.get(name, 'none')}, weights {given.get(name, 'none')}" for name in wrong[:5])
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise BadInput(f"the weights do not fit the network; {'; '.join(lines)}{more}")

@@ -1,47 +1,50 @@
-"""Flax keeps kernels as (H, W, I, O) and (I, O), and has its own names for the arrays.
-
-Without axes, `transpose` turns a matrix round and leaves a vector as it is: only images' kernels need them named.
-"""
+"""Flax keeps kernels as (H, W, I, O), depthwise (H, W, 1, C), and (I, O), and has its own names for the arrays."""
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from medserve.errors import BadInput
+from train.models.canonical import check_fit
 
 REQUIRES = ("jax", "flax")
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# By the number of dimensions.
+TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
     """Canonical weights of a network, copied to the host."""
-    return {name: _canonical(np.array(variable[...])) for name, variable in _variables(network).items()}
+    return {
+        name: np.array(np.array(variable[...]).transpose(TO_CANONICAL[variable.ndim]), order="C")
+        for name, variable in _variables(network).items()
+    }
 
 
 def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
     """Put canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
     variables = _variables(network)
-    wrong = sorted(
-        name
-        for name in variables.keys() | weights.keys()
-        if name not in variables or name not in weights or _native(weights[name]).shape != variables[name].shape
-    )
-    if wrong:
-        raise BadInput(f"weights do not fit the network; first differences: {', '.join(wrong[:5])}")
+    shapes = {
+        name: tuple(variable.shape[axis] for axis in TO_CANONICAL[variable.ndim])
+        for name, variable in variables.items()
+    }
+    check_fit(shapes, weights)
     for name, variable in variables.items():
-        variable[...] = jnp.array(_native(weights[name]))
+        variable[...] = jnp.array(weights[name].transpose(np.argsort(TO_CANONICAL[variable.ndim])))
+
+
+def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
+    # A copy, for what is captured stays in the modules.
+    network = nnx.clone(network)
+    network.eval()
+    _, found = nnx.capture(network, nnx.Intermediate, method_outputs=nnx.Intermediate)(images)
+    values = {".".join(map(str, path[:-1])): variable.get_value()[0] for path, variable in nnx.to_flat_state(found)}
+    layers = {name.rpartition(".")[0] for name in _variables(network)}
+    return {name: np.moveaxis(np.array(value), -1, 1) for name, value in values.items() if name in layers}
 
 
 def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:
     state = nnx.state(network, (nnx.Param, nnx.BatchStat))
     return {".".join(map(str, (*path[:-1], NAMES[path[-1]]))): value for path, value in nnx.to_flat_state(state)}
-
-
-def _canonical(value: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(value.transpose((3, 2, 0, 1) if value.ndim == 4 else None))
-
-
-def _native(value: NDArray[np.float32]) -> NDArray[np.float32]:
-    return value.transpose((2, 3, 1, 0) if value.ndim == 4 else None)

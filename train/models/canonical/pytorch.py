@@ -1,10 +1,12 @@
 """PyTorch's own state dictionary is the canonical form, less its batch counters."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medserve.errors import BadInput
+from train.models.canonical import check_fit
 
 REQUIRES = ("torch",)
 
@@ -18,14 +20,28 @@ def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
 def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
     """Put canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
     state = {name: value for name, value in network.state_dict().items() if not _counter(name)}
-    wrong = sorted(
-        name
-        for name in state.keys() | weights.keys()
-        if name not in state or name not in weights or tuple(state[name].shape) != weights[name].shape
-    )
-    if wrong:
-        raise BadInput(f"weights do not fit the network; first differences: {', '.join(wrong[:5])}")
+    check_fit({name: tuple(value.shape) for name, value in state.items()}, weights)
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=False)
+
+
+def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
+    found: dict[str, NDArray[np.float32]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: found.update({name: output.cpu().numpy()})
+
+    hooks = [
+        module.register_forward_hook(keep(name))
+        for name, module in network.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    network.eval()
+    with torch.inference_mode():
+        network(torch.from_numpy(images))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _counter(name: str) -> bool:

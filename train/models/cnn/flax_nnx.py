@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from medserve.spec import Architecture
+from train.models.layers.flax_nnx import Normalise, batch_norm, conv, head
 
 REQUIRES = ("jax", "flax")
 
@@ -13,8 +14,7 @@ class Cnn(nnx.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
     def __init__(self, architecture: Architecture, classes: int, rngs: nnx.Rngs) -> None:
-        self.mean = architecture.mean
-        self.std = architecture.std
+        self.normalise = Normalise(architecture)
         self.stages = nnx.List()
         channels = 3
         for width, depth in zip(architecture.widths, architecture.depths, strict=True):
@@ -23,10 +23,10 @@ class Cnn(nnx.Module):
                 stage.append(ConvNorm(channels, width, rngs))
                 channels = width
             self.stages.append(stage)
-        self.fc = nnx.Linear(channels, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+        self.fc = head(channels, classes, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
+        x = self.normalise(images)
         for index, stage in enumerate(self.stages):
             if index > 0:
                 x = max_pool(x)
@@ -39,27 +39,11 @@ class ConvNorm(nnx.Module):
     """3x3 convolution, batch norm, ReLU; the image keeps its size."""
 
     def __init__(self, channels: int, width: int, rngs: nnx.Rngs) -> None:
-        he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.conv = nnx.Conv(
-            channels, width, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, kernel_init=he_normal, rngs=rngs
-        )
-        self.bn = BatchNorm(width, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.conv = conv(channels, width, 3, rngs=rngs)
+        self.bn = batch_norm(width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return nnx.relu(self.bn(self.conv(x)))
-
-
-class BatchNorm(nnx.BatchNorm):
-    """NNX's batch norm with PyTorch's running variance, the unbiased one."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        before = self.var[...]
-        y = super().__call__(x)
-        if not self.use_running_average:
-            added = self.var[...] - self.momentum * before
-            # n / (n - 1) of what the batch added, as a correction: the large part keeps its rounding.
-            self.var[...] += added / (x.size // x.shape[-1] - 1)
-        return y
 
 
 @jax.custom_vjp

@@ -1,0 +1,116 @@
+"""EfficientNetV2 in Flax NNX."""
+
+import jax
+from flax import nnx
+
+from medserve.spec import Architecture
+from train.models.layers.flax_nnx import Normalise, batch_norm, conv, head, stochastic_depth
+
+REQUIRES = ("jax", "flax")
+
+EPSILON = 1e-3
+
+
+class EfficientNetV2(nnx.Module):
+    """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
+
+    def __init__(self, architecture: Architecture, classes: int, rngs: nnx.Rngs) -> None:
+        self.normalise = Normalise(architecture)
+        self.features = nnx.List([conv_norm(3, architecture.stem, 3, stride=2, rngs=rngs)])
+        channels, rates = architecture.stem, architecture.drop_rates()
+        for index, (width, depth, stride, expansion) in enumerate(architecture.stages()):
+            stage = nnx.List()
+            for place in range(depth):
+                block = FusedBlock if index < architecture.fused else Block
+                stage.append(block(channels, width, expansion, stride if place == 0 else 1, next(rates), rngs))
+                channels = width
+            self.features.append(stage)
+        self.features.append(conv_norm(channels, architecture.features, 1, rngs=rngs))
+        self.classifier = nnx.List(
+            [nnx.Dropout(architecture.drop_out, rngs=rngs), head(architecture.features, classes, rngs=rngs)]
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = run(self.features, self.normalise(images))
+        return run(self.classifier, x.mean((1, 2)))
+
+
+class Residual(nnx.Module):
+    """A block's layers beside a shortcut, where shapes allow one."""
+
+    def __init__(self, block: nnx.List, shortcut: bool, rate: float, rngs: nnx.Rngs) -> None:
+        self.block = block
+        self.shortcut = shortcut
+        self.stochastic_depth = stochastic_depth(rate, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = run(self.block, x)
+        return x + self.stochastic_depth(y) if self.shortcut else y
+
+
+class FusedBlock(Residual):
+    """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
+
+    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> None:
+        if expansion == 1:
+            block = nnx.List([conv_norm(channels, width, 3, stride, rngs=rngs)])
+        else:
+            wide = channels * expansion
+            widen = conv_norm(channels, wide, 3, stride, rngs=rngs)
+            block = nnx.List([widen, conv_norm(wide, width, 1, activation=False, rngs=rngs)])
+        super().__init__(block, stride == 1 and channels == width, rate, rngs)
+
+
+class Block(Residual):
+    """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
+
+    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> None:
+        wide = channels * expansion
+        block = nnx.List(
+            [
+                conv_norm(channels, wide, 1, rngs=rngs),
+                conv_norm(wide, wide, 3, stride, groups=wide, rngs=rngs),
+                SqueezeExcitation(wide, max(1, channels // 4), rngs),
+                conv_norm(wide, width, 1, activation=False, rngs=rngs),
+            ]
+        )
+        super().__init__(block, stride == 1 and channels == width, rate, rngs)
+
+
+class SqueezeExcitation(nnx.Module):
+    """Channels weighed by what their averages say (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, squeezed: int, rngs: nnx.Rngs) -> None:
+        self.fc1 = conv(channels, squeezed, 1, bias=True, rngs=rngs)
+        self.fc2 = conv(squeezed, channels, 1, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weights = nnx.silu(self.fc1(x.mean((1, 2), keepdims=True)))
+        return x * nnx.sigmoid(self.fc2(weights))
+
+
+def run(layers: nnx.List, x: jax.Array) -> jax.Array:
+    """Layers one after another; among them may be lists of such."""
+    for layer in layers:
+        x = run(layer, x) if isinstance(layer, nnx.List) else layer(x)
+    return x
+
+
+def conv_norm(
+    channels: int,
+    width: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: bool = True,
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    """Convolution, batch norm, SiLU."""
+    layers = [conv(channels, width, kernel, stride, groups, rngs=rngs), batch_norm(width, EPSILON, rngs=rngs)]
+    return nnx.List([*layers, nnx.silu] if activation else layers)
+
+
+def build(architecture: Architecture, classes: int, seed: int = 0) -> nnx.Module:
+    """The network with seeded initial weights, in training mode."""
+    return EfficientNetV2(architecture, classes, nnx.Rngs(seed))

@@ -1,0 +1,100 @@
+"""EfficientNetV2 in PyTorch."""
+
+import torch
+from torch import nn
+
+from medserve.spec import Architecture
+from train.models.layers.pytorch import Normalise, StochasticDepth, batch_norm, conv, initialise
+
+REQUIRES = ("torch",)
+
+EPSILON = 1e-3
+
+
+class EfficientNetV2(nn.Module):
+    """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
+
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__()
+        self.normalise = Normalise(architecture)
+        self.features = nn.Sequential(conv_norm(3, architecture.stem, 3, stride=2))
+        channels, rates = architecture.stem, architecture.drop_rates()
+        for index, (width, depth, stride, expansion) in enumerate(architecture.stages()):
+            stage = nn.Sequential()
+            for place in range(depth):
+                block = FusedBlock if index < architecture.fused else Block
+                stage.append(block(channels, width, expansion, stride if place == 0 else 1, next(rates)))
+                channels = width
+            self.features.append(stage)
+        self.features.append(conv_norm(channels, architecture.features, 1))
+        self.classifier = nn.Sequential(nn.Dropout(architecture.drop_out), nn.Linear(architecture.features, classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.features(self.normalise(images))
+        return self.classifier(x.mean((2, 3)))
+
+
+class Residual(nn.Module):
+    """A block's layers beside a shortcut, where shapes allow one."""
+
+    def __init__(self, block: nn.Sequential, shortcut: bool, rate: float) -> None:
+        super().__init__()
+        self.block = block
+        self.shortcut = shortcut
+        self.stochastic_depth = StochasticDepth(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.block(x)
+        return x + self.stochastic_depth(y) if self.shortcut else y
+
+
+class FusedBlock(Residual):
+    """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
+
+    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float) -> None:
+        if expansion == 1:
+            block = nn.Sequential(conv_norm(channels, width, 3, stride))
+        else:
+            wide = channels * expansion
+            block = nn.Sequential(conv_norm(channels, wide, 3, stride), conv_norm(wide, width, 1, activation=False))
+        super().__init__(block, stride == 1 and channels == width, rate)
+
+
+class Block(Residual):
+    """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
+
+    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float) -> None:
+        wide = channels * expansion
+        block = nn.Sequential(
+            conv_norm(channels, wide, 1),
+            conv_norm(wide, wide, 3, stride, groups=wide),
+            SqueezeExcitation(wide, max(1, channels // 4)),
+            conv_norm(wide, width, 1, activation=False),
+        )
+        super().__init__(block, stride == 1 and channels == width, rate)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighed by what their averages say (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = conv(channels, squeezed, 1, bias=True)
+        self.fc2 = conv(squeezed, channels, 1, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = nn.functional.silu(self.fc1(x.mean((2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.fc2(weights))
+
+
+def conv_norm(
+    channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, activation: bool = True
+) -> nn.Sequential:
+    """Convolution, batch norm, SiLU."""
+    layers = nn.Sequential(conv(channels, width, kernel, stride, groups), batch_norm(width, EPSILON))
+    return layers.append(nn.SiLU()) if activation else layers
+
+
+def build(architecture: Architecture, classes: int, seed: int = 0) -> nn.Module:
+    """The network with seeded initial weights, in training mode."""
+    return initialise(EfficientNetV2(architecture, classes), seed)

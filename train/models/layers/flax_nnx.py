@@ -1,0 +1,68 @@
+"""Layers of all families in Flax NNX."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from medserve.spec import Architecture
+
+REQUIRES = ("jax", "flax")
+
+HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BatchNorm(nnx.BatchNorm):
+    """NNX's batch norm with PyTorch's running variance, the unbiased one."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        before = self.var[...]
+        y = super().__call__(x)
+        if not self.use_running_average:
+            added = self.var[...] - self.momentum * before
+            # n / (n - 1) of what the batch added, as a correction: the large part keeps its rounding.
+            self.var[...] += added / (x.size // x.shape[-1] - 1)
+        return y
+
+
+class Normalise(nnx.Module):
+    """uint8 images to float32 of the architecture's mean and deviation."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.mean = architecture.mean
+        self.std = architecture.std
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+def conv(
+    channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False, *, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A convolution that pads half its kernel on every side."""
+    pad = kernel // 2
+    return nnx.Conv(
+        channels,
+        width,
+        (kernel, kernel),
+        stride,
+        padding=((pad, pad), (pad, pad)),
+        feature_group_count=groups,
+        use_bias=bias,
+        kernel_init=HE_NORMAL,
+        rngs=rngs,
+    )
+
+
+def batch_norm(width: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> BatchNorm:
+    """Batch norm that takes a tenth of each batch into its running statistics."""
+    return BatchNorm(width, momentum=0.9, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
+    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+    return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
+
+
+def head(features: int, classes: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """The linear layer from features to logits."""
+    return nnx.Linear(features, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)

@@ -1,0 +1,104 @@
+"""Layers of all families in Keras, on TensorFlow."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+import tensorflow as tf
+
+from medserve.spec import Architecture
+
+REQUIRES = ("tensorflow", "keras")
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer on TensorFlow's fused kernel, whose batch variance is the unbiased one that PyTorch keeps too."""
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        learning = bool(training) and self.trainable
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=[] if learning else tf.convert_to_tensor(self.moving_mean),
+            variance=[] if learning else tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1.0 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1.0 - self.momentum))
+        return outputs
+
+
+def normalise(images: keras.KerasTensor, architecture: Architecture) -> keras.KerasTensor:
+    """uint8 images to float32 of the architecture's mean and deviation."""
+    return keras.layers.Rescaling(
+        scale=[1.0 / (255.0 * std) for std in architecture.std],
+        offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],
+    )(images)
+
+
+def conv(
+    x: keras.KerasTensor,
+    width: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    bias: bool = False,
+    name: str,
+    seeds: keras.random.SeedGenerator,
+) -> keras.KerasTensor:
+    """A convolution that pads half its kernel on every side."""
+    layer = keras.layers.Conv2D(
+        width,
+        kernel,
+        stride,
+        _padding(stride),
+        use_bias=bias,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seeds),
+        name=name,
+    )
+    return layer(_pad(x, kernel, stride))
+
+
+def depthwise_conv(
+    x: keras.KerasTensor, kernel: int, stride: int = 1, *, name: str, seeds: keras.random.SeedGenerator
+) -> keras.KerasTensor:
+    """A convolution of each channel by itself that pads half its kernel on every side."""
+    layer = keras.layers.DepthwiseConv2D(
+        kernel,
+        stride,
+        _padding(stride),
+        use_bias=False,
+        # This kernel is (H, W, C, 1): what Keras takes for its fan in is the fan out of the others.
+        depthwise_initializer=keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seeds),
+        name=name,
+    )
+    return layer(_pad(x, kernel, stride))
+
+
+def batch_norm(x: keras.KerasTensor, *, epsilon: float = 1e-5, name: str) -> keras.KerasTensor:
+    """Batch norm that takes a tenth of each batch into its running statistics."""
+    return BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
+
+
+def stochastic_depth(x: keras.KerasTensor, rate: float, seed: int) -> keras.KerasTensor:
+    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=seed)(x)
+
+
+def head(x: keras.KerasTensor, classes: int, *, name: str, seeds: keras.random.SeedGenerator) -> keras.KerasTensor:
+    """The linear layer from features to logits."""
+    initializer = keras.initializers.RandomNormal(stddev=0.01, seed=seeds)
+    return keras.layers.Dense(classes, kernel_initializer=initializer, name=name)(x)
+
+
+# At stride 1 "same" pads half the kernel on every side, as PyTorch does; at stride 2 it would pad less at the top left.
+def _padding(stride: int) -> str:
+    return "same" if stride == 1 else "valid"
+
+
+def _pad(x: keras.KerasTensor, kernel: int, stride: int) -> keras.KerasTensor:
+    return x if stride == 1 or kernel == 1 else keras.layers.ZeroPadding2D(kernel // 2)(x)

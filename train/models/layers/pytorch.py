@@ -1,0 +1,61 @@
+"""Layers of all families in PyTorch."""
+
+import torch
+from torch import nn
+
+from medserve.spec import Architecture
+
+REQUIRES = ("torch",)
+
+
+class Normalise(nn.Module):
+    """uint8 (N, H, W, C) images to float32 (N, C, H, W) of the architecture's mean and deviation."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # A permuted view of NHWC bytes is PyTorch's channels-last layout: no copy.
+        return (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+
+
+class StochasticDepth(nn.Module):
+    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        return x * nn.functional.dropout(x.new_ones((len(x), 1, 1, 1)), self.rate)
+
+
+def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that pads half its kernel on every side."""
+    return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
+
+
+def batch_norm(width: int, epsilon: float = 1e-5) -> nn.BatchNorm2d:
+    """Batch norm that takes a tenth of each batch into its running statistics."""
+    return nn.BatchNorm2d(width, eps=epsilon, momentum=0.1)
+
+
+def initialise(network: nn.Module, seed: int) -> nn.Module:
+    """Give a network its seeded initial weights, and the layout that CPUs and GPUs convolve fastest."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            nn.init.zeros_(module.bias)
+    return network.to(memory_format=torch.channels_last)
