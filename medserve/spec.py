@@ -42,7 +42,8 @@ class Architecture(Noun, frozen=True, kw_only=True):
 
     `backbone_parameters` counts all trainable numbers but the linear head's; `multiply_adds` those of one image of
     224 px in convolutions and dense layers, without the head. The first `fused` stages are of fused blocks.
-    `stochastic_depth` is what the blocks' rates grow towards. `mean` and `std` are of pixels from 0 to 1.
+    `stochastic_depth` is what the blocks' rates grow towards. `mean` and `std` are of pixels from 0 to 1. `head` and
+    `last_stage` are the canonical names of these layers, without what follows.
     """
 
     name: str
@@ -61,10 +62,13 @@ class Architecture(Noun, frozen=True, kw_only=True):
     multiply_adds: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    head: str = "fc"
+    last_stage: tuple[str, ...] = ()
 
-    def parameters(self, classes: int) -> int:
-        """Trainable parameters with a linear head of `classes` outputs; every framework is held to it."""
-        return self.backbone_parameters + (self.features + 1) * classes
+    def parameters(self, classes: int, hidden: int = 0) -> int:
+        """Numbers of a network with `classes` outputs, behind a dense layer where it is not 0: all are held to it."""
+        features = hidden or self.features
+        return self.backbone_parameters + hidden * (self.features + 1) + (features + 1) * classes
 
     def stages(self) -> Iterator[tuple[int, int, int, int]]:
         """Width, depth, stride and expansion of each stage."""
@@ -79,7 +83,11 @@ class Architecture(Noun, frozen=True, kw_only=True):
 class Recipe(Noun, frozen=True, kw_only=True):
     """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
 
-    `weight_decay` is decoupled and spares batch norm and biases. `shift` is in pixels.
+    `weight_decay` is decoupled and spares batch norm and biases. `shift` is in pixels. `initial` is empty where weights
+    are drawn, `imagenet`, or the path of a safetensors file; then `trains` says which layers learn at all, the others
+    staying as they are in every respect. With `head_epochs` the first epochs train the head alone, at `head_rate`, in a
+    cycle of its own. The head is linear, or with `hidden` units has a dense layer and `drop_out` before it. With
+    `balanced`, losses are weighed by the inverse frequency of the class, with a mean of 1.
     """
 
     optimiser: Literal["adamw"] = "adamw"
@@ -93,6 +101,13 @@ class Recipe(Noun, frozen=True, kw_only=True):
     transposes: bool = True
     shift: int = 2
     seed: int = 0
+    initial: str = ""
+    trains: Literal["all", "last stage", "head"] = "all"
+    head_epochs: int = 0
+    head_rate: float = 1e-3
+    hidden: int = 0
+    drop_out: float = 0.0
+    balanced: bool = False
 
 
 class Epoch(Noun, frozen=True, kw_only=True):
@@ -117,6 +132,7 @@ class Scores(Noun, frozen=True, kw_only=True):
 class Checkpoint(Noun, frozen=True, kw_only=True):
     """`checkpoint.json`: what was trained, on what, how, and how well. `files` maps a relative path to its SHA-256.
 
+    `initial_digest` is the SHA-256 of the weights that it began with, null where they were drawn.
     `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
     """
 
@@ -128,6 +144,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     architecture: str
     framework: str
     recipe: Recipe
+    initial_digest: str | None = None
     parameters: int
     data_digest: str
     unofficial: bool

@@ -84,6 +84,7 @@ ARCHITECTURES = {
             multiply_adds=1_893_040_128,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
+            last_stage=("stages.2",),
         ),
         Architecture(
             name="resnet18",
@@ -98,6 +99,7 @@ ARCHITECTURES = {
             multiply_adds=1_813_561_344,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
+            last_stage=("layer4",),
         ),
         # v1.5: the stride lies on the 3x3.
         Architecture(
@@ -113,6 +115,7 @@ ARCHITECTURES = {
             multiply_adds=4_087_136_256,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
+            last_stage=("layer4",),
         ),
         # The original.
         Architecture(
@@ -129,6 +132,7 @@ ARCHITECTURES = {
             multiply_adds=3_855_925_248,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
+            last_stage=("layer4",),
         ),
         Architecture(
             name="efficientnet_v2_s",
@@ -146,6 +150,8 @@ ARCHITECTURES = {
             multiply_adds=2_848_615_872,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
+            head="classifier",
+            last_stage=("features.6", "features.7"),
         ),
         Architecture(
             name="efficientnet_v2_l",
@@ -163,6 +169,8 @@ ARCHITECTURES = {
             multiply_adds=12_229_908_544,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
+            head="classifier",
+            last_stage=("features.7", "features.8"),
         ),
     )
 }

@@ -12,7 +12,7 @@ from medserve.errors import BadInput
 from medserve.spec import Recipe
 from medserve.study import check_size
 from medserve.tables import ARCHITECTURES, DATASETS, pick
-from train import archives, data, loop
+from train import archives, data, loop, pretrained
 
 app = typer.Typer(
     help="Data in, checkpoints out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -80,6 +80,15 @@ def fetch(dataset: Name, size: Size = 28) -> None:
     target = data.root() / f"{data.stem(dataset, size)}.npz"
     archives.fetch(archives.official(dataset, size), target)
     typer.echo(target)
+
+
+@sets.command()
+def weights(architecture: Annotated[str, typer.Argument(help="An architecture with ImageNet weights.")]) -> None:
+    """Download weights trained on ImageNet, once, for recipes with `initial=imagenet`.
+
+    Example: medserve data weights resnet50
+    """
+    typer.echo(pretrained.fetch(architecture))
 
 
 @sets.command()

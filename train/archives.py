@@ -25,11 +25,18 @@ TIMEOUT = 60.0
 
 
 class Source(Noun, frozen=True, kw_only=True):
-    """An official archive: address, MD5, and the names of its classes in label order."""
+    """An official archive: address, MD5 or the beginning of its SHA-256, names of its classes in label order."""
 
     url: str
-    md5: str
-    classes: tuple[str, ...]
+    md5: str = ""
+    sha256: str = ""
+    classes: tuple[str, ...] = ()
+
+    def differs(self, path: Path) -> str | None:
+        """The digest of a file that is not this archive; null for the archive itself."""
+        expected = self.md5 or self.sha256
+        found = file_digest(path, "md5" if self.md5 else "sha256")
+        return None if found.startswith(expected) else found
 
 
 def official(name: str, size: int) -> Source:
@@ -54,14 +61,14 @@ def official(name: str, size: int) -> Source:
 
 
 def fetch(source: Source, target: Path) -> None:
-    """Download an archive, going on where an earlier attempt stopped, and rename it when its MD5 is right.
+    """Download an archive, going on where an earlier attempt stopped, and rename it when its digest is right.
 
     A whole archive that is already there is left alone. Raises BadInput when another file has its name, CannotRun when
     the download fails or brings another file.
     """
     with locked(target):
         if target.exists():
-            if file_digest(target, "md5") != source.md5:
+            if source.differs(target):
                 raise BadInput(f"{target}: is there, but is not the official archive; move it away to fetch that one")
             return
         partial = target.with_name(f".{target.name}.partial")
@@ -76,10 +83,10 @@ def fetch(source: Source, target: Path) -> None:
             raise CannotRun(
                 f"{source.url}: {reason}; run again to go on, or put the file at {target} by hand"
             ) from None
-        found = file_digest(partial, "md5")
-        if found != source.md5:
+        if found := source.differs(partial):
             partial.unlink()
-            raise CannotRun(f"{source.url}: the download has MD5 {found}, expected {source.md5}; removed, run again")
+            expected = f"MD5 {source.md5}" if source.md5 else f"SHA-256 {source.sha256}..."
+            raise CannotRun(f"{source.url}: the download has {found}, expected {expected}; removed, run again")
         partial.rename(target)
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
@@ -23,10 +24,11 @@ from medserve.scores import score
 from medserve.spec import Architecture, Checkpoint, Epoch, Noun, Recipe, Split
 from medserve.store import check_digests, digests, new_folder, read_checkpoint, read_json, write_json
 from medserve.tables import ARCHITECTURES, pick
+from train import pretrained
 from train.archives import say
 from train.batches import batches
 from train.data import Dataset
-from train.frameworks import Trainer
+from train.frameworks import Begin, Trainer
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
@@ -37,6 +39,7 @@ class Inputs(Noun, frozen=True, kw_only=True):
     architecture: str
     framework: str
     recipe: Recipe
+    initial_digest: str | None
     data_digest: str
 
 
@@ -57,12 +60,14 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
     """
     network = pick(ARCHITECTURES, "architecture", architecture)
     _check(recipe, data)
+    digest, weights = pretrained.initial(recipe.initial, network)
     inputs = Inputs(
         dataset=data.spec.name,
         size=data.size,
         architecture=architecture,
         framework=framework,
         recipe=recipe,
+        initial_digest=digest,
         data_digest=data.digest,
     )
     states = out.with_name(f".{out.name}.resume")
@@ -70,21 +75,39 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
     if checkpoint is None:
         _make_folder(states)
         steps = len(data.labels("train")) // recipe.batch
-        trainer = _trainer(network, framework, recipe, len(data.classes), steps)
         fresh = State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
-        state = _resume(trainer, states, fresh)
+        state, kept = _last(states, fresh)
+        if kept is not None:
+            weights = load_file(kept / "weights.safetensors")
         progress = Progress(f"train {out.name}", recipe.epochs * steps, "step")
         progress.resume(len(state.step_seconds))
-        for epoch in range(len(state.history), recipe.epochs):
-            try:
-                state = _epoch(trainer, data, state, epoch, progress)
-            except FloatingPointError as error:
-                kept = f"the state after epoch {epoch} is kept in {states}" if epoch else "nothing was kept"
-                raise CannotRun(f"{error}; {kept}; try a lower learning_rate than {recipe.learning_rate}") from None
-            _keep(trainer, states, state)
+        last = 0
+        for phase in phases(recipe):
+            first, last = last, last + phase.epochs
+            if last <= len(state.history) < recipe.epochs:
+                continue
+            begin = Begin(weights=weights, class_weights=_class_weights(recipe, data))
+            trainer = _trainer(network, framework, phase, begin, len(data.classes), steps)
+            if kept is not None and len(state.history) > first:
+                trainer.restore(kept)
+            for epoch in range(len(state.history), last):
+                try:
+                    state = _epoch(trainer, data, state, epoch, progress)
+                except FloatingPointError as error:
+                    told = f"the state after epoch {epoch} is kept in {states}" if epoch else "nothing was kept"
+                    raise CannotRun(f"{error}; {told}; try a lower learning_rate than {phase.learning_rate}") from None
+                kept = _keep(trainer, states, state)
+            weights = trainer.weights()
         checkpoint = _write(trainer, data, state, out)
     shutil.rmtree(states, ignore_errors=True)
     return checkpoint
+
+
+def phases(recipe: Recipe) -> list[Recipe]:
+    """The head alone where the recipe begins with it, then what it trains, each with rates and moments of its own."""
+    head = msgspec.structs.replace(recipe, trains="head", learning_rate=recipe.head_rate, epochs=recipe.head_epochs)
+    rest = msgspec.structs.replace(recipe, epochs=recipe.epochs - recipe.head_epochs)
+    return [phase for phase in (head, rest) if phase.epochs]
 
 
 def learning_rates(recipe: Recipe, steps: int) -> NDArray[np.float32]:
@@ -121,6 +144,10 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         ("epochs", recipe.epochs >= 1, "at least 1"),
         ("shift", 0 <= recipe.shift < data.size, f"from 0 to {data.size - 1} pixels"),
         ("seed", 0 <= recipe.seed < 2**32, "from 0 to 2**32 - 1"),
+        ("head_epochs", 0 <= recipe.head_epochs <= recipe.epochs, f"from 0 to the {recipe.epochs} epochs"),
+        ("head_rate", 0 < recipe.head_rate < float("inf"), "above 0"),
+        ("hidden", recipe.hidden >= 0, "at least 0"),
+        ("drop_out", 0 <= recipe.drop_out < 1, "from 0 to below 1"),
     )
     for name, holds, expected in bounds:
         if not holds:
@@ -144,18 +171,26 @@ def _finished(out: Path, inputs: Inputs) -> Checkpoint | None:
     return checkpoint
 
 
-def _trainer(network: Architecture, framework: str, recipe: Recipe, classes: int, steps: int) -> Trainer:
+def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
+    """Inverse frequencies of the classes, with a mean of 1 over the training images."""
+    if not recipe.balanced:
+        return None
+    counts = np.bincount(data.labels("train"), minlength=len(data.classes))
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _trainer(network: Architecture, framework: str, recipe: Recipe, begin: Begin, classes: int, steps: int) -> Trainer:
     rates = learning_rates(recipe, recipe.epochs * steps)
-    trainer: Trainer = plugins.load("train.frameworks", framework).create(network, classes, recipe, rates)
-    if trainer.parameters != (expected := network.parameters(classes)):
+    trainer: Trainer = plugins.load("train.frameworks", framework).create(network, classes, recipe, rates, begin)
+    if trainer.parameters != (expected := network.parameters(classes, recipe.hidden)):
         raise CannotRun(
             f"{framework} builds {network.name} with {trainer.parameters} parameters; the table says {expected}"
         )
     return trainer
 
 
-def _resume(trainer: Trainer, states: Path, fresh: State) -> State:
-    """Restore the trainer from the last whole state of these inputs; `fresh` when there is none."""
+def _last(states: Path, fresh: State) -> tuple[State, Path | None]:
+    """The last whole state of these inputs and its folder; `fresh` and none where there is none."""
     for folder in sorted(states.glob("epoch-*"), key=lambda path: path.name, reverse=True):
         try:
             state = read_json(folder / "state.json", State)
@@ -167,10 +202,9 @@ def _resume(trainer: Trainer, states: Path, fresh: State) -> State:
             differences = _differences(state, fresh)
             say(f"{states}: of other inputs ({differences}); discarded, training starts anew")
             break
-        trainer.restore(folder)
         say(f"goes on after epoch {len(state.history)} of {fresh.inputs.recipe.epochs}")
-        return state
-    return fresh
+        return state, folder
+    return fresh, None
 
 
 def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: Progress) -> State:
@@ -203,7 +237,7 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
     return msgspec.structs.replace(state, history=history, step_seconds=times)
 
 
-def _keep(trainer: Trainer, states: Path, state: State) -> None:
+def _keep(trainer: Trainer, states: Path, state: State) -> Path:
     """Write the state of the last epoch, then remove the one before: at every moment one of them is whole."""
     target = states / f"epoch-{len(state.history):06}"
     with new_folder(target) as folder:
@@ -213,6 +247,7 @@ def _keep(trainer: Trainer, states: Path, state: State) -> None:
     for path in states.iterdir():
         if path != target:
             shutil.rmtree(path)
+    return target
 
 
 def _save(trainer: Trainer, folder: Path) -> None:
@@ -249,6 +284,7 @@ def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoi
             architecture=inputs.architecture,
             framework=inputs.framework,
             recipe=inputs.recipe,
+            initial_digest=inputs.initial_digest,
             parameters=trainer.parameters,
             data_digest=inputs.data_digest,
             unofficial=data.unofficial,

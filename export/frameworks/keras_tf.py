@@ -25,7 +25,7 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
     """See `export.frameworks`."""
     architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
     network = plugins.load(f"train.models.{architecture.family}", "keras_tf").build(
-        architecture, len(checkpoint.classes)
+        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
     )
     plugins.load("train.models.canonical", "keras_tf").write(network, weights)
     trained = [value.numpy() for value in network.trainable_variables]

@@ -32,7 +32,7 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
     """See `export.frameworks`."""
     architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
     network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
-        architecture, len(checkpoint.classes)
+        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
     )
     plugins.load("train.models.canonical", "pytorch").write(network, weights)
     classifier = Classifier(network).eval()

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
+from train.frameworks import DRAWN, Begin, learns
 
 REQUIRES = ("jax", "flax", "optax")
 
@@ -28,7 +29,12 @@ class FlaxTrainer:
     _rest: nnx.State
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        learning_rates: NDArray[np.float32],
+        begin: Begin,
     ) -> None:
         # XLA's default on a GPU is TF32; every runtime is held to these scores ten times closer than that.
         jax.config.update("jax_default_matmul_precision", "float32")
@@ -40,10 +46,23 @@ class FlaxTrainer:
         self._optimiser = optax.adamw(
             lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_decays
         )
-        network = build(architecture, classes, recipe.seed)
+        network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
+        self._canonical.write(network, self._canonical.read(network) | begin.weights)
+        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        self._class_weights = jnp.array(weights)
+        self.parameters = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))
+
+        def is_trained(path: tuple[str | int, ...]) -> bool:
+            return learns(architecture, recipe, ".".join(map(str, path)))
+
+        self._trained = nnx.All(nnx.Param, lambda path, _: is_trained(path))
+        # What does not learn stays as it is: no statistics, no drop-out.
+        for path, module in nnx.iter_modules(network):
+            inner = [(*path, *name) for name, _ in nnx.to_flat_state(nnx.state(module, nnx.Param))]
+            if inner and not any(map(is_trained, inner)):
+                module.eval()
         self._split(network)
         self._moments = self._optimiser.init(self._parameters)
-        self.parameters = sum(value.size for value in jax.tree.leaves(self._parameters))
         network.eval()
         self._evaluation = nnx.graphdef(network)
         options = COMPILER_OPTIONS.get(jax.default_backend())
@@ -60,9 +79,11 @@ class FlaxTrainer:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.array(self._compiled_predict(self._parameters, self._rest, images))
 
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        return self._canonical.read(nnx.merge(self._graph, self._parameters, self._rest, copy=True))
+
     def save(self, folder: Path) -> None:
-        network = nnx.merge(self._graph, self._parameters, self._rest, copy=True)
-        save_file(self._canonical.read(network), folder / "weights.safetensors")
+        save_file(self.weights(), folder / "weights.safetensors")
         state = {name: np.array(value) for name, value in _named(self._resumable())}
         save_file(state, folder / "resume.safetensors")
 
@@ -78,7 +99,7 @@ class FlaxTrainer:
 
     def _split(self, network: nnx.Module) -> None:
         """Take a network apart into its graph, its trained numbers, and the rest: batch statistics, random state."""
-        self._graph, self._parameters, self._rest = nnx.split(network, nnx.Param, ...)
+        self._graph, self._parameters, self._rest = nnx.split(network, self._trained, ...)
 
     def _next(
         self, parameters: nnx.State, rest: nnx.State, moments: optax.OptState, images: jax.Array, labels: jax.Array
@@ -86,8 +107,9 @@ class FlaxTrainer:
         def loss_of(parameters: nnx.State) -> tuple[jax.Array, nnx.State]:
             network = nnx.merge(self._graph, parameters, rest, copy=True)
             targets = optax.smooth_labels(jax.nn.one_hot(labels, self._classes), self._smoothing)
-            loss = optax.softmax_cross_entropy(network(images), targets).mean()
-            return loss, nnx.state(network, nnx.Not(nnx.Param))
+            losses = optax.softmax_cross_entropy(network(images), targets)
+            loss = (losses * self._class_weights[labels]).mean()
+            return loss, nnx.state(network, nnx.Not(self._trained))
 
         (loss, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
         updates, moments = self._optimiser.update(gradients, moments, parameters)
@@ -113,7 +135,11 @@ def _decays(parameters: nnx.State) -> nnx.State:
 
 
 def create(
-    architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+    architecture: Architecture,
+    classes: int,
+    recipe: Recipe,
+    learning_rates: NDArray[np.float32],
+    begin: Begin = DRAWN,
 ) -> FlaxTrainer:
-    """A trainer with seeded initial weights; `learning_rates` holds one rate a step."""
-    return FlaxTrainer(architecture, classes, recipe, learning_rates)
+    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
+    return FlaxTrainer(architecture, classes, recipe, learning_rates, begin)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
+from train.frameworks import DRAWN, Begin, learns
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -39,19 +40,35 @@ class KerasTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        learning_rates: NDArray[np.float32],
+        begin: Begin,
     ) -> None:
         # TensorFlow's default on a GPU is TF32; every runtime is held to these scores ten times closer than that.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         build = plugins.load(f"train.models.{architecture.family}", "keras_tf").build
         self._canonical = plugins.load("train.models.canonical", "keras_tf")
-        self._network = build(architecture, classes, recipe.seed)
+        self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
+        self._canonical.write(self._network, self._canonical.read(self._network) | begin.weights)
         self._classes = classes
         self._rates = learning_rates
         self._step = 0
-        self._loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+        self._loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing, reduction="none"
+        )
+        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        self._class_weights = tf.constant(weights)
+        self.parameters = sum(value.numpy().size for value in self._network.trainable_variables)
+        # What does not learn stays as it is: no statistics, no drop-out.
+        for layer in self._network.layers:
+            if not learns(architecture, recipe, layer.name):
+                layer.trainable = False
+                if isinstance(layer, keras.layers.Dropout):
+                    layer.rate = 0.0
         parameters = self._network.trainable_variables
-        self.parameters = sum(value.numpy().size for value in parameters)
         self._optimiser = AdamW(
             float(learning_rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
         )
@@ -67,6 +84,9 @@ class KerasTrainer:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._compiled_predict(tf.convert_to_tensor(images)).numpy()
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        return self._canonical.read(self._network)
 
     def save(self, folder: Path) -> None:
         save_file(self._canonical.read(self._network), folder / "weights.safetensors")
@@ -88,7 +108,8 @@ class KerasTrainer:
     def _compiled_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = self._network(images, training=True)
-            loss = self._loss(tf.one_hot(labels, self._classes), logits)
+            losses = self._loss(tf.one_hot(labels, self._classes), logits)
+            loss = tf.reduce_mean(losses * tf.gather(self._class_weights, labels))
         parameters = self._network.trainable_variables
         self._optimiser.apply(tape.gradient(loss, parameters), parameters)
         return loss
@@ -99,7 +120,11 @@ class KerasTrainer:
 
 
 def create(
-    architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+    architecture: Architecture,
+    classes: int,
+    recipe: Recipe,
+    learning_rates: NDArray[np.float32],
+    begin: Begin = DRAWN,
 ) -> KerasTrainer:
-    """A trainer with seeded initial weights; `learning_rates` holds one rate a step."""
-    return KerasTrainer(architecture, classes, recipe, learning_rates)
+    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
+    return KerasTrainer(architecture, classes, recipe, learning_rates, begin)

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
+from train.frameworks import DRAWN, Begin, learns
 
 REQUIRES = ("torch",)
 
@@ -21,7 +22,12 @@ class PyTorchTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        learning_rates: NDArray[np.float32],
+        begin: Begin,
     ) -> None:
         _keep_memory()
         # cuDNN's default is TF32; every runtime is held to these scores ten times closer than that.
@@ -29,13 +35,20 @@ class PyTorchTrainer:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
         self._canonical = plugins.load("train.models.canonical", "pytorch")
-        self._network = build(architecture, classes, recipe.seed).to(self._device)
+        self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out).to(self._device)
+        self._canonical.write(self._network, self._canonical.read(self._network) | begin.weights)
         self._seed = recipe.seed
         self._rates = learning_rates
         self._step = 0
-        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        parameters = list(self._network.parameters())
-        self.parameters = sum(value.numel() for value in parameters)
+        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
+        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        self._class_weights = self._tensor(weights)
+        self.parameters = sum(value.numel() for value in self._network.parameters())
+        for name, value in self._network.named_parameters():
+            value.requires_grad_(learns(architecture, recipe, name))
+        parameters = [value for value in self._network.parameters() if value.requires_grad]
+        # What does not learn stays as it is: no statistics, no drop-out.
+        self._frozen = [module for module in self._network.modules() if _is_frozen(module)]
         # Matrices and kernels decay; batch norm and biases, the one-dimensional ones, do not.
         groups = [
             {"params": [value for value in parameters if value.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -49,8 +62,12 @@ class PyTorchTrainer:
         # What drop-out draws follows from the seed and the step alone, so that a resumed training draws it again.
         torch.manual_seed((self._seed << 32) + self._step)
         self._network.train()
+        for module in self._frozen:
+            module.eval()
         self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(self._network(self._tensor(images)), self._tensor(labels))
+        targets = self._tensor(labels)
+        losses = self._loss(self._network(self._tensor(images)), targets)
+        loss = (losses * self._class_weights[targets]).mean()
         loss.backward()
         self._optimiser.step()
         self._step += 1
@@ -60,6 +77,9 @@ class PyTorchTrainer:
         self._network.eval()
         with torch.inference_mode():
             return self._network(self._tensor(images)).softmax(1).cpu().numpy()
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        return self._canonical.read(self._network)
 
     def save(self, folder: Path) -> None:
         save_file(self._canonical.read(self._network), folder / "weights.safetensors")
@@ -83,6 +103,11 @@ class PyTorchTrainer:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
+def _is_frozen(module: torch.nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(value.requires_grad for value in parameters)
+
+
 def _keep_memory() -> None:
     """Have glibc keep what is freed, as PyTorch's users on CPUs do with another allocator.
 
@@ -95,7 +120,11 @@ def _keep_memory() -> None:
 
 
 def create(
-    architecture: Architecture, classes: int, recipe: Recipe, learning_rates: NDArray[np.float32]
+    architecture: Architecture,
+    classes: int,
+    recipe: Recipe,
+    learning_rates: NDArray[np.float32],
+    begin: Begin = DRAWN,
 ) -> PyTorchTrainer:
-    """A trainer with seeded initial weights; `learning_rates` holds one rate a step."""
-    return PyTorchTrainer(architecture, classes, recipe, learning_rates)
+    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
+    return PyTorchTrainer(architecture, classes, recipe, learning_rates, begin)

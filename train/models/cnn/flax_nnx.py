@@ -13,7 +13,7 @@ REQUIRES = ("jax", "flax")
 class Cnn(nnx.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float, rngs: nnx.Rngs) -> None:
         self.normalise = Normalise(architecture)
         self.stages = nnx.List()
         channels = 3
@@ -23,7 +23,7 @@ class Cnn(nnx.Module):
                 stage.append(ConvNorm(channels, width, rngs))
                 channels = width
             self.stages.append(stage)
-        self.fc = head(channels, classes, rngs=rngs)
+        self.fc = head(channels, classes, hidden, drop_out, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = self.normalise(images)
@@ -68,6 +68,8 @@ max_pool.defvjp(
 )
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nnx.Module:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> nnx.Module:
     """The network with seeded initial weights, in training mode."""
-    return Cnn(architecture, classes, nnx.Rngs(seed))
+    return Cnn(architecture, classes, hidden, drop_out, nnx.Rngs(seed))

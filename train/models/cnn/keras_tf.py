@@ -18,7 +18,9 @@ def conv_norm(x: keras.KerasTensor, width: int, name: str, seeds: keras.random.S
     return keras.layers.ReLU()(x)
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Model:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> keras.Model:
     """The network with seeded initial weights; its layers bear their canonical names."""
     seeds = keras.random.SeedGenerator(seed)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
@@ -29,4 +31,5 @@ def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Mode
         for place in range(depth):
             x = conv_norm(x, width, f"stages.{index}.{place}", seeds)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, head(x, classes, name="fc", seeds=seeds), name=architecture.name)
+    logits = head(x, classes, hidden, drop_out, seed << 16, name="fc", seeds=seeds)
+    return keras.Model(images, logits, name=architecture.name)

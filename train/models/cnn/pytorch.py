@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from medserve.spec import Architecture
-from train.models.layers.pytorch import Normalise, batch_norm, conv, initialise
+from train.models.layers.pytorch import Normalise, batch_norm, conv, head, initialise
 
 REQUIRES = ("torch",)
 
@@ -12,7 +12,7 @@ REQUIRES = ("torch",)
 class Cnn(nn.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float) -> None:
         super().__init__()
         self.normalise = Normalise(architecture)
         self.stages = nn.ModuleList()
@@ -23,7 +23,7 @@ class Cnn(nn.Module):
                 stage.append(ConvNorm(channels, width))
                 channels = width
             self.stages.append(stage)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = head(channels, classes, hidden, drop_out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.normalise(images)
@@ -47,6 +47,6 @@ class ConvNorm(nn.Module):
         return nn.functional.relu(self.bn(self.conv(x)))
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nn.Module:
+def build(architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0) -> nn.Module:
     """The network with seeded initial weights, in training mode."""
-    return initialise(Cnn(architecture, classes), seed)
+    return initialise(Cnn(architecture, classes, hidden, drop_out), seed)

@@ -14,7 +14,7 @@ EPSILON = 1e-3
 class EfficientNetV2(nnx.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float, rngs: nnx.Rngs) -> None:
         self.normalise = Normalise(architecture)
         self.features = nnx.List([conv_norm(3, architecture.stem, 3, stride=2, rngs=rngs)])
         channels, rates = architecture.stem, architecture.drop_rates()
@@ -26,9 +26,8 @@ class EfficientNetV2(nnx.Module):
                 channels = width
             self.features.append(stage)
         self.features.append(conv_norm(channels, architecture.features, 1, rngs=rngs))
-        self.classifier = nnx.List(
-            [nnx.Dropout(architecture.drop_out, rngs=rngs), head(architecture.features, classes, rngs=rngs)]
-        )
+        last = head(architecture.features, classes, hidden, drop_out, rngs=rngs)
+        self.classifier = nnx.List([nnx.Dropout(architecture.drop_out, rngs=rngs), last])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = run(self.features, self.normalise(images))
@@ -111,6 +110,8 @@ def conv_norm(
     return nnx.List([*layers, nnx.silu] if activation else layers)
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nnx.Module:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> nnx.Module:
     """The network with seeded initial weights, in training mode."""
-    return EfficientNetV2(architecture, classes, nnx.Rngs(seed))
+    return EfficientNetV2(architecture, classes, hidden, drop_out, nnx.Rngs(seed))

@@ -64,7 +64,9 @@ def conv_norm(
     return keras.layers.Activation("silu")(x) if activation else x
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Model:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> keras.Model:
     """The network with seeded initial weights; its layers bear their canonical names."""
     seeds = Seeds(seed)
     # Each layer of drop-out wants a seed of its own.
@@ -79,9 +81,10 @@ def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Mode
             y = make(x, width, expansion, stride if place == 0 else 1, name=name, seeds=seeds)
             rate = next(rates)
             if y.shape[-1] == x.shape[-1] and (stride == 1 or place > 0):
-                y = keras.layers.Add()([x, stochastic_depth(y, rate, next(drop_seeds))])
+                y = keras.layers.Add()([x, stochastic_depth(y, rate, next(drop_seeds), name=name)])
             x = y
     x = conv_norm(x, architecture.features, 1, name=f"features.{len(architecture.depths) + 1}", seeds=seeds)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    x = keras.layers.Dropout(architecture.drop_out, seed=next(drop_seeds))(x)
-    return keras.Model(images, head(x, classes, name="classifier.1", seeds=seeds), name=architecture.name)
+    x = keras.layers.Dropout(architecture.drop_out, seed=next(drop_seeds), name="classifier.0")(x)
+    logits = head(x, classes, hidden, drop_out, next(drop_seeds), name="classifier.1", seeds=seeds)
+    return keras.Model(images, logits, name=architecture.name)

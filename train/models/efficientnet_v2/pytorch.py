@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from medserve.spec import Architecture
-from train.models.layers.pytorch import Normalise, StochasticDepth, batch_norm, conv, initialise
+from train.models.layers.pytorch import Normalise, StochasticDepth, batch_norm, conv, head, initialise
 
 REQUIRES = ("torch",)
 
@@ -14,7 +14,7 @@ EPSILON = 1e-3
 class EfficientNetV2(nn.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float) -> None:
         super().__init__()
         self.normalise = Normalise(architecture)
         self.features = nn.Sequential(conv_norm(3, architecture.stem, 3, stride=2))
@@ -27,7 +27,8 @@ class EfficientNetV2(nn.Module):
                 channels = width
             self.features.append(stage)
         self.features.append(conv_norm(channels, architecture.features, 1))
-        self.classifier = nn.Sequential(nn.Dropout(architecture.drop_out), nn.Linear(architecture.features, classes))
+        last = head(architecture.features, classes, hidden, drop_out)
+        self.classifier = nn.Sequential(nn.Dropout(architecture.drop_out), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.features(self.normalise(images))
@@ -95,6 +96,6 @@ def conv_norm(
     return layers.append(nn.SiLU()) if activation else layers
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nn.Module:
+def build(architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0) -> nn.Module:
     """The network with seeded initial weights, in training mode."""
-    return initialise(EfficientNetV2(architecture, classes), seed)
+    return initialise(EfficientNetV2(architecture, classes, hidden, drop_out), seed)

@@ -9,6 +9,7 @@ from medserve.spec import Architecture
 REQUIRES = ("jax", "flax")
 
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+NARROW = nnx.initializers.normal(0.01)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -63,6 +64,28 @@ def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
 
-def head(features: int, classes: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """The linear layer from features to logits."""
-    return nnx.Linear(features, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+class Linear(nnx.Linear):
+    """The linear layer to the logits, with drop-out before it."""
+
+    def __init__(self, features: int, classes: int, drop_out: float, *, rngs: nnx.Rngs) -> None:
+        super().__init__(features, classes, kernel_init=NARROW, rngs=rngs)
+        self.drop_out = nnx.Dropout(drop_out, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(self.drop_out(x))
+
+
+class DenseHead(nnx.List):
+    """A dense layer, ReLU, drop-out, and the linear layer to the logits."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dense, linear = self
+        return linear(nnx.relu(dense(x)))
+
+
+def head(features: int, classes: int, hidden: int, drop_out: float, *, rngs: nnx.Rngs) -> nnx.Module:
+    """From features to logits: linear, or with `hidden` units before."""
+    if not hidden:
+        return Linear(features, classes, drop_out, rngs=rngs)
+    dense = nnx.Linear(features, hidden, kernel_init=NARROW, rngs=rngs)
+    return DenseHead([dense, Linear(hidden, classes, drop_out, rngs=rngs)])

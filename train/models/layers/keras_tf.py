@@ -84,15 +84,28 @@ def batch_norm(x: keras.KerasTensor, *, epsilon: float = 1e-5, name: str) -> ker
     return BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
 
 
-def stochastic_depth(x: keras.KerasTensor, rate: float, seed: int) -> keras.KerasTensor:
+def stochastic_depth(x: keras.KerasTensor, rate: float, seed: int, *, name: str) -> keras.KerasTensor:
     """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
-    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=seed)(x)
+    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=seed, name=f"{name}.stochastic_depth")(x)
 
 
-def head(x: keras.KerasTensor, classes: int, *, name: str, seeds: keras.random.SeedGenerator) -> keras.KerasTensor:
-    """The linear layer from features to logits."""
-    initializer = keras.initializers.RandomNormal(stddev=0.01, seed=seeds)
-    return keras.layers.Dense(classes, kernel_initializer=initializer, name=name)(x)
+def head(
+    x: keras.KerasTensor,
+    classes: int,
+    hidden: int,
+    drop_out: float,
+    drop_seed: int,
+    *,
+    name: str,
+    seeds: keras.random.SeedGenerator,
+) -> keras.KerasTensor:
+    """From features to logits: linear, or with `hidden` units before; drop-out before the linear layer."""
+    narrow = keras.initializers.RandomNormal(stddev=0.01, seed=seeds)
+    if hidden:
+        x = keras.layers.Dense(hidden, "relu", kernel_initializer=narrow, name=f"{name}.0")(x)
+        name = f"{name}.1"
+    x = keras.layers.Dropout(drop_out, seed=drop_seed, name=f"{name}.drop_out")(x)
+    return keras.layers.Dense(classes, kernel_initializer=narrow, name=name)(x)
 
 
 # At stride 1 "same" pads half the kernel on every side, as PyTorch does; at stride 2 it would pad less at the top left.

@@ -37,6 +37,25 @@ class StochasticDepth(nn.Module):
         return x * nn.functional.dropout(x.new_ones((len(x), 1, 1, 1)), self.rate)
 
 
+class Linear(nn.Linear):
+    """The linear layer to the logits, with drop-out before it."""
+
+    def __init__(self, features: int, classes: int, drop_out: float) -> None:
+        super().__init__(features, classes)
+        self.drop_out = drop_out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, self.drop_out, self.training))
+
+
+class DenseHead(nn.ModuleList):
+    """A dense layer, ReLU, drop-out, and the linear layer to the logits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dense, linear = self
+        return linear(nn.functional.relu(dense(x)))
+
+
 def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that pads half its kernel on every side."""
     return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
@@ -45,6 +64,13 @@ def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 
 def batch_norm(width: int, epsilon: float = 1e-5) -> nn.BatchNorm2d:
     """Batch norm that takes a tenth of each batch into its running statistics."""
     return nn.BatchNorm2d(width, eps=epsilon, momentum=0.1)
+
+
+def head(features: int, classes: int, hidden: int, drop_out: float) -> nn.Module:
+    """From features to logits: linear, or with `hidden` units before."""
+    if not hidden:
+        return Linear(features, classes, drop_out)
+    return DenseHead([nn.Linear(features, hidden), Linear(hidden, classes, drop_out)])
 
 
 def initialise(network: nn.Module, seed: int) -> nn.Module:

@@ -12,7 +12,7 @@ REQUIRES = ("jax", "flax")
 class ResNet(nnx.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float, rngs: nnx.Rngs) -> None:
         self.normalise = Normalise(architecture)
         self.conv1 = conv(3, architecture.stem, 7, stride=2, rngs=rngs)
         self.bn1 = batch_norm(architecture.stem, rngs=rngs)
@@ -28,7 +28,7 @@ class ResNet(nnx.Module):
                 channels = width * expansion
             setattr(self, f"layer{index + 1}", stage)
         self.stages = len(architecture.depths)
-        self.fc = head(channels, classes, rngs=rngs)
+        self.fc = head(channels, classes, hidden, drop_out, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn1(self.conv1(self.normalise(images))))
@@ -87,6 +87,8 @@ def projection(channels: int, width: int, stride: int, rngs: nnx.Rngs) -> nnx.Li
     return nnx.List([conv(channels, width, 1, stride, rngs=rngs), batch_norm(width, rngs=rngs)])
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nnx.Module:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> nnx.Module:
     """The network with seeded initial weights, in training mode."""
-    return ResNet(architecture, classes, nnx.Rngs(seed))
+    return ResNet(architecture, classes, hidden, drop_out, nnx.Rngs(seed))

@@ -44,7 +44,9 @@ def shortcut(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds:
     return batch_norm(x, name=f"{name}.downsample.1")
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Model:
+def build(
+    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+) -> keras.Model:
     """The network with seeded initial weights; its layers bear their canonical names."""
     seeds = Seeds(seed)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
@@ -61,4 +63,5 @@ def build(architecture: Architecture, classes: int, seed: int = 0) -> keras.Mode
             else:
                 x = bottleneck(x, width, expansion, first, architecture.stride_first, name=name, seeds=seeds)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, head(x, classes, name="fc", seeds=seeds), name=architecture.name)
+    logits = head(x, classes, hidden, drop_out, seed << 16, name="fc", seeds=seeds)
+    return keras.Model(images, logits, name=architecture.name)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from medserve.spec import Architecture
-from train.models.layers.pytorch import Normalise, batch_norm, conv, initialise
+from train.models.layers.pytorch import Normalise, batch_norm, conv, head, initialise
 
 REQUIRES = ("torch",)
 
@@ -12,7 +12,7 @@ REQUIRES = ("torch",)
 class ResNet(nn.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int) -> None:
+    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float) -> None:
         super().__init__()
         self.normalise = Normalise(architecture)
         self.conv1 = conv(3, architecture.stem, 7, stride=2)
@@ -29,7 +29,7 @@ class ResNet(nn.Module):
                 channels = width * expansion
             self.add_module(f"layer{index + 1}", stage)
         self.stages = len(architecture.depths)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = head(channels, classes, hidden, drop_out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = nn.functional.relu(self.bn1(self.conv1(self.normalise(images))))
@@ -83,6 +83,6 @@ def projection(channels: int, width: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv(channels, width, 1, stride), batch_norm(width))
 
 
-def build(architecture: Architecture, classes: int, seed: int = 0) -> nn.Module:
+def build(architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0) -> nn.Module:
     """The network with seeded initial weights, in training mode."""
-    return initialise(ResNet(architecture, classes), seed)
+    return initialise(ResNet(architecture, classes, hidden, drop_out), seed)

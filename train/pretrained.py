@@ -1,0 +1,79 @@
+"""Weights to begin with: those trained on ImageNet, one source an architecture for all frameworks, or a local file.
+
+    ROOT/weights/resnet50.safetensors      canonical names, as fetched and converted by `medserve data weights resnet50`
+
+The sources are those of torchvision, whose names hold the beginning of their SHA-256; the package is not needed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from medserve import plugins
+from medserve.errors import BadInput, CannotRun, unknown
+from medserve.spec import Architecture
+from medserve.store import sha256
+from train import archives, data
+from train.archives import Source
+
+BASE = "https://download.pytorch.org/models/"
+FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "efficientnet_v2_s": "efficientnet_v2_s-dd5fe13b.pth",
+    "efficientnet_v2_l": "efficientnet_v2_l-59c71312.pth",
+}
+IMAGENET = "imagenet"
+
+
+def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[str, NDArray[np.float32]]]:
+    """The SHA-256 of a recipe's `initial` weights, and these by canonical name, less the head; nothing for no name.
+
+    Raises BadInput for a file that is not there, or holds no weights.
+    """
+    if not named:
+        return None, {}
+    path = stored(architecture.name) if named == IMAGENET else Path(named)
+    if not path.is_file():
+        mend = f"`medserve data weights {architecture.name}` fetches them" if named == IMAGENET else "give its path"
+        raise BadInput(f"{path}: no such file of weights; {mend}")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: no safetensors file: {error}") from None
+    kept = {name: value for name, value in weights.items() if not name.startswith(f"{architecture.head}.")}
+    return sha256(path), {name: value.astype(np.float32) for name, value in kept.items()}
+
+
+def stored(name: str) -> Path:
+    """Where the ImageNet weights of an architecture lie. Raises BadInput for one that has none."""
+    if name not in FILES:
+        raise unknown("architecture with ImageNet weights", name, FILES)
+    return data.root() / "weights" / f"{name}.safetensors"
+
+
+def fetch(name: str, base: str = BASE) -> Path:
+    """Download the ImageNet weights of an architecture and store them under canonical names; once.
+
+    Raises BadInput for an architecture that has none, CannotRun when the download fails or brings another file.
+    """
+    target = stored(name)
+    if target.is_file():
+        return target
+    file = FILES[name]
+    pickled = target.with_name(file)
+    archives.fetch(Source(url=base + file, sha256=file.rpartition("-")[2].removesuffix(".pth")), pickled)
+    torch = plugins.need("torch", "reading the downloaded weights")
+    try:
+        state = torch.load(pickled, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything for a file that is none of its own
+        raise CannotRun(f"{pickled}: cannot be read as weights: {error}") from None
+    partial = target.with_name(f".{target.name}.partial")
+    counted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    save_file({key: value.numpy().copy() for key, value in counted.items()}, partial)
+    partial.rename(target)
+    pickled.unlink()
+    return target
