@@ -1,8 +1,9 @@
 """A study: one TOML file in, the jobs and cells of its matrix out. Pure functions; nothing is started here."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,13 +36,14 @@ class Claim(Noun, frozen=True, kw_only=True):
 
     `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
     first's less the second's. `sublinear`: latency grows more slowly than the pixels. `trade-off`: some framework is
-    slower than another and more accurate. `none`: not to be judged, `why`.
+    slower than another and more accurate. `configuration`: the most accurate of the first's networks, recipes and seeds.
+    `none`: not to be judged, `why`.
     """
 
     who: str
     what: str
     where: str
-    test: Literal["faster", "accurate", "more-accurate", "sublinear", "trade-off", "none"]
+    test: Literal["faster", "accurate", "more-accurate", "sublinear", "trade-off", "configuration", "none"]
     first: Subject = Subject(framework="")
     second: Subject = Subject(framework="")
     at_least: float = 1.0
@@ -54,7 +56,8 @@ class Study(Noun, frozen=True, kw_only=True):
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
     generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
-    weights are transplanted into the others: one function in all deployments.
+    weights are transplanted into the others: one function in all deployments. `variants` are names with what each
+    changes in the recipe; without any, the recipe itself is the only one.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Study(Noun, frozen=True, kw_only=True):
     trained_in: str | None = None
     unofficial: bool = False
     recipe: Recipe = Recipe()
+    variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
@@ -88,11 +92,13 @@ class Training(Noun, frozen=True, kw_only=True):
     architecture: str
     framework: str
     recipe: Recipe
+    variant: str | None = None
 
     @property
     def name(self) -> str:
         """The checkpoint's folder name."""
-        return f"{self.dataset}-{self.size}-{self.architecture}-{self.framework}-s{self.recipe.seed}"
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"{self.dataset}-{self.size}-{self.architecture}{variant}-{self.framework}-s{self.recipe.seed}"
 
 
 class Export(Noun, frozen=True, kw_only=True):
@@ -160,16 +166,7 @@ def plan(study: Study) -> Plan:
             for architecture in study.architectures:
                 made: list[Export] = []
                 for framework in study.frameworks:
-                    for seed in study.seeds:
-                        epochs = study.epochs_at.get(size, study.recipe.epochs)
-                        recipe = msgspec.structs.replace(study.recipe, seed=seed, epochs=epochs)
-                        training = Training(
-                            dataset=dataset,
-                            size=size,
-                            architecture=architecture,
-                            framework=study.trained_in or framework,
-                            recipe=recipe,
-                        )
+                    for training in _trainings(study, dataset, size, architecture, framework):
                         if training not in trainings:
                             trainings.append(training)
                         made += [
@@ -188,6 +185,25 @@ def plan(study: Study) -> Plan:
                     deployed.append(_deployed(study, made[0], "null", 1, profiles))
     measured = tuple(one for one in deployed if one.profiles)
     return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=measured)
+
+
+def _trainings(study: Study, dataset: str, size: int, architecture: str, framework: str) -> Iterator[Training]:
+    """One a variant and seed."""
+    for variant, changes in (study.variants or {"": {}}).items():
+        try:
+            recipe = msgspec.convert(msgspec.to_builtins(study.recipe) | changes, Recipe)
+        except msgspec.ValidationError as error:
+            raise BadInput(f"'variants.{variant}': {error}") from None
+        epochs = study.epochs_at.get(size, recipe.epochs)
+        for seed in study.seeds:
+            yield Training(
+                dataset=dataset,
+                size=size,
+                architecture=architecture,
+                framework=study.trained_in or framework,
+                recipe=msgspec.structs.replace(recipe, seed=seed, epochs=epochs),
+                variant=variant or None,
+            )
 
 
 def check_size(dataset: DatasetSpec, size: int) -> None:

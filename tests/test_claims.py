@@ -40,6 +40,8 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         "status": "done",
         "reason": None,
         "accuracy": None if framework is None else ACCURACY[framework],
+        "source_artifact": f"{framework}-{size}.{form}",
+        "variant": None,
     }
 
 
@@ -147,6 +149,15 @@ def test_a_trade_off_needs_a_slower_one_that_is_more_accurate(jax: float, keras:
 def test_an_accuracy_is_judged_with_its_interval(at_least: float, finding: str) -> None:
     (entry,) = judged(claim("accurate", first=PYTORCH, at_least=at_least))
     assert entry.finding == finding
+    assert entry.value == 0.985
+
+
+def test_an_accuracy_is_the_mean_over_seeds_and_a_configuration_the_best() -> None:
+    other = row("pytorch", 224, "native") | {"accuracy": 0.945, "source_artifact": "another"}
+    third = row("pytorch", 224, "onnx") | {"accuracy": 0.945, "source_artifact": "another, as ONNX"}
+    (entry,) = judged(claim("accurate", first=PYTORCH), other, third)
+    assert entry.value == pytest.approx(0.965)
+    (entry,) = judged(claim("configuration", first=PYTORCH), other, third)
     assert entry.value == 0.985
 
 

@@ -96,6 +96,17 @@ def test_one_framework_trains_for_all(tmp_path: Path) -> None:
     ]
 
 
+def test_variants_change_the_recipe_and_bear_their_names(tmp_path: Path) -> None:
+    variants = '[recipe]\nepochs = 9\n[variants.frozen]\ntrains = "head"\n[variants.whole]\nepochs = 3\n'
+    plan = study.plan(read(tmp_path, f"{MINIMAL}\n{variants}"))
+    assert [(one.name, one.recipe.trains, one.recipe.epochs) for one in plan.trainings[:2]] == [
+        ("synthetic-28-cnn-frozen-pytorch-s0", "head", 9),
+        ("synthetic-28-cnn-whole-pytorch-s0", "all", 3),
+    ]
+    with pytest.raises(BadInput, match=r"'variants\.frozen'.*trained"):
+        read(tmp_path, f"{MINIMAL}\n[variants.frozen]\ntrained = 1")
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = study.plan(read(tmp_path, text)).trainings

@@ -38,7 +38,8 @@ def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[st
         return None, {}
     path = stored(architecture.name) if named == IMAGENET else Path(named)
     if not path.is_file():
-        mend = f"`medserve data weights {architecture.name}` fetches them" if named == IMAGENET else "give its path"
+        known = named == IMAGENET and architecture.name in FILES
+        mend = f"`medserve data weights {architecture.name}` fetches it" if known else "put a safetensors file there"
         raise BadInput(f"{path}: no such file of weights; {mend}")
     try:
         weights = load_file(path)
@@ -49,9 +50,7 @@ def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[st
 
 
 def stored(name: str) -> Path:
-    """Where the ImageNet weights of an architecture lie. Raises BadInput for one that has none."""
-    if name not in FILES:
-        raise unknown("architecture with ImageNet weights", name, FILES)
+    """Where the ImageNet weights of an architecture lie, fetched or put there by hand."""
     return data.root() / "weights" / f"{name}.safetensors"
 
 
@@ -60,6 +59,8 @@ def fetch(name: str, base: str = BASE) -> Path:
 
     Raises BadInput for an architecture that has none, CannotRun when the download fails or brings another file.
     """
+    if name not in FILES:
+        raise unknown("architecture with ImageNet weights", name, FILES)
     target = stored(name)
     if target.is_file():
         return target

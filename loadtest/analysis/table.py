@@ -159,6 +159,7 @@ def _row(run: Run, one: Launched) -> Row:
         "accuracy": test and test.accuracy,
         "balanced_accuracy": test and test.balanced_accuracy,
         "auc": test and test.auc,
+        "variant": training.variant,
         "seed": training.recipe.seed,
         "parity_max_abs": certificate and certificate.max_abs,
         "decisions_changed": certificate and certificate.decisions_changed,

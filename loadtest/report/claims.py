@@ -26,6 +26,7 @@ TURNS: dict[Turn, Tone] = {
 UNITS = {
     "faster": "times",
     "accurate": "of the test split",
+    "configuration": "of the test split",
     "more-accurate": "of the test split",
     "sublinear": "exponent",
     "trade-off": "of the test split",

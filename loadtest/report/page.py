@@ -75,7 +75,7 @@ def compose(found: Facts, folder: str) -> Page:
         ),
         _section("load", "Under load", load.rulers(found), load.ladder(found), load.idle(found)),
         _section("time", "Where the time goes", *spent, tables.overheads(found), intro=ledgers.INTRO if spent else ""),
-        _section("costs", "What it costs", costs.table(found), training.table(found)),
+        _section("costs", "What it costs", costs.table(found), training.table(found), training.seeds(found)),
         _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
         _section(
             "charts",

@@ -1,6 +1,7 @@
 """Training: the scores it came to, how it got there, and what it took."""
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
 
 from loadtest.report import drawing, scales, sheet, wording
 from loadtest.report.drawing import Axis, Drawn, Point
@@ -89,6 +90,35 @@ def efficiency(facts: Facts) -> Figure | None:
         "evaluation included. Sizes of other numbers of epochs are not to be compared in seconds."
     )
     return sheet.draw("efficiency", "What training took", caption, panels, _key(trained))
+
+
+def seeds(facts: Facts) -> Table | None:
+    """Mean and spread over seeds of what is otherwise trained alike, never the best; null with one seed."""
+    groups: dict[tuple[str, str, int, str | None, str], list[Checkpoint]] = {}
+    for training in facts.plan.trainings:
+        if (checkpoint := facts.checkpoints.get(training.name)) is not None:
+            key = (training.dataset, training.architecture, training.size, training.variant, training.framework)
+            groups.setdefault(key, []).append(checkpoint)
+    if len(facts.study.seeds) < 2 or not groups:
+        return None
+    columns = [Column("framework", numeric=False), *data_column(facts)]
+    columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1)
+    columns += [Column("recipe", numeric=False)] * (len(facts.study.variants) > 1) + [Column("size", "px")]
+    columns += [Column("seeds"), Column("accuracy", "%"), Column("balanced", "%"), Column("AUC")]
+    lines = []
+    for (dataset, architecture, size, variant, framework), trained in groups.items():
+        cells = [Cell(wording.framework(framework), mark=Mark(wording.colour(framework)))]
+        cells += [Cell(name) for name in (*facts.datasets(dataset), *facts.architectures(architecture))]
+        cells += [Cell(variant or ABSENT)] * (len(facts.study.variants) > 1) + [Cell(str(size), value=size)]
+        cells.append(Cell(str(len(trained)), value=len(trained)))
+        for name, scale in (("accuracy", 100), ("balanced_accuracy", 100), ("auc", 1)):
+            values = [scale * getattr(one.test, name) for one in trained]
+            digits = 2 if scale == 100 else 4
+            spread = f"\N{PLUS-MINUS SIGN} {stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(Cell(f"{fmean(values):.{digits}f}", spread, fmean(values)))
+        lines.append(Line(tuple(cells)))
+    caption = "Mean over the seeds, and their standard deviation."
+    return Table("Over the seeds", tuple(columns), tuple(lines), caption)
 
 
 def _trained_ones(facts: Facts) -> list[Checkpoint]:

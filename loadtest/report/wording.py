@@ -156,7 +156,7 @@ class Labels:
     """Names deployments by what tells them apart within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._varying = {key for key in ("architecture", "device", "threads", "seed") if _differ(rows, key)}
+        self._varying = {key for key in ("architecture", "device", "threads", "variant", "seed") if _differ(rows, key)}
 
     def kind(self, row: Row) -> str:
         """What stands beside the framework: format, runtime where it is not the format's own, and what varies."""
@@ -173,6 +173,7 @@ class Labels:
             "architecture": row["architecture"],
             "device": row["device"],
             "threads": several(row["threads"], "thread"),
+            "variant": row["variant"],
             "seed": f"seed {row['seed']}",
         }
         return [str(shown[key]) for key in shown if key in self._varying]

@@ -1,0 +1,242 @@
+"""Training in part: what does not learn stays as it is in every framework, and what learns does so alike.
+
+Two frameworks never share a process: `transfer_job.py` runs once for each, and the tests compare what it wrote.
+"""
+
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from conftest import Stage
+from safetensors.numpy import load_file, save_file
+from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
+from transfer_job import CASES, CLASS_WEIGHTS, CLASSES, NETWORKS
+
+from medserve import plugins
+from medserve.errors import BadInput
+from medserve.spec import Recipe
+from medserve.store import read_checkpoint, sha256
+from medserve.tables import ARCHITECTURES
+from train import loop, pretrained
+from train.frameworks import learns
+
+JOB = Path(__file__).with_name("transfer_job.py")
+REFERENCE = "pytorch"
+FRAMEWORKS = plugins.names("train.frameworks")
+EVERY = [(framework, name, case) for framework in FRAMEWORKS for name in NETWORKS for case in CASES]
+
+
+class Outcome:
+    """What one framework's job wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with np.load(folder / "found.npz") as found:
+            self.found = dict(found)
+
+    def weights(self, name: str) -> dict[str, np.ndarray]:
+        weights: dict[str, np.ndarray] = load_file(self.folder / f"{name}.safetensors")
+        return weights
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    found = {}
+    for framework in FRAMEWORKS:
+        if plugins.missing("train.frameworks", framework):
+            continue
+        folder = tmp_path_factory.mktemp(framework)
+        done = subprocess.run(
+            [sys.executable, str(JOB), framework, str(folder)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found[framework] = Outcome(folder)
+    return found
+
+
+@pytest.fixture
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """An address under which the files of a folder are served, and that folder."""
+    folder = tmp_path_factory.mktemp("shelf")
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,)).start()
+        yield f"http://127.0.0.1:{running.server_port}/", folder
+        running.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def of(outcomes: dict[str, Outcome], framework: str) -> Outcome:
+    if framework not in outcomes:
+        pytest.skip(f"{framework} is not installed")
+    return outcomes[framework]
+
+
+@pytest.mark.parametrize(("framework", "name", "case"), EVERY)
+def test_only_what_learns_changes(outcomes: dict[str, Outcome], framework: str, name: str, case: str) -> None:
+    outcome, architecture, recipe = of(outcomes, framework), NETWORKS[name], CASES[case]
+    before, after = (outcome.weights(f"{name}-{case}-{when}") for when in ("before", "after"))
+    changed = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert changed == {key for key in before if learns(architecture, recipe, key)}
+    assert changed
+    assert changed != before.keys()
+
+
+@pytest.mark.parametrize(("framework", "name", "case"), EVERY)
+def test_it_learns_what_pytorch_learns(outcomes: dict[str, Outcome], framework: str, name: str, case: str) -> None:
+    if (name, case) == ("efficientnet", "last-stage"):
+        pytest.skip("its last stage has stochastic depth, of which each framework draws its own")
+    outcome, reference = of(outcomes, framework), of(outcomes, REFERENCE)
+    key = f"{name}-{case}"
+    assert outcome.found[f"{key}-scores"] == pytest.approx(reference.found[f"{key}-scores"], abs=1e-5)
+    assert outcome.found[f"{key}-losses"] == pytest.approx(reference.found[f"{key}-losses"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("framework", "name", "case"), EVERY)
+def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(
+    outcomes: dict[str, Outcome], framework: str, name: str, case: str
+) -> None:
+    """In what learns only its head, training and evaluation see the same features: the scores tell the first loss."""
+    if case == "last-stage":
+        pytest.skip("its batch norm learns")
+    found = of(outcomes, framework).found
+    logs, labels = np.log(found[f"{name}-{case}-scores"].astype(np.float64)), found["labels"][0]
+    smoothing = CASES[case].label_smoothing
+    targets = np.eye(CLASSES)[labels] * (1 - smoothing) + smoothing / CLASSES
+    weights = CLASS_WEIGHTS[labels] if case == "balanced" else np.ones(len(labels))
+    expected = (-(targets * logs).sum(1) * weights).mean()
+    assert found[f"{name}-{case}-losses"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_dense_head_has_its_parameters_and_names(outcomes: dict[str, Outcome], framework: str) -> None:
+    outcome, architecture = of(outcomes, framework), NETWORKS["resnet"]
+    linear, dense = (int(outcome.found[f"resnet-{case}-parameters"]) for case in ("head", "dense"))
+    backbone = linear - architecture.parameters(CLASSES)
+    assert dense - backbone == architecture.parameters(CLASSES, hidden=6)
+    weights = outcome.weights("resnet-dense-before")
+    assert weights["fc.0.weight"].shape == (6, architecture.features)
+    assert weights["fc.1.weight"].shape == (CLASSES, 6)
+
+
+def test_a_recipe_that_begins_with_the_head_has_two_phases() -> None:
+    recipe = Recipe(epochs=10, head_epochs=3, head_rate=0.1, trains="last stage")
+    assert [(one.trains, one.epochs, one.learning_rate) for one in loop.phases(recipe)] == [
+        ("head", 3, 0.1),
+        ("last stage", 7, recipe.learning_rate),
+    ]
+    assert loop.phases(Recipe()) == [Recipe()]
+
+
+def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
+    tiny: Path,  # noqa: F811 (the fixture)
+    stage: Stage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = (*WORDS, "--set", "batch=16", "--set", "epochs=4", "--set", "head_epochs=2", "--set", "balanced=true")
+    whole = tmp_path / "whole"
+    done = stage(*words, "--out", str(whole), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom medserve.spec import Recipe\nfrom train import data, loop\n"
+        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._keep\n"
+        "def kept(trainer, states, state):\n"
+        "    folder = keep(trainer, states, state)\n"
+        "    return folder if len(state.history) != stop else sys.exit(3)\n"
+        "loop._keep = kept\n"
+        "recipe = Recipe(batch=16, epochs=4, head_epochs=2, balanced=True)\n"
+        "loop.train(data.open_dataset('bloodmnist', 28, unofficial=True), 'cnn', 'pytorch', recipe, out)\n"
+    )
+    out = tmp_path / "cut"
+    for stop in (1, 2, 3):
+        cut = subprocess.run([sys.executable, "-c", code, str(stop), str(out)], capture_output=True, text=True)
+        assert cut.returncode == 3, cut.stderr
+    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_file(folder / "weights.safetensors") for folder in (whole, out))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_says_what_it_began_with(tiny: Path, stage: Stage, tmp_path: Path) -> None:  # noqa: F811
+    source, out = tmp_path / "given.safetensors", tmp_path / "tuned"
+    first = stage(*WORDS, *TINY[:2], "--set", "epochs=1", "--out", str(tmp_path / "first"), MEDMNIST_ROOT=str(tiny))
+    assert first.returncode == 0, first.stderr
+    given = load_file(tmp_path / "first" / "weights.safetensors")
+    save_file({name: value.astype(np.float16) for name, value in given.items()}, source)
+    words = (*WORDS, *TINY[:2], "--set", "epochs=1", "--set", "trains=head", "--set", f"initial={source}")
+    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert read_checkpoint(out).initial_digest == sha256(source)
+    weights = load_file(out / "weights.safetensors")
+    kept = {name for name in weights if not name.startswith("fc.")}
+    assert all(np.array_equal(weights[name], given[name].astype(np.float16).astype(np.float32)) for name in kept)
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path))
+    with pytest.raises(BadInput, match=r"weights/resnet50\.safetensors: no such file.*medserve data weights resnet50"):
+        pretrained.initial("imagenet", ARCHITECTURES["resnet50"])
+    with pytest.raises(BadInput, match=r"cnn\.safetensors: no such file.*put"):
+        pretrained.initial("imagenet", ARCHITECTURES["cnn"])
+    (tmp_path / "odd.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BadInput, match="no safetensors file"):
+        pretrained.initial(str(tmp_path / "odd.safetensors"), ARCHITECTURES["cnn"])
+    with pytest.raises(BadInput, match="unknown architecture with ImageNet weights 'cnn'"):
+        pretrained.fetch("cnn")
+
+
+def test_fetched_weights_are_checked_converted_and_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: tuple[str, Path]
+) -> None:
+    torch = pytest.importorskip("torch")
+    url, folder = shelf
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path))
+    state = {"conv1.weight": torch.ones(2, 3, 1, 1), "bn1.num_batches_tracked": torch.tensor(7)}
+    torch.save(state, folder / "made.pth")
+    name = f"resnet18-{sha256(folder / 'made.pth')[:8]}.pth"
+    (folder / "made.pth").rename(folder / name)
+    monkeypatch.setitem(pretrained.FILES, "resnet18", name)
+    path = pretrained.fetch("resnet18", url)
+    (folder / name).unlink()
+    assert pretrained.fetch("resnet18", url) == path
+    assert load_file(path).keys() == {"conv1.weight"}
+    assert [one.name for one in path.parent.iterdir() if one.suffix == ".pth"] == []
+    digest, weights = pretrained.initial("imagenet", ARCHITECTURES["resnet18"])
+    assert digest == sha256(path)
+    assert weights["conv1.weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_epochs": 31}, "head_epochs is 31; expected from 0 to the 30 epochs"),
+        ({"hidden": -1}, "hidden is -1"),
+        ({"drop_out": 1.0}, "drop_out is 1.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    change: dict[str, float],
+    message: str,
+    tiny: Path,  # noqa: F811 (the fixture)
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
+    from train import data
+
+    recipe = msgspec.convert({"batch": 16} | change, Recipe)
+    with pytest.raises(BadInput, match=message):
+        loop.train(data.open_dataset("bloodmnist", 28, unofficial=True), "cnn", "pytorch", recipe, tmp_path / "x")

@@ -1,0 +1,61 @@
+"""`python transfer_job.py FRAMEWORK FOLDER`: small networks trained in part, in one framework, all results into FOLDER.
+
+Weights, images and labels are drawn by NumPy, so every framework that runs this sees the same bytes.
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from framework_job import drawn
+from network_job import patches
+from safetensors.numpy import save_file
+from small_networks import CLASSES, DROPPING, SMALL
+
+from medserve import plugins
+from medserve.spec import Recipe
+from train.frameworks import Begin, Trainer
+
+STEPS = 3
+RATES = np.full(STEPS, 1e-3, np.float32)
+NETWORKS = {
+    "resnet": msgspec.structs.replace(SMALL["basic"], last_stage=("layer4",)),
+    # Its head drops nothing, so that what is random could only come from a part that does not learn.
+    "efficientnet": msgspec.structs.replace(
+        DROPPING, drop_out=0.0, head="classifier", last_stage=("features.4", "features.5")
+    ),
+}
+CLASS_WEIGHTS = np.linspace(0.2, 1.8, CLASSES).astype(np.float32)
+CASES = {
+    "head": Recipe(trains="head"),
+    "last-stage": Recipe(trains="last stage"),
+    "dense": Recipe(trains="head", hidden=6),
+    "balanced": Recipe(trains="head"),
+}
+
+
+def main(framework: str, folder: Path) -> None:
+    create = plugins.load("train.frameworks", framework).create
+    rng = np.random.default_rng(4)
+    images, labels = patches(rng, 64, STEPS, 16), rng.integers(0, CLASSES, (STEPS, 16))
+    found: dict[str, object] = {}
+    for name, architecture in NETWORKS.items():
+        for case, recipe in CASES.items():
+            fresh = create(architecture, CLASSES, recipe, RATES).weights()
+            weights = drawn(fresh)
+            weighed = CLASS_WEIGHTS if case == "balanced" else None
+            trainer: Trainer = create(
+                architecture, CLASSES, recipe, RATES, Begin(weights=weights, class_weights=weighed)
+            )
+            save_file(trainer.weights(), folder / f"{name}-{case}-before.safetensors")
+            found[f"{name}-{case}-parameters"] = trainer.parameters
+            found[f"{name}-{case}-scores"] = trainer.predict(images[0])
+            found[f"{name}-{case}-losses"] = [trainer.step(images[at], labels[at]) for at in range(STEPS)]
+            save_file(trainer.weights(), folder / f"{name}-{case}-after.safetensors")
+    found["labels"] = labels
+    np.savez(folder / "found.npz", **{name: np.asarray(value) for name, value in found.items()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
