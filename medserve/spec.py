@@ -111,12 +111,13 @@ class Recipe(Noun, frozen=True, kw_only=True):
 
 
 class Epoch(Noun, frozen=True, kw_only=True):
-    """One line of a training history: mean training loss, validation accuracy, wall seconds of the training steps."""
+    """One line of a training history: mean training loss, validation accuracy, seconds of the training steps."""
 
     epoch: int
     loss: float
     val_accuracy: float
     seconds: float
+    cpu_seconds: float | None = None
     images_per_second: float
 
 
@@ -154,6 +155,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     train_seconds: float
     images_per_second: float
     compile_seconds: float
+    peak_memory_bytes: int | None = None
     versions: dict[str, str]
     files: dict[str, str]
 

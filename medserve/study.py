@@ -36,8 +36,8 @@ class Claim(Noun, frozen=True, kw_only=True):
 
     `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
     first's less the second's. `sublinear`: latency grows more slowly than the pixels. `trade-off`: some framework is
-    slower than another and more accurate. `configuration`: the most accurate of the first's networks, recipes and seeds.
-    `none`: not to be judged, `why`.
+    slower than another and more accurate. `configuration`: the accuracy of the best of the first's networks, recipes
+    and seeds. `none`: not to be judged, `why`.
     """
 
     who: str
@@ -57,7 +57,8 @@ class Study(Noun, frozen=True, kw_only=True):
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
     generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
     weights are transplanted into the others: one function in all deployments. `variants` are names with what each
-    changes in the recipe; without any, the recipe itself is the only one.
+    changes in the recipe; without any, the recipe itself is the only one. The report says how long training took to a
+    validation accuracy of `target_accuracy`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Study(Noun, frozen=True, kw_only=True):
     unofficial: bool = False
     recipe: Recipe = Recipe()
     variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    target_accuracy: float | None = None
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
-from medserve.machine import versions
+from medserve.machine import process_facts, versions
 from medserve.progress import Progress, duration
 from medserve.scores import score
 from medserve.spec import Architecture, Checkpoint, Epoch, Noun, Recipe, Split
@@ -212,7 +212,7 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
     recipe = state.inputs.recipe
     last = f", val accuracy {state.history[-1].val_accuracy:.4f}" if state.history else ""
     losses, seconds = [], []
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for images, labels in batches(data, recipe, epoch):
         start = time.perf_counter()
         loss = trainer.step(images, labels)
@@ -222,7 +222,7 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
             raise FloatingPointError(f"the loss is {loss} at step {done}: epoch {epoch + 1}, batch {len(seconds)}")
         losses.append(loss)
         progress.update(done, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}{last}")
-    trained = time.perf_counter() - began
+    trained, cpu = time.perf_counter() - began, time.process_time() - cpu
     scores = predict(trainer, data, "val", recipe.batch)
     if not np.isfinite(scores).all():
         raise FloatingPointError(f"the validation scores are not finite after step {done}: end of epoch {epoch + 1}")
@@ -231,6 +231,7 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
         loss=float(np.mean(losses)),
         val_accuracy=float(np.mean(scores.argmax(1) == data.labels("val"))),
         seconds=trained,
+        cpu_seconds=cpu,
         images_per_second=recipe.batch / float(np.median(seconds)),
     )
     history, times = (*state.history, line), (*state.step_seconds, *seconds)
@@ -294,6 +295,7 @@ def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoi
             train_seconds=sum(epoch.seconds for epoch in state.history),
             images_per_second=inputs.recipe.batch / step,
             compile_seconds=max(0.0, state.step_seconds[0] - step),
+            peak_memory_bytes=process_facts()["peak_memory_bytes"],
             versions=state.versions,
             files=digests(folder, without="checkpoint.json"),
         )

@@ -22,7 +22,10 @@ def table(facts: Facts) -> Table:
     columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1) + [Column("size", "px")]
     columns += [Column("accuracy", "%", "Test split"), Column("balanced", "%", "Test split")]
     columns += [Column("AUC", "", "Test split"), Column("images/s", "median", "Speed")]
-    columns += [Column("compile", "s", "Speed"), Column("time to finish", "", "Speed"), Column("parameters")]
+    columns += [Column("compile", "s", "Speed"), Column("time to finish", "", "Speed")]
+    target = facts.study.target_accuracy
+    columns += [Column(f"to {target:.0%} (validation)", "", "Speed")] if target is not None else []
+    columns += [Column("CPU", "s", "Cost"), Column("peak memory", "MB", "Cost"), Column("parameters")]
     columns += [Column("epochs"), Column("batch"), Column("seed")]
     lines = []
     for training in facts.plan.trainings:
@@ -32,15 +35,18 @@ def table(facts: Facts) -> Table:
         cells += [Cell(name) for name in facts.datasets(training.dataset)]
         cells += [Cell(name) for name in facts.architectures(training.architecture)]
         cells.append(Cell(str(training.size), value=training.size))
-        cells += _trained(checkpoint) if checkpoint else [Cell(ABSENT, tone="muted")] * 7
+        missing = [Cell(ABSENT, tone="muted")] * (9 + (target is not None))
+        cells += _trained(checkpoint, target) if checkpoint else missing
         recipe = checkpoint.recipe if checkpoint else training.recipe
         cells += [Cell(str(value), value=value) for value in (recipe.epochs, recipe.batch, recipe.seed)]
         lines.append(Line(tuple(cells), () if checkpoint else (facts.why_not(training) or "not trained yet",)))
     return Table("Training", tuple(columns), tuple(lines))
 
 
-def _trained(checkpoint: Checkpoint) -> list[Cell]:
+def _trained(checkpoint: Checkpoint, target: float | None) -> list[Cell]:
     test = checkpoint.test
+    cpu = [epoch.cpu_seconds for epoch in checkpoint.history if epoch.cpu_seconds is not None]
+    memory = checkpoint.peak_memory_bytes
     return [
         Cell(f"{test.accuracy * 100:.2f}", value=test.accuracy),
         Cell(f"{test.balanced_accuracy * 100:.2f}", value=test.balanced_accuracy),
@@ -48,8 +54,20 @@ def _trained(checkpoint: Checkpoint) -> list[Cell]:
         Cell(number(checkpoint.images_per_second), value=checkpoint.images_per_second),
         Cell(number(checkpoint.compile_seconds), value=checkpoint.compile_seconds),
         Cell(duration(checkpoint.train_seconds), value=checkpoint.train_seconds),
+        *([] if target is None else [_reached(checkpoint, target)]),
+        Cell(number(sum(cpu)) if cpu else ABSENT, value=sum(cpu) if cpu else None),
+        Cell(ABSENT if memory is None else number(memory / 1e6), value=memory),
         Cell(f"{checkpoint.parameters:,}", value=checkpoint.parameters),
     ]
+
+
+def _reached(checkpoint: Checkpoint, target: float) -> Cell:
+    """The seconds of training after which the validation accuracy first was the target."""
+    for place, epoch in enumerate(checkpoint.history):
+        if epoch.val_accuracy >= target:
+            seconds = sum(one.seconds for one in checkpoint.history[: place + 1])
+            return Cell(duration(seconds), f"epoch {epoch.epoch}", seconds)
+    return Cell("not reached", tone="muted")
 
 
 def curves(facts: Facts) -> Figure | None:
