@@ -18,7 +18,7 @@ from medserve.spec import Deployment, LoadProfile
 from medserve.timing import now, timed_loop
 from serve.runtimes import Runtime, open_runtime, pad, predict
 
-__all__ = ["Runtime", "measure", "open_runtime"]
+__all__ = ["measure", "open_runtime"]
 
 AT_LEAST = 6
 """Calls without which the median has no 95 % interval, however long they take."""

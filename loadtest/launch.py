@@ -72,22 +72,18 @@ class _Launch:
         if not cells:
             return
         from loadtest import inprocess
-        from loadtest.inprocess import Runtime
 
         deployment = cells[0].deployment
         machine.pin(self._plan.server_cpus)
         os.environ.update(machine.thread_environment(deployment.threads))
-        runtime: Runtime | None = None
-        # What has run once in this process may compile faster the next time.
-        ordered = sorted(cells, key=lambda cell: cell.profile.trap != "compile-inside")
-        for place, cell in enumerate(ordered):
-            cold = cell.profile.trap == "compile-inside"
-            try:
-                if runtime is None or cold:
-                    runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
-            except (BadInput, CannotRun) as error:
-                self._fail(tuple(ordered[place:]), str(error))
-                return
+        # Who times the first calls wants what has run nothing; no other cell may then share the process.
+        cold = any(cell.profile.trap == "compile-inside" for cell in cells)
+        try:
+            runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
+        except (BadInput, CannotRun) as error:
+            self._fail(cells, str(error))
+            return
+        for cell in cells:
             with self._cell(cell) as result:
                 watch = Watch(os.getpid(), self._plan.server_cpus)
                 timed = inprocess.measure(
@@ -100,8 +96,6 @@ class _Launch:
                 if timed.stages:
                     samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
                 result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
-                if cold:
-                    runtime = None
 
     def _over_http(self, cells: tuple[Cell, ...]) -> None:
         server: Server | None = None
@@ -244,6 +238,8 @@ def _check(plan: Launch) -> None:
         raise BadInput("the launch has no cells")
     if len({cell.deployment.name for cell in plan.cells}) > 1:
         raise BadInput("the cells of a launch must be of one deployment, which one fresh process serves")
+    if len(plan.cells) > 1 and any(cell.profile.trap == "compile-inside" for cell in plan.cells):
+        raise BadInput("compilation is timed in a process of its own; leave the other cells to another launch")
 
 
 @contextmanager

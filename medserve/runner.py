@@ -19,7 +19,7 @@ import msgspec
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
 from medserve.progress import Jobs, describe
-from medserve.spec import Cell, Failure, Launch, Prepared, Result, SelfTest
+from medserve.spec import Cell, Failure, Launch, LoadProfile, Prepared, Result, SelfTest
 from medserve.study import Deployed, Export, Plan, Study, Training, plan
 from medserve.tables import ROOFLINE
 
@@ -38,6 +38,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 Listener = Callable[[Step], None]
+KINDS = ("in-process", "http", "trap", "cold")
+"""Of launches, in the order in which a deployment goes through them."""
 
 
 def run(study: Study, out: Path, listen: Listener) -> int:
@@ -62,8 +64,7 @@ class _Run:
                 "train": len(matrix.trainings),
                 "export": len(matrix.exports),
                 "selftest": int(bool(self._sizes)),
-                "in-process": launches,
-                "http": launches,
+                **dict.fromkeys(KINDS, launches),
             }
         )
         self._data: dict[tuple[str, int], Prepared | str] = {}
@@ -81,7 +82,7 @@ class _Run:
             # A fixed order would give each deployment the same place in the machine's drift in every block.
             random.Random(f"{self._study.name} {index}").shuffle(block)  # noqa: S311 (an order, not a secret)
             for deployed in block:
-                for kind in ("in-process", "http"):
+                for kind in KINDS:
                     self._launch(deployed, index, kind)
         return self._failed
 
@@ -111,12 +112,8 @@ class _Run:
         self._remember("export", export.name, self._run("export", export.name, words))
 
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:
-        """One fresh process of a deployment (in process, or behind HTTP) and its cells that are not done, in order."""
-        cells = tuple(
-            cell
-            for cell in deployed.cells
-            if (cell.profile.mode == "in-process") == (kind == "in-process") and not self._is_done(cell, index)
-        )
+        """One fresh process of a deployment and its cells of this kind that are not done, in order."""
+        cells = tuple(cell for cell in deployed.cells if _kind(cell.profile) == kind and not self._is_done(cell, index))
         data = self._prepare(deployed.export.training)
         if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():
             self._jobs.skip(kind)
@@ -142,7 +139,7 @@ class _Run:
         name = f"{deployed.deployment.name}.{index}"
         path = self._out / "logs" / f"{kind}.{name}.json"
         store.write_json(path, launch)
-        env = machine.thread_environment(deployed.deployment.threads) if kind == "in-process" else {}
+        env = {} if kind == "http" else machine.thread_environment(deployed.deployment.threads)
         reason = self._run(kind, name, ["-m", "loadtest", "launch", str(path)], env)
         for cell in cells:
             self._close(cell, index, reason)
@@ -303,8 +300,15 @@ def _settle(study: Study, out: Path) -> None:
         store.write_json(path, study)
 
 
+def _kind(profile: LoadProfile) -> str:
+    """Which process measures it: what a mistake leaves behind there must not meet what is measured soundly."""
+    if profile.mode != "in-process":
+        return "http"
+    return "in-process" if profile.trap is None else "cold" if profile.trap == "compile-inside" else "trap"
+
+
 def _over_http(deployed: Deployed) -> bool:
-    return any(profile.mode != "in-process" for profile in deployed.profiles)
+    return any(_kind(profile) == "http" for profile in deployed.profiles)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -290,4 +290,5 @@ def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
             if measure.warmup_seconds is not None:
                 profile = msgspec.structs.replace(profile, warmup_seconds=measure.warmup_seconds)
             found[name] = profile
-    return tuple(found.values())
+    # What is measured soundly comes first.
+    return tuple(sorted(found.values(), key=lambda profile: profile.trap is not None))

@@ -186,7 +186,7 @@ FORMATS = {
 }
 
 TRAPS: dict[Trap, str] = {
-    "predict": "Keras by `predict`, which is made for whole data sets, in place of the model's function",
+    "predict": "Keras by its predict, which is made for whole data sets, in place of the model's function",
     "unsynchronised": "the clock stops when the call returns, not when the scores have arrived",
     "compile-inside": "the mean of the first hundred calls, compilation among them",
     "one-image": "one image again and again",

@@ -22,6 +22,7 @@ import pytest
 from conftest import Stage
 
 from loadtest import samples
+from loadtest.inprocess import FIRST
 from loadtest.launch import _settle
 from loadtest.payload import AUDITED
 from medserve import store
@@ -255,3 +256,19 @@ def test_a_launch_of_nothing_is_refused(plan: Callable[..., Launch], stage: Stag
     store.write_json(path, msgspec.structs.replace(plan(closed()), cells=()))
     done = stage("loadtest", "launch", str(path))
     assert (done.returncode, done.stderr) == (2, "error: the launch has no cells\n")
+
+
+def test_compilation_is_timed_in_a_process_of_its_own(
+    plan: Callable[..., Launch], stage: Stage, tmp_path: Path
+) -> None:
+    cold = LoadProfile(name="cold", mode="in-process", trap="compile-inside", seconds=0.2, warmup_seconds=0.0)
+    mixed = plan(cold, LoadProfile(name="sound", mode="in-process", seconds=0.2, warmup_seconds=0.1))
+    store.write_json(tmp_path / "launch.json", mixed)
+    done = stage("loadtest", "launch", str(tmp_path / "launch.json"))
+    assert done.returncode == 2
+    assert "in a process of its own; leave the other cells to another launch" in done.stderr
+    code, (result,) = measure(msgspec.structs.replace(mixed, cells=mixed.cells[:1]), tmp_path)
+    assert (code, result.reason) == (0, None)
+    table = samples.read(Path(mixed.results) / mixed.cells[0].name / str(mixed.index) / "samples.parquet")
+    assert column(table, "warmup").tolist() == [False] * FIRST
+    assert "steady" not in result.process

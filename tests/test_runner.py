@@ -163,6 +163,26 @@ def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stag
     assert "the self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
 
 
+def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path, tmp_path: Path) -> None:
+    names = ("in-process-1", "closed-1", "closed-1-json", "in-process-1-one-image", "in-process-1-compile-inside")
+    study = mini(tmp_path, null="false", profiles=json.dumps([*names, "in-process-1-default-threads"]))
+    out = tmp_path / "run"
+    tried(out)
+    done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    told = kinds(done.stdout)
+    assert told[told.index("in-process") :] == ["in-process", "http", "trap", "cold", "trap"]
+    assert len(results(out)) == 6
+    rows = json.loads(stage("loadtest", "results", str(out), "--format", "json").stdout)
+    assert {row["profile"]: row["trap"] for row in rows if row["trap"]} == {
+        "closed-1-json": "json",
+        "in-process-1-one-image": "one-image",
+        "in-process-1-compile-inside": "compile-inside",
+        "in-process-1-default-threads": "default-threads",
+    }
+    assert {row["threads"] for row in rows if row["trap"] == "default-threads"} == {0}
+
+
 def test_what_cannot_be_trained_is_a_row_with_a_reason(stage: Stage, root: Path, tmp_path: Path) -> None:
     """The data set is not there and cannot be fetched without network."""
     out = tmp_path / "run"
