@@ -21,8 +21,8 @@ class EfficientNetV2(nnx.Module):
         for index, (width, depth, stride, expansion) in enumerate(architecture.stages()):
             stage = nnx.List()
             for place in range(depth):
-                block = FusedBlock if index < architecture.fused else Block
-                stage.append(block(channels, width, expansion, stride if place == 0 else 1, next(rates), rngs))
+                make = fused_block if index < architecture.fused else block
+                stage.append(make(channels, width, expansion, stride if place == 0 else 1, next(rates), rngs))
                 channels = width
             self.features.append(stage)
         self.features.append(conv_norm(channels, architecture.features, 1, rngs=rngs))
@@ -47,33 +47,29 @@ class Residual(nnx.Module):
         return x + self.stochastic_depth(y) if self.shortcut else y
 
 
-class FusedBlock(Residual):
+def fused_block(channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> Residual:
     """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
-
-    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> None:
-        if expansion == 1:
-            block = nnx.List([conv_norm(channels, width, 3, stride, rngs=rngs)])
-        else:
-            wide = channels * expansion
-            widen = conv_norm(channels, wide, 3, stride, rngs=rngs)
-            block = nnx.List([widen, conv_norm(wide, width, 1, activation=False, rngs=rngs)])
-        super().__init__(block, stride == 1 and channels == width, rate, rngs)
+    wide = channels * expansion
+    if expansion == 1:
+        layers = nnx.List([conv_norm(channels, width, 3, stride, rngs=rngs)])
+    else:
+        widen = conv_norm(channels, wide, 3, stride, rngs=rngs)
+        layers = nnx.List([widen, conv_norm(wide, width, 1, activation=False, rngs=rngs)])
+    return Residual(layers, stride == 1 and channels == width, rate, rngs)
 
 
-class Block(Residual):
+def block(channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> Residual:
     """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
-
-    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> None:
-        wide = channels * expansion
-        block = nnx.List(
-            [
-                conv_norm(channels, wide, 1, rngs=rngs),
-                conv_norm(wide, wide, 3, stride, groups=wide, rngs=rngs),
-                SqueezeExcitation(wide, max(1, channels // 4), rngs),
-                conv_norm(wide, width, 1, activation=False, rngs=rngs),
-            ]
-        )
-        super().__init__(block, stride == 1 and channels == width, rate, rngs)
+    wide = channels * expansion
+    layers = nnx.List(
+        [
+            conv_norm(channels, wide, 1, rngs=rngs),
+            conv_norm(wide, wide, 3, stride, groups=wide, rngs=rngs),
+            SqueezeExcitation(wide, max(1, channels // 4), rngs),
+            conv_norm(wide, width, 1, activation=False, rngs=rngs),
+        ]
+    )
+    return Residual(layers, stride == 1 and channels == width, rate, rngs)
 
 
 class SqueezeExcitation(nnx.Module):

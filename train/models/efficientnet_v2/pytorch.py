@@ -22,8 +22,8 @@ class EfficientNetV2(nn.Module):
         for index, (width, depth, stride, expansion) in enumerate(architecture.stages()):
             stage = nn.Sequential()
             for place in range(depth):
-                block = FusedBlock if index < architecture.fused else Block
-                stage.append(block(channels, width, expansion, stride if place == 0 else 1, next(rates)))
+                make = fused_block if index < architecture.fused else block
+                stage.append(make(channels, width, expansion, stride if place == 0 else 1, next(rates)))
                 channels = width
             self.features.append(stage)
         self.features.append(conv_norm(channels, architecture.features, 1))
@@ -49,30 +49,26 @@ class Residual(nn.Module):
         return x + self.stochastic_depth(y) if self.shortcut else y
 
 
-class FusedBlock(Residual):
+def fused_block(channels: int, width: int, expansion: int, stride: int, rate: float) -> Residual:
     """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
-
-    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float) -> None:
-        if expansion == 1:
-            block = nn.Sequential(conv_norm(channels, width, 3, stride))
-        else:
-            wide = channels * expansion
-            block = nn.Sequential(conv_norm(channels, wide, 3, stride), conv_norm(wide, width, 1, activation=False))
-        super().__init__(block, stride == 1 and channels == width, rate)
+    wide = channels * expansion
+    if expansion == 1:
+        layers = nn.Sequential(conv_norm(channels, width, 3, stride))
+    else:
+        layers = nn.Sequential(conv_norm(channels, wide, 3, stride), conv_norm(wide, width, 1, activation=False))
+    return Residual(layers, stride == 1 and channels == width, rate)
 
 
-class Block(Residual):
+def block(channels: int, width: int, expansion: int, stride: int, rate: float) -> Residual:
     """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
-
-    def __init__(self, channels: int, width: int, expansion: int, stride: int, rate: float) -> None:
-        wide = channels * expansion
-        block = nn.Sequential(
-            conv_norm(channels, wide, 1),
-            conv_norm(wide, wide, 3, stride, groups=wide),
-            SqueezeExcitation(wide, max(1, channels // 4)),
-            conv_norm(wide, width, 1, activation=False),
-        )
-        super().__init__(block, stride == 1 and channels == width, rate)
+    wide = channels * expansion
+    layers = nn.Sequential(
+        conv_norm(channels, wide, 1),
+        conv_norm(wide, wide, 3, stride, groups=wide),
+        SqueezeExcitation(wide, max(1, channels // 4)),
+        conv_norm(wide, width, 1, activation=False),
+    )
+    return Residual(layers, stride == 1 and channels == width, rate)
 
 
 class SqueezeExcitation(nn.Module):
