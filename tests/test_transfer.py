@@ -5,6 +5,7 @@ Two frameworks never share a process: `transfer_job.py` runs once for each, and 
 
 import functools
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -143,13 +144,12 @@ def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     tiny: Path,  # noqa: F811 (the fixture)
     stage: Stage,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = (*WORDS, "--set", "batch=16", "--set", "epochs=4", "--set", "head_epochs=2", "--set", "balanced=true")
     whole = tmp_path / "whole"
     done = stage(*words, "--out", str(whole), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
     assert done.returncode == 0, done.stderr
-    monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
+    env = {**os.environ, "MEDMNIST_ROOT": str(tiny), **ONE_THREAD}
     code = (
         "import sys\nfrom pathlib import Path\nfrom medserve.spec import Recipe\nfrom train import data, loop\n"
         "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._keep\n"
@@ -162,7 +162,8 @@ def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     )
     out = tmp_path / "cut"
     for stop in (1, 2, 3):
-        cut = subprocess.run([sys.executable, "-c", code, str(stop), str(out)], capture_output=True, text=True)
+        again = [sys.executable, "-c", code, str(stop), str(out)]
+        cut = subprocess.run(again, capture_output=True, text=True, env=env, check=False)
         assert cut.returncode == 3, cut.stderr
     done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
     assert done.returncode == 0, done.stderr

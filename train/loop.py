@@ -176,7 +176,8 @@ def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
     if not recipe.balanced:
         return None
     counts = np.bincount(data.labels("train"), minlength=len(data.classes))
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+    weights: NDArray[np.float64] = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return weights.astype(np.float32)
 
 
 def _trainer(network: Architecture, framework: str, recipe: Recipe, begin: Begin, classes: int, steps: int) -> Trainer:

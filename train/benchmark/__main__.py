@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from math import exp, log, sqrt
 from statistics import fmean, stdev
 from typing import Annotated, NamedTuple
@@ -56,7 +57,7 @@ def compare(framework: str, size: int, architecture: str, turns: int) -> Compare
         for batch, targets in batches(opened, recipe, turn):
             trainer.step(batch, targets)
 
-    seconds = [(_seconds(lambda turn=turn: ours(turn)), _seconds(epoch)) for turn in range(turns + 1)][1:]
+    seconds = [(_seconds(partial(ours, turn)), _seconds(epoch)) for turn in range(turns + 1)][1:]
     logs = [log(plain / mine) for mine, plain in seconds]
     half = float(stdtrit(turns - 1, 0.975)) * stdev(logs) / sqrt(turns)
     shown = steps * recipe.batch

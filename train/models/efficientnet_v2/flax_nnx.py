@@ -87,7 +87,8 @@ class SqueezeExcitation(nnx.Module):
 def run(layers: nnx.List, x: jax.Array) -> jax.Array:
     """Layers one after another; among them may be lists of such."""
     for layer in layers:
-        x = run(layer, x) if isinstance(layer, nnx.List) else layer(x)
+        # A head is a list too, that knows what lies between its layers.
+        x = run(layer, x) if type(layer) is nnx.List else layer(x)
     return x
 
 

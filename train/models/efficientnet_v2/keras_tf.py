@@ -5,6 +5,7 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 from itertools import count
+from typing import TypeAlias
 
 import keras
 
@@ -14,7 +15,7 @@ from train.models.layers.keras_tf import batch_norm, conv, depthwise_conv, head,
 REQUIRES = ("tensorflow", "keras")
 
 EPSILON = 1e-3
-Seeds = keras.random.SeedGenerator
+Seeds: TypeAlias = keras.random.SeedGenerator
 
 
 def fused_block(

@@ -4,6 +4,8 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+from typing import TypeAlias
+
 import keras
 
 from medserve.spec import Architecture
@@ -11,7 +13,7 @@ from train.models.layers.keras_tf import batch_norm, conv, head, normalise
 
 REQUIRES = ("tensorflow", "keras")
 
-Seeds = keras.random.SeedGenerator
+Seeds: TypeAlias = keras.random.SeedGenerator
 
 
 def basic_block(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: Seeds) -> keras.KerasTensor:
