@@ -41,4 +41,4 @@ def count(architecture: Architecture, classes: int) -> tuple[int, int]:
 def stochastic_depth(rate: float, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Stochastic depth in training, of float32 (N, H, W, C)."""
     inputs = keras.Input(x.shape[1:])
-    return keras.Model(inputs, layers.stochastic_depth(inputs, rate, 0))(x, training=True).numpy()
+    return keras.Model(inputs, layers.stochastic_depth(inputs, rate, 0, name="a"))(x, training=True).numpy()

@@ -100,7 +100,7 @@ def test_a_download_killed_before_its_check_is_only_checked(server, tmp_path):
 
 
 def test_a_download_of_another_file_is_removed(server, tmp_path):
-    with pytest.raises(CannotRun, match=f"expected {'0' * 32}; removed"):
+    with pytest.raises(CannotRun, match=f"expected MD5 {'0' * 32}; removed"):
         archives.fetch(source(server, md5="0" * 32), tmp_path / "bloodmnist.npz")
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 

@@ -19,6 +19,7 @@ from medserve.tables import ARCHITECTURES
 from train import loop
 from train.batches import augment, batches
 from train.data import open_dataset
+from train.frameworks import DRAWN
 
 SPLITS = {"train": 100, "val": 16, "test": 24}
 WORDS = ("train", "run", "--dataset", "bloodmnist", "--size", "28", "--unofficial")
@@ -280,7 +281,7 @@ def test_bad_words_are_one_line_and_exit_code_2(stage, tiny, tmp_path, words, me
 
 def test_untrained_is_at_chance_and_trained_is_not(checkpoint):
     synthetic = open_dataset("synthetic", 28)
-    fresh = loop._trainer(ARCHITECTURES["cnn"], "pytorch", Recipe(), 8, 1)
+    fresh = loop._trainer(ARCHITECTURES["cnn"], "pytorch", Recipe(), DRAWN, 8, 1)
     untrained = loop.predict(fresh, synthetic, "test", 128).argmax(1) == synthetic.labels("test")
     assert untrained.mean() < 0.25
     assert 0.25 < read_checkpoint(checkpoint).test.accuracy < 1
