@@ -33,7 +33,7 @@ def drawn(fresh: Weights, head: float = 0.05) -> Weights:
         value = rng.standard_normal(fresh[name].shape).astype(np.float32)
         if value.ndim > 1:
             value *= head if name.startswith("fc.") else np.sqrt(2.0 / (value[0].size))
-        elif name.endswith(("running_var", "bn.weight")):
+        elif (fresh[name] == 1.0).all():  # batch norm's weights and running variances
             value = rng.uniform(0.5, 1.5, value.shape).astype(np.float32)
         else:
             value *= 0.1
