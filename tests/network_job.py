@@ -45,27 +45,22 @@ def main(framework: str, folder: Path) -> None:
     # Few images, so that hardly an activation lies so near zero that rounding decides on which side.
     batches, labels = patches(rng, 64, STEPS, 8), rng.integers(0, CLASSES, (STEPS, 8))
 
-    def build(architecture: Architecture, weights: Weights | None = None) -> object:
-        network = plugins.load(f"train.models.{architecture.family}", framework).build(architecture, CLASSES)
-        if weights is not None:
-            canonical.write(network, weights)
-        return network
-
     def create(architecture: Architecture, weights: Weights) -> Trainer:
         trainer: Trainer = trainers.create(architecture, CLASSES, Recipe(label_smoothing=0.0), RATES)
         return transplant(trainer, weights, folder / "given")
 
     for name, architecture in SMALL.items():
-        fresh = canonical.read(build(architecture))
+        network = plugins.load(f"train.models.{architecture.family}", framework).build(architecture, CLASSES)
+        fresh = canonical.read(network)
         save_file(fresh, folder / f"{name}-fresh.safetensors")
         given = drawn(fresh)
-        network = build(architecture, given)
+        if ALTERED in given:
+            canonical.write(network, given | {ALTERED: given[ALTERED] * 1.01})
+            np.savez(folder / f"{name}-altered.npz", **canonical.outputs(network, images[28][:4]))
+        canonical.write(network, given)
         save_file(canonical.read(network), folder / f"{name}-returned.safetensors")
         for size in SIZES:
             np.savez(folder / f"{name}-{size}-outputs.npz", **canonical.outputs(network, images[size][:4]))
-        if ALTERED in given:
-            altered = build(architecture, given | {ALTERED: given[ALTERED] * 1.01})
-            np.savez(folder / f"{name}-altered.npz", **canonical.outputs(altered, images[28][:4]))
         own.steps(network, batches, labels, RATE)
         save_file(canonical.read(network), folder / f"{name}-stepped.safetensors")
 

@@ -1,5 +1,6 @@
 """Flax keeps kernels as (H, W, I, O), depthwise (H, W, 1, C), and (I, O), and has its own names for the arrays."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -36,13 +37,19 @@ def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
 
 def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
-    # A copy, for what is captured stays in the modules.
+    # A copy: its mode is its own, and what is captured stays in the modules.
     network = nnx.clone(network)
     network.eval()
-    _, found = nnx.capture(network, nnx.Intermediate, method_outputs=nnx.Intermediate)(images)
-    values = {".".join(map(str, path[:-1])): variable.get_value()[0] for path, variable in nnx.to_flat_state(found)}
+    graph, state = nnx.split(network)
+
+    @jax.jit
+    def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        capturing = nnx.capture(nnx.merge(graph, state), nnx.Intermediate, method_outputs=nnx.Intermediate)
+        _, found = capturing(images)
+        return {".".join(map(str, path[:-1])): value.get_value()[0] for path, value in nnx.to_flat_state(found)}
+
     layers = {name.rpartition(".")[0] for name in _variables(network)}
-    return {name: np.moveaxis(np.array(value), -1, 1) for name, value in values.items() if name in layers}
+    return {name: np.moveaxis(np.array(value), -1, 1) for name, value in run(state, images).items() if name in layers}
 
 
 def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:

@@ -5,9 +5,8 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 from itertools import count
-from typing import TypeAlias
-
 import keras
+from keras.random import SeedGenerator
 
 from medserve.spec import Architecture
 from train.models.layers.keras_tf import batch_norm, conv, depthwise_conv, head, normalise, stochastic_depth
@@ -15,11 +14,10 @@ from train.models.layers.keras_tf import batch_norm, conv, depthwise_conv, head,
 REQUIRES = ("tensorflow", "keras")
 
 EPSILON = 1e-3
-Seeds: TypeAlias = keras.random.SeedGenerator
 
 
 def fused_block(
-    x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: Seeds
+    x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: SeedGenerator
 ) -> keras.KerasTensor:
     """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
     if expansion == 1:
@@ -29,7 +27,7 @@ def fused_block(
 
 
 def block(
-    x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: Seeds
+    x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: SeedGenerator
 ) -> keras.KerasTensor:
     """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
     squeezed = max(1, x.shape[-1] // 4)
@@ -40,7 +38,7 @@ def block(
     return conv_norm(x, width, 1, activation=False, name=f"{name}.block.3", seeds=seeds)
 
 
-def squeeze_excitation(x: keras.KerasTensor, squeezed: int, *, name: str, seeds: Seeds) -> keras.KerasTensor:
+def squeeze_excitation(x: keras.KerasTensor, squeezed: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
     """Channels weighed by what their averages say (Hu et al., 2018)."""
     weights = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
     weights = conv(weights, squeezed, 1, bias=True, name=f"{name}.fc1", seeds=seeds)
@@ -57,7 +55,7 @@ def conv_norm(
     *,
     activation: bool = True,
     name: str,
-    seeds: Seeds,
+    seeds: SeedGenerator,
 ) -> keras.KerasTensor:
     """Convolution, batch norm, SiLU."""
     x = conv(x, width, kernel, stride, name=f"{name}.0", seeds=seeds)
@@ -69,7 +67,7 @@ def build(
     architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
 ) -> keras.Model:
     """The network with seeded initial weights; its layers bear their canonical names."""
-    seeds = Seeds(seed)
+    seeds = SeedGenerator(seed)
     # Each layer of drop-out wants a seed of its own.
     drop_seeds = count(seed << 16)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")

@@ -1,6 +1,7 @@
 """Residual networks in Flax NNX."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from medserve.spec import Architecture
@@ -32,7 +33,9 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn1(self.conv1(self.normalise(images))))
-        x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        # Behind a ReLU zeros pad a maximum as well as minus infinity, and jax2onnx leaves out a pooling's own padding.
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
         for index in range(self.stages):
             for block in getattr(self, f"layer{index + 1}"):
                 x = block(x)

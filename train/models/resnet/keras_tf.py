@@ -4,19 +4,16 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-from typing import TypeAlias
-
 import keras
+from keras.random import SeedGenerator
 
 from medserve.spec import Architecture
 from train.models.layers.keras_tf import batch_norm, conv, head, normalise
 
 REQUIRES = ("tensorflow", "keras")
 
-Seeds: TypeAlias = keras.random.SeedGenerator
 
-
-def basic_block(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: Seeds) -> keras.KerasTensor:
+def basic_block(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
     """Two 3x3 convolutions beside a shortcut."""
     y = batch_norm(conv(x, width, 3, stride, name=f"{name}.conv1", seeds=seeds), name=f"{name}.bn1")
     y = keras.layers.ReLU()(y)
@@ -25,7 +22,14 @@ def basic_block(x: keras.KerasTensor, width: int, stride: int, *, name: str, see
 
 
 def bottleneck(
-    x: keras.KerasTensor, width: int, expansion: int, stride: int, stride_first: bool, *, name: str, seeds: Seeds
+    x: keras.KerasTensor,
+    width: int,
+    expansion: int,
+    stride: int,
+    stride_first: bool,
+    *,
+    name: str,
+    seeds: SeedGenerator,
 ) -> keras.KerasTensor:
     """1x1, 3x3 and 1x1 convolutions, the last one wider, beside a shortcut."""
     first, second = (stride, 1) if stride_first else (1, stride)
@@ -38,7 +42,7 @@ def bottleneck(
     return keras.layers.ReLU()(keras.layers.Add()([y, x]))
 
 
-def shortcut(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: Seeds) -> keras.KerasTensor:
+def shortcut(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
     """The input itself where shapes are equal, else a 1x1 convolution and batch norm of it."""
     if stride == 1 and x.shape[-1] == width:
         return x
@@ -50,7 +54,7 @@ def build(
     architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
 ) -> keras.Model:
     """The network with seeded initial weights; its layers bear their canonical names."""
-    seeds = Seeds(seed)
+    seeds = SeedGenerator(seed)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
     x = conv(normalise(images, architecture), architecture.stem, 7, 2, name="conv1", seeds=seeds)
     x = keras.layers.ReLU()(batch_norm(x, name="bn1"))
