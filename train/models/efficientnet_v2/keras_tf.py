@@ -5,6 +5,7 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 from itertools import count
+
 import keras
 from keras.random import SeedGenerator
 
