@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from medserve import errors, machine, plugins, process, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Certificate, Checkpoint, Prepared
+from medserve.jobs import Prepared
+from medserve.spec import Artifact, Certificate, Checkpoint
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
 
 GOLDEN_IMAGES = 32

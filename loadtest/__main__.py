@@ -10,7 +10,8 @@ import typer
 
 from medserve import errors, machine, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Arrivals, Artifact, Deployment, Launch, LoadProfile
+from medserve.jobs import Launch
+from medserve.spec import Arrivals, Artifact, Deployment, LoadProfile
 from medserve.tables import FORMATS, pick
 
 app = typer.Typer(

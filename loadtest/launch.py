@@ -25,7 +25,8 @@ from loadtest.server import Server
 from loadtest.watch import Watch
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Cell, Launch, Result, Window
+from medserve.jobs import Launch
+from medserve.spec import Artifact, Cell, Result, Window
 
 
 def launch(plan: Launch) -> list[str]:

@@ -18,8 +18,9 @@ import msgspec
 
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
+from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, describe
-from medserve.spec import Cell, Failure, Launch, LoadProfile, Prepared, Result, SelfTest
+from medserve.spec import Cell, LoadProfile, Result, SelfTest
 from medserve.study import Deployed, Export, Plan, Study, Training, plan
 from medserve.tables import ROOFLINE
 

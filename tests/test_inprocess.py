@@ -12,8 +12,9 @@ from conftest import Stage
 
 from loadtest import inprocess, samples
 from medserve import store
+from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
-from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result, Trap
+from medserve.spec import Cell, Deployment, LoadProfile, Result, Trap
 from medserve.tables import PROFILES
 from medserve.timing import now
 

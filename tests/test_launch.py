@@ -26,8 +26,9 @@ from loadtest.inprocess import FIRST
 from loadtest.launch import _settle
 from loadtest.payload import AUDITED
 from medserve import store
+from medserve.jobs import Launch
 from medserve.machine import usable_cpus
-from medserve.spec import Cell, Deployment, Launch, LoadProfile, Result
+from medserve.spec import Cell, Deployment, LoadProfile, Result
 
 PIDFD_GETFD = 438
 """The number of pidfd_getfd(2), the same on all architectures."""

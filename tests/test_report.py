@@ -15,7 +15,8 @@ from loadtest.analysis.verdicts import deployment
 from loadtest.report import page, wording
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Cell, Failure
+from medserve.jobs import Failure
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure, plan
 
 FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "ledger", "training", "efficiency")

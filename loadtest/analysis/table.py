@@ -12,7 +12,8 @@ from loadtest.analysis.launches import Counted
 from loadtest.analysis.verdicts import Row
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Cell, Checkpoint, Failure, LoadProfile, Result, SelfTest
+from medserve.jobs import Failure
+from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile, Result, SelfTest
 from medserve.study import Deployed, Study, plan
 
 __all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]

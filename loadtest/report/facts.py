@@ -11,7 +11,8 @@ from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Checkpoint, Failure, LoadProfile, Result, SelfTest
+from medserve.jobs import Failure
+from medserve.spec import Artifact, Checkpoint, LoadProfile, Result, SelfTest
 from medserve.study import Plan, Study, Training, plan
 
 
