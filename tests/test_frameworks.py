@@ -3,60 +3,20 @@
 Two frameworks never share a process: `framework_job.py` runs once for each, and the tests compare what it wrote.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from job import Jobs, Outcome, Weights
 
 from medserve import plugins
 from medserve.tables import ARCHITECTURES
 
-JOB = Path(__file__).with_name("framework_job.py")
 REFERENCE = "pytorch"
 STATISTICS = (".running_mean", ".running_var")
-Weights = dict[str, NDArray[np.float32]]
-
-
-class Outcome:
-    """What one framework's job wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with np.load(folder / "found.npz") as found:
-            self.found = dict(found)
-
-    def weights(self, name: str) -> Weights:
-        weights: Weights = load_file(self.folder / name / "weights.safetensors")
-        return weights
-
-
-class Jobs:
-    """Runs each framework's job once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.done: dict[str, Outcome] = {}
-
-    def __getitem__(self, framework: str) -> Outcome:
-        if absent := plugins.missing("train.frameworks", framework):
-            pytest.skip(f"{framework} needs {', '.join(absent)}, which is not installed")
-        if framework not in self.done:
-            folder = self.folder / framework
-            folder.mkdir()
-            words = [sys.executable, str(JOB), framework, str(folder)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            self.done[framework] = Outcome(folder)
-        return self.done[framework]
 
 
 @pytest.fixture(scope="session")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return Jobs(tmp_path_factory.mktemp("frameworks"))
+    return Jobs("framework_job.py", tmp_path_factory.mktemp("frameworks"))
 
 
 @pytest.fixture(scope="session", params=plugins.names("train.frameworks"))

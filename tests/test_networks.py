@@ -4,17 +4,15 @@ Two frameworks never share a process: `network_job.py` runs once for each, and t
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import job
 import msgspec
 import numpy as np
 import pytest
 from framework_job import drawn
+from job import Jobs, Outcome
 from network_job import ALTERED, SIZES
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from small_networks import SMALL
 
 from medserve import plugins
@@ -38,52 +36,11 @@ PUBLISHED = {
     "efficientnet_v2_s": 21_458_488,
     "efficientnet_v2_l": 118_515_272,
 }
-Weights = dict[str, NDArray[np.float32]]
-
-
-def job(name: str, *words: str) -> str:
-    done = subprocess.run([sys.executable, str(HERE / name), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Outcome:
-    """What one framework's job wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.found = self.arrays("found")
-
-    def arrays(self, name: str) -> Weights:
-        with np.load(self.folder / f"{name}.npz") as arrays:
-            return dict(arrays)
-
-    def weights(self, name: str) -> Weights:
-        weights: Weights = load_file(self.folder / f"{name}.safetensors")
-        return weights
-
-
-class Jobs:
-    """Runs each framework's job once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.done: dict[str, Outcome] = {}
-
-    def __getitem__(self, framework: str) -> Outcome:
-        if absent := plugins.missing("train.frameworks", framework):
-            pytest.skip(f"{framework} needs {', '.join(absent)}, which is not installed")
-        if framework not in self.done:
-            folder = self.folder / framework
-            folder.mkdir()
-            job("network_job.py", framework, str(folder))
-            self.done[framework] = Outcome(folder)
-        return self.done[framework]
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return Jobs(tmp_path_factory.mktemp("networks"))
+    return Jobs("network_job.py", tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
@@ -107,7 +64,7 @@ def test_the_table_has_the_published_parameters() -> None:
 def test_parameters_and_multiply_adds_are_those_of_the_table(framework: str) -> None:
     if absent := plugins.missing("train.frameworks", framework):
         pytest.skip(f"{framework} needs {', '.join(absent)}, which is not installed")
-    counts = json.loads(job("count_job.py", framework))
+    counts = json.loads(job.run("count_job.py", framework))
     rows = ARCHITECTURES.values()
     assert counts == {row.name: [row.parameters(1000), row.multiply_adds + row.features * 1000] for row in rows}
 
@@ -224,7 +181,7 @@ def certificates(jobs: Jobs) -> dict[str, Certificate]:
             for name in SMALL
             for size in SIZES
         ]
-        lines = job("certify_job.py", form, *map(str, folders)).splitlines()
+        lines = job.run("certify_job.py", form, *map(str, folders)).splitlines()
         for folder, line in zip(folders, lines, strict=True):
             found[f"{folder.parent.name}/{folder.name}"] = msgspec.json.decode(line, type=Certificate)
     return found

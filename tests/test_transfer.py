@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Stage
+from job import Jobs
 from safetensors.numpy import load_file, save_file
 from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
 from transfer_job import CASES, CLASS_WEIGHTS, CLASSES, NETWORKS
@@ -28,38 +29,14 @@ from medserve.tables import ARCHITECTURES
 from train import loop, pretrained
 from train.frameworks import learns
 
-JOB = Path(__file__).with_name("transfer_job.py")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
 EVERY = [(framework, name, case) for framework in FRAMEWORKS for name in NETWORKS for case in CASES]
 
 
-class Outcome:
-    """What one framework's job wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with np.load(folder / "found.npz") as found:
-            self.found = dict(found)
-
-    def weights(self, name: str) -> dict[str, np.ndarray]:
-        weights: dict[str, np.ndarray] = load_file(self.folder / f"{name}.safetensors")
-        return weights
-
-
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    found = {}
-    for framework in FRAMEWORKS:
-        if plugins.missing("train.frameworks", framework):
-            continue
-        folder = tmp_path_factory.mktemp(framework)
-        done = subprocess.run(
-            [sys.executable, str(JOB), framework, str(folder)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found[framework] = Outcome(folder)
-    return found
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    return Jobs("transfer_job.py", tmp_path_factory.mktemp("transfer"))
 
 
 @pytest.fixture
@@ -78,15 +55,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def of(outcomes: dict[str, Outcome], framework: str) -> Outcome:
-    if framework not in outcomes:
-        pytest.skip(f"{framework} is not installed")
-    return outcomes[framework]
-
-
 @pytest.mark.parametrize(("framework", "name", "case"), EVERY)
-def test_only_what_learns_changes(outcomes: dict[str, Outcome], framework: str, name: str, case: str) -> None:
-    outcome, architecture, recipe = of(outcomes, framework), NETWORKS[name], CASES[case]
+def test_only_what_learns_changes(jobs: Jobs, framework: str, name: str, case: str) -> None:
+    outcome, architecture, recipe = jobs[framework], NETWORKS[name], CASES[case]
     before, after = (outcome.weights(f"{name}-{case}-{when}") for when in ("before", "after"))
     changed = {key for key in before if not np.array_equal(before[key], after[key])}
     assert changed == {key for key in before if learns(architecture, recipe, key)}
@@ -95,23 +66,21 @@ def test_only_what_learns_changes(outcomes: dict[str, Outcome], framework: str, 
 
 
 @pytest.mark.parametrize(("framework", "name", "case"), EVERY)
-def test_it_learns_what_pytorch_learns(outcomes: dict[str, Outcome], framework: str, name: str, case: str) -> None:
+def test_it_learns_what_pytorch_learns(jobs: Jobs, framework: str, name: str, case: str) -> None:
     if (name, case) == ("efficientnet", "last-stage"):
         pytest.skip("its last stage has stochastic depth, of which each framework draws its own")
-    outcome, reference = of(outcomes, framework), of(outcomes, REFERENCE)
+    outcome, reference = jobs[framework], jobs[REFERENCE]
     key = f"{name}-{case}"
     assert outcome.found[f"{key}-scores"] == pytest.approx(reference.found[f"{key}-scores"], abs=1e-5)
     assert outcome.found[f"{key}-losses"] == pytest.approx(reference.found[f"{key}-losses"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("framework", "name", "case"), EVERY)
-def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(
-    outcomes: dict[str, Outcome], framework: str, name: str, case: str
-) -> None:
+def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(jobs: Jobs, framework: str, name: str, case: str) -> None:
     """In what learns only its head, training and evaluation see the same features: the scores tell the first loss."""
     if case == "last-stage":
         pytest.skip("its batch norm learns")
-    found = of(outcomes, framework).found
+    found = jobs[framework].found
     logs, labels = np.log(found[f"{name}-{case}-scores"].astype(np.float64)), found["labels"][0]
     smoothing = CASES[case].label_smoothing
     targets = np.eye(CLASSES)[labels] * (1 - smoothing) + smoothing / CLASSES
@@ -121,8 +90,8 @@ def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_dense_head_has_its_parameters_and_names(outcomes: dict[str, Outcome], framework: str) -> None:
-    outcome, architecture = of(outcomes, framework), NETWORKS["resnet"]
+def test_a_dense_head_has_its_parameters_and_names(jobs: Jobs, framework: str) -> None:
+    outcome, architecture = jobs[framework], NETWORKS["resnet"]
     linear, dense = (int(outcome.found[f"resnet-{case}-parameters"]) for case in ("head", "dense"))
     backbone = linear - architecture.parameters(CLASSES)
     assert dense - backbone == architecture.parameters(CLASSES, hidden=6)
