@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated
 
 import msgspec
@@ -12,7 +11,7 @@ import typer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from medserve import errors, machine, plugins, process, store
+from medserve import errors, machine, plugins, stage, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
 from medserve.spec import Artifact, Certificate, Checkpoint
@@ -66,7 +65,8 @@ def export(
         store.write_json(partial / "artifact.json", artifact)
     _report(artifact, out)
     if not certificate.valid:
-        raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}")
+        where = _divergence(checkpoint_folder, framework)
+        raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}; {where}")
 
 
 def triton_config(platform: str, checkpoint: Checkpoint) -> str:
@@ -89,7 +89,7 @@ def _test_split(checkpoint: Checkpoint) -> Path:
     """The folder of the unpacked data set. Raises BadInput when it is not the data that the checkpoint was made on."""
     words = ["-m", "train", "data", "prepare", checkpoint.dataset, "--size", str(checkpoint.size), "--json"]
     words += ["--unofficial"] if checkpoint.unofficial else []
-    prepared = msgspec.json.decode(_ask(words), type=Prepared)
+    prepared = msgspec.json.decode(stage.ask(words), type=Prepared)
     if prepared.digest != checkpoint.data_digest:
         raise BadInput(
             f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
@@ -108,28 +108,20 @@ def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:
 
 
 def _certify(folder: Path, checkpoint_folder: Path, data: Path, form: str) -> Certificate:
-    _ask(["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form])
+    stage.ask(["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form])
     path = folder / "certificate.json"
     certificate = store.read_json(path, Certificate)
     path.unlink()
     return certificate
 
 
-def _ask(words: list[str]) -> bytes:
-    """Run a stage in a process of its own and return what it printed. Raises CannotRun with its last line."""
-    with TemporaryFile() as out, TemporaryFile() as err:
-        child = process.start(words, stdout=out, stderr=err, env={errors.EVENTS: ""})
-        try:
-            code = child.wait()
-        finally:
-            process.stop(child)
-        out.seek(0)
-        err.seek(0)
-        if code != 0:
-            lines = [line for line in err.read().decode(errors="replace").splitlines() if line.strip()]
-            why = lines[-1].removeprefix("error: ") if lines else process.describe_exit(code)
-            raise BadInput(why) if code == 2 else CannotRun(why)
-        return out.read()
+def _divergence(checkpoint_folder: Path, framework: str) -> str:
+    """Whether the network that was exported already is another function, and from which layer on."""
+    try:
+        stage.ask(["-m", "train", "parity", str(checkpoint_folder), "--framework", framework])
+    except (BadInput, CannotRun) as error:
+        return str(error)
+    return "the network itself is the trainer's function, so it is the exporter or the runtime that changed it"
 
 
 def _report(artifact: Artifact, out: Path) -> None:

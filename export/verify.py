@@ -1,4 +1,4 @@
-"""The certificate: an artifact's scores on the whole test split against the trainer's.
+"""Proves an artifact: its scores on the whole test split against the trainer's.
 
 Runs in a process of its own (`python -m export.verify`), so that the runtime under proof shares nothing with the
 framework that exported it.
@@ -13,63 +13,13 @@ import typer
 from numpy.typing import NDArray
 
 from medserve import errors, machine, store
-from medserve.spec import Certificate, Deployment
+from medserve.certificate import compare
+from medserve.spec import Deployment
 from medserve.tables import FORMATS
 from serve.runtimes import load_runtime, predict
 
-LIMIT = 1e-4
-TIE_MARGIN = 2e-4
-LOG_FLOOR = 1e-6
 BATCH = 256
 SINGLES = 32
-
-
-def compare(
-    scores: NDArray[np.float32],
-    reference: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    runtime: str,
-    versions: dict[str, str],
-) -> Certificate:
-    """The certificate of a float32 artifact.
-
-    `scores` and `reference` are float32 (N, classes) probabilities, `labels` int64 (N,). Valid when the largest
-    |difference| is at most 1e-4 and no decision changes where the reference's two best are more than 2e-4 apart.
-    """
-    if scores.shape != reference.shape:
-        scores = np.full(reference.shape, np.nan, np.float32)
-    max_abs = _largest(scores.astype(np.float64) - reference)
-    max_log_abs = _largest(np.log(np.maximum(scores, LOG_FLOOR)) - np.log(np.maximum(reference, LOG_FLOOR)))
-    best = np.sort(reference, 1)
-    clear = best[:, -1] - best[:, -2] > TIE_MARGIN
-    changed = int((clear & (scores.argmax(1) != reference.argmax(1))).sum())
-    reason = None
-    if max_abs is None:
-        reason = "the scores are not finite, or not of the trainer's shape"
-    elif max_abs > LIMIT:
-        reason = f"largest |difference of probabilities| is {max_abs:.2e}; the limit is {LIMIT:.0e}"
-    elif changed:
-        reason = f"{changed} decisions changed"
-    return Certificate(
-        runtime=runtime,
-        images=len(reference),
-        max_abs=max_abs,
-        max_log_abs=max_log_abs,
-        decisions_changed=changed,
-        near_ties=int((~clear).sum()),
-        accuracy=float((scores.argmax(1) == labels).mean()),
-        limit_abs=LIMIT,
-        tie_margin=TIE_MARGIN,
-        kind="float32",
-        valid=reason is None,
-        reason=reason,
-        versions=versions,
-    )
-
-
-def _largest(gap: NDArray[np.floating]) -> float | None:
-    return float(np.abs(gap).max()) if np.isfinite(gap).all() else None
 
 
 def scores_of(folder: Path, form: str, classes: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -98,17 +48,14 @@ def certify(
     data: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
     form: Annotated[str, typer.Option("--format", help="Format of the exported model.")],
 ) -> None:
-    """Write `certificate.json` into FOLDER."""
+    """Write `scores.npy`, the exported model's scores on the test split, and `certificate.json` into FOLDER."""
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     labels = np.load(data / "test_labels.npy")
-    certificate = compare(
-        scores_of(folder, form, reference.shape[1], images),
-        reference,
-        labels,
-        runtime=FORMATS[form].runtime,
-        versions=machine.versions(),
-    )
+    scores = scores_of(folder, form, reference.shape[1], images)
+    certificate = compare(scores, reference, labels, runtime=FORMATS[form].runtime, versions=machine.versions())
+    # With them the certificate can be derived again, and artifacts can be held to one another.
+    np.save(folder / "scores.npy", scores)
     store.write_json(folder / "certificate.json", certificate)
 
 

@@ -165,7 +165,7 @@ class Certificate(Noun, frozen=True, kw_only=True):
 
     `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
     `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
-    `near_ties` the images where they are not. An error that is not finite is null.
+    `near_ties` the images where they are not. An error that is not finite is null, and so is an AUC that is undefined.
     """
 
     runtime: str
@@ -175,6 +175,7 @@ class Certificate(Noun, frozen=True, kw_only=True):
     decisions_changed: int
     near_ties: int
     accuracy: float
+    auc: float | None = None
     limit_abs: float
     tie_margin: float
     kind: Literal["float32", "lossy"]

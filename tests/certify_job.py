@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from export.verify import compare, scores_of
+from export.verify import scores_of
+from medserve.certificate import compare
 from medserve.tables import FORMATS
 
 

@@ -5,10 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest import samples
 from medserve import store
+from medserve.certificate import compare
+from medserve.scores import score
 from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Result, Scores, Window
 from medserve.study import Deployed, Export, Measure, Study, Training, plan
 from medserve.tables import DATASETS
@@ -202,3 +206,41 @@ def process_of(cell: Cell) -> dict[str, object]:
     if cell.profile.mode == "in-process":
         return {"timer": runtime}
     return {"server": {**runtime, "os_threads": 2, "cpu_seconds": 0.9}, "client": {"affinity": [1]}}
+
+
+def prove(run: Path, noise: float = 1e-6) -> None:
+    """Give each checkpoint of a run labels and scores, and each artifact scores of its own with their certificate."""
+    generator = np.random.default_rng(0)
+    truth: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+    for path in sorted(run.glob("checkpoints/*/checkpoint.json")):
+        home, labels = path.parent, np.arange(200) % 8
+        truth[home.name] = labels, generator.dirichlet(np.ones(8), 200).astype(np.float32)
+        np.save(home / "test_labels.npy", labels)
+        np.save(home / "test_scores.npy", truth[home.name][1])
+        files = store.digests(home, without=path.name)
+        restate(run, home.name, test=score(*truth[home.name]), files=files)
+    for path in sorted(run.glob("artifacts/*/artifact.json")):
+        artifact = store.read_json(path, Artifact)
+        labels, reference = truth[artifact.checkpoint.name]
+        scores = (reference + generator.uniform(0, noise, reference.shape)).astype(np.float32)
+        np.save(path.parent / "scores.npy", scores)
+        certificate = compare(scores, reference, labels, runtime="onnx_runtime", versions={})
+        files = store.digests(path.parent, without=path.name)
+        store.write_json(path, msgspec.structs.replace(artifact, certificate=certificate, files=files))
+
+
+def restate(run: Path, name: str, **fields: object) -> None:
+    """Change a checkpoint wherever a manifest carries it."""
+    kinds = {"checkpoint.json": Checkpoint, "artifact.json": Artifact, "result.json": Result}
+    for path in run.rglob("*.json"):
+        if (kind := kinds.get(path.name)) is None:
+            continue
+        value = store.read_json(path, kind)
+        artifact = value.artifact if isinstance(value, Result) else value
+        whole = artifact if isinstance(artifact, Checkpoint) else artifact.checkpoint
+        if whole.name != name:
+            continue
+        changed = msgspec.structs.replace(whole, **fields)
+        if not isinstance(artifact, Checkpoint):
+            changed = msgspec.structs.replace(artifact, checkpoint=changed)
+        store.write_json(path, msgspec.structs.replace(value, artifact=changed) if value is not artifact else changed)

@@ -12,8 +12,8 @@ import pytest
 from conftest import Artifacts, Checkpoints, Stage
 
 from export.__main__ import triton_config
-from export.verify import compare
 from medserve import plugins, store
+from medserve.certificate import compare
 from medserve.spec import Artifact, Certificate
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT
 
@@ -105,7 +105,18 @@ def test_an_artifact_is_complete_and_certified(pair: tuple[Path, Path]) -> None:
     row = FORMATS[manifest.format]
     assert {"golden.npz", row.path} <= set(manifest.files)
     assert (artifact / "config.pbtxt").is_file() == (row.triton_platform is not None)
-    assert {path.name for path in artifact.iterdir()} <= {"artifact.json", "golden.npz", "config.pbtxt", "1"}
+    assert {path.name for path in artifact.iterdir()} <= {
+        *("artifact.json", "golden.npz", "scores.npy", "config.pbtxt", "1")
+    }
+
+
+def test_a_certificate_follows_from_the_scores_that_the_artifact_keeps(pair: tuple[Path, Path]) -> None:
+    checkpoint, artifact = pair
+    proof = store.read_artifact(artifact).certificate
+    labels, reference = (np.load(checkpoint / f"test_{kind}.npy") for kind in ("labels", "scores"))
+    scores = np.load(artifact / "scores.npy")
+    assert compare(scores, reference, labels, runtime=proof.runtime, versions=proof.versions) == proof
+    assert proof.auc == pytest.approx(store.read_checkpoint(checkpoint).test.auc, abs=1e-5)
 
 
 def test_the_golden_file_holds_images_and_the_trainers_scores(pair: tuple[Path, Path]) -> None:
@@ -201,6 +212,8 @@ def test_a_model_that_is_another_function_gets_no_valid_certificate(
     done = stage("export", str(other), "--format", "torchscript", "--out", str(out))
     assert done.returncode == 1
     assert "no valid certificate: largest |difference of probabilities|" in done.stderr
+    # The trainer's scores are not its weights' any more, so it is the network that is found to be another one.
+    assert "checkpoint: another function in pytorch (largest |difference of probabilities|" in done.stderr
     assert not store.read_json(out / "artifact.json", Artifact).certificate.valid
 
 

@@ -7,51 +7,27 @@ import sys
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
-from made_run import build, study
+from made_run import build, prove, restate, study
 
 from loadtest.analysis.verify import seal, verify
 from loadtest.report import page
 from medserve import store
 from medserve.errors import BadInput
-from medserve.scores import score
-from medserve.spec import Artifact, Checkpoint, Result
+from medserve.spec import Artifact, Result
 from medserve.study import Measure
 
 MADE = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1")),))
 NAME = "synthetic-28-cnn-pytorch-s0"
-KINDS = {"checkpoint.json": Checkpoint, "artifact.json": Artifact, "result.json": Result}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoint keeps its scores and labels, as the training leaves them, and is published."""
     folder = build(tmp_path_factory.mktemp("run") / "made", MADE, lambda *_: 1.0)
-    generator = np.random.default_rng(0)
-    labels = np.arange(200) % 8
-    scores = generator.dirichlet(np.ones(8), 200).astype(np.float32)
-    home = folder / "checkpoints" / NAME
-    np.save(home / "test_scores.npy", scores)
-    np.save(home / "test_labels.npy", labels)
-    files = store.digests(home, without="checkpoint.json")
-    restate(folder, test=score(labels, scores), files=files)
+    prove(folder)
     page.write(folder)
     return folder
-
-
-def restate(run: Path, **fields: object) -> None:
-    """Change the checkpoint wherever a manifest carries it."""
-    for path in run.rglob("*.json"):
-        if (kind := KINDS.get(path.name)) is None:
-            continue
-        value = store.read_json(path, kind)
-        artifact = value.artifact if isinstance(value, Result) else value
-        whole = artifact if isinstance(artifact, Checkpoint) else artifact.checkpoint
-        changed = msgspec.structs.replace(whole, **fields)
-        if not isinstance(artifact, Checkpoint):
-            changed = msgspec.structs.replace(artifact, checkpoint=changed)
-        store.write_json(path, msgspec.structs.replace(value, artifact=changed) if value is not artifact else changed)
 
 
 def test_a_run_is_zipped_unpacked_elsewhere_and_verified_where_nothing_can_be_written(
@@ -138,11 +114,25 @@ def test_scores_that_the_labels_do_not_give_are_found_wherever_they_stand(run: P
     )
 
 
+@pytest.mark.parametrize(("field", "given"), [("max_abs", 1e-9), ("decisions_changed", 1), ("auc", 0.99)])
+def test_a_certificate_that_the_scores_do_not_give_is_found(
+    run: Path, tmp_path: Path, field: str, given: float
+) -> None:
+    carried = Path(shutil.copytree(run, tmp_path / "carried"))
+    path = carried / "artifacts" / f"{NAME}.onnx" / "artifact.json"
+    artifact = store.read_json(path, Artifact)
+    proof = msgspec.structs.replace(artifact.certificate, **{field: given})
+    store.write_json(path, msgspec.structs.replace(artifact, certificate=proof))
+    seal(carried)
+    (difference,) = [one for one in verify(carried).differences if str(path) in one]
+    assert f"{field} is given as {given}, and derived as " in difference
+
+
 def test_a_checkpoint_without_labels_is_told_in_one_line_and_is_no_failure(run: Path, tmp_path: Path) -> None:
     carried = Path(shutil.copytree(run, tmp_path / "carried"))
     home = carried / "checkpoints" / NAME
     (home / "test_labels.npy").unlink()
-    restate(carried, files=store.digests(home, without="checkpoint.json"))
+    restate(carried, NAME, files=store.digests(home, without="checkpoint.json"))
     page.write(carried)
     done = subprocess.run(
         [sys.executable, "-m", "loadtest", "verify", str(carried)], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""`python -m train run` makes a checkpoint, `python -m train data` keeps the data sets."""
+"""`python -m train run` makes a checkpoint, `parity` opens it in every framework, `data` keeps the data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ import msgspec
 import typer
 
 from medserve import errors, plugins
-from medserve.errors import BadInput
+from medserve.errors import BadInput, CannotRun
 from medserve.spec import Recipe
 from medserve.study import check_size
 from medserve.tables import ARCHITECTURES, DATASETS, pick
-from train import archives, data, loop, pretrained
+from train import archives, data, loop, parity, pretrained
 
 app = typer.Typer(
     help="Data in, checkpoints out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -48,6 +48,34 @@ def run(
     recipe = _recipe(set_ or [])
     # A path such as `runs/x/.` has no name to call the checkpoint by.
     loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())
+
+
+@app.command("parity")
+def parity_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
+    framework: Annotated[
+        list[str] | None, typer.Option(help="Open it in this one; repeatable.", show_default="all that are installed")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Open a checkpoint in every framework and prove that they compute one function; else name the layer where not.
+
+    Logits may differ by 1e-4 + 1e-4 |logit|, probabilities on the whole test split by 1e-4, and no clear decision.
+
+    Example: medserve parity runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0
+    """
+    for name in framework or []:
+        plugins.literals("train.frameworks", name)
+    names = framework or [
+        name for name in plugins.names("train.frameworks") if not plugins.missing("train.frameworks", name)
+    ]
+    opened = parity.open_everywhere(checkpoint, names)
+    if json:
+        _print_json([msgspec.to_builtins(one) | {"agrees": one.reason is None} for one in opened])
+    for one in opened if not json else []:
+        typer.echo(parity.line(one))
+    if parted := [f"{one.framework} ({one.reason})" for one in opened if one.reason]:
+        raise CannotRun(f"{checkpoint.name}: another function in {', '.join(parted)}")
 
 
 @sets.command("list")

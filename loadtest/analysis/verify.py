@@ -14,7 +14,9 @@ import msgspec
 import numpy as np
 
 from loadtest.analysis import table
+from loadtest.analysis.agreement import SCORES
 from medserve import store
+from medserve.certificate import compare
 from medserve.errors import BadInput
 from medserve.scores import score
 from medserve.spec import Artifact, Checkpoint, Result, Scores, SelfTest
@@ -35,6 +37,8 @@ MANIFESTS: tuple[tuple[str, type[Manifest]], ...] = (
 """Where a run keeps manifests, and of which kind: the files that each names are held to their digests."""
 TRUTH = ("test_scores.npy", "test_labels.npy")
 """What the scores of a checkpoint are derived from."""
+PROVEN = ("images", "max_abs", "max_log_abs", "decisions_changed", "near_ties", "accuracy", "auc")
+"""What a certificate says of the scores of its artifact."""
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -71,7 +75,8 @@ def verify(run: Path) -> Verified:
     if (run / SUMS).is_file():
         files = _files(run, differences)
     try:
-        numbers = _test_scores(run, differences, underivable) + _rows(run, differences)
+        numbers = _test_scores(run, differences, underivable) + _certificates(run, differences)
+        numbers += _rows(run, differences)
     except BadInput as error:
         if not differences:
             raise
@@ -127,6 +132,28 @@ def _test_scores(run: Path, differences: list[str], underivable: list[str]) -> i
             if not _same(was, found):
                 differences.append(f"{path}: {field} of {checkpoint.name} is given as {was}, and derived as {found}")
     underivable[:] = dict.fromkeys(underivable)  # a checkpoint is carried by many
+    return numbers
+
+
+def _certificates(run: Path, differences: list[str]) -> int:
+    """Derive what the certificates say from the scores of the artifacts and of the trainer."""
+    numbers = 0
+    for path, artifact in _manifests(run, []):
+        truth = run / "checkpoints" / artifact.checkpoint.name if isinstance(artifact, Artifact) else None
+        if not isinstance(artifact, Artifact) or truth is None or SCORES not in artifact.files:
+            continue
+        files = {path.parent / SCORES: artifact.files[SCORES]}
+        files |= {truth / name: artifact.checkpoint.files.get(name, "") for name in TRUTH}
+        with suppress(BadInput, OSError):  # told already, or no labels to derive from
+            for file, digest in files.items():
+                store.check_digests(file.parent, {file.name: digest})
+            scores, reference, labels = (np.load(file) for file in files)
+            found = compare(scores, reference, labels, runtime="", versions={})
+            for field in PROVEN:
+                numbers += 1
+                was, derived = getattr(artifact.certificate, field), getattr(found, field)
+                if not _same(was, derived):
+                    differences.append(f"{path}: {field} is given as {was}, and derived as {derived}")
     return numbers
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.analysis import ledger, table
+from loadtest.analysis import agreement, ledger, table
+from loadtest.analysis.agreement import Agreement
 from loadtest.analysis.distribution import Curve
 from loadtest.analysis.ledger import Term
 from loadtest.analysis.table import Row
@@ -36,6 +37,7 @@ class Facts(msgspec.Struct, frozen=True):
     artifacts: dict[str, Artifact]
     failures: dict[tuple[str, str], str]
     results: list[Result]
+    agreements: list[Agreement]
     selftest: SelfTest | None
     ledgers: dict[str, tuple[Term, ...]]
 
@@ -114,6 +116,7 @@ def read(run: Path) -> Facts:
         artifacts=artifacts,
         failures={(failure.stage, failure.name): failure.reason for failure in failures},
         results=results,
+        agreements=agreement.agreements(run, artifacts.values()),
         selftest=measured.tested,
     )
 

@@ -1,4 +1,4 @@
-"""Why the numbers may be believed: certificates, machine, cores, threads, versions, launches, data."""
+"""Why the numbers may be believed: machine, cores, threads, versions, launches, data."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -6,60 +6,10 @@ from typing import Any
 
 from loadtest.report import wording
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Mark, Table, Terms
-from loadtest.report.wording import ABSENT, number
+from loadtest.report.model import Cell, Column, Line, Table, Terms
+from loadtest.report.wording import ABSENT
 from medserve.progress import duration
-from medserve.spec import Artifact, Certificate
 from medserve.tables import DATASETS
-
-
-def certificates(facts: Facts) -> Table:
-    """One line an artifact that the study asked for, with the reason where there is none or it is not valid."""
-    group = "Against the trainer's scores"
-    columns = (
-        Column("artifact", numeric=False),
-        Column("size", "px"),
-        Column("images"),
-        Column("largest |Δp|", "", group),
-        Column("limit", "", group),
-        Column("decisions changed", "", group),
-        Column("near ties", "", group),
-        Column("accuracy", "%"),
-        Column("opset"),
-        Column("certificate", numeric=False),
-    )
-    lines = []
-    for export in facts.plan.exports:
-        artifact = facts.artifacts.get(export.name)
-        training = export.training
-        mark = Mark(wording.colour(export.framework), "diamond" if export.format == "onnx" else "disc")
-        name, kind = wording.framework(export.framework), wording.title(export.format)
-        if export.framework != training.framework:
-            kind += f", weights of {wording.framework(training.framework)}"
-        first = [Cell(name, kind, hint=export.name, mark=mark)]
-        first.append(Cell(str(training.size), value=training.size))
-        if artifact is None:
-            empty = [Cell(ABSENT, tone="muted")] * 7
-            reason = facts.why_not(training, export.name) or "not exported yet"
-            lines.append(Line((*first, *empty, Cell("none", tone="bad")), (reason,)))
-        else:
-            remarks = () if artifact.certificate.valid else (artifact.certificate.reason or "no reason was given",)
-            lines.append(Line((*first, *_certified(artifact)), remarks))
-    return Table("Certificates", columns, tuple(lines))
-
-
-def _certified(artifact: Artifact) -> list[Cell]:
-    certificate: Certificate = artifact.certificate
-    return [
-        Cell(f"{certificate.images:,}", value=certificate.images),
-        Cell("not finite" if certificate.max_abs is None else number(certificate.max_abs), value=certificate.max_abs),
-        Cell(number(certificate.limit_abs), value=certificate.limit_abs),
-        Cell(str(certificate.decisions_changed), value=certificate.decisions_changed),
-        Cell(str(certificate.near_ties), value=certificate.near_ties),
-        Cell(f"{certificate.accuracy * 100:.2f}", value=certificate.accuracy),
-        Cell(ABSENT if artifact.opset is None else str(artifact.opset), value=artifact.opset),
-        Cell("valid", tone="good") if certificate.valid else Cell("not valid", tone="bad"),
-    ]
 
 
 def data(facts: Facts) -> Terms:

@@ -1,0 +1,104 @@
+"""That what is compared is the same function: each artifact against its trainer, and against the others."""
+
+from loadtest.report import wording
+from loadtest.report.facts import Facts
+from loadtest.report.model import Cell, Column, Line, Mark, Table
+from loadtest.report.wording import ABSENT, number
+from medserve.spec import Artifact, Certificate
+
+
+def certificates(facts: Facts) -> Table:
+    """One line an artifact that the study asked for, with the reason where there is none or it is not valid."""
+    group = "Against the trainer's scores"
+    columns = (
+        Column("artifact", numeric=False),
+        Column("size", "px"),
+        Column("images"),
+        Column("largest |Δp|", "", group),
+        Column("limit", "", group),
+        Column("decisions changed", "", group),
+        Column("near ties", "", group),
+        Column("accuracy", "%"),
+        Column("AUC"),
+        Column("opset"),
+        Column("certificate", numeric=False),
+    )
+    lines = []
+    for export in facts.plan.exports:
+        artifact = facts.artifacts.get(export.name)
+        training = export.training
+        mark = Mark(wording.colour(export.framework), "diamond" if export.format == "onnx" else "disc")
+        name, kind = wording.framework(export.framework), wording.title(export.format)
+        if export.framework != training.framework:
+            kind += f", weights of {wording.framework(training.framework)}"
+        first = [Cell(name, kind, hint=export.name, mark=mark)]
+        first.append(Cell(str(training.size), value=training.size))
+        if artifact is None:
+            empty = [Cell(ABSENT, tone="muted")] * 8
+            reason = facts.why_not(training, export.name) or "not exported yet"
+            lines.append(Line((*first, *empty, Cell("none", tone="bad")), (reason,)))
+        else:
+            remarks = () if artifact.certificate.valid else (artifact.certificate.reason or "no reason was given",)
+            lines.append(Line((*first, *_certified(artifact)), remarks))
+    return Table("Certificates", columns, tuple(lines))
+
+
+def _certified(artifact: Artifact) -> list[Cell]:
+    certificate: Certificate = artifact.certificate
+    return [
+        Cell(f"{certificate.images:,}", value=certificate.images),
+        Cell("not finite" if certificate.max_abs is None else number(certificate.max_abs), value=certificate.max_abs),
+        Cell(number(certificate.limit_abs), value=certificate.limit_abs),
+        Cell(str(certificate.decisions_changed), value=certificate.decisions_changed),
+        Cell(str(certificate.near_ties), value=certificate.near_ties),
+        Cell(f"{certificate.accuracy * 100:.2f}", value=certificate.accuracy),
+        Cell(ABSENT if certificate.auc is None else f"{certificate.auc:.4f}", value=certificate.auc),
+        Cell(ABSENT if artifact.opset is None else str(artifact.opset), value=artifact.opset),
+        Cell("valid", tone="good") if certificate.valid else Cell("not valid", tone="bad"),
+    ]
+
+
+def agreements(facts: Facts) -> Table | None:
+    """One line a checkpoint: its deployments against one another; null where none has two of them."""
+    group = "Of any two deployments"
+    columns = (
+        Column("trained in", numeric=False),
+        *[Column("configuration", numeric=False)] * bool(facts.study.variants),
+        Column("size", "px"),
+        Column("seed"),
+        Column("deployments"),
+        Column("largest |Δp|", "", group),
+        Column("between", "", group, numeric=False),
+        Column("decisions differ", "", group),
+        Column("AUC", "lowest to highest"),
+        Column("one function", numeric=False),
+    )
+    variants = {training.name: training.variant for training in facts.plan.trainings}
+    lines = []
+    for one in facts.agreements:
+        checkpoint = one.artifacts[0].checkpoint
+        worst = one.pairs[one.widest]
+        aucs = [artifact.certificate.auc for artifact in one.artifacts if artifact.certificate.auc is not None]
+        framework = wording.framework(checkpoint.framework)
+        cells = [Cell(framework, hint=one.checkpoint, mark=Mark(wording.colour(checkpoint.framework)))]
+        cells += [Cell(variants.get(one.checkpoint) or ABSENT)] * bool(facts.study.variants)
+        cells += [Cell(str(value), value=value) for value in (checkpoint.size, checkpoint.recipe.seed)]
+        cells.append(Cell(str(len(one.artifacts)), value=len(one.artifacts)))
+        cells.append(Cell("not finite" if worst.max_abs is None else number(worst.max_abs), value=worst.max_abs))
+        named = {artifact.name: artifact for artifact in one.artifacts}
+        cells.append(Cell(" and ".join(_deployed(named[name]) for name in one.widest)))
+        changed = max(proof.decisions_changed for proof in one.pairs.values())
+        cells.append(Cell(str(changed), value=changed))
+        cells.append(Cell(f"{min(aucs):.6f} to {max(aucs):.6f}" if aucs else ABSENT))
+        cells.append(Cell("yes", tone="good") if one.holds else Cell("no", tone="bad"))
+        lines.append(Line(tuple(cells)))
+    caption = (
+        "Every deployment of a checkpoint against every other, on the whole test split: within 1e-4, and no decision "
+        "apart where the best two classes are more than 2e-4 from one another."
+    )
+    return Table("One function", columns, tuple(lines), caption) if lines else None
+
+
+def _deployed(artifact: Artifact) -> str:
+    framework = wording.framework(artifact.transplanted or artifact.checkpoint.framework)
+    return f"{framework} {wording.title(artifact.format)}"
