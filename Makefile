@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test bench-training bench-wrapper bench-load bench-statistics bench-report clean
+.PHONY: bench test test-full bench-training bench-wrapper bench-load bench-statistics bench-report clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -16,6 +16,10 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# What takes too long for every change: all architectures at full width and 224 px, with all their exports.
+test-full: $(READY)
+	$(BIN)/pytest -m full
 
 # Each framework's training loop beside the plain one that its users write, side by side in one run.
 bench-training: $(READY)

@@ -168,6 +168,28 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pyt
         pretrained.fetch("cnn")
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_weights_of_another_network_are_refused_with_the_first_mismatches(
+    framework: str,
+    tiny: Path,  # noqa: F811 (the fixture)
+    stage: Stage,
+    tmp_path: Path,
+) -> None:
+    """Weights that are missing are not drawn in silence either."""
+    if absent := plugins.missing("train.frameworks", framework):
+        pytest.skip(f"{framework} needs {', '.join(absent)}, which is not installed")
+    weights = {"stages.0.0.weight": np.zeros((32, 3, 5, 5), np.float32), "odd.weight": np.zeros(3, np.float32)}
+    save_file(weights, tmp_path / "odd.safetensors")
+    words = (*WORDS, *TINY[:2], "--framework", framework, "--set", f"initial={tmp_path}/odd.safetensors")
+    done = stage(*words, "--out", str(tmp_path / "x"), MEDMNIST_ROOT=str(tiny))
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith(f"error: {tmp_path}/odd.safetensors: the weights do not fit the network; ")
+    assert "odd.weight: network none, weights (3,)" in line
+    assert "weights none" in line
+    assert not (tmp_path / "x").exists()
+
+
 def test_fetched_weights_are_checked_converted_and_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: tuple[str, Path]
 ) -> None:
@@ -195,6 +217,7 @@ def test_fetched_weights_are_checked_converted_and_stored_once(
         ({"head_epochs": 31}, "head_epochs is 31; expected from 0 to the 30 epochs"),
         ({"hidden": -1}, "hidden is -1"),
         ({"drop_out": 1.0}, "drop_out is 1.0"),
+        ({"trains": "head"}, "trains is head; expected all, for without 'initial'"),
     ],
 )
 def test_what_cannot_be_is_refused(

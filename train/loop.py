@@ -148,6 +148,11 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         ("head_rate", 0 < recipe.head_rate < float("inf"), "above 0"),
         ("hidden", recipe.hidden >= 0, "at least 0"),
         ("drop_out", 0 <= recipe.drop_out < 1, "from 0 to below 1"),
+        (
+            "trains",
+            recipe.trains == "all" or recipe.initial,
+            "all where no 'initial' weights are named: they are drawn",
+        ),
     )
     for name, holds, expected in bounds:
         if not holds:
@@ -182,7 +187,11 @@ def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
 
 def _trainer(network: Architecture, framework: str, recipe: Recipe, begin: Begin, classes: int, steps: int) -> Trainer:
     rates = learning_rates(recipe, recipe.epochs * steps)
-    trainer: Trainer = plugins.load("train.frameworks", framework).create(network, classes, recipe, rates, begin)
+    create = plugins.load("train.frameworks", framework).create
+    try:
+        trainer: Trainer = create(network, classes, recipe, rates, begin)
+    except BadInput as error:
+        raise BadInput(f"{recipe.initial}: {error}") from None
     if trainer.parameters != (expected := network.parameters(classes, recipe.hidden)):
         raise CannotRun(
             f"{framework} builds {network.name} with {trainer.parameters} parameters; the table says {expected}"

@@ -30,6 +30,19 @@ class Begin(msgspec.Struct, frozen=True):
 DRAWN = Begin()
 
 
+def first_weights(
+    drawn: Mapping[str, NDArray[np.float32]], begin: Begin, architecture: Architecture
+) -> dict[str, NDArray[np.float32]]:
+    """All canonical weights that a training begins with: the drawn ones, or those given; a head may still be drawn.
+
+    What is missing or too much among the given ones is left so: the network refuses it, rather than mix it with drawn.
+    """
+    if not begin.weights:
+        return dict(drawn)
+    head = {name: value for name, value in drawn.items() if name.startswith(f"{architecture.head}.")}
+    return head | dict(begin.weights)
+
+
 def learns(architecture: Architecture, recipe: Recipe, name: str) -> bool:
     """Whether a layer or a weight of this canonical name is trained."""
     layers: tuple[str, ...] = () if recipe.trains == "all" else (architecture.head,)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, learns
+from train.frameworks import DRAWN, Begin, first_weights, learns
 
 REQUIRES = ("jax", "flax", "optax")
 
@@ -47,7 +47,7 @@ class FlaxTrainer:
             lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_decays
         )
         network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(network, self._canonical.read(network) | begin.weights)
+        self._canonical.write(network, first_weights(self._canonical.read(network), begin, architecture))
         weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
         self._class_weights = jnp.array(weights)
         self.parameters = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))

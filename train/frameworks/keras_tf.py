@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, learns
+from train.frameworks import DRAWN, Begin, first_weights, learns
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -52,7 +52,7 @@ class KerasTrainer:
         build = plugins.load(f"train.models.{architecture.family}", "keras_tf").build
         self._canonical = plugins.load("train.models.canonical", "keras_tf")
         self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(self._network, self._canonical.read(self._network) | begin.weights)
+        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), begin, architecture))
         self._classes = classes
         self._rates = learning_rates
         self._step = 0

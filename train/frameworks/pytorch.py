@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, learns
+from train.frameworks import DRAWN, Begin, first_weights, learns
 
 REQUIRES = ("torch",)
 
@@ -36,7 +36,7 @@ class PyTorchTrainer:
         build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
         self._canonical = plugins.load("train.models.canonical", "pytorch")
         self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out).to(self._device)
-        self._canonical.write(self._network, self._canonical.read(self._network) | begin.weights)
+        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), begin, architecture))
         self._seed = recipe.seed
         self._rates = learning_rates
         self._step = 0
