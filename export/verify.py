@@ -27,14 +27,15 @@ def scores_of(folder: Path, form: str, classes: int, images: NDArray[np.uint8]) 
 
     Both batch sizes must be the trainer's function, so the single ones replace theirs in the result.
     """
+    batch = min(BATCH, len(images))
     deployment = Deployment(
-        artifact=folder.name, runtime=FORMATS[form].runtime, threads=os.cpu_count() or 1, batch_sizes=(1, BATCH)
+        artifact=folder.name, runtime=FORMATS[form].runtime, threads=os.cpu_count() or 1, batch_sizes=(1, batch)
     )
     height, width, channels = images.shape[1:]
     runtime = load_runtime(folder, form, classes, (height, width, channels), deployment)
     parts = [
-        predict(runtime, np.ascontiguousarray(images[at : at + BATCH]), deployment.batch_sizes)
-        for at in range(0, len(images), BATCH)
+        predict(runtime, np.ascontiguousarray(images[at : at + batch]), deployment.batch_sizes)
+        for at in range(0, len(images), batch)
     ]
     scores = np.concatenate(parts)
     for index in range(min(SINGLES, len(images))):
