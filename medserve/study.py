@@ -57,8 +57,9 @@ class Study(Noun, frozen=True, kw_only=True):
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
     generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
     weights are transplanted into the others: one function in all deployments. `variants` are names with what each
-    changes in the recipe; without any, the recipe itself is the only one. The report says how long training took to a
-    validation accuracy of `target_accuracy`.
+    changes in the recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported
+    and measured, all when it is empty. Of several seeds the first one is: the others are as fast, and tell the spread of
+    training. The report says how long training took to a validation accuracy of `target_accuracy`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Study(Noun, frozen=True, kw_only=True):
     unofficial: bool = False
     recipe: Recipe = Recipe()
     variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    serves: tuple[str, ...] = ()
     target_accuracy: float | None = None
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
@@ -171,6 +173,8 @@ def plan(study: Study) -> Plan:
                     for training in _trainings(study, dataset, size, architecture, framework):
                         if training not in trainings:
                             trainings.append(training)
+                        if not _is_served(study, training):
+                            continue
                         made += [
                             Export(training=training, framework=framework, format=name)
                             for name in _formats(study, framework)
@@ -208,6 +212,10 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
             )
 
 
+def _is_served(study: Study, training: Training) -> bool:
+    return training.recipe.seed == study.seeds[0] and (not study.serves or training.variant in study.serves)
+
+
 def check_size(dataset: DatasetSpec, size: int) -> None:
     """Raise BadInput when the data set does not come at `size` pixels."""
     if dataset.sizes and size not in dataset.sizes:
@@ -230,6 +238,9 @@ def _check(study: Study) -> None:
             raise unknown("framework", framework, known)
     for runtime in study.runtimes:
         plugins.literals("serve.runtimes", runtime)
+    for variant in study.serves:
+        if variant not in study.variants:
+            raise unknown("variant in 'serves'", variant, study.variants)
     for name in study.formats:
         if name != "native":
             pick(FORMATS, "format", name)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from network_job import patches
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -35,14 +34,20 @@ def draw(architecture: Architecture, images: NDArray[np.uint8], path: Path) -> N
             module.p = 0.0
     with torch.inference_mode():
         network(torch.from_numpy(images))
+        logits = network.eval()(torch.from_numpy(images)).numpy()
     weights = plugins.load("train.models.canonical", "pytorch").read(network)
-    # A head as wide as a trained one, for logits that differ.
-    save_file({name: value * (10.0 if value.ndim == 2 else 1.0) for name, value in weights.items()}, path)
+    # A head that tells the images apart, as a trained one does: logits of mean 0 and deviation 1.
+    (head,) = (name for name, value in weights.items() if value.ndim == 2)
+    spread = logits.std(0).mean()
+    weights[head] /= spread
+    weights[head.replace("weight", "bias")] = -logits.mean(0) / spread
+    save_file(weights, path)
 
 
 def main(framework: str, name: str, folder: Path) -> None:
     architecture = ARCHITECTURES[name]
-    images = patches(np.random.default_rng(3), SIZE, IMAGES)
+    coarse = np.random.default_rng(3).integers(0, 256, (IMAGES, SIZE // 8, SIZE // 8, 3), np.uint8)
+    images = np.ascontiguousarray(coarse.repeat(8, 1).repeat(8, 2))
     given = folder.with_name("weights.safetensors")
     if not given.is_file():
         draw(architecture, images, given)

@@ -75,8 +75,11 @@ def claim(test: str, **other: Any) -> Claim:
     return Claim(who="A study", what="It is so", where="abstract", test=test, **other)  # type: ignore[arg-type]  # by name
 
 
-def judged(one: Claim, *others: Row) -> list[Entry]:
-    return judge([one], [*ROWS, *others], percentiles, responses, images=3421)
+TRAINED = {(framework, size): [share] for (framework, share), size in product(ACCURACY.items(), SIZES)}
+
+
+def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[Entry]:
+    return judge([one], [*ROWS, *others], percentiles, responses, trained, images=3421)
 
 
 JAX, PYTORCH, KERAS = Subject(framework="flax_nnx"), Subject(framework="pytorch"), Subject(framework="keras_tf")
@@ -140,8 +143,8 @@ def test_a_closed_loop_without_an_open_one_is_sound() -> None:
 )
 def test_a_trade_off_needs_a_slower_one_that_is_more_accurate(jax: float, keras: float, finding: str) -> None:
     accuracies = {"pytorch": 0.985, "keras_tf": keras, "flax_nnx": jax}
-    rows = [one | {"accuracy": accuracies.get(one["framework"])} for one in ROWS]
-    (entry,) = judge([claim("trade-off")], rows, percentiles, responses, images=3421)
+    trained = {(framework, size): [share] for (framework, share), size in product(accuracies.items(), SIZES)}
+    (entry,) = judged(claim("trade-off"), trained=trained)
     assert (entry.finding, entry.profile) == (finding, "in-process-1")
 
 
@@ -153,11 +156,10 @@ def test_an_accuracy_is_judged_with_its_interval(at_least: float, finding: str) 
 
 
 def test_an_accuracy_is_the_mean_over_seeds_and_a_configuration_the_best() -> None:
-    other = row("pytorch", 224, "native") | {"accuracy": 0.945, "source_artifact": "another"}
-    third = row("pytorch", 224, "onnx") | {"accuracy": 0.945, "source_artifact": "another, as ONNX"}
-    (entry,) = judged(claim("accurate", first=PYTORCH), other, third)
+    trained = {("pytorch", 224): [0.985, 0.945], ("pytorch", 28): [0.999], ("flax_nnx", 224): [0.999]}
+    (entry,) = judged(claim("accurate", first=PYTORCH), trained=trained)
     assert entry.value == pytest.approx(0.965)
-    (entry,) = judged(claim("configuration", first=PYTORCH), other, third)
+    (entry,) = judged(claim("configuration", first=PYTORCH), trained=trained)
     assert entry.value == 0.985
 
 

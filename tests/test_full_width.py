@@ -33,7 +33,7 @@ def test_all_exports_at_full_width_hold_their_certificates(architecture: str, tm
         scores = np.load(folder / "scores.npy")
         reference = scores if reference is None else reference
         # Otherwise everything would agree with everything.
-        assert np.ptp(reference, 0).max() > 0.05
+        assert np.ptp(reference, 0).max() > 0.2
         proofs = {framework: compare(scores, reference, reference.argmax(1), runtime=framework, versions={})}
         for form in plugins.literals("export.frameworks", framework)["WRITES"]:
             proofs[form] = certificate(folder / form, form, tmp_path)

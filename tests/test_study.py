@@ -107,6 +107,19 @@ def test_variants_change_the_recipe_and_bear_their_names(tmp_path: Path) -> None
         read(tmp_path, f"{MINIMAL}\n[variants.frozen]\ntrained = 1")
 
 
+def test_what_is_served_is_the_first_seed_of_the_variants_that_are_named(tmp_path: Path) -> None:
+    variants = '[variants.frozen]\ntrains = "head"\n[variants.whole]\nepochs = 3\n'
+    text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nserves = ["whole"]')
+    plan = study.plan(read(tmp_path, f"{text}\n{variants}"))
+    assert {(one.variant, one.recipe.seed) for one in plan.trainings} == {
+        *(("frozen", 3), ("frozen", 4), ("whole", 3), ("whole", 4))
+    }
+    assert {(one.training.variant, one.training.recipe.seed) for one in plan.exports} == {("whole", 3)}
+    assert {one.export for one in plan.deployed} == set(plan.exports)
+    with pytest.raises(BadInput, match=r"unknown variant in 'serves' 'whole'; there is: frozen"):
+        read(tmp_path, f'{text}\n[variants.frozen]\ntrains = "head"\n')
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = study.plan(read(tmp_path, text)).trainings

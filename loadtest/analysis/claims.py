@@ -4,7 +4,7 @@ A claim is data in the study's TOML file. What it says must be one of the compar
 or whose cells this run does not hold, is not testable here, and the ledger says why.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from statistics import fmean
 from typing import Literal
@@ -45,28 +45,44 @@ class Entry(Noun, frozen=True, kw_only=True):
 Responses = Callable[[str, str, str], Response | None]
 """From a framework, a format and a profile to the response over resolution."""
 
+Accuracies = Mapping[tuple[str, int], Sequence[float]]
+"""Of all that a framework trained at a size, on the test split: networks, recipes, seeds."""
+
+Accuracy = Callable[[Claim, Subject], float | None]
+
 
 def judge(
-    claims: Iterable[Claim], rows: Sequence[Row], centres: Percentiles, responses: Responses, images: int
+    claims: Iterable[Claim],
+    rows: Sequence[Row],
+    centres: Percentiles,
+    responses: Responses,
+    accuracies: Accuracies,
+    images: int,
 ) -> list[Entry]:
     """Every claim under every protocol (profile and threads) of the run that can speak to it.
 
     `rows` are all of a run, those with traps too; `centres` gives the milliseconds that a protocol prints, by block.
     `images` is the size of the test split, from which accuracies have their intervals.
     """
+
+    def accuracy(claim: Claim, subject: Subject) -> float | None:
+        """The mean of all that it trained at the claim's size; of a claim on its configurations, that of the best."""
+        known = accuracies.get((subject.framework, _size(claim, rows)), ())
+        return None if not known else max(known) if claim.test == "configuration" else fmean(known)
+
     found: list[Entry] = []
     for claim in claims:
         match claim.test:
             case "faster":
                 found += _faster(claim, rows, centres)
             case "accurate" | "configuration":
-                found.append(_accurate(claim, rows, images))
+                found.append(_accurate(claim, accuracy, images))
             case "more-accurate":
-                found.append(_more_accurate(claim, rows, images))
+                found.append(_more_accurate(claim, accuracy, images))
             case "sublinear":
                 found += _sublinear(claim, rows, responses)
             case "trade-off":
-                found += _trade_off(claim, rows, centres, images)
+                found += _trade_off(claim, rows, centres, accuracy, images)
             case "none":
                 found.append(_untested(claim, claim.why))
     return found
@@ -101,15 +117,15 @@ def _faster(claim: Claim, rows: Sequence[Row], centres: Percentiles) -> list[Ent
     return found or [_untested(claim, "this run does not time both")]
 
 
-def _accurate(claim: Claim, rows: Sequence[Row], images: int) -> Entry:
-    accuracy = _accuracy(claim.first, claim, rows)
-    if accuracy is None:
+def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> Entry:
+    share = accuracy(claim, claim.first)
+    if share is None:
         return _untested(claim, "this run does not hold the network")
-    return _bounded(claim, wilson(accuracy, images))
+    return _bounded(claim, wilson(share, images))
 
 
-def _more_accurate(claim: Claim, rows: Sequence[Row], images: int) -> Entry:
-    first, second = (_accuracy(subject, claim, rows) for subject in (claim.first, claim.second))
+def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> Entry:
+    first, second = (accuracy(claim, subject) for subject in (claim.first, claim.second))
     if first is None or second is None:
         return _untested(claim, "this run does not hold both networks")
     return _bounded(claim, difference(first, second, images))
@@ -131,19 +147,19 @@ def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[
     return found or [_untested(claim, "this run holds fewer than two sizes")]
 
 
-def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, images: int) -> list[Entry]:
+def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, accuracy: Accuracy, images: int) -> list[Entry]:
     """Of two native frameworks one is faster and the other more accurate, both for certain: the clearest such pair.
 
     Where there is none, it does not hold if the most accurate is also the fastest, and is undecided otherwise.
     """
     names = dict.fromkeys(row["framework"] for row in rows if row["framework"])
     subjects = [Subject(framework=name) for name in names]
-    accuracies = {one.framework: _accuracy(one, claim, rows) for one in subjects}
+    shares = {one.framework: accuracy(claim, one) for one in subjects}
     sound = protocols.sound([row for row in rows if row["framework"] and row["batch"] == 1])
     found = []
     for protocol in (one for one, other in sound.items() if other is None):
         timed = {one.framework: cell for one in subjects if (cell := _cells(one, claim, rows).get(protocol))}
-        known = {name: share for name in timed if (share := accuracies[name]) is not None}
+        known = {name: share for name in timed if (share := shares[name]) is not None}
         gains, winner = [], True
         for quick, exact in permutations(known, 2):
             one = ratio(centres(timed[quick]["cell"]), centres(timed[exact]["cell"]))
@@ -185,19 +201,6 @@ def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[Protocol
         and _is_form(subject, row["format"])
         and row["status"] == "done"
     }
-
-
-def _accuracy(subject: Subject, claim: Claim, rows: Sequence[Row]) -> float | None:
-    """The mean over a framework's networks, of several seeds; of a claim on its configurations, that of the best."""
-    size = _size(claim, rows)
-    known = {
-        row["source_artifact"]: row["accuracy"]
-        for row in rows
-        if (row["framework"], row["size"]) == (subject.framework, size) and row["accuracy"] is not None
-    }
-    if not known:
-        return None
-    return max(known.values()) if claim.test == "configuration" else fmean(known.values())
 
 
 def _size(claim: Claim, rows: Sequence[Row]) -> int:

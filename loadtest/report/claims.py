@@ -80,7 +80,11 @@ def _entries(facts: Facts) -> list[Entry]:
         rows = [row for row in facts.rows if (row["framework"], row["format"], row["profile"]) == keys]
         return surface.response(facts.blocks(rows))
 
-    return claims.judge(facts.study.claims, [*facts.rows, *facts.trapped], facts.medians.__getitem__, response, images)
+    accuracies: dict[tuple[str, int], list[float]] = {}
+    for one in facts.checkpoints.values():
+        accuracies.setdefault((one.framework, one.size), []).append(one.test.accuracy)
+    rows = [*facts.rows, *facts.trapped]
+    return claims.judge(facts.study.claims, rows, facts.medians.__getitem__, response, accuracies, images)
 
 
 def _line(facts: Facts, entry: Entry) -> Line:
