@@ -58,8 +58,8 @@ class Study(Noun, frozen=True, kw_only=True):
     generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
     weights are transplanted into the others: one function in all deployments. `variants` are names with what each
     changes in the recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported
-    and measured, all when it is empty. Of several seeds the first one is: the others are as fast, and tell the spread of
-    training. The report says how long training took to a validation accuracy of `target_accuracy`.
+    and measured, all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far
+    training spreads. The report says how long training took to a validation accuracy of `target_accuracy`.
     """
 
     name: str

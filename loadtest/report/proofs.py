@@ -63,7 +63,7 @@ def agreements(facts: Facts) -> Table | None:
     group = "Of any two deployments"
     columns = (
         Column("trained in", numeric=False),
-        *[Column("configuration", numeric=False)] * bool(facts.study.variants),
+        *[Column("recipe", numeric=False)] * (len(facts.study.variants) > 1),
         Column("size", "px"),
         Column("seed"),
         Column("deployments"),
@@ -81,7 +81,7 @@ def agreements(facts: Facts) -> Table | None:
         aucs = [artifact.certificate.auc for artifact in one.artifacts if artifact.certificate.auc is not None]
         framework = wording.framework(checkpoint.framework)
         cells = [Cell(framework, hint=one.checkpoint, mark=Mark(wording.colour(checkpoint.framework)))]
-        cells += [Cell(variants.get(one.checkpoint) or ABSENT)] * bool(facts.study.variants)
+        cells += [Cell(variants.get(one.checkpoint) or ABSENT)] * (len(facts.study.variants) > 1)
         cells += [Cell(str(value), value=value) for value in (checkpoint.size, checkpoint.recipe.seed)]
         cells.append(Cell(str(len(one.artifacts)), value=len(one.artifacts)))
         cells.append(Cell("not finite" if worst.max_abs is None else number(worst.max_abs), value=worst.max_abs))

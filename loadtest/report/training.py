@@ -19,7 +19,8 @@ COSTS = (("images/s", "images_per_second"), ("seconds to finish", "train_seconds
 def table(facts: Facts) -> Table:
     """One line a checkpoint that the study asked for, with the reason where there is none."""
     columns = [Column("framework", numeric=False), *data_column(facts)]
-    columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1) + [Column("size", "px")]
+    columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1)
+    columns += [Column("recipe", numeric=False)] * (len(facts.study.variants) > 1) + [Column("size", "px")]
     columns += [Column("accuracy", "%", "Test split"), Column("balanced", "%", "Test split")]
     columns += [Column("AUC", "", "Test split"), Column("images/s", "median", "Speed")]
     columns += [Column("compile", "s", "Speed"), Column("time to finish", "", "Speed")]
@@ -34,6 +35,7 @@ def table(facts: Facts) -> Table:
         cells = [Cell(name, hint=training.name, mark=Mark(wording.colour(training.framework)))]
         cells += [Cell(name) for name in facts.datasets(training.dataset)]
         cells += [Cell(name) for name in facts.architectures(training.architecture)]
+        cells += [Cell(training.variant or ABSENT)] * (len(facts.study.variants) > 1)
         cells.append(Cell(str(training.size), value=training.size))
         missing = [Cell(ABSENT, tone="muted")] * (9 + (target is not None))
         cells += _trained(checkpoint, target) if checkpoint else missing
@@ -77,12 +79,14 @@ def curves(facts: Facts) -> Figure | None:
         if (last := max(len(one.history) for one in group)) > 1:
             place = _place(facts, group[0])
             across = Axis(title="epoch", domain=(0.5, last + 0.5), log=False, ticks=_epochs(last), grid=False, form="d")
-            losses = [_point(one, epoch.epoch, epoch.loss, "loss") for one in group for epoch in one.history]
+            losses = [_point(facts, one, epoch.epoch, epoch.loss, "loss") for one in group for epoch in one.history]
             domain = scales.linear([point.spread for point in losses])
             panels.append(
                 _panel(losses, across, Axis(title="training loss", domain=domain, log=False), f"Loss, {place}")
             )
-            shares = [_point(one, epoch.epoch, epoch.val_accuracy * 100, "%") for one in group for epoch in one.history]
+            shares = [
+                _point(facts, one, epoch.epoch, epoch.val_accuracy * 100, "%") for one in group for epoch in one.history
+            ]
             domain = scales.percent([(point.value / 100, None, None) for point in shares])
             up = Axis(title="validation accuracy, %", domain=domain, log=False)
             panels.append(_panel(shares, across, up, f"Validation accuracy, {place}"))
@@ -155,6 +159,12 @@ def _place(facts: Facts, one: Checkpoint) -> str:
     return ", ".join([*facts.datasets(one.dataset), *facts.architectures(one.architecture), f"{one.size} px"])
 
 
+def _variant(facts: Facts, one: Checkpoint) -> str:
+    """The recipe's name behind a comma, where the study has several."""
+    named = (training.variant for training in facts.plan.trainings if training.name == one.name)
+    return f", {next(named, None)}" if len(facts.study.variants) > 1 else ""
+
+
 def _epochs(last: int) -> tuple[float, ...]:
     step = max(1, round(last / 6))
     return tuple(range(step, last + 1, step))
@@ -164,11 +174,11 @@ def _panel(points: Sequence[Point], x: Axis, y: Axis, title: str) -> Drawn:
     return drawing.lines(points, x, y, title, _ends(points, ""))
 
 
-def _point(one: Checkpoint, epoch: int, value: float, unit: str) -> Point:
-    name = wording.framework(one.framework)
+def _point(facts: Facts, one: Checkpoint, epoch: int, value: float, unit: str) -> Point:
+    name = wording.framework(one.framework) + _variant(facts, one)
     return Point(
         series=one.name,
-        framework=name,
+        framework=wording.framework(one.framework),
         colour=wording.colour(one.framework),
         kind="native",
         value=value,
@@ -180,7 +190,7 @@ def _point(one: Checkpoint, epoch: int, value: float, unit: str) -> Point:
 
 
 def _cost(facts: Facts, one: Checkpoint, unit: str, value: float) -> Point:
-    name = f"{_place(facts, one)} {wording.framework(one.framework)}"
+    name = f"{_place(facts, one)} {wording.framework(one.framework)}{_variant(facts, one)}"
     name += f", seed {one.recipe.seed}" * (len(facts.study.seeds) > 1)
     return Point(
         series=name,
