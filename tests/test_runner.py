@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from conftest import Stage
@@ -72,7 +73,9 @@ def start(study: Path, out: Path) -> "subprocess.Popen[bytes]":
 
 
 def results(out: Path) -> dict[str, Result]:
-    return {path.parent.parent.name: store.read_json(path, Result) for path in out.glob("results/*/*/result.json")}
+    """By cell and launch."""
+    paths = out.glob("results/*/*/result.json")
+    return {str(path.parent.relative_to(out / "results")): store.read_json(path, Result) for path in paths}
 
 
 def leftovers(out: Path) -> list[str]:
@@ -88,26 +91,40 @@ def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+MOMENTS = [
+    pytest.param(1, (2.0, 5.0, 3.0), id="3"),
+    pytest.param(8, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 50)), id="50", marks=[pytest.mark.full]),
+]
+
+
+@pytest.mark.parametrize(("launches", "moments"), MOMENTS)
 def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
-    stage: Stage, root: Path, tmp_path: Path
+    launches: int, moments: tuple[float, ...], stage: Stage, root: Path, tmp_path: Path
 ) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
+    study.write_text(study.read_text().replace("launches = 1", f"launches = {launches}"))
     tried(out)
-    for seconds in (2.0, 5.0, 3.0):
+    seen: dict[str, str] = {}
+    for seconds in moments:
         process = start(study, out)
         time.sleep(seconds)
-        family = children_of(process)
+        # A study may have ended before.
+        family = children_of(process) if process.poll() is None else []
         process.kill()
         process.wait()
         assert gone(family), "a child outlived its killed parent"
-    seen = {name: result.started for name, result in results(out).items()}
+        now = {name: result.started for name, result in results(out).items()}
+        assert seen.items() <= now.items(), "a result was lost, or measured twice"
+        seen = now
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["failed"] == 0
     found = results(out)
-    assert len(found) == 4
+    assert len(found) == 4 * launches
     assert {result.status for result in found.values()} == {"done"}
     assert seen.items() <= {name: result.started for name, result in found.items()}.items(), "a cell was measured twice"
+    for name, result in found.items():
+        store.check_digests(out / "results" / name, result.files)
     assert leftovers(out) == []
     again = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     kinds = [json.loads(line).get("kind") for line in again.stdout.splitlines()]
@@ -143,7 +160,7 @@ def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stag
     assert len(results(out)) == 4
     assert first.returncode == (1 if found.failed else 0)
 
-    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500"))
+    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500/0"))
     shutil.rmtree(out / "results" / refused)
     tried(out, roofline={28: 710.0})
     again = stage(*words, "--out", str(out), "--json")
