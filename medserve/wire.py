@@ -96,8 +96,9 @@ def decode_request(
 ) -> Request:
     """Decode a request to infer 1 to `largest` images of `shape` (H, W, C). Raises BadInput that says what is wrong."""
     end = _head_end(body, head_length)
+    view = memoryview(body)
     try:
-        request = _decode_request(memoryview(body)[:end])
+        request = _decode_request(view[:end])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"the request is not an Open Inference Protocol v2 request: {error}") from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
@@ -125,8 +126,7 @@ def decode_request(
             f"input '{INPUT}' has shape {tensor.shape}; "
             f"expected [N, {', '.join(map(str, shape))}], N from 1 to {largest}"
         )
-    images = _array(tensor, memoryview(body)[end:], "input").reshape(tensor.shape)
-    return Request(images, request.id, binary, likeliest, within)
+    return Request(_array(tensor, view[end:], "input"), request.id, binary, likeliest, within)
 
 
 def encode_request(
@@ -163,7 +163,7 @@ def encode_response(
     if not request.binary:
         tensor["data"] = scores.ravel().tolist() if texts is None else texts
         return [(b"content-type", b"application/json")], _encode(response)
-    raw = np.ascontiguousarray(scores, "<f4").tobytes() if texts is None else _as_bytes(texts)
+    raw = np.asarray(scores, DTYPES["FP32"]).tobytes() if texts is None else _as_bytes(texts)
     tensor["parameters"] = {"binary_data_size": len(raw)}
     head = _encode(response)
     headers = [
@@ -184,7 +184,7 @@ def decode_response(body: bytes, head_length: str | None) -> NDArray[np.float32]
         if tensor.name == OUTPUT and tensor.datatype == "FP32":
             if len(tensor.shape) != 2 or min(tensor.shape) < 1:
                 raise BadInput(f"output '{OUTPUT}' has shape {tensor.shape}; expected [N, classes]")
-            return _array(tensor, memoryview(body)[end:], "output").reshape(tensor.shape)
+            return _array(tensor, memoryview(body)[end:], "output")
     raise BadInput(f"the answer has no FP32 output named '{OUTPUT}'")
 
 
@@ -214,11 +214,11 @@ def parse_server_timing(value: str) -> dict[str, int]:
 def _head_end(body: bytes, head_length: str | None) -> int:
     if head_length is None:
         return len(body)
-    if not (head_length.isascii() and head_length.isdigit()) or len(head_length) > 12 or int(head_length) > len(body):
-        raise BadInput(
-            f"{HEAD_LENGTH} is {head_length[:40]!r}; expected a whole number up to the body's {len(body)} bytes"
-        )
-    return int(head_length)
+    if head_length.isascii() and head_length.isdigit() and len(head_length) <= 12:
+        end = int(head_length)
+        if end <= len(body):
+            return end
+    raise BadInput(f"{HEAD_LENGTH} is {head_length[:40]!r}; expected a whole number up to the body's {len(body)} bytes")
 
 
 def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
@@ -226,7 +226,7 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
     count = prod(tensor.shape)
     size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
     if size is None:
-        return _json_array(tensor, rest, what, dtype, count)
+        return _json_array(tensor, rest, what, dtype, count).reshape(tensor.shape)
     if len(tensor.data):
         raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected one of them")
     if size != count * dtype.itemsize or size != len(rest):
@@ -234,7 +234,8 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
             f"{what} '{tensor.name}' says binary_data_size {size} and {len(rest)} bytes follow the JSON head; "
             f"its shape {tensor.shape} needs {count * dtype.itemsize}"
         )
-    return np.frombuffer(rest, dtype, count)
+    # A fifth of the time of frombuffer and reshape.
+    return np.ndarray(tensor.shape, dtype, rest)
 
 
 def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:

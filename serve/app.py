@@ -9,6 +9,7 @@ and the reception of the body, which is the rest.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -78,14 +79,14 @@ class App:
         shape, classes = artifact.image_shape, artifact.checkpoint.classes
         largest = deployment.batch_sizes[-1]
         tensors = Codec(
-            lambda body, head_length: wire.decode_request(body, head_length, shape, largest),
-            lambda scores, asked: wire.encode_response(artifact.name, pages.VERSION, scores, asked, classes),
+            partial(wire.decode_request, shape=shape, largest=largest),
+            partial(wire.encode_response, artifact.name, pages.VERSION, classes=classes),
             HEAD_BYTES + JSON_BYTES * largest * prod(shape),
             f"{largest} images",
         )
         files = Codec(
             lambda body, _: images.decode(body, shape),
-            lambda scores, asked: images.encode(artifact.name, pages.VERSION, classes, scores, asked),
+            partial(images.encode, artifact.name, pages.VERSION, classes),
             images.LARGEST_FILE,
             "one image file",
         )

@@ -26,6 +26,7 @@ class Metrics:
     def __init__(self, model: str, infer: Dispatch) -> None:
         self._model = model
         self._infer = infer
+        # Of errors only: the others are those whose stages were counted.
         self._statuses: Counter[int] = Counter()
         # By bits, and behind them the sum.
         self._stages = [[0] * 66 for _ in STAGES]
@@ -35,7 +36,6 @@ class Metrics:
 
     def answered(self, queue: int, decode: int, infer: int, encode: int) -> None:
         """A request was answered well, with so many nanoseconds in each stage."""
-        self._statuses[200] += 1
         of_queue, of_decode, of_infer, of_encode = self._stages
         of_queue[queue.bit_length()] += 1
         of_queue[-1] += queue
@@ -60,7 +60,8 @@ class Metrics:
         requests = CounterMetricFamily(
             "inference_requests", "Requests to infer or to classify, by HTTP status.", labels=("model", "status")
         )
-        for status, count in sorted(self._statuses.items()):
+        answered = sum(self._stages[0][:-1])
+        for status, count in sorted({**self._statuses, 200: answered}.items()):
             requests.add_metric([*labels, str(status)], count)
         yield requests
         duration = HistogramMetricFamily(
