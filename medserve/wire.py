@@ -103,7 +103,7 @@ def decode_request(
         raise BadInput(f"the request is not an Open Inference Protocol v2 request: {error}") from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         given = [tensor.name for tensor in request.inputs]
-        raise BadInput(f"inputs are {given}; expected exactly one, named '{INPUT}'")
+        raise BadInput(f"inputs are {_brief(given)}; expected exactly one, named '{INPUT}'")
     tensor = request.inputs[0]
     wanted = request.outputs
     binary, within, likeliest = False, None, None
@@ -111,7 +111,7 @@ def decode_request(
         binary, within = request.parameters.binary_data_output, _within(request.parameters.timeout)
     if wanted:
         if len(wanted) != 1 or wanted[0].name != OUTPUT:
-            raise BadInput(f"outputs are {[output.name for output in wanted]}; expected only '{OUTPUT}'")
+            raise BadInput(f"outputs are {_brief([output.name for output in wanted])}; expected only '{OUTPUT}'")
         choice = wanted[0].parameters
         if choice is not None:
             likeliest = choice.classification
@@ -120,10 +120,10 @@ def decode_request(
             if choice.binary_data is not None:
                 binary = choice.binary_data
     if tensor.datatype != "UINT8":
-        raise BadInput(f"input '{INPUT}' has datatype {tensor.datatype!r}; expected 'UINT8'")
+        raise BadInput(f"input '{INPUT}' has datatype {_brief(repr(tensor.datatype))}; expected 'UINT8'")
     if len(tensor.shape) != 4 or tuple(tensor.shape[1:]) != shape or not 0 < tensor.shape[0] <= largest:
         raise BadInput(
-            f"input '{INPUT}' has shape {tensor.shape}; "
+            f"input '{INPUT}' has shape {_brief(tensor.shape)}; "
             f"expected [N, {', '.join(map(str, shape))}], N from 1 to {largest}"
         )
     return Request(_array(tensor, view[end:], "input"), request.id, binary, likeliest, within)
@@ -294,6 +294,12 @@ def _brackets(shape: Sequence[int]) -> bytes:
     for size in reversed(outer):
         found = b"[" + b",".join([found] * size) + b"]"
     return found
+
+
+def _brief(value: object) -> str:
+    """What a client sent, as much of it as fits into a line."""
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _within(timeout: int | None) -> int | None:

@@ -114,6 +114,9 @@ class App:
         except asyncio.CancelledError:
             # The server drains and its patience is at an end; nobody else cancels a request.
             status, headers, body = _error(Refusal(503, "the server is stopping"))
+        except Exception as error:  # our own mistake is an answer in JSON too
+            _log.exception("mistake", {"path": path})
+            status, headers, body = _error(Refusal(500, f"the server failed: {type(error).__name__}: {error}"[:500]))
         if status != 200 and path in self._routes:
             self._metrics.refused(status)
         headers.append((b"content-length", b"%d" % len(body)))
@@ -145,12 +148,13 @@ class App:
             if encoding is not None:
                 body = bodies.inflate(body, encoding, route.limit)
             asked: Asked = route.decode(body, head_length)
-            decoded = now()
-            scores, started, done = await self._infer(asked.images, asked.within)
         except BadInput as error:
             raise Refusal(400, str(error)) from None
         except bodies.TooLarge:
             raise _too_large(route) from None
+        decoded = now()
+        try:
+            scores, started, done = await self._infer(asked.images, asked.within)
         except Busy as busy:
             raise Refusal(503, f"{busy}; try again", (b"retry-after", b"1")) from None
         except TooLate:

@@ -26,6 +26,8 @@ Outcome = tuple[NDArray[np.float32], int, int]
 
 STEADY = 8
 """Predictions over which their pace is averaged."""
+HOPE = 0.8
+"""Share of its deadline that a request may be expected to take, for some take longer than expected."""
 
 
 class Busy(Exception):
@@ -155,7 +157,7 @@ class InThread:
             raise Busy("as many requests wait as the queue holds")
         within = self._within if within is None else min(within, self._within)
         # Who comes alone is always tried, or a pace that is out of date would keep everybody out.
-        if self._inside and self._pace * (self._inside + 1) > within:
+        if self._inside and self._pace * (self._inside + 1) > HOPE * within:
             raise Busy("so many requests wait that this one's deadline would pass")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._inside += 1

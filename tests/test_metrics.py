@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import validate
+from jsonschema import Draft202012Validator, validate
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import Answer, Server, serving
@@ -101,6 +101,7 @@ def promised(document: dict[str, object], path: str, method: str, answer: Answer
     content = operation["responses"][str(answer.status)]["content"]
     kind = answer.headers["content-type"].partition(";")[0]
     assert kind in content
+    Draft202012Validator.check_schema(content[kind].get("schema", {}))
     if kind == "application/json":
         validate(answer.json, content[kind]["schema"])
 

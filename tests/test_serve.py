@@ -118,7 +118,7 @@ def test_requests_may_be_sent_ahead(null: Server) -> None:
 
 def _json_request(**changes: Any) -> bytes:
     tensor = {"name": "image", "shape": [1, 28, 28, 3], "datatype": "UINT8", "data": [0] * 2352} | changes
-    return json.dumps({"inputs": [tensor]}).encode()
+    return json.dumps({"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}).encode()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,11 @@ def _json_request(**changes: Any) -> bytes:
         (b"", {}, 400, "not an Open Inference Protocol v2 request"),
         (b"\xff\xfe\x00", {}, 400, "not an Open Inference Protocol v2 request"),
         (b"[" * 200_000, {}, 400, "not an Open Inference Protocol v2 request"),
+        (_json_request(data=[[]] * 150_000), {}, 400, "has 150000 numbers in its brackets; expected 2352"),
+        (_json_request(shape=[1] * 200_000), {}, 400, "...; expected [N, 28, 28, 3]"),
+        (_json_request(name="x" * 600_000), {}, 400, "xxx...; expected exactly one, named 'image'"),
+        (_json_request(data=..., parameters={"binary_data_size": -1}), {}, 400, "says binary_data_size -1 and 0 bytes"),
+        (_json_request(data=...), {}, 400, "neither 'data' nor the parameter 'binary_data_size'"),
         (bytes(1_000_000), {}, 413, "this model takes at most 32 images"),
     ],
 )
@@ -150,6 +155,7 @@ def test_a_bad_request_is_told_what_was_expected(
         answer = ask(connection, "POST", null.infer_path, body, headers)
         assert answer.status == status
         assert expected in answer.error
+        assert len(answer.body) < 1000
         # The same connection goes on with a good request.
         good, content = wire.encode_request(image)
         assert ask(connection, "POST", null.infer_path, content, good).scores == pytest.approx(0.125)
@@ -167,6 +173,9 @@ def test_a_bad_request_is_told_what_was_expected(
         ("GET", "/", 404, "unknown path '/'; there is: /metrics, /openapi.json, /v2, /v2/health/live", None),
         ("GET", "/v2/models/{model}/stats", 404, "unknown path", None),
         ("GET", "/v2/models/%ff%00", 404, "unknown model", None),
+        ("GET", "/v2/models/../../../etc/passwd", 404, "unknown model '..'", None),
+        ("GET", "/v2/models/%2e%2e%2fartifact.json", 404, "unknown model '..'", None),
+        ("POST", "/v2/models/{model}/versions/../infer", 404, "unknown version '..'", None),
     ],
 )
 def test_what_there_is_not_is_told_what_there_is(
