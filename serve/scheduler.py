@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate, pairwise
 from math import ceil
 from typing import Any, NamedTuple, Protocol
 
@@ -162,14 +163,18 @@ class InThread:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._inside += 1
         self._peak = max(self._peak, self._inside)
-        self._jobs.put(Job(images, future, now() + within))
+        due = now() + within
+        self._jobs.put(Job(images, future, due))
         try:
             async with asyncio.timeout(self._patience):
-                return await future
+                outcome = await future
         except TimeoutError:
             raise TimeoutError(f"no answer within {self._patience:g} s") from None
         finally:
             self._inside -= 1
+        if now() > due:
+            raise TooLate
+        return outcome
 
     def _work(self) -> None:
         held: Job | None = None
@@ -184,16 +189,14 @@ class InThread:
             try:
                 scores = self._predict(batch)
             except Exception as error:  # whatever a framework raises belongs to the requests, not to this thread
-                for job in jobs:
-                    _settle(job, error)
+                _settle([(job, error) for job in jobs])
                 continue
             done = now()
             self.batches[len(batch)] += 1
             self._pace += ((done - started) / len(jobs) - self._pace) / STEADY
-            end = 0
-            for job in jobs:
-                begin, end = end, end + len(job.images)
-                _settle(job, (scores[begin:end], started, done) if done <= job.due else TooLate())
+            ends = list(accumulate(len(one) for one in images))
+            parts = [scores[begin:end] for begin, end in pairwise([0, *ends])]
+            _settle([(job, (part, started, done)) for job, part in zip(jobs, parts, strict=True)])
 
     def _gather(self, first: Job) -> tuple[list[Job], Job | None]:
         """The requests of one prediction, and the first of the next one where it is already here."""
@@ -220,7 +223,7 @@ class InThread:
             return False
         if now() <= job.due:
             return True
-        _settle(job, TooLate())
+        _settle([(job, TooLate())])
         return False
 
 
@@ -237,13 +240,17 @@ def watch(inline: Inline, patience: float, give_up: Callable[[], None]) -> None:
     threading.Thread(target=look, name="watch", daemon=True).start()
 
 
-def _settle(job: Job, outcome: Outcome | Exception) -> None:
-    settle: Callable[[Any], None]
-    settle = job.future.set_exception if isinstance(outcome, Exception) else job.future.set_result
+def _settle(settled: list[tuple[Job, Outcome | Exception]]) -> None:
+    """Hand outcomes over to the event loop, which is woken once for all of them."""
     with suppress(RuntimeError):  # the loop has ended, and with it all who waited
-        job.future.get_loop().call_soon_threadsafe(_unless_done, job.future, settle, outcome)
+        settled[0][0].future.get_loop().call_soon_threadsafe(_deliver, settled)
 
 
-def _unless_done(future: "asyncio.Future[Outcome]", settle: Callable[[Any], None], outcome: Any) -> None:
-    if not future.done():
-        settle(outcome)
+def _deliver(settled: list[tuple[Job, Outcome | Exception]]) -> None:
+    for job, outcome in settled:
+        if job.future.done():
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)

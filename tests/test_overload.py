@@ -86,8 +86,8 @@ def test_overload_is_refused_and_what_is_accepted_is_in_time(
         assert seen.statuses.total() == RATE * seconds
         assert seen.statuses[200] > 0
         assert seen.statuses[503] > seen.statuses[504], "the rest was kept waiting"
-        # The deadline ends with the prediction; a busy machine may take its time to send it.
-        assert np.median(seen.served) < DEADLINE_MS
+        # A little more lies between the stamps than between the looks at the deadline.
+        assert np.percentile(seen.served, 90) < DEADLINE_MS + 1
         assert process.memory_info().rss < used + (16 << 20)
         after = counted(server.ask("GET", "/metrics").body)
         assert {status: after[status] - before.get(status, 0) for status in seen.statuses} == seen.statuses
