@@ -214,9 +214,11 @@ class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
     `batch_sizes` are compiled or run once before the server is ready; other sizes are padded up to the next.
-    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`). `dispatch = "concurrent"` is
-    for a runtime whose predictions overlap and that says when each is due. `options` are the runtime's own, and it
-    checks them. `threads = 0` are as many as there are usable cores.
+    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`), which puts them together up
+    to `batch_images` images and waits for more of them no longer than `batch_delay_ms`; one that is not answered within
+    `deadline_ms` is refused. A prediction that has not come after `patience_seconds` never comes: the runtime hangs.
+    `dispatch = "concurrent"` is for a runtime whose predictions overlap and that says when each is due. `options` are
+    the runtime's own, and it checks them. `threads = 0` are as many as there are usable cores.
     """
 
     artifact: str
@@ -226,12 +228,17 @@ class Deployment(Noun, frozen=True, kw_only=True):
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
     queue: int = 128
+    batch_images: int = 1
+    batch_delay_ms: float = 1.0
+    deadline_ms: float | None = None
+    patience_seconds: float = 60.0
     options: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
         """The deployment in one word, as it stands in paths and tables."""
         dispatch = "" if self.dispatch == "inline" else f"-{self.dispatch}"
+        dispatch += f"-b{self.batch_images}" if self.batch_images > 1 else ""
         return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}"
 
 

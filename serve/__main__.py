@@ -5,6 +5,8 @@ is pinned and its environment set.
 """
 
 import gc
+import logging
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -33,6 +35,16 @@ def serve(
         typer.Option(help="Predict in the event loop, in one thread beside it, or many at once (runtime delay)."),
     ] = "inline",
     queue: Annotated[int, typer.Option(help="Requests that may wait for the thread; more are refused.")] = 128,
+    batch_images: Annotated[
+        int, typer.Option(help="Images of waiting requests that the thread puts together; 1: each request by itself.")
+    ] = 1,
+    batch_delay: Annotated[
+        float, typer.Option(help="Milliseconds that the thread waits for more of them, where there were more.")
+    ] = 1.0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Milliseconds within which a request is answered by the thread, or refused.")
+    ] = None,
+    patience: Annotated[float, typer.Option(help="Seconds after which a prediction that has not come hangs.")] = 60.0,
     options: Annotated[str, typer.Option(metavar="JSON", help="Options of the runtime as one JSON object.")] = "{}",
     deployment: Annotated[
         str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
@@ -54,6 +66,10 @@ def serve(
             batch_sizes=_numbers("--batch-sizes", batch_sizes),
             dispatch=dispatch,
             queue=queue,
+            batch_images=batch_images,
+            batch_delay_ms=batch_delay,
+            deadline_ms=deadline,
+            patience_seconds=patience,
             options=_decode("--options", options, dict[str, Any]),
         )
     else:
@@ -67,10 +83,11 @@ def serve(
 def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
     from medserve import plugins
     from medserve.timing import now
-    from serve import protocol, scheduler
+    from serve import logs, protocol, scheduler
     from serve.app import App
     from serve.runtimes import open_runtime
 
+    logs.begin()
     with protocol.bind(host, port) as listener:
         # Opening would import it too: apart, the cost of the library is not that of the model.
         plugins.load("serve.runtimes", deployment.runtime)
@@ -79,6 +96,8 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
         infer = scheduler.dispatch(runtime, deployment)
         application = App(artifact, deployment, infer)
+        if isinstance(infer, scheduler.Inline):
+            scheduler.watch(infer, deployment.patience_seconds, lambda: _give_up(deployment))
         # What is loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -89,16 +108,28 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
             facts = {**machine.process_facts(), **http, **collector, **loading}
             if os.environ.get(errors.EVENTS):
-                event = {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
-                print(
-                    msgspec.json.encode({**event, "process": {**facts, "runtime": runtime.facts()}}).decode(),
-                    flush=True,
+                _say(
+                    {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
+                    | {"process": {**facts, "runtime": runtime.facts()}}
                 )
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
 
         protocol.serve(application, listener, announce)
+
+
+def _give_up(deployment: Deployment) -> None:
+    """End a process whose event loop hangs in a prediction: nothing else can tell its clients and its parent."""
+    reason = f"the runtime hangs: {deployment.runtime} has not answered for {deployment.patience_seconds:g} s"
+    logging.getLogger("medserve").critical("ended", {"model": deployment.artifact, "reason": reason})
+    if os.environ.get(errors.EVENTS):
+        _say({"event": "error", "reason": reason})
+    os._exit(1)
+
+
+def _say(event: dict[str, Any]) -> None:
+    print(msgspec.json.encode(event).decode(), flush=True)
 
 
 def _default_runtime(folder: Path) -> str:
@@ -121,6 +152,17 @@ def _check(deployment: Deployment) -> None:
     sizes = deployment.batch_sizes
     if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
         raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
+    if deployment.dispatch != "thread" and (deployment.batch_images > 1 or deployment.deadline_ms is not None):
+        raise BadInput(f"dispatch {deployment.dispatch} has no queue to batch or to wait in; choose thread")
+    if not 1 <= deployment.batch_images <= sizes[-1]:
+        raise BadInput(
+            f"batch_images is {deployment.batch_images}; expected 1 to {sizes[-1]}, the largest of batch_sizes"
+        )
+    times = {"batch_delay_ms": deployment.batch_delay_ms, "patience_seconds": deployment.patience_seconds}
+    for name, value in {**times, "deadline_ms": deployment.deadline_ms}.items():
+        # A delay may be none at all.
+        if value is not None and not (0 < value < math.inf or (value == 0 and name == "batch_delay_ms")):
+            raise BadInput(f"{name} is {value:g}; expected a positive number")
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

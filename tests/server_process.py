@@ -4,11 +4,11 @@ import http.client
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -96,10 +96,12 @@ def read(answer: http.client.HTTPResponse) -> Answer:
 
 
 @contextmanager
-def serving(folder: Path, *words: str) -> Iterator[Server]:
+def serving(
+    folder: Path, *words: str, program: Sequence[str] = ("-m", "serve"), stderr: IO[bytes] | None = None
+) -> Iterator[Server]:
     """A server process that is ready, on a free port."""
     child = process.start(
-        ["-m", "serve", str(folder), "--port", "0", *words], stdout=subprocess.PIPE, env={EVENTS: "1"}
+        [*program, str(folder), "--port", "0", *words], stdout=subprocess.PIPE, stderr=stderr, env={EVENTS: "1"}
     )
     assert child.stdout is not None
     try:

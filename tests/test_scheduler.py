@@ -1,7 +1,9 @@
 """Inline, in one thread behind a bounded queue, or many at once; predictions end when a test or a script says so."""
 
 import asyncio
+import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,20 @@ def test_a_full_queue_says_503_and_the_others_are_served_in_order(empty: Path, i
     assert refused.status == 503
     assert refused.headers["retry-after"] == "1"
     assert "queue" in refused.error
+
+
+def test_a_request_that_is_too_late_is_told(empty: Path, image: NDArray[np.uint8]) -> None:
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(0.01)
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> Answer:
+        app = application(empty, predict, dispatch="thread")
+        request = {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.ravel().tolist()}
+        return await call(app, json.dumps({"inputs": [request], "parameters": {"timeout": 1}}).encode(), {})
+
+    late = asyncio.run(main())
+    assert (late.status, late.error) == (504, "the deadline of this request passed before it was answered")
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "thread", "concurrent"])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -142,6 +143,35 @@ def test_told_to_stop_it_answers_what_is_under_way(empty: Path, image: NDArray[n
         assert answer.scores == pytest.approx(0.125)
         assert answer.headers["connection"] == "close"
         assert server.child.wait(PATIENCE) == 0
+
+
+def test_told_to_stop_it_answers_what_waits(empty: Path, image: NDArray[np.uint8]) -> None:
+    words = ["--runtime", "delay", "--options", '{"delays_ms": [300]}', "--dispatch", "thread"]
+    with serving(empty, *words) as server, ThreadPoolExecutor(8) as clients:
+        answers = [clients.submit(server.infer, image) for _ in range(8)]
+        end = time.monotonic() + PATIENCE
+        while _arrived(server.ask("GET", "/metrics").body.decode()) < 8:
+            assert time.monotonic() < end
+        server.child.terminate()
+        assert server.child.wait(PATIENCE) == 0
+        assert [answer.result().status for answer in answers] == [200] * 8
+
+
+def _arrived(page: str) -> float:
+    """Requests that were answered, or wait, or are being predicted."""
+    values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    answered = float(values['inference_requests_total{model="empty",status="200"}'])
+    return answered + float(values['inference_queue_length{model="empty"}']) + 1
+
+
+def test_it_listens_to_this_machine_alone(empty: Path) -> None:
+    with serving(empty, "--runtime", "null") as server:
+        listening = [
+            connection.laddr.ip
+            for connection in psutil.Process(server.child.pid).net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+    assert listening == ["127.0.0.1"]
 
 
 def test_told_to_stop_while_it_loads_it_hears_it_in_the_background_too() -> None:

@@ -89,6 +89,26 @@ def test_images_cut_from_a_larger_array_survive() -> None:
     assert np.array_equal(wire.decode_request(body, head_length(headers), (3, 4, 3)).images, images)
 
 
+@given(image_batches(), st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_json_numbers_are_read_flat_or_nested_with_any_blanks(
+    images: NDArray[np.uint8], nested: bool, indent: int | str | None
+) -> None:
+    data = images.tolist() if nested else images.ravel().tolist()
+    tensor = {"name": "image", "shape": images.shape, "datatype": "UINT8", "data": data}
+    height, width, channels = images.shape[1:]
+    body = json.dumps({"inputs": [tensor]}, indent=indent).encode()
+    assert np.array_equal(wire.decode_request(body, None, (height, width, channels)).images, images)
+
+
+@given(st.lists(st.integers(-1000, 3000) | st.integers(0, 255), min_size=36, max_size=36))
+def test_a_number_that_is_no_pixel_is_refused(numbers: list[int]) -> None:
+    if min(numbers) >= 0 and max(numbers) <= 255:
+        assert wire.decode_request(request_of(data=numbers), None, SHAPE).images.ravel().tolist() == numbers
+    else:
+        with pytest.raises(BadInput, match="whole numbers from 0 to 255"):
+            wire.decode_request(request_of(data=numbers), None, SHAPE)
+
+
 def test_nested_json_data_is_taken_as_flat_data() -> None:
     images = np.arange(36, dtype=np.uint8).reshape(1, *SHAPE)
     assert np.array_equal(wire.decode_request(request_of(data=images.tolist()), None, SHAPE).images, images)
@@ -153,13 +173,21 @@ BINARY = {"binary_data_size": 36}
         (request_of(shape=list(SHAPE)), None, "expected .N, 3, 4, 3."),
         (request_of(datatype="FP32"), None, "datatype 'FP32'; expected 'UINT8'"),
         (request_of(name="picture"), None, "expected exactly one, named 'image'"),
-        (request_of(data=[7] * 35), None, r"has shape \[35\]; expected \[1, 3, 4, 3\] or flat"),
-        (request_of(data=[[7] * 18] * 2), None, r"has shape \[2, 18\]; expected"),
+        (
+            request_of(data=[7] * 35),
+            None,
+            r"has 35 numbers in its brackets; expected 36, flat or nested as \[1, 3, 4, 3\]",
+        ),
+        (request_of(data=[[7] * 18] * 2), None, "36 numbers in its brackets; expected 36"),
         (request_of(data=[256] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[-1] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[0.5] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=["a"] * 36), None, "whole numbers from 0 to 255"),
-        (request_of(data=[[1], [2, 3]]), None, "not a list of numbers"),
+        (request_of(data=[[1], [2, 3]]), None, "has 3 numbers"),
+        (request_of(data=7), None, "has 1 numbers"),
+        (request_of(data=[1000] * 36), None, "whole numbers from 0 to 255"),
+        (request_of(data=[True] * 36), None, "whole numbers from 0 to 255"),
+        (request_of(data=[float("nan")] * 36), None, "not an Open Inference Protocol v2 request"),
         (request_of(data=...), None, "neither 'data' nor the parameter 'binary_data_size'"),
         (request_of(parameters=BINARY), None, "both 'data' and 'binary_data_size'"),
         (request_of(data=..., parameters=BINARY), None, "says binary_data_size 36 and 0 bytes follow"),
@@ -182,9 +210,10 @@ def test_a_refusal_says_what_was_expected(body: bytes, length: str | None, expec
     [
         ({"outputs": [{"name": "logits"}]}, "outputs are .'logits'.; expected only 'probabilities'"),
         (
-            {"outputs": [{"name": "probabilities", "parameters": {"classification": 3}}]},
-            "the parameter 'classification' is not offered",
+            {"outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
+            "the parameter 'classification' is 0; expected a number of classes",
         ),
+        ({"parameters": {"timeout": -1}}, "the parameter 'timeout' is -1; expected microseconds"),
     ],
 )
 def test_an_output_that_there_is_not_is_refused(more: dict[str, Any], expected: str) -> None:
@@ -212,6 +241,29 @@ def test_the_request_says_how_scores_go_back(more: dict[str, Any], binary: bool)
     """As Triton's extension has it: the output's own parameter wins over the request's."""
     body = json.dumps(json.loads(request_of()) | more).encode()
     assert wire.decode_request(body, None, SHAPE).binary is binary
+
+
+@pytest.mark.parametrize(("timeout", "within"), [(5, 5_000), (0, None), (None, None)])
+def test_a_timeout_is_in_microseconds(timeout: int | None, within: int | None) -> None:
+    body = json.dumps(json.loads(request_of()) | {"parameters": {"timeout": timeout}}).encode()
+    assert wire.decode_request(body, None, SHAPE).within == within
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_likeliest_classes_are_texts(binary: bool) -> None:
+    """As Triton's extension has them: score, index, name."""
+    scores = np.array([[0.125, 0.625, 0.25], [0.75, 0.125, 0.125]], np.float32)
+    request = wire.Request(np.zeros((2, *SHAPE), np.uint8), None, binary, likeliest=2)
+    headers, body = wire.encode_response("m", "1", scores, request, ("ö", "b", "c"))
+    length = dict(headers).get(b"inference-header-content-length")
+    (output,) = json.loads(body[: int(length)] if length else body)["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
+    texts = ["0.625000:1:b", "0.250000:2:c", "0.750000:0:ö", "0.125000:1:b"]
+    if binary:
+        raw = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
+        assert (body[int(length or 0) :], output["parameters"]) == (raw, {"binary_data_size": len(raw)})
+    else:
+        assert output["data"] == texts
 
 
 def test_what_other_clients_send_beside_is_ignored() -> None:

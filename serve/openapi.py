@@ -1,0 +1,123 @@
+"""What the server offers, as an OpenAPI document."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import medserve
+from medserve.spec import Artifact, Deployment
+from medserve.tables import INPUT, OUTPUT
+
+PATH = "/openapi.json"
+
+Schema = dict[str, Any]
+ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+STATUSES = {
+    400: "The body is not what it must be.",
+    413: "The body is larger than any good request.",
+    415: "The body is compressed, and not by gzip or deflate.",
+    500: "The runtime failed; the server is not ready until it answers again.",
+    503: "Too many requests wait, or the server is stopping.",
+    504: "The deadline of the request passed before it was answered.",
+}
+
+
+def document(
+    artifact: Artifact, deployment: Deployment, models: tuple[str, ...], metrics: str, pages: Mapping[str, Any]
+) -> Schema:
+    """The document: every page of `pages` by GET, and to infer and to classify of every one of `models` by POST."""
+    paths: dict[str, Schema] = {path: {"get": _page(path, page)} for path, page in pages.items()}
+    text = {"description": "The server in numbers, for Prometheus.", "content": {"text/plain": {}}}
+    paths[metrics] = {"get": {"responses": {"200": text}}}
+    for model in models:
+        paths[f"{model}/infer"] = {"post": _infer(artifact, deployment.batch_sizes[-1])}
+        paths[f"{model}/classify"] = {"post": _classify(artifact)}
+    info = {
+        "title": f"{artifact.name} by the Open Inference Protocol v2",
+        "version": medserve.__version__,
+        "description": "Tensors may also travel in binary behind the JSON, whose length then stands in the header "
+        "Inference-Header-Content-Length (binary tensor data extension).",
+    }
+    return {"openapi": "3.1.0", "info": info, "paths": paths}
+
+
+def _page(path: str, page: Any) -> Schema:
+    responses = {"200": _json("What the server says of itself.", {"const": page})}
+    if path.endswith("/ready"):
+        responses["503"] = _json("The runtime failed or hangs.", ERROR)
+    return {"responses": responses}
+
+
+def _infer(artifact: Artifact, largest: int) -> Schema:
+    size = {"type": "integer", "minimum": 0}
+    sides = [{"const": side} for side in artifact.image_shape]
+    batch = {"type": "integer", "minimum": 1, "maximum": largest}
+    tensor = _object(
+        ("name", "datatype", "shape"),
+        name={"const": INPUT},
+        datatype={"const": "UINT8"},
+        shape={"type": "array", "prefixItems": [batch, *sides], "minItems": 4, "maxItems": 4},
+        data={"type": "array", "description": "Whole numbers from 0 to 255, flat or nested as the shape."},
+        parameters=_object((), binary_data_size=size),
+    )
+    chosen = _object(
+        ("name",),
+        name={"const": OUTPUT},
+        parameters=_object((), binary_data={"type": "boolean"}, classification={"type": "integer", "minimum": 1}),
+    )
+    timeout = {**size, "description": "Microseconds that the client would wait; 0: as long as the deployment says."}
+    request = _object(
+        ("inputs",),
+        id={"type": "string"},
+        inputs={"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
+        outputs={"type": "array", "items": chosen, "maxItems": 1},
+        parameters=_object((), binary_data_output={"type": "boolean"}, timeout=timeout),
+    )
+    scores = _object(
+        ("name", "datatype", "shape"),
+        name={"const": OUTPUT},
+        datatype={"enum": ["FP32", "BYTES"]},
+        shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+        data={"type": "array", "items": {"type": ["number", "string"]}},
+        parameters=_object((), binary_data_size=size),
+    )
+    response = _object(
+        ("model_name", "outputs"),
+        id={"type": "string"},
+        model_name={"const": artifact.name},
+        model_version={"type": "string"},
+        outputs={"type": "array", "items": scores, "minItems": 1, "maxItems": 1},
+    )
+    answer = _json("Probabilities of each image, or its likeliest classes.", response)
+    answer["content"]["application/octet-stream"] = {}
+    return _posted({"application/json": {"schema": request}, "application/octet-stream": {}}, answer)
+
+
+def _classify(artifact: Artifact) -> Schema:
+    ranked = _object(
+        ("name", "probability"),
+        name={"enum": list(artifact.checkpoint.classes)},
+        probability={"type": "number", "minimum": 0, "maximum": 1},
+    )
+    pixels = {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}
+    response = _object(
+        ("model_name", "classes", "resized_from"),
+        model_name={"const": artifact.name},
+        model_version={"type": "string"},
+        classes={"type": "array", "items": ranked, "minItems": 1},
+        resized_from={**pixels, "description": "Width and height of the file, where they are not the model's."},
+    )
+    content: Schema = {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}
+    return _posted(content, _json("The classes, the likeliest first.", response))
+
+
+def _posted(content: Schema, answer: Schema) -> Schema:
+    refused = {str(status): _json(text, ERROR) for status, text in STATUSES.items()}
+    return {"requestBody": {"required": True, "content": content}, "responses": {"200": answer, **refused}}
+
+
+def _json(description: str, schema: Schema) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _object(required: tuple[str, ...], **properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(required)}

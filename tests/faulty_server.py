@@ -1,0 +1,28 @@
+"""`python tests/faulty_server.py ARTIFACT ...`: a server whose null runtime does what an image's first pixel says."""
+
+import time
+from typing import Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from medserve import errors
+from serve.__main__ import serve
+from serve.runtimes import null
+
+RAISES, HANGS = 201, 202
+
+
+class Faulty(null.NullRuntime):
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        if images.flat[0] == RAISES:
+            raise RuntimeError("device 0 fell off the bus")
+        if images.flat[0] == HANGS:
+            time.sleep(1000)
+        return super().place(images)
+
+
+if __name__ == "__main__":
+    null.NullRuntime = Faulty  # type: ignore[misc]  # the fault is the test
+    errors.main(lambda: typer.run(serve))

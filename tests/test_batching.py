@@ -1,0 +1,197 @@
+"""The inference thread by itself: what it puts together, whom it waits for, whom it refuses. No time decides."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from server_process import PATIENCE
+
+from medserve.spec import Deployment
+from serve import scheduler
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+MS = 1_000_000
+
+
+def values(scores: NDArray[np.float32]) -> list[int]:
+    return [round(float(value)) for value in scores[:, 0]]
+
+
+def in_thread(predict: Predict, **fields: Any) -> scheduler.InThread:
+    deployment = Deployment(artifact="a", runtime="r", dispatch="thread", batch_sizes=(1, 64), **fields)
+    return scheduler.InThread(predict, deployment)
+
+
+def marked(*numbers: int) -> NDArray[np.uint8]:
+    return np.array(numbers, np.uint8).reshape(-1, 1, 1, 1)
+
+
+class Gate:
+    """A prediction that tells the images' own numbers, and whose first call waits to be let through."""
+
+    def __init__(self) -> None:
+        self.running, self.release = threading.Event(), threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.running.set()
+        assert self.release.wait(PATIENCE)
+        self.batches.append(images.ravel().tolist())
+        return images.reshape(-1, 1).astype(np.float32)
+
+
+def test_what_waits_is_put_together_in_order_up_to_the_largest_batch() -> None:
+    gate = Gate()
+
+    async def main() -> list[list[int]]:
+        infer = in_thread(gate, batch_images=4)
+        tasks = [asyncio.create_task(infer(marked(0)))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(*numbers))) for numbers in ((1,), (2, 3), (4, 5), (6,), (7,))]
+        await asyncio.sleep(0)
+        gate.release.set()
+        return [values(scores) for scores, _, _ in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(main()) == [[0], [1], [2, 3], [4, 5], [6], [7]]
+    # (4, 5) would make five of the second: it begins the third.
+    assert gate.batches == [[0], [1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_who_is_alone_is_not_kept_waiting_for_others() -> None:
+    gate = Gate()
+    gate.release.set()
+
+    async def main() -> None:
+        infer = in_thread(gate, batch_images=4, batch_delay_ms=1000 * PATIENCE)
+        for number in range(3):
+            await asyncio.wait_for(infer(marked(number)), PATIENCE / 2)
+
+    asyncio.run(main())
+    assert gate.batches == [[0], [1], [2]]
+
+
+def test_where_others_were_of_late_they_are_waited_for() -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        infer = in_thread(gate, batch_images=4, batch_delay_ms=1000 * PATIENCE)
+        tasks = [asyncio.create_task(infer(marked(0)))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(number))) for number in (1, 2, 3)]
+        await asyncio.sleep(0)
+        gate.release.set()
+        await tasks[0]
+        # Three wait and four were here: the fourth is waited for.
+        tasks.append(asyncio.create_task(infer(marked(4))))
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert gate.batches == [[0], [1, 2, 3, 4]]
+
+
+def test_what_is_too_late_is_not_computed_and_not_answered() -> None:
+    gate = Gate()
+
+    async def main() -> list[Any]:
+        infer = in_thread(gate)
+        tasks = [asyncio.create_task(infer(marked(0), MS))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(number), within)) for number, within in ((1, MS), (2, None))]
+        await asyncio.sleep(0.05)
+        gate.release.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    computed_late, late, served = asyncio.run(main())
+    assert [type(error) for error in (computed_late, late)] == [scheduler.TooLate] * 2
+    assert values(served[0]) == [2]
+    assert gate.batches == [[0], [2]]
+
+
+def test_what_would_be_too_late_is_refused_at_once() -> None:
+    gate = Gate()
+
+    async def main() -> Any:
+        infer = in_thread(gate, deadline_ms=1000 * PATIENCE)
+        first = asyncio.create_task(infer(marked(0)))
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        await asyncio.sleep(0.1)
+        gate.release.set()
+        await first
+        # By the pace of late, an eighth of that time, a request behind another one takes a quarter of it.
+        gate.running.clear()
+        gate.release.clear()
+        tasks = [asyncio.create_task(infer(marked(1), MS))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(number), within)) for number, within in ((2, 20 * MS), (3, None))]
+        await asyncio.sleep(0)
+        refused = tasks[1].done()
+        await asyncio.sleep(0.01)
+        gate.release.set()
+        return refused, await asyncio.gather(*tasks, return_exceptions=True)
+
+    at_once, (alone, refused, waited) = asyncio.run(main())
+    assert at_once
+    assert str(refused) == "so many requests wait that this one's deadline would pass"
+    assert isinstance(alone, scheduler.TooLate), "who comes alone is tried, whatever the pace"
+    assert values(waited[0]) == [3]
+    assert gate.batches == [[0], [1], [3]]
+
+
+def test_predictions_are_counted_by_their_images() -> None:
+    gate = Gate()
+
+    async def main() -> scheduler.InThread:
+        infer = in_thread(gate, batch_images=4)
+        tasks = [asyncio.create_task(infer(marked(0)))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(number))) for number in (1, 2, 3)]
+        await asyncio.sleep(0)
+        assert infer.waiting() == 3
+        gate.release.set()
+        await asyncio.gather(*tasks)
+        return infer
+
+    infer = asyncio.run(main())
+    assert infer.batches == {1: 1, 3: 1}
+    assert infer.waiting() == 0
+
+
+def test_a_prediction_that_never_comes_raises_and_its_request_is_not_computed_again() -> None:
+    gate = Gate()
+
+    async def main() -> list[Any]:
+        infer = in_thread(gate, patience_seconds=0.05)
+        hung = await asyncio.gather(infer(marked(0)), infer(marked(1)), return_exceptions=True)
+        gate.release.set()
+        return [*hung, await infer(marked(2))]
+
+    *hung, after = asyncio.run(main())
+    assert [str(error) for error in hung] == ["no answer within 0.05 s"] * 2
+    assert values(after[0]) == [2]
+    assert gate.batches == [[0], [2]]
+
+
+def test_a_batch_that_fails_fails_each_of_its_requests() -> None:
+    gate = Gate()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = gate(images)
+        if len(images) > 1:
+            raise RuntimeError("no memory for so many")
+        return scores
+
+    async def main() -> list[Any]:
+        infer = in_thread(predict, batch_images=4)
+        tasks = [asyncio.create_task(infer(marked(0)))]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks += [asyncio.create_task(infer(marked(number))) for number in (1, 2)]
+        await asyncio.sleep(0)
+        gate.release.set()
+        return [*await asyncio.gather(*tasks, return_exceptions=True), await infer(marked(3))]
+
+    first, *failed, last = asyncio.run(main())
+    assert [str(error) for error in failed] == ["no memory for so many"] * 2
+    assert [values(outcome[0]) for outcome in (first, last)] == [[0], [3]]

@@ -1,0 +1,117 @@
+"""Image files: what a person posts is what the model sees, and what is no image is refused in one line."""
+
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from server_process import Server, serving
+
+from medserve import store
+from medserve.errors import BadInput
+from serve import images
+
+SHAPE = (28, 28, 3)
+
+
+def encoded(pixels: NDArray[np.uint8], form: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def served(onnx: Path) -> Iterator[Server]:
+    with serving(onnx) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_lossless_files_are_their_pixels(image: NDArray[np.uint8], form: str, options: dict[str, object]) -> None:
+    found = images.decode(encoded(image[0], form, **options), SHAPE)
+    assert np.array_equal(found.images, image)
+    assert found.resized_from is None
+
+
+def test_a_jpeg_is_nearly_its_pixels() -> None:
+    smooth = np.broadcast_to(np.linspace(0, 255, 28).astype(np.uint8)[:, None, None], SHAPE)
+    found = images.decode(encoded(np.ascontiguousarray(smooth), "JPEG", quality=95), SHAPE)
+    assert np.abs(found.images[0].astype(int) - smooth).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [("L", 100, (100, 100, 100)), ("RGBA", (9, 8, 7, 6), (9, 8, 7)), ("I;16", 100 << 8, (100, 100, 100))],
+)
+def test_other_modes_become_three_channels_of_eight_bits(mode: str, colour: object, expected: tuple[int, ...]) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (28, 28), colour).save(file, "PNG")
+    assert (images.decode(file.getvalue(), SHAPE).images == expected).all()
+
+
+def test_another_size_is_resized_and_said() -> None:
+    found = images.decode(encoded(np.full((40, 50, 3), 7, np.uint8)), SHAPE)
+    assert found.resized_from == (50, 40)
+    assert (found.images == 7).all()
+
+
+@given(st.binary(max_size=300))
+def test_other_bytes_are_refused(body: bytes) -> None:
+    with pytest.raises(BadInput):
+        images.decode(body, SHAPE)
+
+
+@given(st.data())
+def test_a_damaged_file_is_decoded_or_refused(data: st.DataObject) -> None:
+    whole = bytearray(encoded(np.arange(28 * 28 * 3, dtype=np.uint8).reshape(SHAPE)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = images.decode(bytes(whole[: data.draw(st.integers(0, len(whole)))]), SHAPE)
+    except BadInput:
+        return
+    assert found.images.shape == (1, *SHAPE)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (4_097, 1)])
+def test_absurd_dimensions_are_refused_before_they_are_decoded(width: int, height: int) -> None:
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+    with pytest.raises(BadInput, match="expected at most 4096 a side|decompression bomb"):
+        images.decode(body, SHAPE)
+
+
+def test_a_posted_file_is_ranked(served: Server, onnx: Path) -> None:
+    with np.load(onnx / "golden.npz") as golden:
+        pixels, expected = golden["images"][0], golden["scores"][0]
+    answer = served.ask("POST", f"/v2/models/{served.model}/classify", encoded(pixels))
+    assert answer.status == 200, answer.body
+    ranked = answer.json["classes"]
+    classes = store.read_artifact(onnx).checkpoint.classes
+    order = np.argsort(-expected, kind="stable")
+    assert [one["name"] for one in ranked] == [classes[index] for index in order]
+    assert [one["probability"] for one in ranked] == pytest.approx(expected[order], abs=1e-4)
+    assert "decode;dur=" in answer.headers["server-timing"]
+    assert answer.json["resized_from"] is None
+
+
+@pytest.mark.parametrize("body", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_image_is_a_400_and_the_next_is_served(
+    served: Server, image: NDArray[np.uint8], body: bytes
+) -> None:
+    path = f"/v2/models/{served.model}/classify"
+    refused = served.ask("POST", path, body)
+    assert refused.status == 400
+    assert "image" in refused.error
+    assert served.ask("POST", path, encoded(image[0])).status == 200
+    assert served.ask("GET", path).status == 405
