@@ -12,6 +12,7 @@ import typer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from export.verify import unproven
 from medserve import errors, machine, plugins, process, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
@@ -29,6 +30,9 @@ def export(
         str | None,
         typer.Option(help="Transplant the weights into this one's network.", show_default="the one that trained it"),
     ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Certify it for this one too, beside the format's own; repeatable.")
+    ] = None,
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
 
@@ -42,6 +46,10 @@ def export(
     row = pick(FORMATS, "format", form)
     if form not in exporter.WRITES:
         raise CannotRun(f"{framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
+    others = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
+    for name in others:
+        if form not in (reads := plugins.literals("serve.runtimes", name)["READS"]):
+            raise BadInput(f"--runtime {name} reads {', '.join(reads) or 'no model'}, not {form}")
     data = _test_split(checkpoint)
     with store.new_folder(out) as partial:
         path = partial / row.path
@@ -50,7 +58,8 @@ def export(
         _write_golden(partial, checkpoint_folder, data)
         if row.triton_platform is not None:
             (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
-        certificate = _certify(partial, checkpoint_folder, data, form)
+        certificate = _certify(partial, checkpoint_folder, data, form, row.runtime)
+        further = _certify_further(partial, checkpoint_folder, data, form, others)
         artifact = Artifact(
             name=out.name,
             transplanted=framework if framework != checkpoint.framework else None,
@@ -58,6 +67,7 @@ def export(
             opset=OPSET if form == "onnx" else None,
             checkpoint=checkpoint,
             certificate=certificate,
+            further=further,
             operators=_operators(path) if form == "onnx" else {},
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
             versions=machine.versions(),
@@ -107,12 +117,27 @@ def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:
     np.savez(folder / "golden.npz", images=images[chosen], scores=scores[chosen])
 
 
-def _certify(folder: Path, checkpoint_folder: Path, data: Path, form: str) -> Certificate:
-    _ask(["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form])
+def _certify(folder: Path, checkpoint_folder: Path, data: Path, form: str, runtime: str) -> Certificate:
+    words = ["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form]
+    _ask([*words, "--runtime", runtime])
     path = folder / "certificate.json"
     certificate = store.read_json(path, Certificate)
     path.unlink()
     return certificate
+
+
+def _certify_further(
+    folder: Path, checkpoint_folder: Path, data: Path, form: str, runtimes: list[str]
+) -> tuple[Certificate, ...]:
+    """A certificate a runtime; one that cannot run here has an invalid one with the reason, and spoils no other."""
+    found = []
+    for runtime in runtimes:
+        try:
+            proof = _certify(folder, checkpoint_folder, data, form, runtime)
+        except CannotRun as error:
+            proof = unproven(len(np.load(checkpoint_folder / "test_scores.npy")), runtime, str(error))
+        found.append(proof)
+    return tuple(found)
 
 
 def _ask(words: list[str]) -> bytes:
@@ -133,13 +158,14 @@ def _ask(words: list[str]) -> bytes:
 
 
 def _report(artifact: Artifact, out: Path) -> None:
-    proof = artifact.certificate
-    error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
-    print(
-        f"{out}: {artifact.format}, largest |difference| {error} on {proof.images} test images, "
-        f"{proof.decisions_changed} decisions changed, certificate {'valid' if proof.valid else 'NOT valid'}",
-        file=sys.stderr,
-    )
+    for proof in (artifact.certificate, *artifact.further):
+        error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
+        said = "valid" if proof.valid else f"NOT valid: {proof.reason}"
+        print(
+            f"{out}: {artifact.format} by {proof.runtime}, largest |difference| {error} on {proof.images} test images, "
+            f"{proof.decisions_changed} decisions changed, certificate {said}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

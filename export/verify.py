@@ -72,23 +72,47 @@ def _largest(gap: NDArray[np.floating]) -> float | None:
     return float(np.abs(gap).max()) if np.isfinite(gap).all() else None
 
 
-def scores_of(folder: Path, form: str, classes: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scores of the model in `folder` through its format's default runtime, in batches of 256 and the first 32 singly.
+def unproven(images: int, runtime: str, reason: str) -> Certificate:
+    """The certificate of a runtime that has computed nothing, and why."""
+    return Certificate(
+        runtime=runtime,
+        images=images,
+        max_abs=None,
+        max_log_abs=None,
+        decisions_changed=0,
+        near_ties=0,
+        accuracy=0.0,
+        limit_abs=LIMIT,
+        tie_margin=TIE_MARGIN,
+        kind="float32",
+        valid=False,
+        reason=reason,
+        versions={},
+    )
+
+
+def scores_of(
+    folder: Path, form: str, classes: int, images: NDArray[np.uint8], runtime: str | None = None
+) -> NDArray[np.float32]:
+    """Scores of the model in `folder` through a runtime (its format's own), in batches of 256 and the first 32 singly.
 
     Both batch sizes must be the trainer's function, so the single ones replace theirs in the result.
     """
     deployment = Deployment(
-        artifact=folder.name, runtime=FORMATS[form].runtime, threads=os.cpu_count() or 1, batch_sizes=(1, BATCH)
+        artifact=folder.name,
+        runtime=runtime or FORMATS[form].runtime,
+        threads=os.cpu_count() or 1,
+        batch_sizes=(1, BATCH),
     )
     height, width, channels = images.shape[1:]
-    runtime = load_runtime(folder, form, classes, (height, width, channels), deployment)
+    loaded = load_runtime(folder, form, classes, (height, width, channels), deployment)
     parts = [
-        predict(runtime, np.ascontiguousarray(images[at : at + BATCH]), deployment.batch_sizes)
+        predict(loaded, np.ascontiguousarray(images[at : at + BATCH]), deployment.batch_sizes)
         for at in range(0, len(images), BATCH)
     ]
     scores = np.concatenate(parts)
     for index in range(min(SINGLES, len(images))):
-        scores[index] = predict(runtime, np.ascontiguousarray(images[index : index + 1]), deployment.batch_sizes)[0]
+        scores[index] = predict(loaded, np.ascontiguousarray(images[index : index + 1]), deployment.batch_sizes)[0]
     return scores
 
 
@@ -97,16 +121,17 @@ def certify(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint that it must equal.")],
     data: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
     form: Annotated[str, typer.Option("--format", help="Format of the exported model.")],
+    runtime: Annotated[str, typer.Option(help="Runtime that is proven.")],
 ) -> None:
     """Write `certificate.json` into FOLDER."""
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     labels = np.load(data / "test_labels.npy")
     certificate = compare(
-        scores_of(folder, form, reference.shape[1], images),
+        scores_of(folder, form, reference.shape[1], images, runtime),
         reference,
         labels,
-        runtime=FORMATS[form].runtime,
+        runtime=runtime,
         versions=machine.versions(),
     )
     store.write_json(folder / "certificate.json", certificate)

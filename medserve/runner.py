@@ -21,7 +21,7 @@ from medserve.errors import BadInput
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, describe
 from medserve.spec import Cell, LoadProfile, Result, SelfTest
-from medserve.study import Deployed, Export, Plan, Study, Training, plan
+from medserve.study import Deployed, Export, Plan, Study, Training, plan, readers
 from medserve.tables import ROOFLINE
 
 
@@ -110,6 +110,8 @@ class _Run:
             return
         words = ["-m", "export", str(checkpoint), "--format", export.format, "--framework", export.framework]
         words += ["--out", str(folder)]
+        for runtime in readers(self._study, export.format):
+            words += ["--runtime", runtime]
         self._remember("export", export.name, self._run("export", export.name, words))
 
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:

@@ -187,7 +187,8 @@ class Artifact(Noun, frozen=True, kw_only=True):
     """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out.
 
     `transplanted` names the framework into whose network the weights were put, null for the one that trained them.
-    `operators` counts the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
+    `certificate` is that of the format's own runtime, `further` those of others that read it. `operators` counts the
+    nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
     """
 
     schema: int = SCHEMA
@@ -198,10 +199,15 @@ class Artifact(Noun, frozen=True, kw_only=True):
     opset: int | None
     checkpoint: Checkpoint
     certificate: Certificate
+    further: tuple[Certificate, ...] = ()
     operators: dict[str, int] = {}
     model_bytes: int = 0
     versions: dict[str, str]
     files: dict[str, str]
+
+    def certificate_of(self, runtime: str) -> Certificate | None:
+        """The proof for a runtime, null where there is none."""
+        return next((one for one in (self.certificate, *self.further) if one.runtime == runtime), None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -180,7 +180,7 @@ def plan(study: Study) -> Plan:
                 deployed += [
                     _deployed(study, export, runtime, threads, profiles)
                     for export in made
-                    for runtime in _runtimes(study, export.format)
+                    for runtime in readers(study, export.format)
                     for threads in dict.fromkeys((*study.threads, 0))
                 ]
                 if study.null:
@@ -247,7 +247,8 @@ def _formats(study: Study, framework: str) -> list[str]:
     return list(dict.fromkeys(writes[0] if name == "native" else name for name in study.formats))
 
 
-def _runtimes(study: Study, form: str) -> list[str]:
+def readers(study: Study, form: str) -> list[str]:
+    """The runtimes of the study that read a format: its own where the study names none."""
     if not study.runtimes:
         return [FORMATS[form].runtime]
     return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]

@@ -78,10 +78,18 @@ def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFac
         _need("export.frameworks", framework)
         checkpoint = checkpoint_of(framework)
         out = folder / f"{checkpoint.name}.{form}"
-        check_stage("export", str(checkpoint), "--format", form, "--out", str(out))
+        words = [word for name in readers(form) for word in ("--runtime", name)]
+        check_stage("export", str(checkpoint), "--format", form, *words, "--out", str(out))
         return out
 
     return make
+
+
+def readers(form: str) -> list[str]:
+    """The runtimes that read a format and are installed."""
+    names = plugins.names("serve.runtimes")
+    here = [name for name in names if not plugins.missing("serve.runtimes", name)]
+    return [name for name in here if form in plugins.literals("serve.runtimes", name)["READS"]]
 
 
 def _need(package: str, name: str) -> None:

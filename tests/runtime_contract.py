@@ -173,9 +173,26 @@ def test_an_artifact_without_a_valid_certificate_is_refused(tmp_path: Path) -> N
     other = tmp_path / "other"
     shutil.copytree(FOLDER, other)
     artifact = store.read_artifact(other)
-    certificate = msgspec.structs.replace(artifact.certificate, valid=False, reason="3 decisions changed")
-    store.write_json(other / "artifact.json", msgspec.structs.replace(artifact, certificate=certificate))
+    own, *further = (
+        msgspec.structs.replace(one, valid=False, reason="3 decisions changed")
+        for one in (artifact.certificate, *artifact.further)
+    )
+    changed = msgspec.structs.replace(artifact, certificate=own, further=tuple(further))
+    store.write_json(other / "artifact.json", changed)
     with pytest.raises(CannotRun, match="has no valid certificate: 3 decisions changed"):
+        open_runtime(other, DEPLOYMENT)
+
+
+@reads_a_model
+def test_an_artifact_that_is_certified_for_another_runtime_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(FOLDER, other)
+    artifact = store.read_artifact(other)
+    certificate = msgspec.structs.replace(artifact.certificate, runtime="another")
+    store.write_json(
+        other / "artifact.json", msgspec.structs.replace(artifact, certificate=certificate, further=(certificate,))
+    )
+    with pytest.raises(CannotRun, match=f"is not certified for {NAME}; export it again with --runtime {NAME}"):
         open_runtime(other, DEPLOYMENT)
 
 

@@ -19,6 +19,8 @@ TITLES = {
     "saved_model": "SavedModel",
     "stablehlo": "StableHLO",
     "onnx_runtime": "ONNX Runtime",
+    "openvino_cpu": "OpenVINO",
+    "saved_model_xla": "XLA",
 }
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
 COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}

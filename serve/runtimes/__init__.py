@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medserve import machine, plugins
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Deployment
+from medserve.spec import Artifact, Certificate, Deployment
 from medserve.store import read_artifact
 from medserve.tables import FORMATS
 
@@ -73,13 +73,15 @@ def open_runtime(folder: Path, deployment: Deployment, *, cold: bool = False) ->
     CannotRun for what this machine lacks or a failed check.
     """
     artifact = read_artifact(folder)
-    if not artifact.certificate.valid:
-        raise CannotRun(f"{artifact.name} has no valid certificate: {artifact.certificate.reason}")
+    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
+    own = artifact.certificate.runtime
+    proof = _check_certificate(artifact, deployment.runtime if artifact.format in reads else own)
     shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
     runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
-    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
-    if reads and artifact.precision == "float32" and not cold:
-        _check_golden(runtime, folder, deployment)
+    if reads and not cold:
+        # One of reduced precision may be as far off as its certificate says.
+        allowed = proof.max_abs or 0.0 if proof.kind == "lossy" else 0.0
+        _check_golden(runtime, folder, deployment, allowed + GOLDEN_LIMIT)
     return runtime, artifact
 
 
@@ -109,7 +111,16 @@ def load_runtime(
     return runtime
 
 
-def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> None:
+def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
+    proof = artifact.certificate_of(runtime)
+    if proof is None:
+        raise CannotRun(f"{artifact.name} is not certified for {runtime}; export it again with --runtime {runtime}")
+    if not proof.valid:
+        raise CannotRun(f"{artifact.name} has no valid certificate: {proof.reason}")
+    return proof
+
+
+def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment, limit: float) -> None:
     if not (folder / "golden.npz").is_file():
         raise BadInput(
             f"{folder}: no golden.npz, so nothing shows that this machine computes the same; export it again"
@@ -120,8 +131,8 @@ def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> Non
     parts = [predict(runtime, images[at : at + step], deployment.batch_sizes) for at in range(0, len(images), step)]
     scores = np.concatenate(parts)
     error = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else np.nan
-    if not error <= GOLDEN_LIMIT:
+    if not error <= limit:
         raise CannotRun(
             f"{deployment.runtime} differs from the trainer by {error:.2e} on the golden images of {folder.name}; "
-            f"the limit is {GOLDEN_LIMIT:.0e}"
+            f"the limit is {limit:.0e}"
         )
