@@ -12,9 +12,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from export import lossy
 from medserve import errors, machine, store
-from medserve.spec import Certificate, Deployment
-from medserve.tables import FORMATS
+from medserve.spec import Certificate, Deployment, Precision
+from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
 
 LIMIT = 1e-4
@@ -122,18 +123,17 @@ def certify(
     data: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
     form: Annotated[str, typer.Option("--format", help="Format of the exported model.")],
     runtime: Annotated[str, typer.Option(help="Runtime that is proven.")],
+    precision: Annotated[Precision, typer.Option(help="Precision of the exported model.")],
 ) -> None:
-    """Write `certificate.json` into FOLDER."""
+    """Write `certificate.json` and the scores that it is about into FOLDER."""
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     labels = np.load(data / "test_labels.npy")
-    certificate = compare(
-        scores_of(folder, form, reference.shape[1], images, runtime),
-        reference,
-        labels,
-        runtime=runtime,
-        versions=machine.versions(),
-    )
+    scores = scores_of(folder, form, reference.shape[1], images, runtime)
+    certificate = compare(scores, reference, labels, runtime=runtime, versions=machine.versions())
+    if precision != "float32":
+        certificate = lossy.relax(certificate, scores, reference, labels)
+    np.save(folder / scores_file(form, runtime), scores)
     store.write_json(folder / "certificate.json", certificate)
 
 

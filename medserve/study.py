@@ -9,7 +9,7 @@ import msgspec
 
 from medserve import plugins
 from medserve.errors import BadInput, unknown
-from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Recipe
+from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 STUDIES = Path(__file__).parent / "studies"
@@ -55,10 +55,11 @@ class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
-    weights are transplanted into the others: one function in all deployments. `variants` are names with what each
-    changes in the recipe; without any, the recipe itself is the only one. The report says how long training took to a
-    validation accuracy of `target_accuracy`.
+    generator's core. Traps are measured with the first of them. In `precisions` other than float32 only those formats
+    are exported that can be had in them. With `trained_in` one framework trains for all, and its weights are
+    transplanted into the others: one function in all deployments. `variants` are names with what each changes in the
+    recipe; without any, the recipe itself is the only one. The report says how long training took to a validation
+    accuracy of `target_accuracy`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Study(Noun, frozen=True, kw_only=True):
     null: bool = True
     device: Device = "cpu"
     threads: tuple[int, ...] = (1,)
+    precisions: tuple[Precision, ...] = ("float32",)
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
     launches: int = 3
@@ -109,12 +111,14 @@ class Export(Noun, frozen=True, kw_only=True):
     training: Training
     framework: str
     format: str
+    precision: Precision = "float32"
 
     @property
     def name(self) -> str:
         """The artifact's folder name."""
         transplanted = "" if self.framework == self.training.framework else f"-in-{self.framework}"
-        return f"{self.training.name}{transplanted}.{self.format}"
+        reduced = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"{self.training.name}{transplanted}.{self.format}{reduced}"
 
 
 class Deployed(Noun, frozen=True, kw_only=True):
@@ -172,8 +176,9 @@ def plan(study: Study) -> Plan:
                         if training not in trainings:
                             trainings.append(training)
                         made += [
-                            Export(training=training, framework=framework, format=name)
+                            Export(training=training, framework=framework, format=name, precision=precision)
                             for name in _formats(study, framework)
+                            for precision in _precisions(study, framework, name)
                         ]
                 exports += made
                 profiles = _profiles(study, size)
@@ -217,7 +222,8 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 
 def _check(study: Study) -> None:
-    for field in ("datasets", "sizes", "architectures", "frameworks", "formats", "measure", "seeds", "threads"):
+    matrix = ("datasets", "sizes", "architectures", "frameworks", "formats", "precisions", "threads", "seeds")
+    for field in (*matrix, "measure"):
         if not getattr(study, field):
             raise BadInput(f"'{field}' is empty; name at least one")
     for dataset in study.datasets:
@@ -245,6 +251,12 @@ def _formats(study: Study, framework: str) -> list[str]:
     """The study's formats for this framework; one that its exporter cannot write becomes a row with a reason."""
     writes = plugins.literals("export.frameworks", framework)["WRITES"]
     return list(dict.fromkeys(writes[0] if name == "native" else name for name in study.formats))
+
+
+def _precisions(study: Study, framework: str, form: str) -> list[Precision]:
+    """The study's precisions in which this format can be had."""
+    literals = plugins.literals("export.frameworks", framework)
+    return [one for one in study.precisions if one == "float32" or form in literals.get(one.upper(), ())]
 
 
 def readers(study: Study, form: str) -> list[str]:

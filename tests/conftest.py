@@ -49,7 +49,7 @@ def stage() -> Stage:
 
 
 Checkpoints = Callable[[str], Path]
-Artifacts = Callable[[str, str], Path]
+Artifacts = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -70,16 +70,17 @@ def checkpoint_of(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Check
 
 @pytest.fixture(scope="session")
 def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    """`artifact_of(framework, format)`: that checkpoint exported and certified, made once."""
+    """`artifact_of(framework, format, precision)`: that checkpoint exported and certified, made once."""
     folder = tmp_path_factory.mktemp("artifacts")
 
     @functools.cache
-    def make(framework: str, form: str) -> Path:
+    def make(framework: str, form: str, precision: str = "float32") -> Path:
         _need("export.frameworks", framework)
         checkpoint = checkpoint_of(framework)
-        out = folder / f"{checkpoint.name}.{form}"
+        out = folder / f"{checkpoint.name}.{form}-{precision}"
         words = [word for name in readers(form) for word in ("--runtime", name)]
-        check_stage("export", str(checkpoint), "--format", form, *words, "--out", str(out))
+        words += ["--format", form, "--precision", precision]
+        check_stage("export", str(checkpoint), *words, "--out", str(out))
         return out
 
     return make
@@ -105,6 +106,11 @@ def checkpoint(checkpoint_of: Checkpoints) -> Path:
 @pytest.fixture(scope="session")
 def torchscript(artifact_of: Artifacts) -> Path:
     return artifact_of("pytorch", "torchscript")
+
+
+@pytest.fixture(scope="session")
+def aotinductor(artifact_of: Artifacts) -> Path:
+    return artifact_of("pytorch", "aotinductor")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
 REQUIRES = ("tensorflow", "keras")
 WRITES = ("saved_model", "onnx")
+INT8 = ("onnx",)
 
 
 def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:

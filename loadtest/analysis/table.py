@@ -141,7 +141,7 @@ def _row(run: Run, one: Launched) -> Row:
         "trained_in": None if null else training.framework,
         "format": None if null else deployed.export.format,
         "runtime": cell.deployment.runtime,
-        "precision": None if null or artifact is None else artifact.precision,
+        "precision": None if null else deployed.export.precision,
         "device": cell.deployment.device,
         "threads": cell.deployment.threads,
         "batch": profile.batch,

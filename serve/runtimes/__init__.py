@@ -15,7 +15,7 @@ from medserve import machine, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import Artifact, Certificate, Deployment
 from medserve.store import read_artifact
-from medserve.tables import FORMATS
+from medserve.tables import FORMATS, pick
 
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
@@ -77,6 +77,7 @@ def open_runtime(folder: Path, deployment: Deployment, *, cold: bool = False) ->
     own = artifact.certificate.runtime
     proof = _check_certificate(artifact, deployment.runtime if artifact.format in reads else own)
     shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
+    _check_target(artifact)
     runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
     if reads and not cold:
         # One of reduced precision may be as far off as its certificate says.
@@ -118,6 +119,15 @@ def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
     if not proof.valid:
         raise CannotRun(f"{artifact.name} has no valid certificate: {proof.reason}")
     return proof
+
+
+def _check_target(artifact: Artifact) -> None:
+    compiler = pick(FORMATS, "format", artifact.format).compiled_by
+    if compiler and artifact.compiled_for != (here := machine.target(compiler)):
+        raise CannotRun(
+            f"{artifact.name} is compiled for another machine ({artifact.compiled_for}); this one is {here}; "
+            "export it again here"
+        )
 
 
 def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment, limit: float) -> None:
