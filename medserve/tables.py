@@ -188,6 +188,7 @@ FORMATS = {
         Format(
             name="aotinductor", path="1/model.pt2", runtime="aotinductor", triton_platform=None, compiled_by="torch"
         ),
+        Format(name="tflite", path="1/model.tflite", runtime="litert", triton_platform=None),
         Format(name="stablehlo", path="1/model.stablehlo", runtime="stablehlo", triton_platform=None),
     )
 }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medserve import plugins
 from medserve.empty import empty_artifact
+from medserve.tables import FORMATS
 
 # Timing never decides a test, and a busy machine makes any example slow.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,6 +77,7 @@ def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFac
     @functools.cache
     def make(framework: str, form: str, precision: str = "float32") -> Path:
         _need("export.frameworks", framework)
+        _need("serve.runtimes", FORMATS[form].runtime)
         checkpoint = checkpoint_of(framework)
         out = folder / f"{checkpoint.name}.{form}-{precision}"
         words = [word for name in readers(form) for word in ("--runtime", name)]
@@ -121,6 +123,11 @@ def onnx(artifact_of: Artifacts) -> Path:
 @pytest.fixture(scope="session")
 def saved_model(artifact_of: Artifacts) -> Path:
     return artifact_of("keras_tf", "saved_model")
+
+
+@pytest.fixture(scope="session")
+def tflite(artifact_of: Artifacts) -> Path:
+    return artifact_of("keras_tf", "tflite")
 
 
 @pytest.fixture(scope="session")

@@ -174,9 +174,9 @@ def test_every_framework_exports_the_weights_of_every_other_as_the_same_function
 
 
 def test_an_unknown_format_is_refused(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
-    done = stage("export", str(checkpoint), "--format", "tflite", "--out", str(tmp_path / "a"))
+    done = stage("export", str(checkpoint), "--format", "pickle", "--out", str(tmp_path / "a"))
     assert done.returncode == 2
-    assert "unknown format 'tflite'; there is: onnx" in done.stderr
+    assert "unknown format 'pickle'; there is: " in done.stderr
 
 
 def test_a_changed_checkpoint_is_refused(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ TITLES = {
     "saved_model": "SavedModel",
     "stablehlo": "StableHLO",
     "onnx_runtime": "ONNX Runtime",
+    "tflite": "TFLite",
+    "litert": "LiteRT",
     "aotinductor": "AOTInductor",
     "openvino_cpu": "OpenVINO",
     "saved_model_xla": "XLA",
