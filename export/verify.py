@@ -13,8 +13,8 @@ import typer
 from numpy.typing import NDArray
 
 from export import lossy
-from medserve import errors, machine, store
-from medserve.spec import Certificate, Deployment, Precision
+from medserve import errors, machine, plugins, store
+from medserve.spec import Certificate, Deployment, Device, Precision
 from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
 
@@ -99,9 +99,12 @@ def scores_of(
 
     Both batch sizes must be the trainer's function, so the single ones replace theirs in the result.
     """
+    runtime = runtime or FORMATS[form].runtime
+    device: Device = "cuda" if plugins.literals("serve.runtimes", runtime).get("DEVICES") == ("cuda",) else "cpu"
     deployment = Deployment(
         artifact=folder.name,
-        runtime=runtime or FORMATS[form].runtime,
+        runtime=runtime,
+        device=device,
         threads=os.cpu_count() or 1,
         batch_sizes=(1, BATCH),
     )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from medserve import plugins
+from medserve import machine, plugins
 from medserve.empty import empty_artifact
 from medserve.tables import FORMATS
 
@@ -91,8 +91,22 @@ def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFac
 def readers(form: str) -> list[str]:
     """The runtimes that read a format and are installed."""
     names = plugins.names("serve.runtimes")
-    here = [name for name in names if not plugins.missing("serve.runtimes", name)]
-    return [name for name in here if form in plugins.literals("serve.runtimes", name)["READS"]]
+    return [name for name in names if form in plugins.literals("serve.runtimes", name)["READS"] and not why_not(name)]
+
+
+def why_not(name: str) -> str | None:
+    """Why a runtime cannot be tried here, null where it can."""
+    if absent := plugins.missing("serve.runtimes", name):
+        return f"{name} needs {', '.join(absent)}, which is not installed"
+    if "cpu" not in plugins.literals("serve.runtimes", name).get("DEVICES", ("cpu",)) and not find_gpus():
+        return f"{name} needs a GPU"
+    return None
+
+
+@functools.cache
+def find_gpus() -> list[str]:
+    gpus: list[str] = machine.fingerprint()["gpus"]
+    return gpus
 
 
 def _need(package: str, name: str) -> None:

@@ -22,6 +22,7 @@ TITLES = {
     "tflite": "TFLite",
     "litert": "LiteRT",
     "aotinductor": "AOTInductor",
+    "onnx_tensorrt": "TensorRT",
     "openvino_cpu": "OpenVINO",
     "saved_model_xla": "XLA",
 }

@@ -15,6 +15,7 @@ from medserve.spec import Deployment
 
 REQUIRES = ("torch",)
 READS = ("aotinductor",)
+PROGRAMS = ("g++",)
 
 
 class AotInductorRuntime:
