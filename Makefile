@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "medserve needs Python 3.11; make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check pip==26.3
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' --group dev
 # Apart and without its dependencies: jax2onnx asks for the CPU build of ONNX Runtime, which overwrites the GPU build's files.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps jax2onnx
 	$(BIN)/python -c 'from importlib.metadata import distributions as d; found = sorted(x.name for x in d() if x.name.startswith("onnxruntime")); assert found == ["onnxruntime-gpu"], found'

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from medserve import errors, machine, plugins, stage, store
+from medserve.certificate import unproven
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
-from medserve.spec import Artifact, Certificate, Checkpoint
+from medserve.spec import Artifact, Certificate, Checkpoint, Precision
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
 
 GOLDEN_IMAGES = 32
@@ -22,11 +23,17 @@ GOLDEN_IMAGES = 32
 
 def export(
     checkpoint_folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
-    form: Annotated[str, typer.Option("--format", help="torchscript, saved_model, stablehlo or onnx.")],
+    form: Annotated[str, typer.Option("--format", help="Format of the model; `medserve list` names them.")],
     out: Annotated[Path, typer.Option(help="Folder of the new artifact.")],
     framework: Annotated[
         str | None,
         typer.Option(help="Transplant the weights into this one's network.", show_default="the one that trained it"),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="int8 (ONNX, calibrated on the training split) and bfloat16 are lossy.")
+    ] = "float32",
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Certify it for this one too, beside the format's own; repeatable.")
     ] = None,
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
@@ -41,22 +48,37 @@ def export(
     row = pick(FORMATS, "format", form)
     if form not in exporter.WRITES:
         raise CannotRun(f"{framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
+    if precision != "float32" and form not in getattr(exporter, precision.upper(), ()):
+        raise CannotRun(f"{framework} does not export {form} in {precision}")
+    others = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
+    for name in others:
+        if form not in (reads := plugins.literals("serve.runtimes", name)["READS"]):
+            raise BadInput(f"--runtime {name} reads {', '.join(reads) or 'no model'}, not {form}")
     data = _test_split(checkpoint)
     with store.new_folder(out) as partial:
         path = partial / row.path
         path.parent.mkdir()
-        exporter.export(checkpoint, load_file(checkpoint_folder / "weights.safetensors"), form, path)
+        reduced = {"precision": precision} if precision == "bfloat16" else {}
+        exporter.export(checkpoint, load_file(checkpoint_folder / "weights.safetensors"), form, path, **reduced)
+        if precision == "int8":
+            stage.ask(["-m", "export.quantise", str(path), str(data / "train_images.npy")])
         _write_golden(partial, checkpoint_folder, data)
         if row.triton_platform is not None:
             (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
-        certificate = _certify(partial, checkpoint_folder, data, form)
+        proven = ["-m", "export.verify", str(partial), str(checkpoint_folder), str(data), "--format", form]
+        proven += ["--precision", precision]
+        certificate = _certify(partial, proven, row.runtime)
+        further = _certify_further(partial, proven, others, certificate.images)
         artifact = Artifact(
             name=out.name,
             transplanted=framework if framework != checkpoint.framework else None,
             format=form,
+            precision=precision,
             opset=OPSET if form == "onnx" else None,
+            compiled_for=machine.target(row.compiled_by) if row.compiled_by else None,
             checkpoint=checkpoint,
             certificate=certificate,
+            further=further,
             operators=_operators(path) if form == "onnx" else {},
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
             versions=machine.versions(),
@@ -107,8 +129,8 @@ def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:
     np.savez(folder / "golden.npz", images=images[chosen], scores=scores[chosen])
 
 
-def _certify(folder: Path, checkpoint_folder: Path, data: Path, form: str) -> Certificate:
-    stage.ask(["-m", "export.verify", str(folder), str(checkpoint_folder), str(data), "--format", form])
+def _certify(folder: Path, words: list[str], runtime: str) -> Certificate:
+    stage.ask([*words, "--runtime", runtime])
     path = folder / "certificate.json"
     certificate = store.read_json(path, Certificate)
     path.unlink()
@@ -124,14 +146,27 @@ def _divergence(checkpoint_folder: Path, framework: str) -> str:
     return "the network itself is the trainer's function, so it is the exporter or the runtime that changed it"
 
 
+def _certify_further(folder: Path, words: list[str], runtimes: list[str], images: int) -> tuple[Certificate, ...]:
+    """A certificate a runtime; one that cannot run here has an invalid one with the reason, and spoils no other."""
+    found = []
+    for runtime in runtimes:
+        try:
+            proof = _certify(folder, words, runtime)
+        except CannotRun as error:
+            proof = unproven(images, runtime, str(error))
+        found.append(proof)
+    return tuple(found)
+
+
 def _report(artifact: Artifact, out: Path) -> None:
-    proof = artifact.certificate
-    error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
-    print(
-        f"{out}: {artifact.format}, largest |difference| {error} on {proof.images} test images, "
-        f"{proof.decisions_changed} decisions changed, certificate {'valid' if proof.valid else 'NOT valid'}",
-        file=sys.stderr,
-    )
+    for proof in (artifact.certificate, *artifact.further):
+        error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
+        said = "valid" if proof.valid else f"NOT valid: {proof.reason}"
+        print(
+            f"{out}: {artifact.format} by {proof.runtime}, largest |difference| {error} on {proof.images} test images, "
+            f"{proof.decisions_changed} decisions changed, certificate {said}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -12,34 +12,43 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from medserve import errors, machine, store
+from export import lossy
+from medserve import errors, machine, plugins, store
 from medserve.certificate import compare
-from medserve.spec import Deployment
-from medserve.tables import FORMATS
+from medserve.spec import Deployment, Device, Precision
+from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
 
 BATCH = 256
 SINGLES = 32
 
 
-def scores_of(folder: Path, form: str, classes: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scores of the model in `folder` through its format's default runtime, in batches of 256 and the first 32 singly.
+def scores_of(
+    folder: Path, form: str, classes: int, images: NDArray[np.uint8], runtime: str | None = None
+) -> NDArray[np.float32]:
+    """Scores of the model in `folder` through a runtime (its format's own), in batches of 256 and the first 32 singly.
 
     Both batch sizes must be the trainer's function, so the single ones replace theirs in the result.
     """
+    runtime = runtime or FORMATS[form].runtime
+    device: Device = "cuda" if plugins.literals("serve.runtimes", runtime).get("DEVICES") == ("cuda",) else "cpu"
     batch = min(BATCH, len(images))
     deployment = Deployment(
-        artifact=folder.name, runtime=FORMATS[form].runtime, threads=os.cpu_count() or 1, batch_sizes=(1, batch)
+        artifact=folder.name,
+        runtime=runtime,
+        device=device,
+        threads=os.cpu_count() or 1,
+        batch_sizes=(1, batch),
     )
     height, width, channels = images.shape[1:]
-    runtime = load_runtime(folder, form, classes, (height, width, channels), deployment)
+    loaded = load_runtime(folder, form, classes, (height, width, channels), deployment)
     parts = [
-        predict(runtime, np.ascontiguousarray(images[at : at + batch]), deployment.batch_sizes)
+        predict(loaded, np.ascontiguousarray(images[at : at + batch]), deployment.batch_sizes)
         for at in range(0, len(images), batch)
     ]
     scores = np.concatenate(parts)
     for index in range(min(SINGLES, len(images))):
-        scores[index] = predict(runtime, np.ascontiguousarray(images[index : index + 1]), deployment.batch_sizes)[0]
+        scores[index] = predict(loaded, np.ascontiguousarray(images[index : index + 1]), deployment.batch_sizes)[0]
     return scores
 
 
@@ -48,15 +57,19 @@ def certify(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint that it must equal.")],
     data: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
     form: Annotated[str, typer.Option("--format", help="Format of the exported model.")],
+    runtime: Annotated[str, typer.Option(help="Runtime that is proven.")],
+    precision: Annotated[Precision, typer.Option(help="Precision of the exported model.")],
 ) -> None:
-    """Write `scores.npy`, the exported model's scores on the test split, and `certificate.json` into FOLDER."""
+    """Write `certificate.json` and the scores that it is about into FOLDER."""
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     labels = np.load(data / "test_labels.npy")
-    scores = scores_of(folder, form, reference.shape[1], images)
-    certificate = compare(scores, reference, labels, runtime=FORMATS[form].runtime, versions=machine.versions())
+    scores = scores_of(folder, form, reference.shape[1], images, runtime)
+    certificate = compare(scores, reference, labels, runtime=runtime, versions=machine.versions())
+    if precision != "float32":
+        certificate = lossy.relax(certificate, scores, reference, labels)
     # With them the certificate can be derived again, and artifacts can be held to one another.
-    np.save(folder / "scores.npy", scores)
+    np.save(folder / scores_file(form, runtime), scores)
     store.write_json(folder / "certificate.json", certificate)
 
 

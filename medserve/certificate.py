@@ -57,6 +57,25 @@ def compare(
     )
 
 
+def unproven(images: int, runtime: str, reason: str) -> Certificate:
+    """The certificate of a runtime that has computed nothing, and why."""
+    return Certificate(
+        runtime=runtime,
+        images=images,
+        max_abs=None,
+        max_log_abs=None,
+        decisions_changed=0,
+        near_ties=0,
+        accuracy=0.0,
+        limit_abs=LIMIT,
+        tie_margin=TIE_MARGIN,
+        kind="float32",
+        valid=False,
+        reason=reason,
+        versions={},
+    )
+
+
 def _largest(gap: NDArray[np.floating]) -> float | None:
     return float(np.abs(gap).max()) if np.isfinite(gap).all() else None
 

@@ -6,6 +6,7 @@ Each examination returns one finding in plain words. Nothing here changes the ma
 import shutil
 import time
 from collections.abc import Callable
+from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ def examine(folder: Path) -> list[Finding]:
         lambda: _disk(folder),
         _onnx_runtime,
         _gpu,
+        _precisions,
     )
     return [look() for look in looks] + [_runtime(name) for name in plugins.names("serve.runtimes")]
 
@@ -151,10 +153,33 @@ def _gpu() -> Finding:
 
 
 def _runtime(name: str) -> Finding:
+    """Why a runtime is not available, from what its file says; it is not imported."""
+    what, said = f"runtime {name}", plugins.literals("serve.runtimes", name)
     if absent := plugins.missing("serve.runtimes", name):
-        mend = f"pip install {' '.join(absent)}"
-        return Finding(level="warn", what=f"runtime {name}", seen=f"{', '.join(absent)} is not installed", mend=mend)
-    return Finding(level="good", what=f"runtime {name}", seen="can be imported")
+        mend = f"pip install --constraint constraints.txt --editable '.[{name}]'"
+        return Finding(level="warn", what=what, seen=f"{', '.join(absent)} is not installed", mend=mend)
+    if "cpu" not in said.get("DEVICES", ("cpu",)) and not machine.fingerprint()["gpus"]:
+        mend = "use a machine with an NVIDIA GPU, or another runtime of its format"
+        return Finding(level="warn", what=what, seen="it runs on a GPU only, and there is none", mend=mend)
+    if absent := [library for library in said.get("LIBRARIES", ()) if find_library(library) is None]:
+        mend = f"install the library {', '.join(absent)} where the loader finds it (LD_LIBRARY_PATH)"
+        return Finding(level="warn", what=what, seen=f"the library {', '.join(absent)} is not found", mend=mend)
+    if absent := [program for program in said.get("PROGRAMS", ()) if shutil.which(program) is None]:
+        seen = f"can be imported, but {', '.join(absent)}, which exporting for it needs, is not on the path"
+        return Finding(level="warn", what=what, seen=seen, mend=f"install {', '.join(absent)}")
+    return Finding(level="good", what=what, seen="can be imported")
+
+
+def _precisions() -> Finding:
+    text = _text("/proc/cpuinfo") or ""
+    flags = next((line.split() for line in text.splitlines() if line.startswith(("flags", "Features"))), [])
+    int8 = sorted({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(flags))
+    bfloat16 = sorted({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+    seen = f"int8: {', '.join(int8) or 'no instructions'}; bfloat16: {', '.join(bfloat16) or 'no instructions'}"
+    if int8 and bfloat16:
+        return Finding(level="good", what="reduced precision", seen=seen)
+    mend = "what the processor has no instructions for is emulated, and may be slower than float32"
+    return Finding(level="warn", what="reduced precision", seen=seen, mend=mend)
 
 
 def _installed(name: str) -> bool:

@@ -1,5 +1,6 @@
 """What a result must say about where it was taken, and which cores a measurement may use."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -13,8 +14,9 @@ from typing import Any
 import medserve
 
 DISTRIBUTIONS = (
-    "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu", "tf2onnx",
-    "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust", "gevent", "geventhttpclient",
+    "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu", "openvino",
+    "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust",
+    "gevent", "geventhttpclient",
 )  # fmt: skip
 
 
@@ -46,6 +48,15 @@ def fingerprint() -> dict[str, Any]:
         "gpus": _gpus(),
         "versions": versions(),
     }
+
+
+def target(compiler: str) -> str:
+    """What compiled code is bound to: architecture, processor and its instructions, version of the `compiler`."""
+    text = _read("/proc/cpuinfo") or ""
+    flags = next((line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    instructions = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
+    version = versions(compiler).get(compiler, "none")
+    return f"{platform.machine()}, {_cpu_model()}, instructions {instructions}, {compiler} {version}"
 
 
 def usable_cpus() -> tuple[int, ...]:

@@ -21,8 +21,8 @@ from medserve.errors import BadInput
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, describe
 from medserve.spec import Cell, LoadProfile, Result, SelfTest
-from medserve.study import Deployed, Export, Plan, Study, Training, plan
-from medserve.tables import ROOFLINE
+from medserve.study import Deployed, Export, Plan, Study, Training, plan, readers
+from medserve.tables import ROOFLINE, scores_file
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -110,6 +110,9 @@ class _Run:
             return
         words = ["-m", "export", str(checkpoint), "--format", export.format, "--framework", export.framework]
         words += ["--out", str(folder)]
+        words += ["--precision", export.precision]
+        for runtime in readers(self._study, export.format):
+            words += ["--runtime", runtime]
         self._remember("export", export.name, self._run("export", export.name, words))
 
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:
@@ -125,6 +128,10 @@ class _Run:
             return
         server, client = machine.divide_cpus(deployed.deployment.threads)
         scores = self._checkpoint(deployed.export.training) / "test_scores.npy"
+        if deployed.export.precision != "float32":
+            # Its answers are other ones than the trainer's, and still always the same.
+            form, runtime = deployed.export.format, deployed.deployment.runtime
+            scores = self._artifact(deployed.export) / scores_file(form, runtime)
         launch = Launch(
             study=self._study.name,
             index=index,

@@ -13,6 +13,7 @@ Device = Literal["cpu", "cuda"]
 Mode = Literal["in-process", "closed-loop", "open-loop"]
 Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
+Precision = Literal["float32", "bfloat16", "int8"]
 Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 
 
@@ -166,6 +167,8 @@ class Certificate(Noun, frozen=True, kw_only=True):
     `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
     `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
     `near_ties` the images where they are not. An error that is not finite is null, and so is an AUC that is undefined.
+    One of reduced precision is `lossy`: it has no `limit_abs`, and says by the 95 % interval of `accuracy_change` what
+    the precision costs.
     """
 
     runtime: str
@@ -176,8 +179,9 @@ class Certificate(Noun, frozen=True, kw_only=True):
     near_ties: int
     accuracy: float
     auc: float | None = None
-    limit_abs: float
+    limit_abs: float | None
     tie_margin: float
+    accuracy_change: tuple[float, float] | None = None
     kind: Literal["float32", "lossy"]
     valid: bool
     reason: str | None
@@ -187,22 +191,30 @@ class Certificate(Noun, frozen=True, kw_only=True):
 class Artifact(Noun, frozen=True, kw_only=True):
     """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out.
 
-    `transplanted` names the framework into whose network the weights were put, null for the one that trained them.
-    `operators` counts the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
+    `compiled_for` is the machine that a compiled model is bound to (`medserve.machine.target`), null for one that runs
+    anywhere. `transplanted` names the framework into whose network the weights were put, null for the one that trained
+    them. `certificate` is that of the format's own runtime, `further` those of others that read it. `operators` counts
+    the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
     """
 
     schema: int = SCHEMA
     name: str
     transplanted: str | None = None
     format: str
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: Precision = "float32"
     opset: int | None
+    compiled_for: str | None = None
     checkpoint: Checkpoint
     certificate: Certificate
+    further: tuple[Certificate, ...] = ()
     operators: dict[str, int] = {}
     model_bytes: int = 0
     versions: dict[str, str]
     files: dict[str, str]
+
+    def certificate_of(self, runtime: str) -> Certificate | None:
+        """The proof for a runtime, null where there is none."""
+        return next((one for one in (self.certificate, *self.further) if one.runtime == runtime), None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import msgspec
 
 from medserve import plugins
 from medserve.errors import BadInput, unknown
-from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Recipe
+from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 STUDIES = Path(__file__).parent / "studies"
@@ -55,11 +55,12 @@ class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core. Traps are measured with the first of them. With `trained_in` one framework trains for all, and its
-    weights are transplanted into the others: one function in all deployments. `variants` are names with what each
-    changes in the recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported
-    and measured, all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far
-    training spreads. The report says how long training took to a validation accuracy of `target_accuracy`.
+    generator's core. Traps are measured with the first of them. In `precisions` other than float32 only those formats
+    are exported that can be had in them. With `trained_in` one framework trains for all, and its weights are
+    transplanted into the others: one function in all deployments. `variants` are names with what each changes in the
+    recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported and measured,
+    all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far training spreads.
+    The report says how long training took to a validation accuracy of `target_accuracy`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Study(Noun, frozen=True, kw_only=True):
     null: bool = True
     device: Device = "cpu"
     threads: tuple[int, ...] = (1,)
+    precisions: tuple[Precision, ...] = ("float32",)
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
     launches: int = 3
@@ -111,12 +113,14 @@ class Export(Noun, frozen=True, kw_only=True):
     training: Training
     framework: str
     format: str
+    precision: Precision = "float32"
 
     @property
     def name(self) -> str:
         """The artifact's folder name."""
         transplanted = "" if self.framework == self.training.framework else f"-in-{self.framework}"
-        return f"{self.training.name}{transplanted}.{self.format}"
+        reduced = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"{self.training.name}{transplanted}.{self.format}{reduced}"
 
 
 class Deployed(Noun, frozen=True, kw_only=True):
@@ -176,15 +180,16 @@ def plan(study: Study) -> Plan:
                         if not _is_served(study, training):
                             continue
                         made += [
-                            Export(training=training, framework=framework, format=name)
+                            Export(training=training, framework=framework, format=name, precision=precision)
                             for name in _formats(study, framework)
+                            for precision in _precisions(study, framework, name)
                         ]
                 exports += made
                 profiles = _profiles(study, size)
                 deployed += [
                     _deployed(study, export, runtime, threads, profiles)
                     for export in made
-                    for runtime in _runtimes(study, export.format)
+                    for runtime in readers(study, export.format)
                     for threads in dict.fromkeys((*study.threads, 0))
                 ]
                 if study.null:
@@ -225,7 +230,8 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 
 def _check(study: Study) -> None:
-    for field in ("datasets", "sizes", "architectures", "frameworks", "formats", "measure", "seeds", "threads"):
+    matrix = ("datasets", "sizes", "architectures", "frameworks", "formats", "precisions", "threads", "seeds")
+    for field in (*matrix, "measure"):
         if not getattr(study, field):
             raise BadInput(f"'{field}' is empty; name at least one")
     for dataset in study.datasets:
@@ -258,7 +264,14 @@ def _formats(study: Study, framework: str) -> list[str]:
     return list(dict.fromkeys(writes[0] if name == "native" else name for name in study.formats))
 
 
-def _runtimes(study: Study, form: str) -> list[str]:
+def _precisions(study: Study, framework: str, form: str) -> list[Precision]:
+    """The study's precisions in which this format can be had."""
+    literals = plugins.literals("export.frameworks", framework)
+    return [one for one in study.precisions if one == "float32" or form in literals.get(one.upper(), ())]
+
+
+def readers(study: Study, form: str) -> list[str]:
+    """The runtimes of the study that read a format: its own where the study names none."""
     if not study.runtimes:
         return [FORMATS[form].runtime]
     return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]

@@ -17,12 +17,16 @@ OUTPUT = "probabilities"
 
 
 class Format(Noun, frozen=True, kw_only=True):
-    """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` its default reader."""
+    """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` its default reader.
+
+    One that is `compiled_by` a distribution is code for one machine and one version of it.
+    """
 
     name: str
     path: str
     runtime: str
     triton_platform: str | None
+    compiled_by: str | None = None
 
 
 DATASETS = {
@@ -181,6 +185,10 @@ FORMATS = {
         Format(name="onnx", path="1/model.onnx", runtime="onnx_runtime", triton_platform="onnxruntime_onnx"),
         Format(name="torchscript", path="1/model.pt", runtime="torchscript", triton_platform="pytorch_libtorch"),
         Format(name="saved_model", path="1/saved_model.pb", runtime="saved_model", triton_platform=None),
+        Format(
+            name="aotinductor", path="1/model.pt2", runtime="aotinductor", triton_platform=None, compiled_by="torch"
+        ),
+        Format(name="tflite", path="1/model.tflite", runtime="litert", triton_platform=None),
         Format(name="stablehlo", path="1/model.stablehlo", runtime="stablehlo", triton_platform=None),
     )
 }
@@ -262,6 +270,11 @@ PROFILES = {
 
 
 Row = TypeVar("Row")
+
+
+def scores_file(form: str, runtime: str) -> str:
+    """Where an artifact keeps the scores on the test split by a runtime: `scores.npy` for the format's own."""
+    return "scores.npy" if runtime == FORMATS[form].runtime else f"scores.{runtime}.npy"
 
 
 def pick(table: Mapping[str, Row], kind: str, name: str) -> Row:

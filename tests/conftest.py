@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from medserve import plugins
+from medserve import machine, plugins
 from medserve.empty import empty_artifact
+from medserve.tables import FORMATS
 
 # Timing never decides a test, and a busy machine makes any example slow.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,7 +50,7 @@ def stage() -> Stage:
 
 
 Checkpoints = Callable[[str], Path]
-Artifacts = Callable[[str, str], Path]
+Artifacts = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -70,18 +71,42 @@ def checkpoint_of(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Check
 
 @pytest.fixture(scope="session")
 def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    """`artifact_of(framework, format)`: that checkpoint exported and certified, made once."""
+    """`artifact_of(framework, format, precision)`: that checkpoint exported and certified, made once."""
     folder = tmp_path_factory.mktemp("artifacts")
 
     @functools.cache
-    def make(framework: str, form: str) -> Path:
+    def make(framework: str, form: str, precision: str = "float32") -> Path:
         _need("export.frameworks", framework)
+        _need("serve.runtimes", FORMATS[form].runtime)
         checkpoint = checkpoint_of(framework)
-        out = folder / f"{checkpoint.name}.{form}"
-        check_stage("export", str(checkpoint), "--format", form, "--out", str(out))
+        out = folder / f"{checkpoint.name}.{form}-{precision}"
+        words = [word for name in readers(form) for word in ("--runtime", name)]
+        words += ["--format", form, "--precision", precision]
+        check_stage("export", str(checkpoint), *words, "--out", str(out))
         return out
 
     return make
+
+
+def readers(form: str) -> list[str]:
+    """The runtimes that read a format and are installed."""
+    names = plugins.names("serve.runtimes")
+    return [name for name in names if form in plugins.literals("serve.runtimes", name)["READS"] and not why_not(name)]
+
+
+def why_not(name: str) -> str | None:
+    """Why a runtime cannot be tried here, null where it can."""
+    if absent := plugins.missing("serve.runtimes", name):
+        return f"{name} needs {', '.join(absent)}, which is not installed"
+    if "cpu" not in plugins.literals("serve.runtimes", name).get("DEVICES", ("cpu",)) and not find_gpus():
+        return f"{name} needs a GPU"
+    return None
+
+
+@functools.cache
+def find_gpus() -> list[str]:
+    gpus: list[str] = machine.fingerprint()["gpus"]
+    return gpus
 
 
 def _need(package: str, name: str) -> None:
@@ -100,6 +125,11 @@ def torchscript(artifact_of: Artifacts) -> Path:
 
 
 @pytest.fixture(scope="session")
+def aotinductor(artifact_of: Artifacts) -> Path:
+    return artifact_of("pytorch", "aotinductor")
+
+
+@pytest.fixture(scope="session")
 def onnx(artifact_of: Artifacts) -> Path:
     return artifact_of("pytorch", "onnx")
 
@@ -107,6 +137,11 @@ def onnx(artifact_of: Artifacts) -> Path:
 @pytest.fixture(scope="session")
 def saved_model(artifact_of: Artifacts) -> Path:
     return artifact_of("keras_tf", "saved_model")
+
+
+@pytest.fixture(scope="session")
+def tflite(artifact_of: Artifacts) -> Path:
+    return artifact_of("keras_tf", "tflite")
 
 
 @pytest.fixture(scope="session")

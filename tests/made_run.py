@@ -15,7 +15,7 @@ from medserve.certificate import compare
 from medserve.scores import score
 from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Result, Scores, Window
 from medserve.study import Deployed, Export, Measure, Study, Training, plan
-from medserve.tables import DATASETS
+from medserve.tables import DATASETS, FORMATS
 
 MS = 1_000_000
 FRAMEWORKS = ("pytorch", "keras_tf", "flax_nnx")
@@ -159,7 +159,7 @@ def checkpoint_of(training: Training, unofficial: bool, accuracy: float) -> Chec
 
 def artifact_of(export: Export, checkpoint: Checkpoint) -> Artifact:
     certificate = Certificate(
-        runtime="onnx_runtime",
+        runtime=FORMATS[export.format].runtime,
         images=1024,
         max_abs=6.6e-7,
         max_log_abs=3e-6,

@@ -22,8 +22,15 @@ from serve.runtimes import Runtime, open_runtime, predict
 BATCHES = (1, 4, 32)
 NAME = os.environ["RUNTIME"]
 FOLDER = Path(os.environ["ARTIFACT"])
-DEPLOYMENT = Deployment(artifact=FOLDER.name, runtime=NAME, threads=int(os.environ["THREADS"]), batch_sizes=BATCHES)
-reads_a_model = pytest.mark.skipif(not plugins.literals("serve.runtimes", NAME)["READS"], reason="it reads no model")
+LITERALS = plugins.literals("serve.runtimes", NAME)
+DEPLOYMENT = Deployment(
+    artifact=FOLDER.name,
+    runtime=NAME,
+    device="cuda" if LITERALS.get("DEVICES") == ("cuda",) else "cpu",
+    threads=int(os.environ["THREADS"]),
+    batch_sizes=BATCHES,
+)
+reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +103,7 @@ def test_it_has_the_threads_that_it_was_given(runtime: Runtime) -> None:
     assert runtime.facts()["threads"] == DEPLOYMENT.threads
 
 
-@pytest.mark.skipif(
-    "predict" not in plugins.literals("serve.runtimes", NAME).get("TRAPS", ()), reason="its framework has no `predict`"
-)
+@pytest.mark.skipif("predict" not in LITERALS.get("TRAPS", ()), reason="its framework has no `predict`")
 def test_the_call_that_is_a_trap_computes_the_same(runtime: Runtime, images: NDArray[np.uint8]) -> None:
     given = runtime.predict(images[:4])  # type: ignore[attr-defined]  # asked above
     assert given == pytest.approx(predict(runtime, images[:4], BATCHES), abs=1e-6)
@@ -173,9 +178,26 @@ def test_an_artifact_without_a_valid_certificate_is_refused(tmp_path: Path) -> N
     other = tmp_path / "other"
     shutil.copytree(FOLDER, other)
     artifact = store.read_artifact(other)
-    certificate = msgspec.structs.replace(artifact.certificate, valid=False, reason="3 decisions changed")
-    store.write_json(other / "artifact.json", msgspec.structs.replace(artifact, certificate=certificate))
+    own, *further = (
+        msgspec.structs.replace(one, valid=False, reason="3 decisions changed")
+        for one in (artifact.certificate, *artifact.further)
+    )
+    changed = msgspec.structs.replace(artifact, certificate=own, further=tuple(further))
+    store.write_json(other / "artifact.json", changed)
     with pytest.raises(CannotRun, match="has no valid certificate: 3 decisions changed"):
+        open_runtime(other, DEPLOYMENT)
+
+
+@reads_a_model
+def test_an_artifact_that_is_certified_for_another_runtime_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(FOLDER, other)
+    artifact = store.read_artifact(other)
+    certificate = msgspec.structs.replace(artifact.certificate, runtime="another")
+    store.write_json(
+        other / "artifact.json", msgspec.structs.replace(artifact, certificate=certificate, further=(certificate,))
+    )
+    with pytest.raises(CannotRun, match=f"is not certified for {NAME}; export it again with --runtime {NAME}"):
         open_runtime(other, DEPLOYMENT)
 
 

@@ -14,8 +14,9 @@ from medserve import doctor, machine
 def test_it_looks_at_everything_and_knows_every_runtime(tmp_path: Path) -> None:
     found = doctor.examine(tmp_path / "not yet there")
     whats = [one.what for one in found]
-    assert whats[:9] == [
+    assert whats[:10] == [
         "cores", "busy", "frequency", "hyper-threads", "CPU quota", "memory", "disk", "ONNX Runtime", "GPU",
+        "reduced precision",
     ]  # fmt: skip
     assert {"runtime null", "runtime onnx_runtime", "runtime saved_model"} <= set(whats)
     for one in found:
@@ -77,7 +78,36 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch: pytes
     monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: ["openvino"])
     found = doctor._runtime("onnx_runtime")
     assert found.level == "warn"
-    assert found.mend == "pip install openvino"
+    assert found.seen == "openvino is not installed"
+    assert found.mend == "pip install --constraint constraints.txt --editable '.[onnx_runtime]'"
+
+
+def test_a_runtime_for_gpus_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: [])
+    monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": []})
+    assert doctor._runtime("onnx_tensorrt").seen == "it runs on a GPU only, and there is none"
+    monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": ["a GPU"]})
+    monkeypatch.setattr(doctor, "find_library", lambda _name: None)
+    assert doctor._runtime("onnx_tensorrt").seen == "the library nvinfer is not found"
+    monkeypatch.setattr(doctor, "find_library", lambda name: f"lib{name}.so")
+    assert doctor._runtime("onnx_tensorrt").level == "good"
+
+
+def test_a_runtime_that_needs_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: [])
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    found = doctor._runtime("aotinductor")
+    assert (found.level, found.mend) == ("warn", "install g++")
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"), [("fpu avx512_vnni avx512_bf16", "good"), ("fpu avx2", "warn"), ("fpu avx512_bf16", "warn")]
+)
+def test_precisions_without_instructions_are_named(monkeypatch: pytest.MonkeyPatch, flags: str, level: str) -> None:
+    texts(monkeypatch, {"/proc/cpuinfo": f"model name : A\nflags : {flags}"})
+    found = doctor._precisions()
+    assert found.level == level
+    assert ("no instructions" in found.seen) == (level == "warn")
 
 
 def test_the_command_prints_findings_and_json() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from conftest import why_not
 
 from medserve import machine, plugins, store
 from medserve.errors import BadInput
@@ -24,8 +25,8 @@ CONTRACT = Path(__file__).with_name("runtime_contract.py")
 
 
 def needed(name: str) -> None:
-    if absent := plugins.missing("serve.runtimes", name):
-        pytest.skip(f"{name} needs {', '.join(absent)}, which is not installed")
+    if reason := why_not(name):
+        pytest.skip(reason)
 
 
 @pytest.mark.parametrize(

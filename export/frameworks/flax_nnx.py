@@ -17,6 +17,7 @@ from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
 REQUIRES = ("jax", "flax")
 WRITES = ("stablehlo", "onnx")
+INT8 = ("onnx",)
 
 Classifier = Callable[[jax.Array], jax.Array]
 

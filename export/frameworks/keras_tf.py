@@ -1,4 +1,4 @@
-"""Keras to SavedModel (weights as constants of the graph) and to ONNX (tf2onnx)."""
+"""Keras to SavedModel (weights as constants of the graph), to TFLite, and to ONNX (tf2onnx)."""
 
 import os
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.lite.python.convert import ConverterError
 
 from medserve import plugins
 from medserve.errors import CannotRun
@@ -18,7 +19,8 @@ from medserve.spec import Checkpoint
 from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
 REQUIRES = ("tensorflow", "keras")
-WRITES = ("saved_model", "onnx")
+WRITES = ("saved_model", "onnx", "tflite")
+INT8 = ("onnx",)
 
 
 def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
@@ -38,13 +40,21 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
         logits, _ = network.stateless_call(trained, statistics, image, training=False)
         return {OUTPUT: tf.nn.softmax(logits)}
 
-    {"saved_model": _saved_model, "onnx": _onnx}[form](classify, path)
+    {"saved_model": _saved_model, "onnx": _onnx, "tflite": _tflite}[form](classify, path)
 
 
 def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
     module = tf.Module()
     module.classify = classify
     tf.saved_model.save(module, str(path.parent), signatures={"serving_default": classify})
+
+
+def _tflite(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([classify.get_concrete_function()], classify)
+    try:
+        path.write_bytes(converter.convert())
+    except ConverterError as error:
+        raise CannotRun(f"the TFLite converter refused the network: {error}") from error
 
 
 def _onnx(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch to TorchScript (traced and frozen) and to ONNX (the exporter that goes through `torch.export`)."""
+"""PyTorch to TorchScript (traced and frozen), through `torch.export` to machine code (AOTInductor) and to ONNX."""
 
 import warnings
 from pathlib import Path
@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.spec import Checkpoint
+from medserve.spec import Checkpoint, Precision
 from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
 
 REQUIRES = ("torch",)
-WRITES = ("torchscript", "onnx")
+WRITES = ("torchscript", "onnx", "aotinductor")
+INT8 = ("onnx",)
+BFLOAT16 = ("torchscript", "aotinductor")
+
+BATCH_IS_FREE = {0: torch.export.Dim("batch")}
 
 
 class Classifier(torch.nn.Module):
@@ -25,26 +29,53 @@ class Classifier(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, C) to float32 (N, classes) probabilities."""
-        return self.network(image).softmax(1)
+        return self.network(image).float().softmax(1)
 
 
-def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+def export(
+    checkpoint: Checkpoint,
+    weights: dict[str, NDArray[np.float32]],
+    form: str,
+    path: Path,
+    precision: Precision = "float32",
+) -> None:
     """See `export.frameworks`."""
     architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
     network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
         architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
     )
     plugins.load("train.models.canonical", "pytorch").write(network, weights)
+    if precision == "bfloat16":
+        _reduce(network)
     classifier = Classifier(network).eval()
     # Two images, for a batch of one is a constant to some exporters.
     example = torch.zeros((2, checkpoint.size, checkpoint.size, 3), dtype=torch.uint8)
-    {"torchscript": _torchscript, "onnx": _onnx}[form](classifier, example, path)
+    {"torchscript": _torchscript, "onnx": _onnx, "aotinductor": _aotinductor}[form](classifier, example, path)
+
+
+def _reduce(network: torch.nn.Module) -> None:
+    """All in bfloat16 but the normalisation of the image, whose bytes would not fit, and the softmax."""
+    network.bfloat16()
+    network.normalise.float()
+    network.normalise.register_forward_hook(lambda _module, _images, normalised: normalised.bfloat16())
 
 
 def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\..*deprecated", category=DeprecationWarning)
         torch.jit.freeze(torch.jit.trace(classifier, example)).save(str(path))
+
+
+def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    # Frozen, weights become constants of the code in the layout that its kernels want. The number of threads is not
+    # one of them: it is the deployment's.
+    settings = {"freezing": True, "cpp.dynamic_threads": True}
+    try:
+        with torch.inference_mode():
+            program = torch.export.export(classifier, (example,), dynamic_shapes={"image": BATCH_IS_FREE})
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+    except (RuntimeError, torch._inductor.exc.InductorError) as error:
+        raise CannotRun(f"AOTInductor cannot compile the network here (it needs a C++ compiler): {error}") from error
 
 
 def _onnx(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -57,7 +88,7 @@ def _onnx(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> Non
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={"image": BATCH_IS_FREE},
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:

@@ -120,7 +120,8 @@ def _row(run: Run, one: Launched) -> Row:
         reasons.append("the null runtime computes no scores")
     total = sum(one.seconds for one in counted)
     latencies = _latencies(counted, reasons)
-    certificate = None if null or artifact is None else artifact.certificate
+    certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
+    lossy = certificate is not None and certificate.kind == "lossy"
     test = None if null or checkpoint is None else checkpoint.test
     watched, disturbed, disturbance = verdicts.disturbed(counted)
     steady, unsteady = verdicts.steady(counted)
@@ -140,7 +141,7 @@ def _row(run: Run, one: Launched) -> Row:
         "trained_in": None if null else training.framework,
         "format": None if null else deployed.export.format,
         "runtime": cell.deployment.runtime,
-        "precision": None if null or artifact is None else artifact.precision,
+        "precision": None if null else deployed.export.precision,
         "device": cell.deployment.device,
         "threads": cell.deployment.threads,
         "batch": profile.batch,
@@ -157,16 +158,16 @@ def _row(run: Run, one: Launched) -> Row:
         "launches": len(counted),
         **latencies,
         "throughput": sum(one.images for one in counted) / total if total else None,
-        "accuracy": test and test.accuracy,
-        "balanced_accuracy": test and test.balanced_accuracy,
-        "auc": test and test.auc,
+        "accuracy": test and (certificate.accuracy if certificate and lossy else test.accuracy),
+        "balanced_accuracy": test and (None if lossy else test.balanced_accuracy),
+        "auc": test and (None if lossy else test.auc),
         "variant": training.variant,
         "seed": training.recipe.seed,
         "parity_max_abs": certificate and certificate.max_abs,
         "decisions_changed": certificate and certificate.decisions_changed,
         "source_artifact": deployed.export.name,
         "unofficial": checkpoint and checkpoint.unofficial,
-        "valid": status == "done" and artifact is not None and artifact.certificate.valid and not refused,
+        "valid": status == "done" and (null or bool(certificate and certificate.valid)) and not refused,
         **_costs(counted),
         "windows": watched,
         "disturbed": disturbed,

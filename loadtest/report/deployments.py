@@ -80,7 +80,8 @@ def _status(facts: Facts, rows: list[Row]) -> tuple[str, Tone]:
         return "in part", "bad" if "failed" in states else "warn"
     if invalid := sum(not row["valid"] for row in rows):
         artifact = facts.artifacts.get(rows[0]["source_artifact"])
-        if artifact is None or not artifact.certificate.valid:
+        proof = artifact.certificate_of(rows[0]["runtime"]) if artifact else None
+        if rows[0]["framework"] and not (proof and proof.valid):
             return "not certified", "bad"
         return ("not valid" if invalid == len(rows) else f"{invalid} of {len(rows)} not valid"), "bad"
     if (fewest := min(row["launches"] for row in rows)) < facts.study.launches:

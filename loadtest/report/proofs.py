@@ -37,14 +37,16 @@ def certificates(facts: Facts) -> Table:
             empty = [Cell(ABSENT, tone="muted")] * 8
             reason = facts.why_not(training, export.name) or "not exported yet"
             lines.append(Line((*first, *empty, Cell("none", tone="bad")), (reason,)))
-        else:
-            remarks = () if artifact.certificate.valid else (artifact.certificate.reason or "no reason was given",)
-            lines.append(Line((*first, *_certified(artifact)), remarks))
+            continue
+        for proof in (artifact.certificate, *artifact.further):
+            remarks = () if proof.valid else (proof.reason or "no reason was given",)
+            by = "" if proof.runtime == artifact.certificate.runtime else f", {wording.title(proof.runtime)}"
+            named = Cell(name, kind + by, hint=export.name, mark=mark)
+            lines.append(Line((named, *first[1:], *_certified(artifact, proof)), remarks))
     return Table("Certificates", columns, tuple(lines))
 
 
-def _certified(artifact: Artifact) -> list[Cell]:
-    certificate: Certificate = artifact.certificate
+def _certified(artifact: Artifact, certificate: Certificate) -> list[Cell]:
     return [
         Cell(f"{certificate.images:,}", value=certificate.images),
         Cell("not finite" if certificate.max_abs is None else number(certificate.max_abs), value=certificate.max_abs),

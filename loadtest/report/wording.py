@@ -19,6 +19,12 @@ TITLES = {
     "saved_model": "SavedModel",
     "stablehlo": "StableHLO",
     "onnx_runtime": "ONNX Runtime",
+    "tflite": "TFLite",
+    "litert": "LiteRT",
+    "aotinductor": "AOTInductor",
+    "onnx_tensorrt": "TensorRT",
+    "openvino_cpu": "OpenVINO",
+    "saved_model_xla": "XLA",
 }
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
 COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}
@@ -156,7 +162,8 @@ class Labels:
     """Names deployments by what tells them apart within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._varying = {key for key in ("architecture", "device", "threads", "variant", "seed") if _differ(rows, key)}
+        names = ("precision", "architecture", "device", "threads", "variant", "seed")
+        self._varying = {name for name in names if _differ(rows, name)}
 
     def kind(self, row: Row) -> str:
         """What stands beside the framework: format, runtime where it is not the format's own, and what varies."""
@@ -170,6 +177,7 @@ class Labels:
     def varying(self, row: Row) -> list[str]:
         """Only what varies."""
         shown: dict[str, Any] = {
+            "precision": row["precision"],
             "architecture": row["architecture"],
             "device": row["device"],
             "threads": several(row["threads"], "thread"),

@@ -1,5 +1,8 @@
 """A runtime is one file here, with READS (formats), REQUIRES (modules) and `load(artifact, deployment) -> Runtime`.
 
+One that does not run on every processor says so: DEVICES (the only ones, the usual one first), LIBRARIES (shared ones
+that it loads beside its modules), PROGRAMS (that must be on the path to export for it).
+
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """
 
@@ -13,9 +16,9 @@ from numpy.typing import NDArray
 
 from medserve import machine, plugins
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Deployment
+from medserve.spec import Artifact, Certificate, Deployment
 from medserve.store import read_artifact
-from medserve.tables import FORMATS
+from medserve.tables import FORMATS, pick
 
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
@@ -73,13 +76,16 @@ def open_runtime(folder: Path, deployment: Deployment, *, cold: bool = False) ->
     CannotRun for what this machine lacks or a failed check.
     """
     artifact = read_artifact(folder)
-    if not artifact.certificate.valid:
-        raise CannotRun(f"{artifact.name} has no valid certificate: {artifact.certificate.reason}")
-    shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
-    runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
     reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
-    if reads and artifact.precision == "float32" and not cold:
-        _check_golden(runtime, folder, deployment)
+    own = artifact.certificate.runtime
+    proof = _check_certificate(artifact, deployment.runtime if artifact.format in reads else own)
+    shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
+    _check_target(artifact)
+    runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
+    if reads and not cold:
+        # One of reduced precision may be as far off as its certificate says.
+        allowed = proof.max_abs or 0.0 if proof.kind == "lossy" else 0.0
+        _check_golden(runtime, folder, deployment, allowed + GOLDEN_LIMIT)
     return runtime, artifact
 
 
@@ -109,7 +115,25 @@ def load_runtime(
     return runtime
 
 
-def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> None:
+def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
+    proof = artifact.certificate_of(runtime)
+    if proof is None:
+        raise CannotRun(f"{artifact.name} is not certified for {runtime}; export it again with --runtime {runtime}")
+    if not proof.valid:
+        raise CannotRun(f"{artifact.name} has no valid certificate: {proof.reason}")
+    return proof
+
+
+def _check_target(artifact: Artifact) -> None:
+    compiler = pick(FORMATS, "format", artifact.format).compiled_by
+    if compiler and artifact.compiled_for != (here := machine.target(compiler)):
+        raise CannotRun(
+            f"{artifact.name} is compiled for another machine ({artifact.compiled_for}); this one is {here}; "
+            "export it again here"
+        )
+
+
+def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment, limit: float) -> None:
     if not (folder / "golden.npz").is_file():
         raise BadInput(
             f"{folder}: no golden.npz, so nothing shows that this machine computes the same; export it again"
@@ -120,8 +144,8 @@ def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment) -> Non
     parts = [predict(runtime, images[at : at + step], deployment.batch_sizes) for at in range(0, len(images), step)]
     scores = np.concatenate(parts)
     error = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else np.nan
-    if not error <= GOLDEN_LIMIT:
+    if not error <= limit:
         raise CannotRun(
             f"{deployment.runtime} differs from the trainer by {error:.2e} on the golden images of {folder.name}; "
-            f"the limit is {GOLDEN_LIMIT:.0e}"
+            f"the limit is {limit:.0e}"
         )

@@ -1,53 +1,29 @@
 """SavedModel, through the concrete function of its signature; never `predict`, which is for whole data sets."""
 
-import contextlib
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
-
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from medserve.errors import CannotRun
-from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
+from serve.runtimes import _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
 TRAPS = ("predict",)
 
 
-class SavedModelRuntime:
+class SavedModelRuntime(_tensorflow.TensorFlowRuntime):
     """See `serve.runtimes.Runtime`."""
 
+    name = "saved_model"
+
     def __init__(self, model: tf.Module, device: str, folder: Path) -> None:
-        # A signature does not keep its model's variables alive.
-        self._model = model
-        self._function = model.signatures["serving_default"]
-        self._device = device
-        self._cuda = device.startswith("GPU")
+        super().__init__(model, device)
         self._folder = folder
-
-    def place(self, images: NDArray[np.uint8]) -> tf.Tensor:
-        with tf.device(self._device):
-            return tf.constant(images)
-
-    def run(self, x: tf.Tensor) -> tf.Tensor:
-        return self._function(**{INPUT: x})[OUTPUT]
-
-    def synchronise(self, _y: tf.Tensor) -> None:
-        if self._cuda:
-            tf.test.experimental.sync_devices()
-
-    def fetch(self, y: tf.Tensor) -> NDArray[np.float32]:
-        return y.numpy()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same model by `keras.Model.predict`."""
@@ -60,35 +36,7 @@ class SavedModelRuntime:
         image = tf.keras.Input(self._function.structured_input_signature[1][INPUT].shape[1:], dtype="uint8", name=INPUT)
         return tf.keras.Model(image, layer(image))
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "runtime": "saved_model",
-            "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-            "interop_threads": tf.config.threading.get_inter_op_parallelism_threads(),
-            "device": self._device,
-            "float32_exact": self._float32_exact(),
-            "versions": versions("tensorflow", "numpy"),
-        }
-
-    def _float32_exact(self) -> bool:
-        """Whether a convolution keeps all 23 bits of the mantissa: TF32 keeps 10, bfloat16 7."""
-        with tf.device(self._device):
-            value = tf.fill((8, 8, 8, 8), 1.0 + 2.0**-20)
-            unit = tf.eye(8)[None, None]
-            return bool(tf.reduce_all(tf.nn.conv2d(value, unit, 1, "VALID") == value))
-
 
 def load(model: Path, _classes: int, deployment: Deployment) -> SavedModelRuntime:
     """Load the model onto the deployment's device. Raises CannotRun without that device."""
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is ten times the golden limit
-    gpus = tf.config.list_physical_devices("GPU")
-    if deployment.device == "cuda" and not gpus:
-        raise CannotRun(f"tensorflow {tf.__version__} sees no GPU; use --device cpu or a machine with a GPU")
-    # Devices and pools are set once in a process, before their first use; `facts` says what they are.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices(gpus if deployment.device == "cuda" else [], "GPU")
-        tf.config.threading.set_intra_op_parallelism_threads(deployment.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    device = "GPU:0" if deployment.device == "cuda" else "CPU:0"
-    with tf.device(device):
-        return SavedModelRuntime(tf.saved_model.load(str(model.parent)), device, model.parent)
+    return SavedModelRuntime(*_tensorflow.read(model, deployment), model.parent)

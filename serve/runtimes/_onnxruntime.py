@@ -1,0 +1,93 @@
+"""What the runtimes of ONNX Runtime share: one session, on one of its execution providers, and the verbs."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from medserve.errors import CannotRun
+from medserve.machine import versions
+from medserve.spec import Deployment
+from medserve.tables import INPUT, OUTPUT
+
+Provider = tuple[str, dict[str, str]]
+CPU: Provider = ("CPUExecutionProvider", {})
+# TF32 is this provider's default; its error is ten times the golden limit.
+CUDA: Provider = ("CUDAExecutionProvider", {"use_tf32": "0"})
+
+
+class CpuRuntime:
+    """See `serve.runtimes.Runtime`. NumPy arrays go in without a copy."""
+
+    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+        self._name = name
+        self._session = session
+
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        return {INPUT: images}
+
+    def run(self, x: Any) -> Any:
+        return self._session.run([OUTPUT], x)
+
+    def synchronise(self, _y: Any) -> None:
+        return None
+
+    def fetch(self, y: Any) -> NDArray[np.float32]:
+        return y[0]
+
+    def facts(self) -> dict[str, Any]:
+        options = self._session.get_session_options()
+        return {
+            "runtime": self._name,
+            "threads": options.intra_op_num_threads,
+            "interop_threads": options.inter_op_num_threads,
+            "device": self._session.get_providers()[0],
+            "provider_options": self._session.get_provider_options(),
+            "versions": versions("onnxruntime-gpu", "numpy"),
+        }
+
+
+class CudaRuntime(CpuRuntime):
+    """See `serve.runtimes.Runtime`. Bound to device memory, so that only `place` and `fetch` cross the bus."""
+
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0)
+
+    def run(self, x: Any) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(INPUT, x)
+        binding.bind_output(OUTPUT, "cuda")
+        self._session.run_with_iobinding(binding)
+        return binding
+
+    def synchronise(self, y: Any) -> None:
+        y.synchronize_outputs()
+
+    def fetch(self, y: Any) -> NDArray[np.float32]:
+        return y.copy_outputs_to_cpu()[0]
+
+
+def open_session(name: str, model: Path, deployment: Deployment, *providers: Provider) -> CpuRuntime:
+    """The runtime `name`: a session on the first provider, which may leave operators to the others.
+
+    Raises CannotRun where the first cannot be used.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = deployment.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    if deployment.device == "cuda":
+        # It says on standard output, which belongs to events, which library it has not found.
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+    session = onnxruntime.InferenceSession(str(model), options, providers=list(providers), enable_fallback=0)
+    if session.get_providers()[0] != providers[0][0]:
+        raise CannotRun(
+            f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]} here: it lacks a GPU, or the "
+            "libraries of CUDA, cuDNN or TensorRT (its own lines above name them); use --device cpu"
+        )
+    return CudaRuntime(name, session) if deployment.device == "cuda" else CpuRuntime(name, session)

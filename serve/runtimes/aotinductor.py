@@ -1,0 +1,59 @@
+"""A network that `torch.export` captured and AOTInductor compiled to machine code, for the processor."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch._inductor import aoti_load_package
+
+from medserve.errors import CannotRun
+from medserve.machine import versions
+from medserve.spec import Deployment
+
+REQUIRES = ("torch",)
+READS = ("aotinductor",)
+PROGRAMS = ("g++",)
+
+
+class AotInductorRuntime:
+    """See `serve.runtimes.Runtime`."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def place(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(images)
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return self._model(x)
+
+    def synchronise(self, _y: torch.Tensor) -> None:
+        return None
+
+    def fetch(self, y: torch.Tensor) -> NDArray[np.float32]:
+        return y.numpy()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "runtime": "aotinductor",
+            "threads": torch.get_num_threads(),
+            "device": "cpu",
+            "versions": versions("torch", "numpy"),
+        }
+
+
+def load(model: Path, _classes: int, deployment: Deployment) -> AotInductorRuntime:
+    """Load the compiled code. Raises CannotRun for another device than the processor."""
+    if deployment.device != "cpu":
+        raise CannotRun("the exporter compiles for the processor only; use --device cpu")
+    # The code asks for the number of threads in every call.
+    torch.set_num_threads(deployment.threads)
+    with warnings.catch_warnings():
+        # A request's bytes are read-only, and no model writes to its input: torch says so once in a process, here.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        torch.from_numpy(np.frombuffer(b"0", np.uint8))
+    return AotInductorRuntime(aoti_load_package(str(model), run_single_threaded=True))

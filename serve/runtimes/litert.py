@@ -1,0 +1,64 @@
+"""LiteRT (TensorFlow Lite) with its XNNPACK kernels, on the processor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from medserve.errors import CannotRun
+from medserve.machine import versions
+from medserve.spec import Deployment
+
+REQUIRES = ("ai_edge_litert",)
+READS = ("tflite",)
+
+
+class LiteRtRuntime:
+    """See `serve.runtimes.Runtime`. An interpreter is of one batch size, and made when that is run the first time."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        self._model = model
+        self._threads = threads
+        self._interpreters: dict[int, Interpreter] = {}
+
+    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return images
+
+    def run(self, x: NDArray[np.uint8]) -> Interpreter:
+        interpreter = self._interpreters.get(len(x)) or self._interpreter(x.shape)
+        interpreter.set_tensor(self._input, x)
+        interpreter.invoke()
+        return interpreter
+
+    def synchronise(self, _y: Interpreter) -> None:
+        return None
+
+    def fetch(self, y: Interpreter) -> NDArray[np.float32]:
+        return y.get_tensor(self._output)
+
+    def facts(self) -> dict[str, Any]:
+        # It does not tell how many threads it has; these are what each interpreter was made with.
+        return {
+            "runtime": "litert",
+            "threads": self._threads,
+            "device": "cpu",
+            "versions": versions("ai-edge-litert", "numpy"),
+        }
+
+    def _interpreter(self, shape: tuple[int, ...]) -> Interpreter:
+        made = Interpreter(model_path=str(self._model), num_threads=self._threads)
+        self._input = made.get_input_details()[0]["index"]
+        self._output = made.get_output_details()[0]["index"]
+        made.resize_tensor_input(self._input, shape)
+        made.allocate_tensors()
+        return self._interpreters.setdefault(shape[0], made)
+
+
+def load(model: Path, _classes: int, deployment: Deployment) -> LiteRtRuntime:
+    """Check that the model can be read. Raises CannotRun for another device than the processor."""
+    if deployment.device != "cpu":
+        raise CannotRun("LiteRT runs on the processor here; use --device cpu")
+    Interpreter(model_path=str(model))
+    return LiteRtRuntime(model, deployment.threads)

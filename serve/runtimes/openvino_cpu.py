@@ -1,0 +1,75 @@
+"""OpenVINO on the processor, from the same ONNX file that ONNX Runtime reads."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from medserve.errors import CannotRun
+from medserve.machine import versions
+from medserve.spec import Deployment
+from medserve.tables import INPUT
+
+REQUIRES = ("openvino",)
+READS = ("onnx",)
+
+
+class OpenVinoRuntime:
+    """See `serve.runtimes.Runtime`. A batch size is compiled when it is run the first time."""
+
+    def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
+        self._model = model
+        self._settings = settings
+        self._core = openvino.Core()
+        self._requests: dict[int, openvino.InferRequest] = {}
+
+    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return images
+
+    def run(self, x: NDArray[np.uint8]) -> openvino.InferRequest:
+        request = self._requests.get(len(x)) or self._compile(x.shape)
+        request.infer([x], share_inputs=True)
+        return request
+
+    def synchronise(self, _y: openvino.InferRequest) -> None:
+        return None
+
+    def fetch(self, y: openvino.InferRequest) -> NDArray[np.float32]:
+        # The tensor belongs to the request, whose next run overwrites it.
+        return y.get_output_tensor().data.copy()
+
+    def facts(self) -> dict[str, Any]:
+        compiled = next(iter(self._requests.values())).get_compiled_model()
+        return {
+            "runtime": "openvino_cpu",
+            "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+            "streams": compiled.get_property("NUM_STREAMS"),
+            "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "versions": versions("openvino", "numpy"),
+        }
+
+    def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
+        """For this shape alone, which is faster than one model for all of them."""
+        self._model.reshape({INPUT: list(shape)})
+        compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        self._requests[shape[0]] = compiled.create_infer_request()
+        return self._requests[shape[0]]
+
+
+def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
+    """Read the graph. Raises CannotRun for another device than the processor."""
+    if deployment.device != "cpu":
+        raise CannotRun(f"openvino {openvino.__version__} runs on no NVIDIA GPU; use --device cpu")
+    settings = {
+        "INFERENCE_NUM_THREADS": deployment.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Where the processor has bfloat16 that is the default, and its error is a hundred times the golden limit.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # The process is bound to its cores already.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return OpenVinoRuntime(openvino.Core().read_model(model), settings)

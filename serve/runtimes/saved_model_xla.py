@@ -1,0 +1,29 @@
+"""SavedModel, its signature compiled by XLA when a batch size is run the first time."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from medserve.spec import Deployment
+from serve.runtimes import _tensorflow
+
+REQUIRES = ("tensorflow",)
+READS = ("saved_model",)
+
+
+class XlaRuntime(_tensorflow.TensorFlowRuntime):
+    """See `serve.runtimes.Runtime`."""
+
+    name = "saved_model_xla"
+
+    def __init__(self, model: tf.Module, device: str) -> None:
+        super().__init__(model, device)
+        signature = self._function
+        compiled = tf.function(lambda **image: signature(**image), jit_compile=True)
+        # Concrete, for a tf.function first looks for the trace that suits its arguments, in every call.
+        self._function = compiled.get_concrete_function(**signature.structured_input_signature[1])
+
+
+def load(model: Path, _classes: int, deployment: Deployment) -> XlaRuntime:
+    """Load the model onto the deployment's device. Raises CannotRun without that device."""
+    return XlaRuntime(*_tensorflow.read(model, deployment))

@@ -1,0 +1,92 @@
+"""A serving image holds the wrapper and one runtime: what it installs is enough, and no more than that runtime's."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from medserve import plugins
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+WITH_MODULES = [
+    name for name in plugins.names("serve.runtimes") if plugins.literals("serve.runtimes", name)["REQUIRES"]
+]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(names: list[str]) -> set[str]:
+    """The distributions and what they require in turn, as installed here."""
+    found: set[str] = set()
+    waiting = [canonical(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        waiting += [canonical(re.split(r"[^\w.-]", one, maxsplit=1)[0]) for one in required if "extra ==" not in one]
+    return found
+
+
+@pytest.mark.parametrize("name", WITH_MODULES)
+def test_a_runtime_has_an_extra_with_what_it_requires(name: str) -> None:
+    offered = closure(EXTRAS[canonical(name)])
+    of_module = metadata.packages_distributions()
+    for module in plugins.literals("serve.runtimes", name)["REQUIRES"]:
+        if module not in of_module:
+            pytest.skip(f"{module} is not installed")
+        assert offered & set(map(canonical, of_module[module]))
+    assert set(EXTRAS[canonical(name)]) <= set(EXTRAS["bench"])
+
+
+def test_an_extra_is_a_runtime() -> None:
+    assert set(EXTRAS) == {canonical(name) for name in WITH_MODULES} | {"bench"}
+
+
+def test_the_wrapper_needs_nothing_but_the_basic_dependencies(empty: Path) -> None:
+    code = f"""
+import sys
+before = set(sys.modules)  # what an installation loads by itself
+import json
+from pathlib import Path
+import serve.__main__, serve.app, serve.protocol, serve.scheduler, uvicorn
+from medserve import cli
+from medserve.spec import Deployment
+from serve.runtimes import open_runtime
+open_runtime(Path({str(empty)!r}), Deployment(artifact="empty", runtime="null"))
+print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - before}})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    allowed = closure(PROJECT["dependencies"])
+    of_module = metadata.packages_distributions()
+    foreign = {
+        module: of_module[module]
+        for module in json.loads(done.stdout)
+        if module in of_module and not allowed & set(map(canonical, of_module[module])) and not (ROOT / module).is_dir()
+    }
+    assert foreign == {}
+
+
+def test_the_image_is_built_from_what_there_is() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    default = re.search(r"ARG RUNTIME=(\w+)", text)
+    assert default is not None
+    assert default[1] in WITH_MODULES
+    copied = set(" ".join(re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)).split())
+    assert all((ROOT / name).exists() for name in copied)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["packages"]) <= copied
