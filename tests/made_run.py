@@ -224,7 +224,7 @@ def prove(run: Path, noise: float = 1e-6) -> None:
         labels, reference = truth[artifact.checkpoint.name]
         scores = (reference + generator.uniform(0, noise, reference.shape)).astype(np.float32)
         np.save(path.parent / "scores.npy", scores)
-        certificate = compare(scores, reference, labels, runtime="onnx_runtime", versions={})
+        certificate = compare(scores, reference, labels, runtime=artifact.certificate.runtime, versions={})
         files = store.digests(path.parent, without=path.name)
         store.write_json(path, msgspec.structs.replace(artifact, certificate=certificate, files=files))
 

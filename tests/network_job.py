@@ -5,6 +5,7 @@ Weights, images and labels are drawn by NumPy, so every framework that runs this
 
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,11 @@ def patches(rng: np.random.Generator, size: int, *shape: int) -> NDArray[np.uint
     """Images of coarse patches, which differ more than fine noise does."""
     coarse = rng.integers(0, 256, (*shape, 8, 8, 3), np.uint8)
     return coarse.repeat(8, -3).repeat(8, -2)[..., :size, :size, :].copy()
+
+
+def forms(writes: Iterable[str], size: int) -> list[str]:
+    """The formats that are tried at a size: machine code takes a compiler's time, so it is made at one only."""
+    return [form for form in writes if FORMATS[form].compiled_by is None or size == SIZES[0]]
 
 
 def main(framework: str, folder: Path) -> None:
@@ -68,7 +74,7 @@ def main(framework: str, folder: Path) -> None:
         found[f"{name}-scores"] = trainer.predict(images[28])
         for size in SIZES:
             np.save(folder / f"{name}-{size}-scores.npy", trainer.predict(images[size]))
-            for form in exporter.WRITES:
+            for form in forms(exporter.WRITES, size):
                 path = folder / f"{name}-{size}-{form}" / FORMATS[form].path
                 path.parent.mkdir(parents=True)
                 empty = store.read_json(empty_artifact(folder, size) / "artifact.json", Artifact)

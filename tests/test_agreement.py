@@ -44,7 +44,7 @@ def spoil(run: Path, change: np.float32) -> str:
 
 def test_each_is_held_to_each(run: Path) -> None:
     (one,) = read(run)
-    assert len(one.artifacts) == 4
+    assert len(one.served) == 4
     assert len(one.pairs) == 6
     assert one.holds
     assert all(0 < (proof.max_abs or 0) <= 2e-6 for proof in one.pairs.values())
@@ -55,7 +55,7 @@ def test_one_that_is_another_function_is_found(run: Path, change: np.float32) ->
     odd = spoil(run, change)
     (one,) = read(run)
     assert not one.holds
-    assert odd in one.widest
+    assert odd in [name for name, _ in one.widest]
     assert sum(proof.valid for proof in one.pairs.values()) == 3
 
 
@@ -65,6 +65,17 @@ def test_a_lossy_one_and_one_without_scores_are_not_held_to_the_others(run: Path
     second.with_name("scores.npy").unlink()
     (one,) = read(run)
     assert len(one.pairs) == 1
+
+
+def test_each_runtime_that_reads_an_artifact_stands_for_itself(run: Path) -> None:
+    path = next(path for path in run.glob("artifacts/*/artifact.json") if path.parent.suffix == ".onnx")
+    artifact = store.read_json(path, Artifact)
+    further = msgspec.structs.replace(artifact.certificate, runtime="openvino_cpu")
+    np.save(path.with_name("scores.openvino_cpu.npy"), np.load(path.with_name("scores.npy")))
+    store.write_json(path, msgspec.structs.replace(artifact, further=(further,)))
+    (one,) = read(run)
+    assert len(one.served) == 5
+    assert (artifact.name, "openvino_cpu") in one.served
 
 
 def test_a_checkpoint_that_keeps_no_labels_has_none(run: Path) -> None:

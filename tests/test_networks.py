@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from framework_job import drawn
 from job import Jobs, Outcome
-from network_job import ALTERED, SIZES
+from network_job import ALTERED, SIZES, forms
 from small_networks import SMALL
 
 from medserve import plugins
@@ -23,10 +23,11 @@ from train.parity import LIMIT, divergence
 HERE = Path(__file__).parent
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
-PAIRS = [
-    (framework, form)
+EXPORTS = [
+    (framework, form, size)
     for framework in plugins.names("export.frameworks")
-    for form in plugins.literals("export.frameworks", framework)["WRITES"]
+    for size in SIZES
+    for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], size)
 ]
 # With 1000 classes, as torchvision counts them.
 PUBLISHED = {
@@ -173,13 +174,12 @@ def test_stochastic_depth_leaves_out_images_and_keeps_the_mean(outcome: Outcome)
 def certificates(jobs: Jobs) -> dict[str, Certificate]:
     """Certificates of every network, size, framework and format; each format's runtime reads all of its models."""
     found: dict[str, Certificate] = {}
-    for form in sorted({form for _, form in PAIRS}):
+    for form in sorted({form for _, form, _ in EXPORTS}):
         folders = [
             jobs[framework].folder / f"{name}-{size}-{form}"
-            for framework, writes in PAIRS
-            if writes == form and not plugins.missing("train.frameworks", framework)
+            for framework, written, size in EXPORTS
+            if written == form and not plugins.missing("train.frameworks", framework)
             for name in SMALL
-            for size in SIZES
         ]
         lines = job.run("certify_job.py", form, *map(str, folders)).splitlines()
         for folder, line in zip(folders, lines, strict=True):
@@ -188,8 +188,7 @@ def certificates(jobs: Jobs) -> dict[str, Certificate]:
 
 
 @every_network
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("framework", "form"), PAIRS)
+@pytest.mark.parametrize(("framework", "form", "size"), EXPORTS)
 def test_exports_hold_their_certificates(
     framework: str, form: str, size: int, name: str, jobs: Jobs, certificates: dict[str, Certificate]
 ) -> None:

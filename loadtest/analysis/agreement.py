@@ -9,23 +9,24 @@ import numpy as np
 
 from medserve.certificate import compare
 from medserve.spec import Artifact, Certificate
+from medserve.tables import scores_file
 
-SCORES = "scores.npy"
-"""Of an artifact, beside its manifest."""
+Served = tuple[str, str]
+"""The names of an artifact and of a runtime that was certified for it."""
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """All pairs of the artifacts of one checkpoint: `pairs` maps two names to the second one held to the first."""
+    """What serves one checkpoint, with its certificate by the trainer; `pairs` has that of the second by the first."""
 
     checkpoint: str
-    artifacts: tuple[Artifact, ...]
-    pairs: dict[tuple[str, str], Certificate]
+    served: dict[Served, tuple[Artifact, Certificate]]
+    pairs: dict[tuple[Served, Served], Certificate]
 
     @property
-    def widest(self) -> tuple[str, str]:
+    def widest(self) -> tuple[Served, Served]:
         """The pair that differs most; one that is not finite differs more than any."""
 
-        def width(pair: tuple[str, str]) -> float:
+        def width(pair: tuple[Served, Served]) -> float:
             error = self.pairs[pair].max_abs
             return float("inf") if error is None else error
 
@@ -38,21 +39,27 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 def agreements(run: Path, artifacts: Iterable[Artifact]) -> list[Agreement]:
-    """One for each checkpoint of the run with its labels and the scores of two or more artifacts; lossy ones differ."""
-    groups: dict[str, list[Artifact]] = {}
+    """One for each checkpoint of the run with its labels and the scores of two or more; lossy ones differ."""
+    groups: dict[str, dict[Served, tuple[Artifact, Certificate]]] = {}
     for artifact in artifacts:
-        labels = run / "checkpoints" / artifact.checkpoint.name / "test_labels.npy"
-        kept = labels.is_file() and (run / "artifacts" / artifact.name / SCORES).is_file()
-        if kept and artifact.precision == "float32":
-            groups.setdefault(artifact.checkpoint.name, []).append(artifact)
+        for proof in (artifact.certificate, *artifact.further):
+            scores = run / "artifacts" / artifact.name / scores_file(artifact.format, proof.runtime)
+            if artifact.precision == "float32" and scores.is_file():
+                group = groups.setdefault(artifact.checkpoint.name, {})
+                group[artifact.name, proof.runtime] = artifact, proof
     found = []
     for name, group in groups.items():
-        labels = np.load(run / "checkpoints" / name / "test_labels.npy")
-        scores = {artifact.name: np.load(run / "artifacts" / artifact.name / SCORES) for artifact in group}
-        pairs = {
-            (one, other): compare(scores[other], scores[one], labels, runtime="", versions={})
-            for one, other in combinations(scores, 2)
+        path = run / "checkpoints" / name / "test_labels.npy"
+        if len(group) < 2 or not path.is_file():
+            continue
+        labels = np.load(path)
+        scores_of = {
+            served: np.load(run / "artifacts" / artifact.name / scores_file(artifact.format, proof.runtime))
+            for served, (artifact, proof) in group.items()
         }
-        if pairs:
-            found.append(Agreement(name, tuple(group), pairs))
+        pairs = {
+            (one, other): compare(scores_of[other], scores_of[one], labels, runtime=other[1], versions={})
+            for one, other in combinations(scores_of, 2)
+        }
+        found.append(Agreement(name, group, pairs))
     return found

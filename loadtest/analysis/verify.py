@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 
 from loadtest.analysis import table
-from loadtest.analysis.agreement import SCORES
 from medserve import store
 from medserve.certificate import compare
 from medserve.errors import BadInput
 from medserve.scores import score
-from medserve.spec import Artifact, Checkpoint, Result, Scores, SelfTest
+from medserve.spec import Artifact, Certificate, Checkpoint, Result, Scores, SelfTest
+from medserve.tables import scores_file
 
 PUBLISHED = "results.json"
 SUMS = "SHA256SUMS"
@@ -139,22 +139,33 @@ def _certificates(run: Path, differences: list[str]) -> int:
     """Derive what the certificates say from the scores of the artifacts and of the trainer."""
     numbers = 0
     for path, artifact in _manifests(run, []):
-        truth = run / "checkpoints" / artifact.checkpoint.name if isinstance(artifact, Artifact) else None
-        if not isinstance(artifact, Artifact) or truth is None or SCORES not in artifact.files:
+        if not isinstance(artifact, Artifact):
             continue
-        files = {path.parent / SCORES: artifact.files[SCORES]}
-        files |= {truth / name: artifact.checkpoint.files.get(name, "") for name in TRUTH}
-        with suppress(BadInput, OSError):  # told already, or no labels to derive from
-            for file, digest in files.items():
-                store.check_digests(file.parent, {file.name: digest})
-            scores, reference, labels = (np.load(file) for file in files)
-            found = compare(scores, reference, labels, runtime="", versions={})
-            for field in PROVEN:
-                numbers += 1
-                was, derived = getattr(artifact.certificate, field), getattr(found, field)
-                if not _same(was, derived):
-                    differences.append(f"{path}: {field} is given as {was}, and derived as {derived}")
+        for proof in (artifact.certificate, *artifact.further):
+            if (name := scores_file(artifact.format, proof.runtime)) in artifact.files:
+                numbers += _certificate(run, path, artifact, proof, name, differences)
     return numbers
+
+
+def _certificate(
+    run: Path, path: Path, artifact: Artifact, proof: Certificate, name: str, differences: list[str]
+) -> int:
+    """Hold what one certificate says to the scores in the file `name`, by the trainer's."""
+    truth = run / "checkpoints" / artifact.checkpoint.name
+    files = {path.parent / name: artifact.files[name]}
+    files |= {truth / beside: artifact.checkpoint.files.get(beside, "") for beside in TRUTH}
+    with suppress(BadInput, OSError):  # told already, or no labels to derive from
+        for file, digest in files.items():
+            store.check_digests(file.parent, {file.name: digest})
+        scores, reference, labels = (np.load(file) for file in files)
+        found = compare(scores, reference, labels, runtime=proof.runtime, versions={})
+        for field in PROVEN:
+            was, derived = getattr(proof, field), getattr(found, field)
+            if not _same(was, derived):
+                by = "" if proof is artifact.certificate else f" by {proof.runtime}"
+                differences.append(f"{path}: {field}{by} is given as {was}, and derived as {derived}")
+        return len(PROVEN)
+    return 0
 
 
 def _rows(run: Path, differences: list[str]) -> int:

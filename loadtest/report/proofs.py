@@ -78,17 +78,16 @@ def agreements(facts: Facts) -> Table | None:
     variants = {training.name: training.variant for training in facts.plan.trainings}
     lines = []
     for one in facts.agreements:
-        checkpoint = one.artifacts[0].checkpoint
+        checkpoint = next(artifact for artifact, _ in one.served.values()).checkpoint
         worst = one.pairs[one.widest]
-        aucs = [artifact.certificate.auc for artifact in one.artifacts if artifact.certificate.auc is not None]
+        aucs = [proof.auc for _, proof in one.served.values() if proof.auc is not None]
         framework = wording.framework(checkpoint.framework)
         cells = [Cell(framework, hint=one.checkpoint, mark=Mark(wording.colour(checkpoint.framework)))]
         cells += [Cell(variants.get(one.checkpoint) or ABSENT)] * (len(facts.study.variants) > 1)
         cells += [Cell(str(value), value=value) for value in (checkpoint.size, checkpoint.recipe.seed)]
-        cells.append(Cell(str(len(one.artifacts)), value=len(one.artifacts)))
+        cells.append(Cell(str(len(one.served)), value=len(one.served)))
         cells.append(Cell("not finite" if worst.max_abs is None else number(worst.max_abs), value=worst.max_abs))
-        named = {artifact.name: artifact for artifact in one.artifacts}
-        cells.append(Cell(" and ".join(_deployed(named[name]) for name in one.widest)))
+        cells.append(Cell(" and ".join(_served(one.served[served][0], served[1]) for served in one.widest)))
         changed = max(proof.decisions_changed for proof in one.pairs.values())
         cells.append(Cell(str(changed), value=changed))
         cells.append(Cell(f"{min(aucs):.6f} to {max(aucs):.6f}" if aucs else ABSENT))
@@ -101,6 +100,7 @@ def agreements(facts: Facts) -> Table | None:
     return Table("One function", columns, tuple(lines), caption) if lines else None
 
 
-def _deployed(artifact: Artifact) -> str:
+def _served(artifact: Artifact, runtime: str) -> str:
     framework = wording.framework(artifact.transplanted or artifact.checkpoint.framework)
-    return f"{framework} {wording.title(artifact.format)}"
+    by = "" if runtime == artifact.certificate.runtime else f" by {wording.title(runtime)}"
+    return f"{framework} {wording.title(artifact.format)}{by}"
