@@ -26,6 +26,8 @@ OCTETS = "application/octet-stream"
 JSON = "application/json"
 
 DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+BLOCK = 1 << 16
+"""Characters of JSON numbers that are read at a time: few enough to stay in the processor's cache."""
 MAX_BATCH = 4096
 """Images a request may carry; more is a mistake or an attack, and is refused before anything is allocated."""
 
@@ -272,19 +274,29 @@ def _whole_numbers(tensor: _Tensor, what: str, count: int) -> NDArray[np.uint8]:
             f"'data' of {what} '{tensor.name}' has {skeleton.count(b',') + 1} numbers in its brackets; "
             f"expected {count}, flat or nested as {tensor.shape}"
         )
-    digits = np.frombuffer(b"  " + text, np.uint8) - np.uint8(ord("0"))
+    # The first character is a bracket, and so is the last, which needs no look: nothing is copied to have a margin.
+    pieces = (b"   "[at:] + text[max(at - 3, 0) : at + BLOCK + 1] for at in range(0, len(text) - 1, BLOCK))
+    try:
+        return np.concatenate([_numbers(np.frombuffer(piece, np.uint8)) for piece in pieces])
+    except OverflowError:
+        raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255") from None
+
+
+def _numbers(around: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The numbers that end in a text, of which three characters more are given before it and one behind it.
+
+    Raises OverflowError for one above 255.
+    """
+    digits = around - np.uint8(ord("0"))
     is_digit = digits < 10
     digits *= is_digit
-    # At each place the number that ends there: places of which none begins a fourth digit.
-    here, ahead = is_digit[2:], is_digit[1:-1]
-    hundreds = digits[:-2] * (ahead & here)
-    numbers = digits[2:] + digits[1:-1] * np.uint8(10)
-    too_large = (hundreds > 2) | ((hundreds == 2) & (numbers > 55))
-    too_large[1:] |= is_digit[:-3] & is_digit[1:-2] & is_digit[2:-1] & is_digit[3:]
-    if too_large.any():
-        raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255")
+    here, before, first = is_digit[3:-1], is_digit[2:-2], is_digit[1:-3]
+    numbers = digits[3:-1] + digits[2:-2] * here * np.uint8(10)
+    hundreds = digits[1:-3] * (before & here)
+    if ((hundreds > 2) | ((hundreds == 2) & (numbers > 55)) | (is_digit[:-4] & first & before & here)).any():
+        raise OverflowError
     numbers += hundreds * np.uint8(100)
-    return numbers[np.flatnonzero(here[:-1] & ~here[1:])]
+    return numbers[np.flatnonzero(here > is_digit[4:])]
 
 
 def _brackets(shape: Sequence[int]) -> bytes:

@@ -107,11 +107,10 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
             facts = {**machine.process_facts(), **http, **collector, **loading}
+            fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
+            logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
-                _say(
-                    {"event": "ready", "url": url, "model": artifact.name, "pid": os.getpid()}
-                    | {"process": {**facts, "runtime": runtime.facts()}}
-                )
+                _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)

@@ -33,6 +33,9 @@ Headers = list[tuple[bytes, bytes]]
 JSON_BYTES = 8
 """Bytes that a JSON request may take for each byte of an image (three digits, a comma, blanks)."""
 HEAD_BYTES = 1 << 16
+RETRY_SECONDS = 5.0
+"""After a failure, whoever asks for readiness is answered no for so long, and then by a prediction that is tried."""
+TRIAL_SECONDS = 1.0
 
 _log = logging.getLogger("medserve")
 
@@ -96,7 +99,9 @@ class App:
         }
         self._pages = pages.pages(artifact, deployment)
         self._metrics = Metrics(artifact.name, infer)
+        self._blank = np.zeros((1, *shape), np.uint8)
         self._unready: str | None = None
+        self._failed_at = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -108,7 +113,7 @@ class App:
                 headers, body = await self._answer(route, scope["headers"], receive, received)
                 status = 200
             else:
-                status, headers, body = 200, *self._page(path, scope["method"])
+                status, headers, body = 200, *await self._page(path, scope["method"])
         except Refusal as refusal:
             status, headers, body = _error(refusal)
         except asyncio.CancelledError:
@@ -163,8 +168,7 @@ class App:
             raise Refusal(500, self._failed(error)) from None
         resumed = now()
         if self._unready is not None:
-            self._unready = None
-            _log.warning("ready again", {"model": self._name})
+            self._recovered()
         headers, answer = route.encode(scores, asked)
         sent = now()
         stages = (started - decoded + resumed - done, decoded - complete, done - started, sent - resumed)
@@ -175,11 +179,30 @@ class App:
 
     def _failed(self, error: Exception) -> str:
         """Say that the server is not ready, until a prediction comes again; returns why."""
-        self._unready = f"the runtime failed: {type(error).__name__}: {error}"[:500]
+        self._unready, self._failed_at = f"the runtime failed: {type(error).__name__}: {error}"[:500], now()
         _log.error("not ready", {"model": self._name, "reason": self._unready}, exc_info=error)
         return self._unready
 
-    def _page(self, path: str, method: str) -> tuple[Headers, bytes]:
+    def _recovered(self) -> None:
+        self._unready = None
+        _log.warning("ready again", {"model": self._name})
+
+    async def _check_ready(self) -> None:
+        """Raise a 503 while the runtime fails. Who routes by readiness sends nothing meanwhile that could tell."""
+        if self._unready is None:
+            return
+        if now() - self._failed_at > RETRY_SECONDS * 1e9:
+            try:
+                async with asyncio.timeout(TRIAL_SECONDS):
+                    await self._infer(self._blank)
+            except Exception:  # whatever it is, nothing is better than it was
+                self._failed_at = now()
+            else:
+                self._recovered()
+                return
+        raise Refusal(503, self._unready)
+
+    async def _page(self, path: str, method: str) -> tuple[Headers, bytes]:
         if path in self._routes:
             raise Refusal(405, f"{method} {path} is not offered; expected POST", (b"allow", b"POST"))
         if path not in self._pages and path != pages.METRICS:
@@ -188,8 +211,8 @@ class App:
             raise Refusal(405, f"{method} {path} is not offered; expected GET", (b"allow", b"GET"))
         if path == pages.METRICS:
             return [(b"content-type", CONTENT_TYPE)], self._metrics.page()
-        if self._unready is not None and path.endswith("/ready"):
-            raise Refusal(503, self._unready)
+        if path.endswith("/ready"):
+            await self._check_ready()
         return [(b"content-type", b"application/json")], self._pages[path]
 
     def _unknown(self, path: str) -> str:

@@ -7,11 +7,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from medserve.errors import BadInput
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+# Pillow would import its decoders with the first image, in a request.
+FORMATS = (
+    PngImagePlugin.PngImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+)
 LARGEST = 4096
 """Pixels of a side, above which an image is not decoded: its bytes may be few, its pixels not."""
 LARGEST_FILE = 16 << 20

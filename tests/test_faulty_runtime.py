@@ -38,7 +38,8 @@ def test_a_runtime_that_raises(empty: Path, image: NDArray[np.uint8], dispatch: 
         assert readiness(server) == {503}
         assert server.infer(np.zeros_like(image)).scores == pytest.approx(0.125)
         assert readiness(server) == {200}
-    unready, *rest = log(tmp_path / "log")
+    begun, unready, *rest = log(tmp_path / "log")
+    assert (begun["level"], begun["event"], begun["url"]) == ("info", "serving", server.url)
     assert (unready["level"], unready["event"], unready["model"]) == ("error", "not ready", "empty")
     assert unready["reason"] == failed.error
     assert "fell off the bus" in unready["traceback"].splitlines()[-1]
@@ -56,7 +57,7 @@ def test_a_thread_that_hangs(empty: Path, image: NDArray[np.uint8], tmp_path: Pa
         assert [server.infer(image).status for _ in range(2)] == [500, 503]
         server.child.terminate()
         assert server.child.wait(PATIENCE) == 0
-    assert log(tmp_path / "log")[0]["reason"] == failed.error
+    assert log(tmp_path / "log")[1]["reason"] == failed.error
 
 
 def test_an_event_loop_that_hangs_ends_and_says_why(empty: Path, image: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -68,5 +69,5 @@ def test_an_event_loop_that_hangs_ends_and_says_why(empty: Path, image: NDArray[
         assert server.child.stdout is not None
         event = json.loads(server.child.stdout.readline())
         assert event == {"event": "error", "reason": "the runtime hangs: null has not answered for 0.2 s"}
-    (line,) = log(tmp_path / "log")
+    _, line = log(tmp_path / "log")
     assert (line["level"], line["reason"]) == ("critical", event["reason"])

@@ -49,10 +49,12 @@ class Runtime:
         return {}
 
 
-def call(app: App, body: bytes, headers: dict[str, str]) -> "asyncio.Task[Answer]":
-    """One infer request to the application itself, as a task of the running loop."""
+def call(
+    app: App, body: bytes, headers: dict[str, str], method: str = "POST", path: str = "/v2/models/empty/infer"
+) -> "asyncio.Task[Answer]":
+    """One request to the application itself, as a task of the running loop."""
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    scope = {"path": "/v2/models/empty/infer", "method": "POST", "headers": pairs}
+    scope = {"path": path, "method": method, "headers": pairs}
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -140,6 +142,31 @@ def test_a_runtime_that_fails_is_a_500_and_the_next_request_is_served(
     assert failed.error == "the runtime failed: RuntimeError: out of memory on device 0"
     assert "Traceback" in caplog.text
     assert good.status == 200
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "thread"])
+def test_who_asks_for_readiness_after_a_while_has_a_prediction_tried(
+    empty: Path, image: NDArray[np.uint8], dispatch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([RuntimeError("lost"), RuntimeError("still lost"), None])
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if failure := next(failures):
+            raise failure
+        return np.full((len(images), 8), 0.125, np.float32)
+
+    async def main() -> list[Answer]:
+        app = application(empty, predict, dispatch=dispatch)
+        headers, body = wire.encode_request(image)
+        failed = await call(app, body, headers)
+        ready = [await call(app, b"", {}, "GET", "/v2/health/ready")]
+        monkeypatch.setattr("serve.app.RETRY_SECONDS", 0.0)
+        ready += [await call(app, b"", {}, "GET", "/v2/health/ready") for _ in range(3)]
+        return [failed, *ready]
+
+    answers = asyncio.run(main())
+    assert [answer.status for answer in answers] == [500, 503, 503, 200, 200]
+    assert {answer.error for answer in answers[:3]} == {"the runtime failed: RuntimeError: lost"}
 
 
 def test_the_thread_leaves_the_event_loop_free(empty: Path, image: NDArray[np.uint8]) -> None:

@@ -89,15 +89,17 @@ def test_images_cut_from_a_larger_array_survive() -> None:
     assert np.array_equal(wire.decode_request(body, head_length(headers), (3, 4, 3)).images, images)
 
 
-@given(image_batches(), st.booleans(), st.sampled_from([None, 1, "\t"]))
+@given(image_batches(), st.booleans(), st.sampled_from([None, 1, "\t"]), st.integers(1, 99) | st.just(wire.BLOCK))
 def test_json_numbers_are_read_flat_or_nested_with_any_blanks(
-    images: NDArray[np.uint8], nested: bool, indent: int | str | None
+    images: NDArray[np.uint8], nested: bool, indent: int | str | None, block: int
 ) -> None:
     data = images.tolist() if nested else images.ravel().tolist()
     tensor = {"name": "image", "shape": images.shape, "datatype": "UINT8", "data": data}
     height, width, channels = images.shape[1:]
     body = json.dumps({"inputs": [tensor]}, indent=indent).encode()
-    assert np.array_equal(wire.decode_request(body, None, (height, width, channels)).images, images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "BLOCK", block)
+        assert np.array_equal(wire.decode_request(body, None, (height, width, channels)).images, images)
 
 
 @given(st.lists(st.integers(-1000, 3000) | st.integers(0, 255), min_size=36, max_size=36))
