@@ -1,8 +1,8 @@
 # A serving image with one runtime, and no framework that it does not need:
-#   docker build --build-arg RUNTIME=onnx_runtime --tag medserve-onnx .
+#   docker build --build-arg RUNTIME=onnx-runtime --tag medserve-onnx .
 #   docker run --rm --publish 127.0.0.1:8000:8000 --volume "$PWD/artifacts/cells:/artifacts/cells:ro" medserve-onnx /artifacts/cells
 FROM python:3.11-slim AS build
-ARG RUNTIME=onnx_runtime
+ARG RUNTIME=onnx-runtime
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY medserve medserve

@@ -156,7 +156,7 @@ def _runtime(name: str) -> Finding:
     """Why a runtime is not available, from what its file says; it is not imported."""
     what, said = f"runtime {name}", plugins.literals("serve.runtimes", name)
     if absent := plugins.missing("serve.runtimes", name):
-        mend = f"pip install --constraint constraints.txt --editable '.[{name}]'"
+        mend = f"pip install --constraint constraints.txt --editable '.[{name.replace('_', '-')}]'"
         return Finding(level="warn", what=what, seen=f"{', '.join(absent)} is not installed", mend=mend)
     if "cpu" not in said.get("DEVICES", ("cpu",)) and not machine.fingerprint()["gpus"]:
         mend = "use a machine with an NVIDIA GPU, or another runtime of its format"

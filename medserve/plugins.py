@@ -38,7 +38,7 @@ def load(package: str, name: str) -> ModuleType:
     """Import a plug-in. Raises BadInput for an unknown name, CannotRun with the reason when it cannot be imported."""
     _path(package, name)
     if absent := missing(package, name):
-        raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; pip install {' '.join(absent)}")
+        raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; ask medserve doctor")
     try:
         return importlib.import_module(f"{package}.{name}")
     except ImportError as error:

@@ -79,7 +79,7 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch: pytes
     found = doctor._runtime("onnx_runtime")
     assert found.level == "warn"
     assert found.seen == "openvino is not installed"
-    assert found.mend == "pip install --constraint constraints.txt --editable '.[onnx_runtime]'"
+    assert found.mend == "pip install --constraint constraints.txt --editable '.[onnx-runtime]'"
 
 
 def test_a_runtime_for_gpus_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

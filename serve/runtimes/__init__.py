@@ -8,7 +8,7 @@ This module is what all of them share: the four verbs, the one prediction, and w
 
 from bisect import bisect_left
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from medserve.spec import Artifact, Certificate, Deployment
 from medserve.store import read_artifact
 from medserve.tables import FORMATS, pick
 
+Kind = TypeVar("Kind")
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
 
@@ -113,6 +114,14 @@ def load_runtime(
         reason = f"{type(error).__name__}: {error}"[:500]
         raise CannotRun(f"{deployment.runtime} cannot run {folder.name}: {reason}") from error
     return runtime
+
+
+def read_options(deployment: Deployment, kind: type[Kind]) -> Kind:
+    """The deployment's options as those that a runtime knows. Raises BadInput for others."""
+    try:
+        return msgspec.convert(deployment.options, kind)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"the options of {deployment.runtime}: {error}") from None
 
 
 def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:

@@ -10,7 +10,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from medserve.errors import BadInput
 from medserve.machine import versions
 from medserve.spec import Deployment, Noun
 from medserve.timing import now
+from serve.runtimes import read_options
 
 REQUIRES = ()
 READS = ()
@@ -82,10 +82,7 @@ class DelayRuntime:
 
 def load(_model: Path, classes: int, deployment: Deployment) -> DelayRuntime:
     """A runtime that needs no model and takes any format. Raises BadInput for options that are no script."""
-    try:
-        options = msgspec.convert(deployment.options, Options)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"the options of delay: {error}") from None
+    options = read_options(deployment, Options)
     shares = options.shares
     if not options.delays_ms or min(*options.delays_ms, options.stall_at, options.stall_seconds) < 0:
         raise BadInput("the options of delay: 'delays_ms' and the stall are times; expected one or more, none below 0")

@@ -4,13 +4,19 @@ import os
 from pathlib import Path
 
 from medserve.errors import CannotRun
-from medserve.spec import Deployment
-from serve.runtimes import _onnxruntime
+from medserve.spec import Deployment, Noun
+from serve.runtimes import _onnxruntime, read_options
 
 REQUIRES = ("onnxruntime",)
 READS = ("onnx",)
 DEVICES = ("cuda",)
 LIBRARIES = ("nvinfer",)
+
+
+class Options(Noun, frozen=True, kw_only=True):
+    """`cache` is a folder for engines, so that the next start of the same model only reads them."""
+
+    cache: str = ""
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> _onnxruntime.CpuRuntime:
@@ -19,6 +25,9 @@ def load(model: Path, _classes: int, deployment: Deployment) -> _onnxruntime.Cpu
         raise CannotRun("TensorRT runs on a GPU only; use --device cuda, or the runtime onnx_runtime")
     # TensorRT's tactics would take TF32, and this is the only way to forbid it.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    provider = ("TensorrtExecutionProvider", {"trt_fp16_enable": "0", "trt_int8_enable": "0"})
+    settings = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}
+    if cache := read_options(deployment, Options).cache:
+        settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache}
+    provider = ("TensorrtExecutionProvider", settings)
     # What TensorRT has no kernel for stays on the GPU.
     return _onnxruntime.open_session("onnx_tensorrt", model, deployment, provider, _onnxruntime.CUDA)

@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
-from medserve.spec import Deployment
+from medserve.spec import Deployment, Noun
 from medserve.tables import INPUT
+from serve.runtimes import read_options
 
 REQUIRES = ("openvino",)
 READS = ("onnx",)
+
+
+class Options(Noun, frozen=True, kw_only=True):
+    """`cache` is a folder for compiled models, so that the next start of the same model only reads them."""
+
+    cache: str = ""
 
 
 class OpenVinoRuntime:
@@ -60,7 +67,7 @@ class OpenVinoRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
-    """Read the graph. Raises CannotRun for another device than the processor."""
+    """Read the graph. Raises CannotRun for another device than the processor, BadInput for options that it has not."""
     if deployment.device != "cpu":
         raise CannotRun(f"openvino {openvino.__version__} runs on no NVIDIA GPU; use --device cpu")
     settings = {
@@ -71,5 +78,6 @@ def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
         "INFERENCE_PRECISION_HINT": "f32",
         # The process is bound to its cores already.
         "ENABLE_CPU_PINNING": False,
+        "CACHE_DIR": read_options(deployment, Options).cache,
     }
     return OpenVinoRuntime(openvino.Core().read_model(model), settings)

@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
-from medserve.spec import Deployment
+from medserve.spec import Deployment, Noun
+from serve.runtimes import read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
+
+
+class Options(Noun, frozen=True, kw_only=True):
+    """`cache` is a folder for compiled modules, so that the next start of the same model only reads them."""
+
+    cache: str = ""
 
 
 class StableHloRuntime:
@@ -54,11 +61,19 @@ class StableHloRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime:
-    """Deserialise the module for the deployment's device. Raises CannotRun without that device."""
+    """Deserialise the module for the deployment's device.
+
+    Raises CannotRun without that device, BadInput for options that it has not.
+    """
     # XLA's CPU client takes its threads from this variable when it starts, and has no other way to be told.
     os.environ["PJRT_NPROC"] = str(deployment.threads)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     jax.config.update("jax_platforms", deployment.device)
+    if cache := read_options(deployment, Options).cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        # Whatever was compiled, however fast or small it is.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     try:
         device = jax.devices(deployment.device)[0]
     except RuntimeError as error:
