@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.lossy import paired_change, relax
-from export.verify import compare, unproven
 from medserve import plugins, store
+from medserve.certificate import compare, unproven
 from medserve.spec import Certificate
 from medserve.study import Measure, Study, plan
 
