@@ -1,11 +1,12 @@
 """Compile caches that outlive the process: filled by the first start, read by the second, the same scores from both."""
 
+import json
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from conftest import Artifacts, run_stage, why_not
+from conftest import Artifacts, check_stage, run_stage, why_not
 from server_process import serving
 
 
@@ -32,6 +33,17 @@ def test_the_second_start_reads_what_the_first_compiled(runtime: str, artifact_o
     with serving(artifact, *words) as server:
         assert np.array_equal(server.infer(image).scores, first)
     assert files(cache) == filled
+
+
+def test_cold_starts_are_told_with_and_without_a_cache(artifact_of: Artifacts) -> None:
+    if reason := why_not("openvino_cpu"):
+        pytest.skip(reason)
+    done = check_stage("loadtest.benchmark", "cold", str(artifact_of("pytorch", "onnx")), "--repeats", "1", "--json")
+    found = [(one["runtime"], one["cache"]) for one in json.loads(done.stdout)]
+    assert found == [("onnx_runtime", ""), ("openvino_cpu", ""), ("openvino_cpu", "filled"), ("openvino_cpu", "read")]
+    for one in json.loads(done.stdout):
+        assert 0 < one["seconds"]["import_seconds"] < one["seconds"]["ready_seconds"]
+        assert one["seconds"]["ready_seconds"] <= one["seconds"]["first_answer_seconds"]
 
 
 @pytest.mark.parametrize("runtime", [name for name in FORMAT if not why_not(name)])

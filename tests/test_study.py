@@ -133,7 +133,7 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ('"synthetic"', '"bloodmist"', r"unknown dataset 'bloodmist' \(did you mean bloodmnist\?\)"),
         ('"cnn"', '"vit"', "unknown architecture 'vit'; there is: cnn"),
         ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
-        ('"onnx"', '"tflite"', "unknown format 'tflite'.*onnx"),
+        ('"onnx"', '"pickle"', "unknown format 'pickle'.*onnx"),
         ('"closed-1"', '"closed"', "unknown profile 'closed'.*closed-1"),
         ("[28, 64]", "[]", "'sizes' is empty"),
         ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),

@@ -154,7 +154,8 @@ def _table(title: str, heads: Iterable[str]) -> Table:
 
 
 def _who(row: Row, several: bool) -> tuple[str, str]:
-    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"]
+    reduced = f", {row['precision']}" if row["precision"] not in (None, "float32") else ""
+    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"] + reduced
 
 
 def _notes(rows: list[Row]) -> list[str]:

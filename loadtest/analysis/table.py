@@ -160,7 +160,7 @@ def _row(run: Run, one: Launched) -> Row:
         "throughput": sum(one.images for one in counted) / total if total else None,
         "accuracy": test and (certificate.accuracy if certificate and lossy else test.accuracy),
         "balanced_accuracy": test and (None if lossy else test.balanced_accuracy),
-        "auc": test and (None if lossy else test.auc),
+        "auc": test and (certificate.auc if certificate and lossy else test.auc),
         "variant": training.variant,
         "seed": training.recipe.seed,
         "parity_max_abs": certificate and certificate.max_abs,

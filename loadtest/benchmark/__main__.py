@@ -1,8 +1,9 @@
 """`python -m loadtest.benchmark`: how good the load generator, the statistics and the report are, against targets.
 
 `coverage` tries the analysis on simulated series, `report` writes that of a large run, `repeat` holds two runs of one
-study against one another. `load` is the generator: blocks of what it compares alternate, so that what the machine does
-meanwhile meets both alike. Servers have one core, the generator and the referees, one at a time, another. The parts:
+study against one another, `cold` starts servers. `load` is the generator: blocks of what it compares alternate, so that
+what the machine does meanwhile meets both alike. Servers have one core, the generator and the referees, one at a time,
+another. The parts:
 
 schedule   lag of the sendings, and dispersion of the arrivals, of Poisson schedules against the null server
 generator  requests a second of one Locust process on 8 connections to a server that does nothing, and cost of recording
@@ -154,6 +155,25 @@ def repeat(
     print(markdown(found))
     if turned := [one.name for one in found if one.turned]:
         raise CannotRun(f"{turned[0]}: faster in one run, slower in the other")
+
+
+@app.command()
+def cold(
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Folders of exported models.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Starts of each kind; the medians are told.")] = 5,
+    json: Json = False,
+) -> None:
+    """How long a server takes from its start to its first answer, and what a compile cache saves of it.
+
+    Example: python -m loadtest.benchmark cold runs/quick/artifacts/*
+    """
+    from loadtest.benchmark.cold import markdown, measure
+
+    found = list(measure(artifacts, repeats))
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+    else:
+        print("\n".join(markdown(found)))
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:

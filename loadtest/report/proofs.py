@@ -31,6 +31,8 @@ def certificates(facts: Facts) -> Table:
         name, kind = wording.framework(export.framework), wording.title(export.format)
         if export.framework != training.framework:
             kind += f", weights of {wording.framework(training.framework)}"
+        if export.precision != "float32":
+            kind += f", {export.precision}"
         first = [Cell(name, kind, hint=export.name, mark=mark)]
         first.append(Cell(str(training.size), value=training.size))
         if artifact is None:

@@ -1,7 +1,8 @@
 """A runtime is one file here, with READS (formats), REQUIRES (modules) and `load(artifact, deployment) -> Runtime`.
 
 One that does not run on every processor says so: DEVICES (the only ones, the usual one first), LIBRARIES (shared ones
-that it loads beside its modules), PROGRAMS (that must be on the path to export for it).
+that it loads beside its modules), PROGRAMS (that must be on the path to export for it). CACHES are those of its options
+that name a folder for what it compiles.
 
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """

@@ -11,6 +11,7 @@ REQUIRES = ("onnxruntime",)
 READS = ("onnx",)
 DEVICES = ("cuda",)
 LIBRARIES = ("nvinfer",)
+CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from serve.runtimes import read_options
 
 REQUIRES = ("openvino",)
 READS = ("onnx",)
+CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):

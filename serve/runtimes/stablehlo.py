@@ -17,6 +17,7 @@ from serve.runtimes import read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
+CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):

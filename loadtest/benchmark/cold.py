@@ -1,0 +1,81 @@
+"""Cold starts: from a fresh process to the first answer, without a compile cache, filling one, and reading it.
+
+Each repetition starts a server of every kind once, so that what the machine does meanwhile meets all alike.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+
+from loadtest.server import Server
+from medserve import machine, plugins, store
+from medserve.spec import Deployment
+
+PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
+"""Of `loadtest.server`: since the start of the process, but for `load_seconds`."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One kind of start: medians over repetitions, in seconds, and the largest memory that a server had."""
+
+    artifact: str
+    runtime: str
+    cache: str
+    seconds: dict[str, float]
+    peak_memory_bytes: int | None
+
+
+def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
+    """Start every artifact with each runtime that it is certified for. Raises CannotRun when one does not start."""
+    kinds = [kind for folder in folders for kind in _kinds(folder)]
+    found: dict[int, list[dict[str, float]]] = {index: [] for index in range(len(kinds))}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            for index, (folder, runtime, cache) in enumerate(kinds):
+                place = str(Path(scratch) / f"{folder.name}.{runtime}") if cache else None
+                found[index].append(_start(folder, runtime, place))
+    for index, (folder, runtime, cache) in enumerate(kinds):
+        peaks = [int(one["peak_memory_bytes"]) for one in found[index] if "peak_memory_bytes" in one]
+        yield Start(
+            artifact=folder.name,
+            runtime=runtime,
+            cache=cache,
+            seconds={name: round(median(one[name] for one in found[index]), 3) for name in PARTS},
+            peak_memory_bytes=max(peaks, default=None),
+        )
+
+
+def markdown(starts: Iterable[Start]) -> Iterator[str]:
+    """The lines of a table, one a start."""
+    yield "| artifact | runtime | compile cache | importing, s | loading, s | ready, s | answer, s | memory, MiB |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
+    for one in starts:
+        memory = "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 2**20:,.0f}"
+        cells = (one.artifact, one.runtime, one.cache, *(f"{one.seconds[name]:.2f}" for name in PARTS), memory)
+        yield f"| {' | '.join(cells)} |"
+
+
+def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    artifact = store.read_artifact(folder)
+    for proof in (artifact.certificate, *artifact.further):
+        caches = "cache" in plugins.literals("serve.runtimes", proof.runtime).get("CACHES", ())
+        if proof.valid:
+            # Filled first, then read: by the order in which they are started.
+            yield from ((folder, proof.runtime, cache) for cache in ("", *(("filled", "read") if caches else ())))
+
+
+def _start(folder: Path, runtime: str, cache: str | None) -> dict[str, float]:
+    options = {} if cache is None else {"cache": cache}
+    deployment = Deployment(artifact=folder.name, runtime=runtime, options=options)
+    with tempfile.TemporaryDirectory() as logs, np.load(folder / "golden.npz") as golden:
+        server = Server(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
+        try:
+            server.wait_ready()
+            server.answer_first(golden["images"][:1])
+            return server.facts()
+        finally:
+            server.stop()
