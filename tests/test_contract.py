@@ -79,8 +79,8 @@ def test_a_framework_stands_in_every_stage() -> None:
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(errors.BadInput, match=r"unknown dataset 'bloodmnst' \(did you mean bloodmnist\?\).*synthetic"):
         pick(DATASETS, "dataset", "bloodmnst")
-    with pytest.raises(errors.BadInput, match="unknown runtime 'tensorrt' .*there is: .*onnx_runtime"):
-        plugins.load("serve.runtimes", "tensorrt")
+    with pytest.raises(errors.BadInput, match="unknown runtime 'mxnet'.*there is: .*onnx_runtime"):
+        plugins.load("serve.runtimes", "mxnet")
 
 
 def test_a_plugin_whose_modules_are_missing_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
