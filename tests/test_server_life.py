@@ -78,7 +78,7 @@ def test_a_refusal_is_an_event_for_programs(empty: Path) -> None:
         "event": "error",
         "reason": done.stderr.decode().removeprefix("error: ").strip(),
     }
-    assert b"unknown runtime 'nul' (did you mean null?); there is: delay, null, onnx_runtime" in done.stderr
+    assert b"unknown runtime 'nul' (did you mean null?); there is: aotinductor, delay, " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -148,11 +148,7 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         ("head_rate", 0 < recipe.head_rate < float("inf"), "above 0"),
         ("hidden", recipe.hidden >= 0, "at least 0"),
         ("drop_out", 0 <= recipe.drop_out < 1, "from 0 to below 1"),
-        (
-            "trains",
-            recipe.trains == "all" or recipe.initial,
-            "all where no 'initial' weights are named: they are drawn",
-        ),
+        ("trains", recipe.trains == "all" or recipe.initial, "all, for without 'initial' the rest stays as drawn"),
     )
     for name, holds, expected in bounds:
         if not holds:
