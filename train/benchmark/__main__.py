@@ -44,7 +44,8 @@ def compare(framework: str, size: int, architecture: str, turns: int) -> Compare
     network = pick(ARCHITECTURES, "architecture", architecture)
     opened = data.open_dataset("synthetic", size)
     recipe = Recipe(epochs=turns + 1)
-    images, labels = np.ascontiguousarray(opened.images("train")), opened.labels("train")
+    # A copy, as users have it in memory, and not the mapped file.
+    images, labels = np.array(opened.images("train")), opened.labels("train")
     steps = len(labels) // recipe.batch
     rates = loop.learning_rates(recipe, recipe.epochs * steps)
     trainer = plugins.load("train.frameworks", framework).create(network, len(opened.classes), recipe, rates)
