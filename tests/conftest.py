@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,7 +78,8 @@ def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFac
     @functools.cache
     def make(framework: str, form: str, precision: str = "float32") -> Path:
         _need("export.frameworks", framework)
-        _need("serve.runtimes", FORMATS[form].runtime)
+        if reason := why_not(FORMATS[form].runtime):
+            pytest.skip(reason)
         checkpoint = checkpoint_of(framework)
         out = folder / f"{checkpoint.name}.{form}-{precision}"
         words = [word for name in readers(form) for word in ("--runtime", name)]
@@ -98,7 +100,10 @@ def why_not(name: str) -> str | None:
     """Why a runtime cannot be tried here, null where it can."""
     if absent := plugins.missing("serve.runtimes", name):
         return f"{name} needs {', '.join(absent)}, which is not installed"
-    if "cpu" not in plugins.literals("serve.runtimes", name).get("DEVICES", ("cpu",)) and not find_gpus():
+    said = plugins.literals("serve.runtimes", name)
+    if absent := [program for program in said.get("PROGRAMS", ()) if shutil.which(program) is None]:
+        return f"{name} needs {', '.join(absent)}, which is not on the path"
+    if "cpu" not in said.get("DEVICES", ("cpu",)) and not find_gpus():
         return f"{name} needs a GPU"
     return None
 

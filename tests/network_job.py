@@ -4,6 +4,7 @@ Weights, images and labels are drawn by NumPy, so every framework that runs this
 """
 
 import importlib
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,8 +36,13 @@ def patches(rng: np.random.Generator, size: int, *shape: int) -> NDArray[np.uint
 
 
 def forms(writes: Iterable[str], size: int) -> list[str]:
-    """The formats that are tried at a size: machine code takes a compiler's time, so it is made at one only."""
-    return [form for form in writes if FORMATS[form].compiled_by is None or size == SIZES[0]]
+    """The formats that are tried at a size: machine code takes a compiler and its time, so it is made at one only."""
+
+    def is_tried(form: str) -> bool:
+        programs = plugins.literals("serve.runtimes", FORMATS[form].runtime).get("PROGRAMS", ())
+        return not programs or (size == SIZES[0] and all(map(shutil.which, programs)))
+
+    return [form for form in writes if is_tried(form)]
 
 
 def main(framework: str, folder: Path) -> None:
