@@ -111,7 +111,14 @@ def test_a_master_and_workers_that_know_nothing_but_its_address(tmp_path: Path, 
 
 def workers_of(master: psutil.Process) -> list[psutil.Process]:
     """The forked workers, once they send."""
-    return [child for child in master.children() if "locust" in " ".join(child.cmdline())]
+    return [child for child in master.children() if is_locust(child)]
+
+
+def is_locust(child: psutil.Process) -> bool:
+    try:
+        return "locust" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:  # it ended while it was looked at
+        return False
 
 
 def test_when_a_worker_dies_the_record_of_the_others_is_kept_and_said_so(tmp_path: Path) -> None:
