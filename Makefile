@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-full bench-training bench-wrapper bench-load bench-statistics bench-report clean
+.PHONY: bench test test-full bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -28,6 +28,10 @@ bench-training: $(READY)
 # The wrapper's cost over a bare server, side by side in one run.
 bench-wrapper: $(READY)
 	$(BIN)/python -m serve.benchmark
+
+# The wrapper beside other servers, each in an environment of its own (build/peers, 1.5 GB); batching; JSON. 20 minutes.
+bench-serving: $(READY)
+	$(BIN)/python -m loadtest.benchmark serving
 
 # The load generator against its targets, and beside referees of other designs (wrk: Debian package wrk).
 bench-load: $(READY)
@@ -52,4 +56,4 @@ $(READY): pyproject.toml constraints.txt Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from loadtest.analysis import intervals, rulers
 from loadtest.samples import is_good
-from medserve.spec import Check
+from medserve.result import Check
 
 SLOPE = 0.02
 MEDIAN = 0.02, 0.15

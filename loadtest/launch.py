@@ -26,7 +26,8 @@ from loadtest.watch import Watch
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
-from medserve.spec import Artifact, Cell, Result, Window
+from medserve.result import Result, Window
+from medserve.spec import Artifact, Cell
 
 
 def launch(plan: Launch) -> list[str]:

@@ -22,7 +22,8 @@ from medserve import machine, store
 from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
 from medserve.progress import Progress
-from medserve.spec import Check, Deployment, Dispatch, LoadProfile, SelfTest
+from medserve.result import Check, SelfTest
+from medserve.spec import Deployment, Dispatch, LoadProfile
 from medserve.study import check_size
 from medserve.tables import DATASETS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from medserve import machine
-from medserve.spec import Window
+from medserve.result import Window
 from medserve.timing import now
 
 WINDOW_SECONDS = 1.0

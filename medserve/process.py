@@ -18,6 +18,7 @@ _PR_SET_PDEATHSIG = 1
 def start(
     arguments: Iterable[str],
     *,
+    stdin: int = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
@@ -25,7 +26,7 @@ def start(
     """Start `python -m ...` as a child that ends when this process ends, however it ends."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **(env or {}), PARENT: str(os.getpid())},

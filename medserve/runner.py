@@ -7,6 +7,7 @@ import fcntl
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from medserve import errors, machine, process, store
 from medserve.errors import BadInput
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, describe
-from medserve.spec import Cell, LoadProfile, Result, SelfTest
+from medserve.result import Result, SelfTest
+from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Export, Plan, Study, Training, plan, readers
 from medserve.tables import ROOFLINE, scores_file
 
@@ -57,7 +59,7 @@ def run(study: Study, out: Path, listen: Listener) -> int:
 class _Run:
     def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener) -> None:
         self._study, self._plan, self._out, self._listen = study, matrix, out, listen
-        launches = study.launches * len(matrix.deployed)
+        launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
         self._sizes = list(dict.fromkeys(d.export.training.size for d in matrix.deployed if _over_http(d)))
         self._jobs = Jobs(
             {
@@ -65,7 +67,7 @@ class _Run:
                 "train": len(matrix.trainings),
                 "export": len(matrix.exports),
                 "selftest": int(bool(self._sizes)),
-                **dict.fromkeys(KINDS, launches),
+                **{kind: study.launches * launched[kind] for kind in KINDS},
             }
         )
         self._data: dict[tuple[str, int], Prepared | str] = {}
@@ -117,7 +119,10 @@ class _Run:
 
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:
         """One fresh process of a deployment and its cells of this kind that are not done, in order."""
-        cells = tuple(cell for cell in deployed.cells if _kind(cell.profile) == kind and not self._is_done(cell, index))
+        asked = [cell for cell in deployed.cells if _kind(cell.profile) == kind]
+        if not asked:
+            return
+        cells = tuple(cell for cell in asked if not self._is_done(cell, index))
         data = self._prepare(deployed.export.training)
         if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():
             self._jobs.skip(kind)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from medserve import plugins
+from medserve import deployments, plugins
 from medserve.errors import BadInput, unknown
 from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
@@ -60,6 +60,7 @@ class Study(Noun, frozen=True, kw_only=True):
     transplanted into the others: one function in all deployments. `variants` are names with what each changes in the
     recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported and measured,
     all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far training spreads.
+    `dispatch` to `deadline_ms` are those of every deployment, one for each of `batch_images`.
     The report says how long training took to a validation accuracy of `target_accuracy`.
     """
 
@@ -78,6 +79,10 @@ class Study(Noun, frozen=True, kw_only=True):
     precisions: tuple[Precision, ...] = ("float32",)
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
+    queue: int = 128
+    batch_images: tuple[int, ...] = (1,)
+    batch_delay_ms: float = 1.0
+    deadline_ms: float | None = None
     launches: int = 3
     seeds: tuple[int, ...] = (0,)
     trained_in: str | None = None
@@ -187,13 +192,14 @@ def plan(study: Study) -> Plan:
                 exports += made
                 profiles = _profiles(study, size)
                 deployed += [
-                    _deployed(study, export, runtime, threads, profiles)
+                    _deployed(study, export, runtime, threads, batch_images, profiles)
                     for export in made
                     for runtime in readers(study, export.format)
                     for threads in dict.fromkeys((*study.threads, 0))
+                    for batch_images in study.batch_images
                 ]
                 if study.null:
-                    deployed.append(_deployed(study, made[0], "null", 1, profiles))
+                    deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=measured)
 
@@ -231,7 +237,7 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 def _check(study: Study) -> None:
     matrix = ("datasets", "sizes", "architectures", "frameworks", "formats", "precisions", "threads", "seeds")
-    for field in (*matrix, "measure"):
+    for field in (*matrix, "batch_images", "measure"):
         if not getattr(study, field):
             raise BadInput(f"'{field}' is empty; name at least one")
     for dataset in study.datasets:
@@ -277,7 +283,9 @@ def readers(study: Study, form: str) -> list[str]:
     return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
 
 
-def _deployed(study: Study, export: Export, runtime: str, threads: int, profiles: tuple[LoadProfile, ...]) -> Deployed:
+def _deployed(
+    study: Study, export: Export, runtime: str, threads: int, batch_images: int, profiles: tuple[LoadProfile, ...]
+) -> Deployed:
     deployment = Deployment(
         artifact=export.name,
         runtime=runtime,
@@ -285,9 +293,20 @@ def _deployed(study: Study, export: Export, runtime: str, threads: int, profiles
         threads=threads,
         batch_sizes=study.batch_sizes,
         dispatch=study.dispatch,
+        queue=study.queue,
+        batch_images=batch_images,
+        batch_delay_ms=study.batch_delay_ms,
+        deadline_ms=study.deadline_ms,
     )
+    deployments.check(deployment)
     offered = plugins.literals("serve.runtimes", runtime).get("TRAPS", ())
-    kept = tuple(profile for profile in profiles if _fits(study, profile, runtime, threads, offered))
+    kept = tuple(
+        profile
+        for profile in profiles
+        if _fits(study, profile, runtime, threads, offered)
+        # In process nothing waits, and so nothing is put together.
+        and (profile.mode != "in-process" or batch_images == study.batch_images[0])
+    )
     return Deployed(export=export, deployment=deployment, profiles=kept)
 
 

@@ -6,7 +6,6 @@ is pinned and its environment set.
 
 import gc
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from medserve import errors, machine, store
+from medserve import deployments, errors, machine, store
 from medserve.errors import BadInput
 from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
@@ -74,7 +73,7 @@ def serve(
         )
     else:
         asked = _decode("--deployment", deployment, Deployment)
-    _check(asked)
+    deployments.check(asked)
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
     _serve(folder, asked, host, port)
@@ -140,28 +139,6 @@ def _decode(option: str, text: str, kind: type[Value]) -> Value:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
         raise BadInput(f"{option} is not a {kind.__name__} in JSON: {error}") from None
-
-
-def _check(deployment: Deployment) -> None:
-    if deployment.threads < 0 or deployment.queue < 1:
-        raise BadInput(
-            f"threads is {deployment.threads} and queue {deployment.queue}; "
-            "expected at least 1 (or 0 threads: as many as usable cores)"
-        )
-    sizes = deployment.batch_sizes
-    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-        raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
-    if deployment.dispatch != "thread" and (deployment.batch_images > 1 or deployment.deadline_ms is not None):
-        raise BadInput(f"dispatch {deployment.dispatch} has no queue to batch or to wait in; choose thread")
-    if not 1 <= deployment.batch_images <= sizes[-1]:
-        raise BadInput(
-            f"batch_images is {deployment.batch_images}; expected 1 to {sizes[-1]}, the largest of batch_sizes"
-        )
-    times = {"batch_delay_ms": deployment.batch_delay_ms, "patience_seconds": deployment.patience_seconds}
-    for name, value in {**times, "deadline_ms": deployment.deadline_ms}.items():
-        # A delay may be none at all.
-        if value is not None and not (0 < value < math.inf or (value == 0 and name == "batch_delay_ms")):
-            raise BadInput(f"{name} is {value:g}; expected a positive number")
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

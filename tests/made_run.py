@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from loadtest import samples
 from medserve import store
 from medserve.certificate import compare
+from medserve.result import Result, Window
 from medserve.scores import score
-from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Result, Scores, Window
+from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Scores
 from medserve.study import Deployed, Export, Measure, Study, Training, plan
 from medserve.tables import DATASETS, FORMATS
 

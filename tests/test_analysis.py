@@ -27,7 +27,8 @@ from loadtest.analysis.summary import in_words, summarise
 from loadtest.analysis.table import read, rows
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Recipe, Result
+from medserve.result import Result
+from medserve.spec import Recipe
 from medserve.study import Measure, Study, plan
 
 KEYS = (

@@ -10,7 +10,8 @@ from loadtest.analysis.table import read, rows
 from loadtest.report import costs, facts
 from loadtest.server import Server
 from medserve import store
-from medserve.spec import Deployment, Result
+from medserve.result import Result
+from medserve.spec import Deployment
 from medserve.study import Measure
 
 PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")

@@ -14,7 +14,8 @@ from loadtest import inprocess, samples
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
-from medserve.spec import Cell, Deployment, LoadProfile, Result, Trap
+from medserve.result import Result
+from medserve.spec import Cell, Deployment, LoadProfile, Trap
 from medserve.tables import PROFILES
 from medserve.timing import now
 

@@ -28,7 +28,8 @@ from loadtest.payload import AUDITED
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import usable_cpus
-from medserve.spec import Cell, Deployment, LoadProfile, Result
+from medserve.result import Result
+from medserve.spec import Cell, Deployment, LoadProfile
 
 PIDFD_GETFD = 438
 """The number of pidfd_getfd(2), the same on all architectures."""

@@ -12,7 +12,8 @@ from test_report import Reader
 from loadtest.report import facts, ledgers, load, page, steadiness, wording
 from loadtest.report.model import Table
 from medserve import store
-from medserve.spec import Cell, Check, SelfTest, Window
+from medserve.result import Check, SelfTest, Window
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure
 
 USERS = {1: 1.0, 2: 1.2, 4: 2.1, 8: 4.0}

@@ -17,7 +17,7 @@ import pytest
 from conftest import Stage
 
 from medserve import store
-from medserve.spec import Check, Result, SelfTest
+from medserve.result import Check, Result, SelfTest
 
 MINI = """
 name = "mini"
@@ -74,7 +74,7 @@ def start(study: Path, out: Path) -> "subprocess.Popen[bytes]":
 
 def results(out: Path) -> dict[str, Result]:
     """By cell and launch."""
-    paths = out.glob("results/*/*/result.json")
+    paths = out.glob("results/*/[0-9]*/result.json")
     return {str(path.parent.relative_to(out / "results")): store.read_json(path, Result) for path in paths}
 
 

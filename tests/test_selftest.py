@@ -19,7 +19,7 @@ from loadtest import known_answers, samples, schedule, selftest
 from loadtest.report import facts, markdown, page, ruler
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Check, SelfTest
+from medserve.result import Check, SelfTest
 
 MS = 1_000_000
 START = 5_000 * MS

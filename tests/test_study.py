@@ -120,6 +120,18 @@ def test_what_is_served_is_the_first_seed_of_the_variants_that_are_named(tmp_pat
         read(tmp_path, f'{text}\n[variants.frozen]\ntrains = "head"\n')
 
 
+def test_a_study_asks_for_batches_and_deadlines(tmp_path: Path) -> None:
+    asked = 'title = "Mini"\ndispatch = "thread"\nbatch_images = [1, 8]\ndeadline_ms = 50.0\nqueue = 16'
+    plan = study.plan(read(tmp_path, MINIMAL.replace('title = "Mini"', asked).replace("[28, 64]", "[28]", 1)))
+    deployments = [deployed.deployment for deployed in plan.deployed]
+    assert [one.batch_images for one in deployments] == [1, 8, 1, 8, 1]
+    assert {(one.deadline_ms, one.queue, one.dispatch) for one in deployments} == {(50.0, 16, "thread")}
+    cells = [cell for deployed in plan.deployed for cell in deployed.cells]
+    assert len({cell.name for cell in cells}) == len(cells)
+    # Nothing waits in process.
+    assert {cell.deployment.batch_images for cell in cells if cell.profile.mode == "in-process"} == {1}
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = study.plan(read(tmp_path, text)).trainings
@@ -146,6 +158,9 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
+        ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue to batch"),
+        ('title = "Mini"', 'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]', "expected 1 to 32, the largest"),
+        ('title = "Mini"', 'title = "Mini"\nbatch_images = []', "'batch_images' is empty"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),
     ],
 )

@@ -16,7 +16,8 @@ from loadtest.analysis.verify import verify
 from loadtest.report import page
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Cell, Result
+from medserve.result import Result
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure
 
 MADE = study(sizes=(28,), frameworks=("pytorch", "keras_tf"), measure=(Measure(profiles=("in-process-1", "closed-1")),))

@@ -12,7 +12,8 @@ from loadtest.analysis import launches
 from loadtest.analysis.rendering import render, short
 from loadtest.analysis.table import Row, read, rows
 from medserve import store
-from medserve.spec import Cell, Check, Result, SelfTest, Window
+from medserve.result import Check, Result, SelfTest, Window
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure
 
 OPEN = "open-50"

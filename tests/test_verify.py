@@ -14,7 +14,8 @@ from loadtest.analysis.verify import seal, verify
 from loadtest.report import page
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Result
+from medserve.result import Result
+from medserve.spec import Artifact
 from medserve.study import Measure
 
 MADE = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1")),))

@@ -20,7 +20,8 @@ from loadtest.analysis.steady import Steady
 from loadtest.payload import CONNECTIONS
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import LoadProfile, Result, Window
+from medserve.result import Result, Window
+from medserve.spec import LoadProfile
 
 SHARES = (0.5, 0.9, 0.99)
 COMPARED = (0.5, 0.99)

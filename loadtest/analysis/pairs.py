@@ -10,7 +10,18 @@ from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
 
-SAME = ("dataset", "size", "architecture", "device", "threads", "variant", "seed", "precision", "profile")
+SAME = (
+    "dataset",
+    "size",
+    "architecture",
+    "device",
+    "threads",
+    "batch_images",
+    "variant",
+    "seed",
+    "precision",
+    "profile",
+)
 """What two cells must have in common to be compared."""
 
 Percentiles = Callable[[str], Mapping[int, float]]

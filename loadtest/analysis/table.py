@@ -13,7 +13,8 @@ from loadtest.analysis.verdicts import Row
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
-from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile, Result, SelfTest
+from medserve.result import Result, SelfTest
+from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
 from medserve.study import Deployed, Study, plan
 
 __all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]
@@ -144,6 +145,7 @@ def _row(run: Run, one: Launched) -> Row:
         "precision": None if null else deployed.export.precision,
         "device": cell.deployment.device,
         "threads": cell.deployment.threads,
+        "batch_images": cell.deployment.batch_images,
         "batch": profile.batch,
         "mode": profile.mode,
         "profile": profile.name,

@@ -9,7 +9,8 @@ from typing import Any
 from loadtest.analysis import compare
 from loadtest.analysis.knee import Rung, knee
 from loadtest.analysis.launches import COMPARED, LATE, Counted
-from medserve.spec import LoadProfile, SelfTest
+from medserve.result import SelfTest
+from medserve.spec import LoadProfile
 from medserve.tables import ROOFLINE
 
 Row = dict[str, Any]

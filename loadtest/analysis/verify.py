@@ -17,8 +17,9 @@ from loadtest.analysis import table
 from medserve import store
 from medserve.certificate import compare
 from medserve.errors import BadInput
+from medserve.result import Result, SelfTest
 from medserve.scores import score
-from medserve.spec import Artifact, Certificate, Checkpoint, Result, Scores, SelfTest
+from medserve.spec import Artifact, Certificate, Checkpoint, Scores
 from medserve.tables import scores_file
 
 PUBLISHED = "results.json"
@@ -29,7 +30,8 @@ SAME = 1e-9
 
 Manifest = Result | Artifact | Checkpoint | SelfTest
 MANIFESTS: tuple[tuple[str, type[Manifest]], ...] = (
-    ("results/*/*/result.json", Result),
+    # By the number of the launch: what a killed one left has a name that begins with a dot.
+    ("results/*/[0-9]*/result.json", Result),
     ("artifacts/*/artifact.json", Artifact),
     ("checkpoints/*/checkpoint.json", Checkpoint),
     ("selftest/selftest.json", SelfTest),

@@ -1,7 +1,8 @@
 """`python -m loadtest.benchmark`: how good the load generator, the statistics and the report are, against targets.
 
 `coverage` tries the analysis on simulated series, `report` writes that of a large run, `repeat` holds two runs of one
-study against one another, `cold` starts servers. `load` is the generator: blocks of what it compares alternate, so that
+study against one another, `cold` starts servers, `serving` sets the wrapper beside other servers. `load` is the
+generator: blocks of what it compares alternate, so that
 what the machine does meanwhile meets both alike. Servers have one core, the generator and the referees, one at a time,
 another. The parts:
 
@@ -25,7 +26,7 @@ from loadtest.benchmark import referees, rooflines
 from loadtest.benchmark.bench import Bench, Line
 from medserve import errors
 from medserve.errors import CannotRun
-from medserve.spec import Window
+from medserve.result import Window
 from medserve.tables import pick
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -107,7 +108,7 @@ def load(
             if bench.windows:
                 say(disturbed(name, bench.windows))
     if json:
-        _print_json(lines)
+        _print_json(_objects(lines))
 
 
 @app.command()
@@ -171,9 +172,56 @@ def cold(
 
     found = list(measure(artifacts, repeats))
     if json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        _print_json(found)
     else:
         print("\n".join(markdown(found)))
+
+
+@app.command()
+def serving(
+    artifact: Annotated[
+        Path | None,
+        typer.Argument(metavar="[ARTIFACT]", help="Exported ONNX model.", show_default="one of 28 px is made"),
+    ] = None,
+    peers: Annotated[str, typer.Option(help="Other servers, with commas; '' for none.")] = "all",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server; the medians are told.")] = 12,
+    requests: Annotated[int, typer.Option(min=100, help="Requests of a turn.")] = 1000,
+    environments: Annotated[Path, typer.Option(help="Folder for their environments, which are kept.")] = Path(
+        "build/peers"
+    ),
+    json: Json = False,
+) -> None:
+    """Measure the wrapper beside FastAPI, Starlette, LitServe, MLServer and BentoML; what batching gains; JSON.
+
+    Each is installed into an environment of its own, about 1.5 GB together, and stands still while others are measured.
+    Exit code 1 when a target is missed. Example: python -m loadtest.benchmark serving --rounds 3
+    """
+    from loadtest.benchmark.serving import batching, decoding
+    from loadtest.benchmark.serving import peers as others
+
+    names = [peer.name for peer in others.PEERS]
+    chosen = names if peers == "all" else [name for name in peers.split(",") if name]
+    for name in chosen:
+        pick(dict.fromkeys(names), "peer", name)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(Path(scratch), 1.0, artifact)
+        model = (artifact or others.train_and_export(bench, tell)).resolve()
+        rows = others.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        lines = [
+            *others.targets(rows),
+            *batching.gains(bench, model, rounds, requests, tell),
+            *decoding.decoders(10 * rounds),
+        ]
+    if json:
+        _print_json({"servers": rows, "figures": _objects(lines)})
+        _judge(lines)
+    else:
+        print("\n".join(others.markdown(rows)), end="\n\n")
+        _tell(lines, json)
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:
@@ -186,13 +234,20 @@ def _tell(lines: Iterable[Line], json: bool) -> None:
         if not json:
             print(as_markdown(line), flush=True)
     if json:
-        _print_json(kept)
-    if missed := [f"{line.part}, {line.name}" for line in kept if line.ok is False]:
-        raise CannotRun(f"{len(missed)} of {len(kept)} figures miss their target: {missed[0]}")
+        _print_json(_objects(kept))
+    _judge(kept)
 
 
-def _print_json(lines: Iterable[Line]) -> None:
-    told = [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
+def _judge(lines: Sequence[Line]) -> None:
+    if missed := [f"{line.part}, {line.name}" for line in lines if line.ok is False]:
+        raise CannotRun(f"{len(missed)} of {len(lines)} figures miss their target: {missed[0]}")
+
+
+def _objects(lines: Iterable[Line]) -> list[dict[str, object]]:
+    return [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
+
+
+def _print_json(told: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
 
 

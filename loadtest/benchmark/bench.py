@@ -17,7 +17,8 @@ from loadtest.watch import Watch
 from medserve import machine, process, store
 from medserve.empty import empty_artifact
 from medserve.errors import CannotRun
-from medserve.spec import Deployment, LoadProfile, Window
+from medserve.result import Window
+from medserve.spec import Deployment, LoadProfile
 
 SIZE = 28
 ROUNDS = 3
@@ -67,7 +68,7 @@ class Bench:
         """A server that is ready; without an artifact, of a runtime that needs no model."""
         folder = self.new()
         artifact = artifact or empty_artifact(folder, size)
-        deployment = Deployment(artifact=artifact.name, runtime=runtime, batch_sizes=(1,), **rest)
+        deployment = Deployment(artifact=artifact.name, runtime=runtime, **{"batch_sizes": (1,)} | rest)
         server = Server(artifact, deployment, self.server_cpus, folder)
         try:
             server.wait_ready()

@@ -17,7 +17,8 @@ import typer
 
 from loadtest import samples
 from medserve import errors, store
-from medserve.spec import Cell, Deployment, LoadProfile, Result
+from medserve.result import Result
+from medserve.spec import Cell, Deployment, LoadProfile
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER")]

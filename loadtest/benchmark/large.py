@@ -16,7 +16,8 @@ import typer
 from loadtest import samples
 from medserve import errors, machine, store
 from medserve.empty import empty_artifact
-from medserve.spec import Artifact, Cell, Epoch, Result, Scores
+from medserve.result import Result
+from medserve.spec import Artifact, Cell, Epoch, Scores
 from medserve.study import Deployed, Export, Measure, Study, plan
 
 SAMPLES = 10_000_000

@@ -28,7 +28,7 @@ CONNECTIONS = 32
 
 
 class Exchange:
-    """One connection and the request that is under way on it."""
+    """One connection and the request that is under way on it, of which `answer` has come."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address)
@@ -36,11 +36,11 @@ class Exchange:
         self.socket.setblocking(False)
         self.row = -1
         self._unsent = memoryview(b"")
-        self._answer = b""
+        self.answer = b""
 
     def begin(self, row: int, request: bytes) -> None:
         """Send request number `row`, or as much of it as the socket takes."""
-        self.row, self._unsent, self._answer = row, memoryview(request), b""
+        self.row, self._unsent, self.answer = row, memoryview(request), b""
         self.push()
 
     def push(self) -> bool:
@@ -54,14 +54,14 @@ class Exchange:
         part = self.socket.recv(1 << 16)
         if not part:
             raise CannotRun("the server closed a connection of the referee")
-        self._answer += part
-        end = self._answer.find(b"\r\n\r\n")
+        self.answer += part
+        end = self.answer.find(b"\r\n\r\n")
         if end < 0:
             return None
-        length = LENGTH.search(self._answer[: end + 2])
+        length = LENGTH.search(self.answer[: end + 2])
         if length is None:
             raise CannotRun("the server's answer says no Content-Length, which the referee needs")
-        return int(self._answer[9:12]) if len(self._answer) >= end + 4 + int(length[1]) else None
+        return int(self.answer[9:12]) if len(self.answer) >= end + 4 + int(length[1]) else None
 
 
 def open_loop(

@@ -14,7 +14,18 @@ Group = dict[str, Row]
 """The rows of one deployment by profile."""
 Medians = Mapping[str, Mapping[int, float]]
 """Milliseconds of each launch by its block, by cell."""
-SAME = ("dataset", "size", "architecture", "framework", "device", "threads", "variant", "seed", "profile")
+SAME = (
+    "dataset",
+    "size",
+    "architecture",
+    "framework",
+    "device",
+    "threads",
+    "batch_images",
+    "variant",
+    "seed",
+    "profile",
+)
 """A native row and an ONNX row are compared when they agree in these."""
 
 

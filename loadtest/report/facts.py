@@ -13,7 +13,8 @@ from loadtest.report import comparison, wording
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
-from medserve.spec import Artifact, Checkpoint, LoadProfile, Result, SelfTest
+from medserve.result import Result, SelfTest
+from medserve.spec import Artifact, Checkpoint, LoadProfile
 from medserve.study import Plan, Study, Training, plan
 
 

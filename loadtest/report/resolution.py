@@ -81,6 +81,17 @@ def _bounded(found: Bounded) -> Cell:
 
 def _series(facts: Facts, profile: str) -> list[list[Row]]:
     """The rows of one deployment at all its sizes, for each deployment that has several."""
-    keys = ("dataset", "architecture", "framework", "format", "runtime", "device", "threads", "variant", "seed")
+    keys = (
+        "dataset",
+        "architecture",
+        "framework",
+        "format",
+        "runtime",
+        "device",
+        "threads",
+        "batch_images",
+        "variant",
+        "seed",
+    )
     rows = [row for row in facts.rows if row["profile"] == profile and row["status"] == "done"]
     return [group for group in comparison.grouped(rows, *keys).values() if len({row["size"] for row in group}) > 1]

@@ -9,6 +9,7 @@ from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table, Terms
 from loadtest.report.wording import ABSENT
 from medserve.progress import duration
+from medserve.study import Study
 from medserve.tables import DATASETS
 
 
@@ -109,7 +110,7 @@ def launches(facts: Facts) -> Terms:
             f"{study.launches}, each in a fresh process, in a new random order of the deployments",
         ),
         ("Cells measured", f"{done:,} of {asked:,} (deployment, way of measuring, launch)"),
-        ("Dispatch", f"{study.dispatch}; batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"),
+        ("Dispatch", _dispatch(study)),
     ]
     items += [(name, _join(found)) for name, found in lengths.items()]
     if started:
@@ -152,6 +153,16 @@ def shared_cores(facts: Facts) -> bool:
         if ours & theirs:
             return True
     return False
+
+
+def _dispatch(study: Study) -> str:
+    words = [study.dispatch, f"batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"]
+    if max(study.batch_images) > 1:
+        images = " or ".join(map(str, study.batch_images))
+        words.append(f"up to {images} images put together, waiting for at most {study.batch_delay_ms:g} ms")
+    if study.deadline_ms is not None:
+        words.append(f"a deadline of {study.deadline_ms:g} ms")
+    return "; ".join(words)
 
 
 def _join(words: Iterable[str]) -> str:

@@ -162,7 +162,7 @@ class Labels:
     """Names deployments by what tells them apart within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        names = ("precision", "architecture", "device", "threads", "variant", "seed")
+        names = ("precision", "architecture", "device", "threads", "batch_images", "variant", "seed")
         self._varying = {name for name in names if _differ(rows, name)}
 
     def kind(self, row: Row) -> str:
@@ -181,6 +181,7 @@ class Labels:
             "architecture": row["architecture"],
             "device": row["device"],
             "threads": several(row["threads"], "thread"),
+            "batch_images": f"batches of up to {row['batch_images']}",
             "variant": row["variant"],
             "seed": f"seed {row['seed']}",
         }

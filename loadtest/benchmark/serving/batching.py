@@ -1,0 +1,111 @@
+"""What putting requests together gains, beside what the model's own times say that it can.
+
+Served one by one, a request costs the time of one image and what the server itself takes; of a batch it costs its share
+of the batch's time, and the same for the server. The server's part is that of the null runtime, under the same load.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from loadtest.benchmark.bench import Bench, Line
+from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
+from loadtest.benchmark.serving.environments import InProcess
+from loadtest.benchmark.serving.peers import MODEL_FILE, golden_image
+from loadtest.server import Server
+from medserve import machine, wire
+
+CONNECTIONS = (8, 16)
+"""So many connections, and as many images a batch."""
+DELAY_MS = 5.0
+SHARE = 0.8
+ALONE = 1.05
+
+
+class _Served(NamedTuple):
+    """A runtime in servers by their largest batch, and what its batches take in process by their images, in seconds."""
+
+    servers: dict[int, Server]
+    seconds: Callable[[int], float]
+    requests: int
+
+
+def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[str], None]) -> Iterator[Line]:
+    """What batching gains of what it can, and what it costs one connection; `model` is an artifact in ONNX.
+
+    Of the model, and of a runtime to which a batch is no more than an image.
+    """
+    with ExitStack() as stack:
+
+        def serve(runtime: str, batch: int, **rest: Any) -> Server:
+            sizes = tuple(size for size in (1, 2, 4, 8, 16) if size <= batch)
+            return stack.enter_context(
+                bench.serving(runtime, dispatch="thread", batch_images=batch, batch_sizes=sizes, **rest)
+            )
+
+        alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
+        stack.callback(alone.stop)
+        delays = {"delays_ms": [DELAY_MS]}
+        batches = (1, *CONNECTIONS)
+        kinds = {
+            "model": _Served(
+                {batch: serve("onnx_runtime", batch, artifact=model) for batch in batches},
+                lambda images: median(alone.times(images, count // images).tolist()) / 1e9,
+                count,
+            ),
+            f"{DELAY_MS:g} ms for any batch": _Served(
+                {batch: serve("delay", batch, options=delays) for batch in batches},
+                lambda _: DELAY_MS / 1e3,
+                count // 2,
+            ),
+        }
+        null = serve("null", 1)
+        headers, body = wire.encode_request(golden_image(model)[None])
+
+        def load(server: Server, connections: int, requests: int) -> tuple[float, float]:
+            """Requests a second, and the median latency in microseconds."""
+            url = f"{server.url}/v2/models/{server.model}/infer"
+            block = closed_loop(url, whole_request(url, headers, body), connections, requests)
+            return block.per_second, median(block.latencies.tolist()) / 1e3
+
+        stack.callback(machine.pin, machine.usable_cpus())
+        machine.pin(bench.client_cpus)
+        measured, predicted, alone_ratios = (defaultdict[Any, list[float]](list) for _ in range(3))
+        for number in range(rounds):
+            tell(f"batching, round {number + 1} of {rounds}")
+            for connections in CONNECTIONS:
+                floor = 1 / load(null, connections, count)[0]
+                for name, kind in kinds.items():
+                    one, many = (load(kind.servers[batch], connections, kind.requests)[0] for batch in (1, connections))
+                    measured[name, connections].append(many / one)
+                    share = kind.seconds(connections) / connections
+                    predicted[name, connections].append((kind.seconds(1) + floor) / (share + floor))
+            for name, kind in kinds.items():
+                without, batching = (load(kind.servers[batch], 1, kind.requests)[1] for batch in (1, CONNECTIONS[0]))
+                alone_ratios[name].append(batching / without)
+    for (name, connections), ratios in measured.items():
+        hoped = predicted[name, connections]
+        shares = [ratio / hope for ratio, hope in zip(ratios, hoped, strict=True)]
+        yield Line(
+            part="batching",
+            name=f"{name}, {connections} connections: gain, of what can be",
+            value=median(shares),
+            low=SHARE,
+            note=f"{median(ratios):.2f} times the throughput, of {median(hoped):.2f}; {_range(shares)}",
+        )
+    for name, ratios in alone_ratios.items():
+        yield Line(
+            part="batching",
+            name=f"{name}, one connection: p50 with batching to that without",
+            value=median(ratios),
+            high=ALONE,
+            note=_range(ratios),
+        )
+
+
+def _range(values: list[float]) -> str:
+    return f"rounds {min(values):.3f} to {max(values):.3f}"

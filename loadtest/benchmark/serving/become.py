@@ -1,0 +1,13 @@
+"""`python -m loadtest.benchmark.serving.become PROGRAM...`: become a program of another environment.
+
+It ends with its parent, which nobody can ask of a program that knows nothing of medserve.
+"""
+
+import os
+import sys
+
+from medserve import process
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606  # the benchmark's own words

@@ -1,0 +1,78 @@
+"""A client that costs little and the same for all: the same bytes again and again, on one connection or several."""
+
+import selectors
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.benchmark.poller import Exchange
+from loadtest.payload import PATIENCE
+from medserve.errors import CannotRun
+from medserve.timing import now, quiet_collector
+
+
+class Block(NamedTuple):
+    """int64 nanoseconds of each request, the rate at which all were answered, and the body of the last answer."""
+
+    latencies: NDArray[np.int64]
+    per_second: float
+    body: bytes
+
+
+def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block:
+    """Send `count` requests; each connection sends its next one when it has the answer to its last.
+
+    Raises CannotRun when an answer is not a 200.
+    """
+    parts = urlsplit(url)
+    latencies = np.zeros(count, np.int64)
+    selector = selectors.DefaultSelector()
+    sent_at: dict[int, int] = {}
+    sent = answered = 0
+    try:
+        with quiet_collector():
+            start = now()
+            for _ in range(min(connections, count)):
+                exchange = Exchange((parts.hostname or "", parts.port or 80))
+                selector.register(exchange.socket, selectors.EVENT_READ, exchange)
+                sent_at[sent] = now()
+                _send(exchange, sent, request)
+                sent += 1
+            while answered < count:
+                ready = selector.select(PATIENCE)
+                if not ready:
+                    raise CannotRun(f"{url} has not answered for {PATIENCE:g} s")
+                for key, _ in ready:
+                    exchange = key.data
+                    if (status := exchange.pull()) is None:
+                        continue
+                    time = now()
+                    latencies[exchange.row] = time - sent_at.pop(exchange.row)
+                    answered += 1
+                    if status != 200:
+                        raise CannotRun(f"{url} answered {exchange.answer[:500].decode(errors='replace')!r}")
+                    if sent < count:
+                        sent_at[sent] = time
+                        _send(exchange, sent, request)
+                        sent += 1
+            seconds = (now() - start) / 1e9
+    finally:
+        for key in list(selector.get_map().values()):
+            key.data.socket.close()
+        selector.close()
+    return Block(latencies, count / seconds, exchange.answer.partition(b"\r\n\r\n")[2])
+
+
+def whole_request(url: str, headers: dict[str, str], body: bytes) -> bytes:
+    """A POST as it goes over the wire."""
+    parts = urlsplit(url)
+    lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
+    return "\r\n".join([f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", *lines, "", ""]).encode() + body
+
+
+def _send(exchange: Exchange, row: int, request: bytes) -> None:
+    exchange.begin(row, request)
+    while exchange.push():
+        pass

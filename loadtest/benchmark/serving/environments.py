@@ -1,0 +1,141 @@
+"""Environments of other people's servers, one for each, and the programs that run in them."""
+
+import json
+import socket
+import subprocess
+import time
+import venv
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from medserve import machine, process
+from medserve.errors import CannotRun
+
+APPLICATIONS = Path(__file__).parent / "applications"
+
+
+def install(folder: Path, packages: Sequence[str]) -> Path:
+    """The folder of the programs of an environment with `packages`, made where it is missing or has others.
+
+    Raises CannotRun with pip's last line when they cannot be installed.
+    """
+    ready, wanted = folder / "packages.txt", "\n".join(packages)
+    if not ready.is_file() or ready.read_text() != wanted:
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+            raise CannotRun(f"{folder.name} cannot be installed: {lines[-1]}")
+        ready.write_text(wanted)
+    return folder / "bin"
+
+
+def versions(programs: Path) -> dict[str, str]:
+    """Every package of an environment, and its version."""
+    words = [str(programs / "python"), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
+    listed = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    return {one["name"]: one["version"] for one in listed}
+
+
+class Program:
+    """A program and all its children on `cpus`, which can be made to stand still while others are measured."""
+
+    def __init__(self, words: Sequence[str], cpus: tuple[int, ...], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        before = machine.usable_cpus()
+        machine.pin(cpus)  # a child inherits it
+        try:
+            with log.open("wb") as out:
+                self._child = process.start(
+                    ["-m", "loadtest.benchmark.serving.become", *words],
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env={"PYTHONPATH": str(APPLICATIONS), **env},
+                )
+        finally:
+            machine.pin(before)
+
+    def wait_listening(self, port: int, seconds: float) -> None:
+        """Return when something listens on the port. Raises CannotRun when nothing does, with the log's last line."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                return
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise CannotRun(f"{self.log.stem} does not listen: {process.last_line(self.log)}")
+            time.sleep(0.1)
+
+    def suspend(self) -> None:
+        """Let it stand still."""
+        for one in self._all():
+            one.suspend()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        for one in self._all():
+            one.resume()
+
+    def cpu_times(self) -> tuple[float, float]:
+        """Seconds that all its processes have used together, in their own code and in the system."""
+        times = [one.cpu_times() for one in self._all()]
+        return sum(one.user for one in times), sum(one.system for one in times)
+
+    def stop(self) -> None:
+        """End it and its children."""
+        family = self._all()
+        self.resume()
+        process.stop(self._child)
+        for one in psutil.wait_procs(family, timeout=5.0)[1]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+    def _all(self) -> list[psutil.Process]:
+        if self._child.poll() is not None:
+            return []
+        parent = psutil.Process(self._child.pid)
+        return [parent, *parent.children(recursive=True)]
+
+
+class InProcess:
+    """The model in a process of an environment that does nothing else: how long a prediction takes without a server."""
+
+    def __init__(self, python: Path, model: Path, cpus: tuple[int, ...]) -> None:
+        before = machine.usable_cpus()
+        machine.pin(cpus)
+        try:
+            self._child = process.start(
+                ["-m", "loadtest.benchmark.serving.become", str(python), str(APPLICATIONS / "onnx_model.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={"MODEL": str(model)},
+            )
+        finally:
+            machine.pin(before)
+
+    def times(self, images: int, count: int) -> NDArray[np.int64]:
+        """int64 nanoseconds of `count` predictions of so many images each."""
+        return np.array(json.loads(self._ask(f"time {images} {count}")), np.int64)
+
+    def scores(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the model says of one (H, W, C) image: float32 (classes,)."""
+        return np.array(json.loads(self._ask(f"score {json.dumps(image.tolist())}")), np.float32)
+
+    def stop(self) -> None:
+        """End it."""
+        with self._child:  # closes its pipes
+            process.stop(self._child)
+
+    def _ask(self, line: str) -> bytes:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(line.encode() + b"\n")
+        self._child.stdin.flush()
+        if answer := self._child.stdout.readline():
+            return answer
+        raise CannotRun("the model in process ended: its own lines above say why")
