@@ -37,6 +37,37 @@ STATUSES = {
 }
 
 
+class Joined:
+    """A transport that holds the head of an answer back until the body comes: one system call, one packet.
+
+    uvicorn writes them apart; each write goes through the whole network stack and wakes the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+
+    def write(self, data: bytes) -> None:
+        """Write, but for a head, which is held. A provisional one (100 Continue) is no head of an answer."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head to which no body came: the answer to HEAD."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Close, when all is written."""
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, with errors in JSON, bodies handed over whole, and bounds on what a client may do.
 
@@ -53,6 +84,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Refuse a connection that is one too many."""
         super().connection_made(transport)  # type: ignore[arg-type]  # a TCP server's
+        self.transport = Joined(self.transport)  # type: ignore[assignment]  # what uvicorn uses of one
         if len(self.connections) > CONNECTIONS:
             self.refuse(503, f"there are {CONNECTIONS} connections already; try again.")
 
@@ -87,6 +119,11 @@ class Protocol(HttpToolsProtocol):
             cycle.on_response = self._release
         cycle.more_body = False
         cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request."""
+        self.transport.flush()  # type: ignore[attr-defined]  # see Joined
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what the connection held."""
