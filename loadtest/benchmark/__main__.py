@@ -196,10 +196,10 @@ def serving(
     Each is installed into an environment of its own, about 1.5 GB together, and stands still while others are measured.
     Exit code 1 when a target is missed. Example: python -m loadtest.benchmark serving --rounds 3
     """
-    from loadtest.benchmark.serving import batching, decoding
-    from loadtest.benchmark.serving import peers as others
+    from loadtest.benchmark.serving import batching, decoding, turns
+    from loadtest.benchmark.serving.peers import PEERS
 
-    names = [peer.name for peer in others.PEERS]
+    names = [peer.name for peer in PEERS]
     chosen = names if peers == "all" else [name for name in peers.split(",") if name]
     for name in chosen:
         pick(dict.fromkeys(names), "peer", name)
@@ -209,10 +209,10 @@ def serving(
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = (artifact or others.train_and_export(bench, tell)).resolve()
-        rows = others.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        model = (artifact or turns.train_and_export(bench, tell)).resolve()
+        rows = turns.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
         lines = [
-            *others.targets(rows),
+            *turns.targets(rows),
             *batching.gains(bench, model, rounds, requests, tell),
             *decoding.decoders(10 * rounds),
         ]
@@ -220,7 +220,7 @@ def serving(
         _print_json({"servers": rows, "figures": _objects(lines)})
         _judge(lines)
     else:
-        print("\n".join(others.markdown(rows)), end="\n\n")
+        print("\n".join(turns.markdown(rows)), end="\n\n")
         _tell(lines, json)
 
 

@@ -41,8 +41,7 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
                 _send(exchange, sent, request)
                 sent += 1
             while answered < count:
-                # Without sleeping: a core that must wake up first is no cost of the server, and who sends the head of
-                # an answer apart would seem the faster for it, because it wakes the client early.
+                # Without sleeping: a core that must wake up first is no cost of the server, and hides most of what is.
                 ready = selector.select(0)
                 if not ready and now() > heard + PATIENCE * 1e9:
                     raise CannotRun(f"{url} has not answered for {PATIENCE:g} s")
