@@ -33,8 +33,8 @@ from medserve.study import Measure, Study, plan
 
 KEYS = (
     "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, precision, device, threads, "
-    "batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, p50_ms, "
-    "p50_low, p50_high, "
+    "batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, "
+    "p50_ms, p50_low, p50_high, "
     "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_sent_ms, p99_sent_ms, p50_closed_ms, p99_closed_ms, "
     "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "
     "decisions_changed, "

@@ -32,6 +32,7 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         "precision": "float32",
         "device": "cpu",
         "threads": 1,
+        "batch_images": 1,
         "seed": 0,
         "profile": profile,
         "trap": next((trap for trap in TRAPS if profile.endswith(trap)), None),
