@@ -155,7 +155,8 @@ def _table(title: str, heads: Iterable[str]) -> Table:
 
 def _who(row: Row, several: bool) -> tuple[str, str]:
     reduced = f", {row['precision']}" if row["precision"] not in (None, "float32") else ""
-    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"] + reduced
+    batched = f", batches of {row['batch_images']}" if row["batch_images"] > 1 else ""
+    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"] + reduced + batched
 
 
 def _notes(rows: list[Row]) -> list[str]:

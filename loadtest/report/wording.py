@@ -181,7 +181,7 @@ class Labels:
             "architecture": row["architecture"],
             "device": row["device"],
             "threads": several(row["threads"], "thread"),
-            "batch_images": f"batches of up to {row['batch_images']}",
+            "batch_images": f"batches of up to {row['batch_images']}" if row["batch_images"] > 1 else "no batching",
             "variant": row["variant"],
             "seed": f"seed {row['seed']}",
         }
