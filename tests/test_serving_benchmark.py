@@ -131,3 +131,17 @@ def test_an_unknown_peer_is_refused(stage: Stage) -> None:
     done = stage("loadtest.benchmark", "serving", "--peers", "Starlet")
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown peer 'Starlet'" in done.stderr
+
+
+def test_what_is_no_onnx_artifact_is_refused_before_anything_is_installed(
+    artifact_of: Artifacts, stage: Stage, tmp_path: Path
+) -> None:
+    for folder, line in (
+        (tmp_path / "nowhere", "nowhere/artifact.json: no such file"),
+        (artifact_of("pytorch", "torchscript"), "its format is torchscript; all these servers run onnx"),
+    ):
+        done = stage("loadtest.benchmark", "serving", str(folder), "--environments", str(tmp_path / "peers"))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert line in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "peers").exists()

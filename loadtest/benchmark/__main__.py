@@ -209,7 +209,7 @@ def serving(
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = (artifact or turns.train_and_export(bench, tell)).resolve()
+        model = turns.check_model(artifact or turns.train_and_export(bench, tell))
         rows = turns.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
         lines = [
             *turns.targets(rows),

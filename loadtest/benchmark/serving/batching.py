@@ -39,12 +39,15 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
 
     Of the model, and of a runtime to which a batch is no more than an image.
     """
+    image = golden_image(model)
     with ExitStack() as stack:
 
         def serve(runtime: str, batch: int, **rest: Any) -> Server:
             sizes = tuple(size for size in (1, 2, 4, 8, 16) if size <= batch)
             return stack.enter_context(
-                bench.serving(runtime, dispatch="thread", batch_images=batch, batch_sizes=sizes, **rest)
+                bench.serving(
+                    runtime, size=len(image), dispatch="thread", batch_images=batch, batch_sizes=sizes, **rest
+                )
             )
 
         alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
@@ -64,7 +67,7 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
             ),
         }
         null = serve("null", 1)
-        headers, body = wire.encode_request(golden_image(model)[None])
+        headers, body = wire.encode_request(image[None])
 
         def load(server: Server, connections: int, requests: int) -> tuple[float, float]:
             """Requests a second, and the median latency in microseconds."""

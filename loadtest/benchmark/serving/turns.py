@@ -23,8 +23,8 @@ from loadtest.benchmark.serving import peers
 from loadtest.benchmark.serving.closed_loop import Block, closed_loop, whole_request
 from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
-from medserve import machine
-from medserve.errors import CannotRun
+from medserve import machine, store
+from medserve.errors import BadInput, CannotRun
 
 CONNECTIONS = 8
 WARMUP = 50
@@ -214,6 +214,13 @@ def train_and_export(bench: Bench, tell: Callable[[str], None]) -> Path:
     run("train", "run", "--dataset", "synthetic", "--size", str(SIZE), "--set", "epochs=1", "--out", str(checkpoint))
     run("export", str(checkpoint), "--format", "onnx", "--out", str(artifact))
     return artifact
+
+
+def check_model(model: Path) -> Path:
+    """The artifact, before anything is installed for it. Raises BadInput for one that is damaged, or not ONNX."""
+    if (form := store.read_artifact(model).format) != "onnx":
+        raise BadInput(f"{model}: its format is {form}; all these servers run onnx, which `medserve export` writes")
+    return model.resolve()
 
 
 def golden_image(model: Path) -> Image:
