@@ -70,8 +70,7 @@ class Codec(NamedTuple):
     """How a route reads a body (and the header that says where its JSON ends), and answers.
 
     No valid body is above `limit` bytes; `most` says why. Its decoding takes at most `peak_bytes` of memory.
-    `encodings` are the content encodings that are read. `is_cheap` says of a body of so many bytes, and of the header
-    that says where its JSON ends, whether it is decoded in the event loop.
+    `encodings` are the content encodings that are read.
     """
 
     decode: Callable[[bytes, str | None], Any]
@@ -80,7 +79,7 @@ class Codec(NamedTuple):
     most: str
     peak_bytes: int
     encodings: tuple[bytes, ...]
-    is_cheap: Callable[[int, str | None], bool]
+    is_file: bool
 
 
 class App:
@@ -105,7 +104,7 @@ class App:
             # As it came compressed or in pieces, as a whole, its numbers alone, and its pixels.
             peak_bytes=3 * limit + pixels,
             encodings=tuple(bodies.WINDOWS),
-            is_cheap=lambda size, head_length: head_length is not None or size <= LARGE_JSON,
+            is_file=False,
         )
         files = Codec(
             decode=lambda body, _: images.decode(body, shape),
@@ -114,7 +113,7 @@ class App:
             most="one image file",
             peak_bytes=images.PEAK_BYTES,
             encodings=(),
-            is_cheap=lambda _size, _head_length: False,
+            is_file=True,
         )
         self.largest_body = max(tensors.limit, files.limit)
         self.largest_request = max(tensors.peak_bytes, files.peak_bytes)
@@ -164,14 +163,18 @@ class App:
             raise Refusal(403, "requests of web pages (with the header Origin) are refused; let a proxy remove it")
         if int(given.get(b"content-length", b"0")) > route.limit:
             raise _too_large(route)
-        head_length, encoding = _text(given.get(b"inference-header-content-length")), _encoding(route, given)
+        end = given.get(b"inference-header-content-length")
+        head_length = None if end is None else end.decode("latin-1")
+        encoding = _encoding(route, given) if b"content-encoding" in given else None
         try:
             message = await receive()
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 body = await bodies.rest(body, receive, route.limit)
             complete = now()
-            if route.is_cheap(len(body), head_length) if encoding is None else route.is_cheap(route.limit, None):
+            if encoding is None and (head_length is not None or len(body) <= LARGE_JSON) and not route.is_file:
+                request: DecodedRequest = route.decode(body, head_length)
+            elif encoding is not None and route.limit <= LARGE_JSON:
                 request = _decode(route, body, head_length, encoding)
             else:
                 request = await self.decoding(partial(_decode, route, body, head_length, encoding), self._timeout)
@@ -187,7 +190,8 @@ class App:
         del message, body
         decoded = now()
         try:
-            scores, started, done = await self._infer(request.images, self._left(request, decoded - complete))
+            timeout = request.timeout_ns if self._timeout is None else self._left(request, decoded - complete)
+            scores, started, done = await self._infer(request.images, timeout)
         except Busy as busy:
             raise _busy(busy) from None
         except TooLate:
@@ -205,11 +209,9 @@ class App:
         headers.append((b"medserve-clock", b"%d %d" % (received, sent)))
         return headers, answer
 
-    def _left(self, request: DecodedRequest, spent: int) -> int | None:
+    def _left(self, request: DecodedRequest, spent: int) -> int:
         """Nanoseconds until the deadline of the client, or of the deployment less the time that decoding took."""
-        if self._timeout is None:
-            return request.timeout_ns
-        left = self._timeout - spent
+        left = (self._timeout or 0) - spent
         return left if request.timeout_ns is None else min(left, request.timeout_ns)
 
     def _failed(self, error: Exception) -> str:
@@ -274,7 +276,7 @@ def _decode(route: Codec, body: bytes, head_length: str | None, encoding: bytes 
 
 def _encoding(route: Codec, given: dict[bytes, bytes]) -> bytes | None:
     """The Content-Encoding of a request, null for none. Raises a 415 for what the route does not read."""
-    encoding = given.get(b"content-encoding", b"identity").lower()
+    encoding = given[b"content-encoding"].lower()
     if encoding == b"identity":
         return None
     if encoding not in route.encodings:

@@ -43,10 +43,22 @@ STATUSES = {
 
 
 class Limits(NamedTuple):
-    """What all connections share: bytes that their requests may hold together, seconds that one may be idle."""
+    """Bytes that the requests of all connections may hold together, and seconds that a connection may be idle."""
 
     held_bytes: int
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+
+
+class Held:
+    """Bytes that the requests of all connections hold until they are answered.
+
+    An object of its own: CPython forgets its caches of a class whenever an attribute of the class is set.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class PipelineFull(Exception):
@@ -113,12 +125,10 @@ class Protocol(HttpToolsProtocol):
     `tests/test_uvicorn_parts.py` names the private parts of uvicorn that this class relies on.
     """
 
-    held_by_all = 0
-    """Bytes that the requests of all connections hold until they are answered."""
-
-    def __init__(self, *words: Any, limits: Limits, **named: Any) -> None:
+    def __init__(self, *words: Any, limits: Limits, together: Held, **named: Any) -> None:
         super().__init__(*words, **named)
         self.limits = limits
+        self.together = together
         self.held = 0
         # The scope of the last request that arrived whole.
         self.arrived: Any = ()
@@ -143,7 +153,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`; check the limits when it does not complete a request."""
-        self._hold(len(data))
+        count = len(data)
+        self.held += count
+        self.together.count += count
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -156,7 +168,7 @@ class Protocol(HttpToolsProtocol):
                 self._fail(400, f"Invalid HTTP request received. {EXPECTED}")
             return
         if self.scope is not self.arrived:
-            self._check_incomplete(len(data))
+            self._check_incomplete(count)
 
     def on_message_begin(self) -> None:
         """Begin a request, unless too many wait already."""
@@ -212,13 +224,14 @@ class Protocol(HttpToolsProtocol):
         elif self.failure is not None:
             self.refuse(*self.failure)
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release what the connection held, and cancel the request whose client has gone."""
         super().connection_lost(exc)
         self.pipeline.clear()
-        Protocol.held_by_all -= self.held
+        self.together.count -= self.held
         self.held = 0
         if self.active is not None and not self.active.response_complete and self.task is not None:
             self.active.disconnected = True
@@ -278,7 +291,8 @@ class Protocol(HttpToolsProtocol):
         # As uvicorn does: what follows a request with "Connection: close" is no error.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         again = b"\r\n".join([*lines, b"", b""]) + rest
-        self._hold(-len(again))
+        self.held -= len(again)
+        self.together.count -= len(again)
         self.data_received(again)
 
     def _fail(self, status: int, error: str) -> None:
@@ -306,7 +320,7 @@ class Protocol(HttpToolsProtocol):
             self.head_of = self.scope
             if self.head > HEAD_BYTES:
                 self._fail(431, f"The head of the request is above {HEAD_BYTES} bytes.")
-        if Protocol.held_by_all > self.limits.held_bytes:
+        if self.together.count > self.limits.held_bytes:
             # The largest one, for a few large requests that never end must not keep out the small ones.
             incomplete = [one for one in self._others() if one.scope is not one.arrived]
             largest = max(incomplete, key=lambda one: one.held, default=self)
@@ -342,10 +356,6 @@ class Protocol(HttpToolsProtocol):
         """Whether the request that arrives has its answer already, and the rest of its body is thrown away."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
 
-    def _hold(self, count: int) -> None:
-        self.held += count
-        Protocol.held_by_all += count
-
     def _release(self) -> None:
         """Count what is held anew: nothing, but for the bodies of requests that still wait or arrive."""
         held = 0
@@ -353,7 +363,7 @@ class Protocol(HttpToolsProtocol):
             held = sum(len(cycle.body) for cycle, _ in self.pipeline)
             if self.cycle is not None and not self.cycle.response_complete:
                 held += len(self.cycle.body)
-        Protocol.held_by_all -= self.held - held
+        self.together.count -= self.held - held
         self.held = held
 
 
@@ -380,7 +390,7 @@ def serve(app: Any, listener: socket.socket, limits: Limits, announce: Callable[
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Protocol, limits=limits),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=partial(Protocol, limits=limits, together=Held()),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         interface="asgi3",
         lifespan="off",
