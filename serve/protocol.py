@@ -22,6 +22,8 @@ HIGH_WATER = 8 << 20
 """Bytes of a body that are read ahead of the application: 32 images of 224 px, with room to spare."""
 HEAD_BYTES = 1 << 16
 """Bytes of the head of a request that comes in several pieces."""
+FIELDS = 100
+"""Header fields of a request: a field of four bytes takes forty times as much memory."""
 PIPELINE = 16
 """Requests of one connection that may wait behind the one that is answered."""
 CONNECTIONS = 900
@@ -33,6 +35,7 @@ SLOWEST = 1 << 16
 KEEP_ALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 5
 
+HEAD_LIMITS = f"The head of the request is above {HEAD_BYTES} bytes or {FIELDS} header fields."
 CLOSING = b"\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 STATUSES = {
     400: b"Bad Request",
@@ -63,6 +66,10 @@ class Held:
 
 class PipelineFull(Exception):
     """More than PIPELINE requests of one connection wait."""
+
+
+class HeadTooLarge(Exception):
+    """A request has more than FIELDS header fields."""
 
 
 class CoalescingTransport:
@@ -111,6 +118,9 @@ class _Flow(FlowControl):
 
 class _Ignored:
     """Takes the place of the list of header fields behind the head: what comes there are trailers."""
+
+    def __len__(self) -> int:
+        return 0
 
     def append(self, field: tuple[bytes, bytes]) -> None:
         """Drop a trailer: RFC 9110, 6.5.1, forbids merging it into the headers unless its field permits that."""
@@ -164,6 +174,8 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, PipelineFull):
                 self._fail(503, f"More than {PIPELINE} requests wait on this connection; send them one by one.")
+            elif isinstance(error.__context__, HeadTooLarge):
+                self._fail(431, HEAD_LIMITS)
             else:
                 self._fail(400, f"Invalid HTTP request received. {EXPECTED}")
             return
@@ -178,6 +190,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, or queue it; the fields that follow its body are dropped."""
+        if len(self.headers) > FIELDS:
+            raise HeadTooLarge
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
@@ -318,8 +332,8 @@ class Protocol(HttpToolsProtocol):
             # The piece in which a head begins also holds the end of what comes before it, and is not counted.
             self.head = self.head + count if self.head_of is self.scope else 0
             self.head_of = self.scope
-            if self.head > HEAD_BYTES:
-                self._fail(431, f"The head of the request is above {HEAD_BYTES} bytes.")
+            if self.head > HEAD_BYTES or (self.headers is not None and len(self.headers) > FIELDS):
+                self._fail(431, HEAD_LIMITS)
         if self.together.count > self.limits.held_bytes:
             # The largest one, for a few large requests that never end must not keep out the small ones.
             incomplete = [one for one in self._others() if one.scope is not one.arrived]
