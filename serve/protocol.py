@@ -35,7 +35,7 @@ SLOWEST = 1 << 16
 KEEP_ALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 5
 
-HEAD_LIMITS = f"The head of the request is above {HEAD_BYTES} bytes or {FIELDS} header fields."
+HEAD_LIMITS = f"The request has more than {FIELDS} header fields or trailers, or {HEAD_BYTES} bytes of them."
 CLOSING = b"\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 STATUSES = {
     400: b"Bad Request",
@@ -69,7 +69,7 @@ class PipelineFull(Exception):
 
 
 class HeadTooLarge(Exception):
-    """A request has more than FIELDS header fields."""
+    """A request has more than FIELDS header fields, or as many trailers."""
 
 
 class CoalescingTransport:
@@ -116,19 +116,6 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class _Ignored:
-    """Takes the place of the list of header fields behind the head: what comes there are trailers."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def append(self, field: tuple[bytes, bytes]) -> None:
-        """Drop a trailer: RFC 9110, 6.5.1, forbids merging it into the headers unless its field permits that."""
-
-
-_IGNORED: Any = _Ignored()
-
-
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with errors in JSON, bodies passed on whole, and limits on what a client may do.
 
@@ -147,7 +134,7 @@ class Protocol(HttpToolsProtocol):
         self.since = self.unread_since = 0.0
         # The head that arrives in pieces, and its bytes without the first piece.
         self.head_of: Any = ()
-        self.head = 0
+        self.head = self.trailers = 0
         self.active: Any = None
         self.task: asyncio.Task[None] | None = None
         # Status and reason that follow the answers which the connection is still owed.
@@ -188,14 +175,28 @@ class Protocol(HttpToolsProtocol):
             raise PipelineFull
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
-        """Pass the request on to the application, or queue it; the fields that follow its body are dropped."""
-        if len(self.headers) > FIELDS:
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header field; drop a trailer, which RFC 9110, 6.5.1, forbids to merge into the headers."""
+        headers = self.headers
+        if headers is None:
+            self.trailers += 1
+            if self.trailers > FIELDS:
+                raise HeadTooLarge
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        headers.append((name, value))
+        if len(headers) > FIELDS:
             raise HeadTooLarge
+
+    def on_headers_complete(self) -> None:
+        """Pass the request on to the application, or queue it."""
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
-        self.headers = _IGNORED
+        self.headers = None  # type: ignore[assignment]  # what follows is no header
+        self.trailers = 0
 
     def on_body(self, body: bytes) -> None:
         """Collect a body; wake the application when it is complete, or before that when it is above HIGH_WATER.
@@ -332,7 +333,7 @@ class Protocol(HttpToolsProtocol):
             # The piece in which a head begins also holds the end of what comes before it, and is not counted.
             self.head = self.head + count if self.head_of is self.scope else 0
             self.head_of = self.scope
-            if self.head > HEAD_BYTES or (self.headers is not None and len(self.headers) > FIELDS):
+            if self.head > HEAD_BYTES:
                 self._fail(431, HEAD_LIMITS)
         if self.together.count > self.limits.held_bytes:
             # The largest one, for a few large requests that never end must not keep out the small ones.

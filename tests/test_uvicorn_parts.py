@@ -31,6 +31,7 @@ def test_attributes_of_a_connection(made: HttpToolsProtocol) -> None:
     [
         ("data_received", ["self", "data"]),
         ("on_message_begin", ["self"]),
+        ("on_header", ["self", "name", "value"]),
         ("on_headers_complete", ["self"]),
         ("on_body", ["self", "body"]),
         ("on_message_complete", ["self"]),
@@ -47,9 +48,11 @@ def test_methods_that_are_overridden(name: str, words: list[str]) -> None:
 
 def test_what_uvicorn_does_where_ours_relies_on_it() -> None:
     begin = inspect.getsource(HttpToolsProtocol.on_headers_complete)
-    # The newest waiting request is on the left; the headers of the scope are the list that on_header appends to.
+    # The newest waiting request is on the left; the scope has the list that on_header appends to.
     assert "self.pipeline.appendleft((self.cycle, app))" in begin
-    assert "self.headers.append((name, value))" in inspect.getsource(HttpToolsProtocol.on_header)
+    header = inspect.getsource(HttpToolsProtocol.on_header)
+    assert "self.headers.append((name, value))" in header
+    assert "self.expect_100_continue = True" in header
     assert '"headers": self.headers' in inspect.getsource(HttpToolsProtocol.on_message_begin)
     assert "self.on_response()" in inspect.getsource(RequestResponseCycle.send)
     assert "self.flow.resume_reading()" in inspect.getsource(RequestResponseCycle.receive)
