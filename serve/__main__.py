@@ -7,6 +7,7 @@ is pinned and its environment set.
 import gc
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +23,10 @@ Value = TypeVar("Value")
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="ARTIFACT", help="Folder of an exported model; it is a program."),
+    ],
     runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of the runtime; 0: as many as usable cores.")] = 1,
@@ -51,15 +55,27 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
     cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.", show_default="all")] = "",
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="Serve only this artifact: the SHA-256 of its artifact.json, which lists those of all its files.",
+        ),
+    ] = None,
 ) -> None:
     """Serve an artifact by the Open Inference Protocol v2 over HTTP. SIGTERM and Ctrl-C end it when all is answered.
 
+    An artifact is a program: its framework executes the model file (TorchScript, SavedModel, AOTInductor and others)
+    with the rights of this process, when it is loaded and at every request. Digests and certificate tell that it was
+    not changed, not who made it. Serve only what you or somebody you trust exported, and pin it with --sha256.
+
     Example: medserve serve artifacts/cells --threads 1 --cpus 0 --port 8000
     """
+    manifest, digest = _read_manifest(folder, sha256)
     if deployment is None:
         asked = Deployment(
             artifact=folder.name,
-            runtime=runtime or _default_runtime(folder),
+            runtime=runtime or pick(FORMATS, "format", manifest.format).runtime,
             device=device,
             threads=threads,
             batch_sizes=_numbers("--batch-sizes", batch_sizes),
@@ -76,10 +92,10 @@ def serve(
     deployments.check(asked)
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
-    _serve(folder, asked, host, port)
+    _serve(folder, digest, asked, host, port)
 
 
-def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
+def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: int) -> None:
     from medserve import plugins
     from medserve.timing import now
     from serve import logs, protocol, scheduler
@@ -91,7 +107,7 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
         # Opening would import it too: apart, the cost of the library is not that of the model.
         plugins.load("serve.runtimes", deployment.runtime)
         imported = now()
-        runtime, artifact = open_runtime(folder, deployment)
+        runtime, artifact = open_runtime(folder, deployment, digest=digest)
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
         infer = scheduler.dispatch(runtime, deployment)
         application = App(artifact, deployment, infer)
@@ -107,11 +123,13 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
             facts = {**machine.process_facts(), **http, **collector, **loading}
             fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
+            fields["sha256"] = digest
             logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
                 _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
+                print(f"{folder / store.ARTIFACT} has the SHA-256 {digest}.")
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
 
         protocol.serve(application, listener, announce)
@@ -130,8 +148,16 @@ def _say(event: dict[str, Any]) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def _default_runtime(folder: Path) -> str:
-    return pick(FORMATS, "format", store.read_json(folder / "artifact.json", Artifact).format).runtime
+def _read_manifest(folder: Path, reviewed: str | None) -> tuple[Artifact, str]:
+    """The manifest and its SHA-256. Raises BadInput when that is not `reviewed`, where it is given."""
+    if reviewed is not None and not re.fullmatch("[0-9a-fA-F]{64}", reviewed):
+        raise BadInput(
+            f"--sha256 is {reviewed!r}; expected the 64 hexadecimal digits that `medserve export` or a server printed"
+        )
+    path = folder / store.ARTIFACT
+    digest = None if reviewed is None else reviewed.lower()
+    manifest = store.read_json(path, Artifact, digest)
+    return manifest, digest or store.sha256(path)
 
 
 def _decode(option: str, text: str, kind: type[Value]) -> Value:
