@@ -20,6 +20,8 @@ from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")
+PORT = "MEDSERVE_PORT"
+"""Environment variable that the health check of a container reads too."""
 
 
 def serve(
@@ -53,7 +55,9 @@ def serve(
         str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar=PORT, help="Port to listen on; 0 takes any free one.")
+    ] = 8000,
     cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.", show_default="all")] = "",
     sha256: Annotated[
         str | None,
@@ -71,6 +75,8 @@ def serve(
 
     Example: medserve serve artifacts/cells --threads 1 --cpus 0 --port 8000
     """
+    if port and os.environ.get(PORT) not in (None, "", str(port)):
+        raise BadInput(f"--port is {port}, but {PORT} is {os.environ[PORT]}; set {PORT} alone")
     manifest, digest = _read_manifest(folder, sha256)
     if deployment is None:
         asked = Deployment(

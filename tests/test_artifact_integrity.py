@@ -189,9 +189,7 @@ def test_a_golden_file_without_images_is_refused(copy: Path) -> None:
 def test_a_compile_cache_lies_beside_the_artifact(copy: Path) -> None:
     named = str(copy / "1" / ".." / "cache")
     deployment = Deployment(artifact="cells", runtime="openvino_cpu", options={"cache": named})
-    with pytest.raises(
-        BadInput, match="the option cache of openvino_cpu is .*, inside the artifact; name"
-    ):
+    with pytest.raises(BadInput, match="the option cache of openvino_cpu is .*, inside the artifact; name"):
         open_runtime(copy, deployment)
     assert not (copy / "cache").exists()
 
