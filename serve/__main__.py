@@ -135,8 +135,8 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
                 _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
-                print(f"{folder / store.ARTIFACT} has the SHA-256 {digest}.")
-                print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
+                print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.")
+                print(f"{folder / store.ARTIFACT}: SHA-256 {digest}", flush=True)
 
         protocol.serve(application, listener, announce)
 

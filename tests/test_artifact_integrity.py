@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from conftest import Artifacts, Stage, run_stage
 from recertify import recertify
 from server_process import serving
 
-from medserve import store
+from medserve import process, store
 from medserve.certificate import check, class_digest
-from medserve.errors import BadInput
+from medserve.errors import EVENTS, BadInput
 from medserve.spec import Artifact, Deployment
 from medserve.tables import DATASETS
 from serve.runtimes import open_runtime
@@ -214,6 +215,22 @@ def test_a_server_takes_the_manifest_that_was_reviewed_and_says_which_it_serves(
         assert server.ask("GET", "/v2/health/ready").status == 200
     started = json.loads((tmp_path / "log").read_text().splitlines()[0])
     assert (started["event"], started["sha256"]) == ("serving", digest)
+
+
+@pytest.mark.parametrize("program", ["", "1"])
+def test_a_person_and_a_program_read_the_digest_on_standard_output(empty: Path, program: str) -> None:
+    words = ["-m", "serve", str(empty), "--runtime", "null", "--port", "0"]
+    child = process.start(words, stdout=subprocess.PIPE, env={EVENTS: program})
+    try:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(1 if program else 2)]
+        if program:
+            assert json.loads(lines[0])["sha256"] == digest_of(empty)
+        else:
+            assert lines[1].decode() == f"{empty / store.ARTIFACT}: SHA-256 {digest_of(empty)}\n"
+    finally:
+        process.stop(child)
+        child.stdout.close()
 
 
 def test_a_server_refuses_another_manifest_and_shows_its_digest(copy: Path) -> None:

@@ -135,8 +135,7 @@ def test_the_health_check_follows_the_port_of_the_server(empty: Path) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as server:
         try:
             assert server.stdout is not None
-            said = [server.stdout.readline(), server.stdout.readline()]
-            assert f"http://127.0.0.1:{port}/" in said[1]
+            assert f"http://127.0.0.1:{port}/" in server.stdout.readline()
             assert healthy(port)
             assert not healthy(other)
         finally:
