@@ -1,4 +1,4 @@
-"""Whole connections of requests by `http_grammar`: how they are sent, cut, ended and read, and whether all was right."""
+"""Whole connections of requests by `http_grammar`: how they are sent, cut, ended and read, and what is wrong."""
 
 import asyncio
 import json
@@ -43,7 +43,9 @@ class Conversation:
         cut = "" if self.cut is None else f", the last cut at {self.cut} of {len(self.requests[-1].content)}"
         asked = "; ".join(one.what for one in self.requests)
         pipelined = "pipelined" if self.pipelined else "in turn"
-        return f"conversation {self.number} ({pipelined}, {self.sending}, {self.end}, read {self.reading}{cut}): {asked}"
+        return (
+            f"conversation {self.number} ({pipelined}, {self.sending}, {self.end}, read {self.reading}{cut}): {asked}"
+        )
 
 
 @dataclass
@@ -222,8 +224,10 @@ class Connection:
         return received
 
     def _must_close(self) -> bool:
-        return self._asked.cut is None and all(one.closes is False for one in self._asked.requests[:-1]) and bool(
-            self._asked.requests[-1].closes
+        return (
+            self._asked.cut is None
+            and all(one.closes is False for one in self._asked.requests[:-1])
+            and bool(self._asked.requests[-1].closes)
         )
 
     def _half_close(self) -> None:
@@ -242,7 +246,7 @@ class Connection:
             await self._send(b"".join(contents))
             return
         for at, (one, content) in enumerate(zip(self._asked.requests, contents, strict=True)):
-            if self._asked.reading == "none" or at == len(contents) - 1 and self._asked.cut is not None:
+            if self._asked.reading == "none" or (at == len(contents) - 1 and self._asked.cut is not None):
                 await self._send(content)
                 continue
             provisional = received.provisional
@@ -271,7 +275,9 @@ class Connection:
             # Byte by byte at the start and at the end, where the heads are.
             edges = [*range(1, min(20, len(content))), *range(max(20, len(content) - 20), len(content))]
         else:
-            edges = sorted(self._chance.sample(range(1, len(content)), min(len(content) - 1, self._chance.randint(1, 8))))
+            edges = sorted(
+                self._chance.sample(range(1, len(content)), min(len(content) - 1, self._chance.randint(1, 8)))
+            )
         return [content[start:stop] for start, stop in zip([0, *edges], [*edges, len(content)], strict=True)]
 
     async def _read(self) -> None:

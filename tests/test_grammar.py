@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from http_contents import PAGES
 from http_conversations import Answer, Connection, Conversation, Reader, Received, conversation, problems
-from http_grammar import PAGES, Request
+from http_grammar import Request
 from numpy.typing import NDArray
 from server_process import GROWTH_BYTES, PATIENCE, Server, serving
 
