@@ -77,14 +77,14 @@ class _Response(msgspec.Struct):
 class Request(msgspec.Struct, frozen=True):
     """A decoded infer request: uint8 (N, H, W, C) images, and whether the scores go back in binary.
 
-    With `likeliest` so many classes of each image go back instead. `within` are the nanoseconds that the client waits.
+    With `likeliest`, that many classes of each image go back instead. The client waits for `timeout_ns`.
     """
 
     images: NDArray[np.uint8]
     id: str | None
     binary: bool
     likeliest: int | None = None
-    within: int | None = None
+    timeout_ns: int | None = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -108,9 +108,9 @@ def decode_request(
         raise BadInput(f"inputs are {_brief(given)}; expected exactly one, named '{INPUT}'")
     tensor = request.inputs[0]
     wanted = request.outputs
-    binary, within, likeliest = False, None, None
+    binary, timeout_ns, likeliest = False, None, None
     if request.parameters is not None:
-        binary, within = request.parameters.binary_data_output, _within(request.parameters.timeout)
+        binary, timeout_ns = request.parameters.binary_data_output, _timeout_ns(request.parameters.timeout)
     if wanted:
         if len(wanted) != 1 or wanted[0].name != OUTPUT:
             raise BadInput(f"outputs are {_brief([output.name for output in wanted])}; expected only '{OUTPUT}'")
@@ -128,7 +128,7 @@ def decode_request(
             f"input '{INPUT}' has shape {_brief(tensor.shape)}; "
             f"expected [N, {', '.join(map(str, shape))}], N from 1 to {largest}"
         )
-    return Request(_array(tensor, view[end:], "input"), request.id, binary, likeliest, within)
+    return Request(_array(tensor, view[end:], "input"), request.id, binary, likeliest, timeout_ns)
 
 
 def encode_request(
@@ -314,8 +314,8 @@ def _brief(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _within(timeout: int | None) -> int | None:
-    """Nanoseconds of a timeout in microseconds, of which 0 is none."""
+def _timeout_ns(timeout: int | None) -> int | None:
+    """Nanoseconds of a timeout in microseconds, null for 0, which means none."""
     if timeout is not None and timeout < 0:
         raise BadInput(f"the parameter 'timeout' is {timeout}; expected microseconds")
     return timeout * 1000 if timeout else None

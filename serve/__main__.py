@@ -20,6 +20,11 @@ from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")
 
+GROWTH_BYTES = 64 << 20
+"""Bytes that one client can make the process grow by, above what the largest request takes."""
+RECEIVED_BYTES = 24 << 20
+"""Bytes that requests may hold together while they arrive, above the largest body."""
+
 
 def serve(
     folder: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
@@ -43,13 +48,19 @@ def serve(
     deadline: Annotated[
         float | None, typer.Option(help="Milliseconds within which a request is answered by the thread, or refused.")
     ] = None,
-    patience: Annotated[float, typer.Option(help="Seconds after which a prediction that has not come hangs.")] = 60.0,
+    patience: Annotated[
+        float,
+        typer.Option(help="Inference timeout in seconds; on expiry the runtime counts as hung, and the server ends."),
+    ] = 60.0,
     options: Annotated[str, typer.Option(metavar="JSON", help="Options of the runtime as one JSON object.")] = "{}",
     deployment: Annotated[
         str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
+    keep_alive: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a connection without requests is closed.")
+    ] = 75.0,
     cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.", show_default="all")] = "",
 ) -> None:
     """Serve an artifact by the Open Inference Protocol v2 over HTTP. SIGTERM and Ctrl-C end it when all is answered.
@@ -76,10 +87,10 @@ def serve(
     deployments.check(asked)
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
-    _serve(folder, asked, host, port)
+    _serve(folder, asked, host, port, keep_alive)
 
 
-def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
+def _serve(folder: Path, deployment: Deployment, host: str, port: int, keep_alive: float) -> None:
     from medserve import plugins
     from medserve.timing import now
     from serve import logs, protocol, scheduler
@@ -93,10 +104,11 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
         imported = now()
         runtime, artifact = open_runtime(folder, deployment)
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
-        infer = scheduler.dispatch(runtime, deployment)
+        infer = scheduler.dispatch(runtime, deployment, len(artifact.checkpoint.classes))
         application = App(artifact, deployment, infer)
-        if isinstance(infer, scheduler.Inline):
-            scheduler.watch(infer, deployment.patience_seconds, lambda: _give_up(deployment))
+        watched = (infer, application.decoding)
+        scheduler.watch(watched, deployment.patience_seconds, lambda: _give_up(deployment))
+        limits = protocol.Limits(application.largest_body + RECEIVED_BYTES, keep_alive)
         # What is loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -107,18 +119,21 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int) -> None:
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
             facts = {**machine.process_facts(), **http, **collector, **loading}
             fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
+            memory = {"largest_request_bytes": application.largest_request, "held_bytes": limits.held_bytes}
             logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
-                _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
+                _say({"event": "ready", **fields, "memory": memory, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
+                largest, growth = application.largest_request >> 20, GROWTH_BYTES >> 20
+                print(f"Memory: the largest request takes {largest} MiB, all together {growth} MiB more.", flush=True)
 
-        protocol.serve(application, listener, announce)
+        protocol.serve(application, listener, limits, announce)
 
 
 def _give_up(deployment: Deployment) -> None:
-    """End a process whose event loop hangs in a prediction: nothing else can tell its clients and its parent."""
+    """End a process in which a prediction or a decoding hangs: nothing else can tell its clients and its parent."""
     reason = f"the runtime hangs: {deployment.runtime} has not answered for {deployment.patience_seconds:g} s"
     logging.getLogger("medserve").critical("ended", {"model": deployment.artifact, "reason": reason})
     if os.environ.get(errors.EVENTS):

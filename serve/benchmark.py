@@ -151,7 +151,8 @@ def _serve_bare(cpus: str) -> None:
     with protocol.bind("127.0.0.1", 0) as listener:
         url = "http://{}:{}".format(*listener.getsockname())
         ready = msgspec.json.encode({"event": "ready", "url": url}).decode()
-        protocol.serve(bare, listener, lambda _: print(ready, flush=True))
+        limits = protocol.Limits(64 << 20)
+        protocol.serve(bare, listener, limits, lambda _: print(ready, flush=True))
 
 
 def _table(costs: list[Cost]) -> None:

@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 STATUSES = {
     400: "The body is not what it must be.",
+    403: "The request is of a web page: it has the header Origin.",
     413: "The body is larger than any good request.",
     415: "The body is compressed, and not by gzip or deflate.",
     500: "The runtime failed; the server is not ready until it answers again.",

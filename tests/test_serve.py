@@ -166,7 +166,7 @@ def test_a_bad_request_is_told_what_was_expected(
     [
         ("GET", "/v2/models/{model}/infer", 405, "expected POST", "POST"),
         ("PUT", "/v2/models/{model}/infer", 405, "expected POST", "POST"),
-        ("POST", "/v2/health/live", 405, "expected GET", "GET"),
+        ("POST", "/v2/health/live", 405, "expected GET", "GET, HEAD"),
         ("POST", "/v2/models/nope/infer", 404, "unknown model 'nope'; there is: {model}", None),
         ("GET", "/v2/models/nope", 404, "unknown model 'nope'; there is: {model}", None),
         ("POST", "/v2/models/{model}/versions/2/infer", 404, "unknown version '2' of {model}; there is: 1", None),

@@ -248,7 +248,7 @@ def test_the_request_says_how_scores_go_back(more: dict[str, Any], binary: bool)
 @pytest.mark.parametrize(("timeout", "within"), [(5, 5_000), (0, None), (None, None)])
 def test_a_timeout_is_in_microseconds(timeout: int | None, within: int | None) -> None:
     body = json.dumps(json.loads(request_of()) | {"parameters": {"timeout": timeout}}).encode()
-    assert wire.decode_request(body, None, SHAPE).within == within
+    assert wire.decode_request(body, None, SHAPE).timeout_ns == within
 
 
 @pytest.mark.parametrize("binary", [True, False])
