@@ -1,9 +1,9 @@
 """`python -m loadtest.benchmark`: how good the load generator, the statistics and the report are, against targets.
 
 `coverage` tries the analysis on simulated series, `report` writes that of a large run, `repeat` holds two runs of one
-study against one another, `cold` starts servers, `serving` sets the wrapper beside other servers. `load` is the
-generator: blocks of what it compares alternate, so that
-what the machine does meanwhile meets both alike. Servers have one core, the generator and the referees, one at a time,
+study against one another, `cold` starts servers, `serving` sets the wrapper beside other servers, `hostile` attacks
+it. `load` is the generator: blocks of what it compares alternate, so that what the machine does meanwhile meets both
+alike. Servers have one core, the generator and the referees, one at a time,
 another. The parts:
 
 schedule   lag of the sendings, and dispersion of the arrivals, of Poisson schedules against the null server
@@ -22,6 +22,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+import loadtest
 from loadtest.benchmark import referees, rooflines
 from loadtest.benchmark.bench import Bench, Line
 from medserve import errors
@@ -222,6 +223,33 @@ def serving(
     else:
         print("\n".join(turns.markdown(rows)), end="\n\n")
         _tell(lines, json)
+
+
+@app.command()
+def hostile(
+    only: Annotated[str, typer.Option(help="Attacks, with commas.", show_default="all")] = "",
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--source", help="Source tree of a server; repeat it to compare.", show_default="this one"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send up to 64 MB from one client to a fresh server per attack: memory, longest wait for health, end by SIGTERM.
+
+    Everything stays on this machine. Example: python -m loadtest.benchmark hostile --source ../old --source .
+    """
+    from loadtest.benchmark.hostile import ATTACKS
+    from loadtest.benchmark.resilience import markdown, measure
+
+    names = only.split(",") if only else list(ATTACKS)
+    for name in names:
+        pick(ATTACKS, "attack", name)
+    rows = measure(sources or [Path(loadtest.__file__).parents[1]], names)
+    if json:
+        _print_json(list(rows))
+    else:
+        for line in markdown(rows):
+            print(line, flush=True)
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:
