@@ -139,13 +139,13 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
             address, bound = listener.getsockname()[:2]
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
-            facts = {**machine.process_facts(), **http, **collector, **loading}
+            memory = {"largest_request_bytes": application.largest_request, "held_bytes": limits.held_bytes}
+            facts = {**machine.process_facts(), **http, **collector, **loading, **memory}
             fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
             fields["sha256"] = digest
-            memory = {"largest_request_bytes": application.largest_request, "held_bytes": limits.held_bytes}
             logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
-                _say({"event": "ready", **fields, "memory": memory, "process": {**facts, "runtime": runtime.facts()}})
+                _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.")

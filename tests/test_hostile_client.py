@@ -181,13 +181,6 @@ def test_what_comes_before_rubbish_is_answered_first(null: Server, image: NDArra
             assert statuses(connection, count + 2) == [200] * count + [400]
 
 
-def test_what_was_sent_before_half_closing_is_answered(null: Server, image: NDArray[np.uint8]) -> None:
-    with socket.create_connection(null.address, PATIENCE) as connection:
-        connection.sendall(REQUEST + infer(null, image))
-        connection.shutdown(socket.SHUT_WR)
-        assert statuses(connection, 3) == [200, 200]
-
-
 # Connections
 
 
