@@ -138,7 +138,7 @@ class _Launch:
         log = self._scratch / "locust.log"
         watch = Watch(server.pid, measured)
         try:
-            with machine.aside(measured):
+            with machine.avoid_cpus(measured):
                 generate(load, log, server.why_dead, look=watch.look)
         except CannotRun:
             shutil.copy(log, result.folder / log.name)

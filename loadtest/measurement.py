@@ -18,7 +18,7 @@ from loadtest.connections import Opened
 from loadtest.payload import Load
 from loadtest.records import Records
 from medserve import machine
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class Test:
     def measure(self, cpus: tuple[int, ...]) -> None:
         """Begin the measuring, bound to `cpus`."""
         machine.pin(cpus)
-        self._measuring.enter_context(quiet_collector())
+        self._measuring.enter_context(gc_paused())
         self._cpu = time.process_time()
 
     def whole(self) -> Share:

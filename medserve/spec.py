@@ -281,7 +281,8 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
 
     `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
     `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `trap`
-    names the mistake that is made on purpose (`medserve.tables.TRAPS`): such a row judges claims, and ranks nothing.
+    names the mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and ranks
+    nothing.
     """
 
     name: str

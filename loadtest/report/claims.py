@@ -9,7 +9,7 @@ from loadtest.report.model import Cell, Column, Line, Table, Tone
 from loadtest.report.wording import ABSENT, framework, interval, number, profile
 from medserve.spec import LoadProfile
 from medserve.study import Subject
-from medserve.tables import TRAPS
+from medserve.tables import TIMING_MISTAKES
 
 TONES: dict[Finding, Tone] = {
     "holds": "good",
@@ -132,7 +132,7 @@ def _turn(facts: Facts, entry: Entry, entries: list[Entry]) -> Line:
 
 
 def _mistake(one: LoadProfile) -> str:
-    return TRAPS[one.trap] if one.trap else CLOSED
+    return TIMING_MISTAKES[one.trap] if one.trap else CLOSED
 
 
 def _subject(subject: Subject) -> str:
