@@ -35,7 +35,7 @@ def launch_(
 
     Exit code 1 when a cell failed: its result says why. Example: python -m loadtest launch launch.json
     """
-    from loadtest.launch import launch
+    from loadtest.measure.launch import launch
 
     failed = launch(store.read_json(plan, Launch))
     if failed:
@@ -58,12 +58,12 @@ def results(
     if (format == "parquet" and out is None) or (format == "table" and out is not None):
         raise BadInput("--format parquet wants an --out FILE, and --out another --format than table")
     if run.is_file():
-        from loadtest.by_hand import one_record
+        from loadtest.commands.load import one_record
 
         one_record(run, format)
         return
-    from loadtest.analysis.rendering import parquet, render, short
-    from loadtest.analysis.table import read, rows
+    from loadtest.results.table import read, rows
+    from loadtest.results.writers import parquet, render, short
 
     found = rows(read(run))
     if out is not None:
@@ -111,16 +111,16 @@ def compare(
 
     Example: medserve compare runs/quick
     """
-    from loadtest import verdict_tables
-    from loadtest.analysis.launches import SHARES
+    from loadtest.commands import compare
+    from loadtest.results.launches import SHARES
 
     share = percentile / 100
     if share not in SHARES:
         raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{one * 100:g}' for one in SHARES)}")
     if new is None:
-        verdict_tables.within(run, share, margin / 100, format)
+        compare.within(run, share, margin / 100, format)
     else:
-        verdict_tables.between(run, new, share, margin / 100, format)
+        compare.between(run, new, share, margin / 100, format)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def verify(
 
     Exit code 1 when a number or a file differs. Example: medserve verify runs/quick
     """
-    from loadtest.analysis.verify import verify
+    from loadtest.results.verify import verify
 
     done = verify(run)
     print(
@@ -160,7 +160,7 @@ def selftest(
 
     Exit code 1 when a check fails. Example: medserve selftest --rate 50,200,500 --seconds 60 --repeats 5
     """
-    from loadtest.selftest import in_words, run, why_failed
+    from loadtest.selftest.run import in_words, run, why_failed
 
     sizes = [int(number) for number in _numbers("--size", size)]
     rates = _numbers("--rate", rate)
@@ -198,8 +198,9 @@ def time_(
     os.environ.update(machine.thread_environment(threads))
     import numpy as np
 
-    from loadtest import inprocess, samples
-    from loadtest.analysis.summary import stages, summarise
+    from loadtest import samples
+    from loadtest.measure import inprocess
+    from loadtest.results.summary import stages, summarise
 
     manifest = store.read_json(artifact / "artifact.json", Artifact)
     deployment = Deployment(
@@ -270,33 +271,33 @@ def load(
     Exit code 1 when requests failed or were answered wrongly, when the generator was late, and when the server had no
     steady state. Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
     """
-    from loadtest import by_hand, options, seek
-    from loadtest.objective import parse
+    from loadtest.analysis.slo_search import parse
+    from loadtest.commands import load, load_options, slo_search
 
     wanted = None if objective is None else parse(objective)
-    rungs = None if ladder is None else options.parse_ladder(ladder)
-    profile = options.profile(
+    rungs = None if ladder is None else load_options.parse_ladder(ladder)
+    profile = load_options.profile(
         rate=rate, arrivals=arrivals, burst=burst, trace=trace, users=users, gap=gap, batch=batch, seconds=seconds,
         warmup=warmup, ladder=rungs is not None, objective=wanted is not None, audit=audit,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        runs = by_hand.Runs(
-            options.plan(
+        runs = load.Runs(
+            load_options.plan(
                 url, model, profile, images=images, expect=expect, patience=patience, seed=seed, out=out,
                 audit=Path(scratch) / "audit.parquet" if audit else None,
             ),
             processes, Path(scratch), numbered=wanted is not None or rungs is not None,
         )  # fmt: skip
         if wanted is not None:
-            seek.seek(runs, wanted, rate, max_rate, json)
+            slo_search.seek(runs, wanted, rate, max_rate, json)
         elif rungs is not None:
-            by_hand.ladder(runs, rungs, json)
+            load.ladder(runs, rungs, json)
         else:
-            by_hand.single(runs, json)
+            load.single(runs, json)
 
 
 def _say(title: str, said: dict[str, Any], json: bool) -> None:
-    from loadtest.analysis.summary import in_words
+    from loadtest.results.summary import in_words
 
     print(msgspec.json.encode(said).decode() if json else f"{title}\n{in_words(said)}")
 

@@ -21,7 +21,7 @@ from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
 from loadtest.benchmark.referees import order_interval
 from loadtest.benchmark.rooflines import dispersion
-from loadtest.schedule import constant, poisson
+from loadtest.generator.schedule import constant, poisson
 from medserve import wire
 from medserve.errors import CannotRun
 

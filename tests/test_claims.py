@@ -8,10 +8,10 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from loadtest.analysis.claims import Entry, judge
-from loadtest.analysis.pairs import compare
-from loadtest.analysis.surface import Response, response
-from loadtest.analysis.verdicts import Row
+from loadtest.analysis.scaling import Response, response
+from loadtest.results.claims import Entry, judge
+from loadtest.results.flags import Row
+from loadtest.results.pairs import compare
 from medserve.study import Claim, Subject
 from medserve.tables import TRAPS
 

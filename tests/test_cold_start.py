@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_run import build, process_of, study
 
-from loadtest.analysis.table import read, rows
-from loadtest.report import costs, facts
-from loadtest.server import Server
+from loadtest.measure.server_process import Server
+from loadtest.report import facts
+from loadtest.report.sections import costs
+from loadtest.results.table import read, rows
 from medserve import store
 from medserve.result import Result
 from medserve.spec import Deployment

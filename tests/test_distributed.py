@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from stub_server import SHAPE, UNIFORM, Stub, stub
 from test_locust_by_hand import free_port, locust, wait_for
 
-from loadtest import payload, samples, schedule
-from loadtest.client import generate
-from loadtest.merging import SERVER_STAMPS, STAMPS, Part, merge
-from loadtest.payload import Load
+from loadtest import samples
+from loadtest.generator import payload, schedule
+from loadtest.generator.merging import SERVER_STAMPS, STAMPS, Part, merge
+from loadtest.generator.payload import Load
+from loadtest.measure.locust_process import generate
 from medserve import store
 from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
@@ -146,8 +147,8 @@ def test_when_a_worker_dies_the_record_of_the_others_is_kept_and_said_so(tmp_pat
 PROGRAM = """
 import sys
 from pathlib import Path
-from loadtest.client import generate
-from loadtest.payload import Load
+from loadtest.measure.locust_process import generate
+from loadtest.generator.payload import Load
 from medserve import store
 plan = store.read_json(Path(sys.argv[1]), Load)
 generate(plan, Path(sys.argv[1]).with_name("locust.log"), processes=2)

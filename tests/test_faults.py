@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from loadtest import faults, samples
+from loadtest import samples
+from loadtest.results import faults
 
 
 def made(**columns: object) -> pa.Table:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from conftest import Stage
 
-from loadtest import inprocess, samples
+from loadtest import samples
+from loadtest.measure import inprocess
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus

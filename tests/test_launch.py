@@ -22,9 +22,9 @@ import pytest
 from conftest import Stage
 
 from loadtest import samples
-from loadtest.inprocess import FIRST
-from loadtest.launch import _settle
-from loadtest.payload import AUDITED
+from loadtest.generator.payload import AUDITED
+from loadtest.measure.inprocess import FIRST
+from loadtest.measure.launch import _settle
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import usable_cpus

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from loadtest import samples
-from loadtest.analysis import ledger
-from loadtest.analysis.summary import in_words, summarise
+from loadtest.analysis import breakdown
+from loadtest.results.summary import in_words, summarise
 
 US = 1_000
 TERMS = {
@@ -48,7 +48,7 @@ def record(count: int = 400, terms: dict[str, int] = TERMS, **other: Any) -> Any
 
 
 def test_every_term_is_told_and_the_shares_sum_to_one() -> None:
-    found = ledger.ledger(record())
+    found = breakdown.ledger(record())
     assert [term.name for term in found] == [*TERMS, "whole"]
     for term in found[:-1]:
         assert term.p50_ms == pytest.approx(TERMS[term.name] * 1.199 / 1000, rel=1e-3)
@@ -60,35 +60,35 @@ def test_every_term_is_told_and_the_shares_sum_to_one() -> None:
 
 def test_without_the_servers_clock_the_network_is_one_term() -> None:
     nothing = {"server_received_ns": [None] * 400, "server_sent_ns": [None] * 400}
-    found = {term.name: term for term in ledger.ledger(record(**nothing))}
+    found = {term.name: term for term in breakdown.ledger(record(**nothing))}
     assert list(found) == ["client queue", "network", "queue", "decode", "infer", "encode", "whole"]
     # What the stages leave: both paths, the reading, and the rest.
     assert found["network"].p50_ms == pytest.approx(0.125 * 1.199, rel=1e-3)
-    nothing |= {f"{name}_ns": [None] * 400 for name in ledger.STAGES}
-    assert [term.name for term in ledger.ledger(record(**nothing))] == ["client queue", "sending to answer", "whole"]
+    nothing |= {f"{name}_ns": [None] * 400 for name in breakdown.STAGES}
+    assert [term.name for term in breakdown.ledger(record(**nothing))] == ["client queue", "sending to answer", "whole"]
 
 
 def test_a_closed_loop_has_no_queue_in_the_client_and_failures_are_in_no_term() -> None:
     status = [200] * 400
     status[7] = 0
     gone = {name: [None if place == 7 else 5 for place in range(400)] for name in ("queue_ns", "encode_ns")}
-    found = ledger.ledger(record(intended_ns=[None] * 400, status=status, **gone))
+    found = breakdown.ledger(record(intended_ns=[None] * 400, status=status, **gone))
     assert found[0].name == "request path"
     assert "queue" in [term.name for term in found]
-    assert ledger.ledger(record(status=[500] * 400)) == ()
+    assert breakdown.ledger(record(status=[500] * 400)) == ()
 
 
 def test_few_requests_have_no_p99_and_launches_are_averaged() -> None:
-    few = ledger.ledger(record(100))
+    few = breakdown.ledger(record(100))
     assert {term.p99_ms for term in few} == {None}
-    twice = ledger.ledger(record(terms={name: 3 * value for name, value in TERMS.items()}))
-    both = ledger.together([ledger.ledger(record()), (), twice])
-    assert [term.p50_ms for term in both] == pytest.approx([2 * term.p50_ms for term in ledger.ledger(record())])
-    assert ledger.together([]) == ()
+    twice = breakdown.ledger(record(terms={name: 3 * value for name, value in TERMS.items()}))
+    both = breakdown.together([breakdown.ledger(record()), (), twice])
+    assert [term.p50_ms for term in both] == pytest.approx([2 * term.p50_ms for term in breakdown.ledger(record())])
+    assert breakdown.together([]) == ()
 
 
 def test_the_second_way_is_the_sum_of_what_was_measured_apart() -> None:
-    found = ledger.second_way(measured_ms=1.0, in_process_ms=0.6, null_ms=0.3)
+    found = breakdown.second_way(measured_ms=1.0, in_process_ms=0.6, null_ms=0.3)
     assert (found.expected_ms, found.difference_ms) == (pytest.approx(0.9), pytest.approx(0.1))
     assert found.relative == pytest.approx(0.1)
 

@@ -16,7 +16,8 @@ import pytest
 from conftest import Stage
 from stub_server import CLASSES, SHAPE, UNIFORM, Handler, Stub, stub
 
-from loadtest import options, samples
+from loadtest import samples
+from loadtest.commands import load_options
 from medserve.errors import BadInput
 
 Answer = Callable[[Handler], None]
@@ -255,13 +256,13 @@ def asked(**other: object) -> dict[str, object]:
 def test_options_become_a_profile(tmp_path: Path) -> None:
     trace = tmp_path / "trace.txt"
     trace.write_text("0\n0.5\n")
-    assert options.profile(**asked()).mode == "closed-loop"
-    assert options.profile(**asked(gap=0.1)).gap_seconds == 0.1
-    assert options.profile(**asked(rate=5.0)).arrivals == "constant"
-    assert options.profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
-    assert options.profile(**asked(objective=True)).arrivals == "poisson"
-    assert options.profile(**asked(trace=trace)).trace == str(trace)
-    assert options.parse_ladder("8,1,2,2") == (1, 2, 8)
+    assert load_options.profile(**asked()).mode == "closed-loop"
+    assert load_options.profile(**asked(gap=0.1)).gap_seconds == 0.1
+    assert load_options.profile(**asked(rate=5.0)).arrivals == "constant"
+    assert load_options.profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
+    assert load_options.profile(**asked(objective=True)).arrivals == "poisson"
+    assert load_options.profile(**asked(trace=trace)).trace == str(trace)
+    assert load_options.parse_ladder("8,1,2,2") == (1, 2, 8)
 
 
 @pytest.mark.parametrize(
@@ -281,13 +282,13 @@ def test_options_become_a_profile(tmp_path: Path) -> None:
 )
 def test_options_that_contradict_one_another_are_refused(other: dict[str, object], line: str) -> None:
     with pytest.raises(BadInput, match=line):
-        options.profile(**asked(**other))
+        load_options.profile(**asked(**other))
 
 
 @pytest.mark.parametrize("text", ["", "4", "1,x", "0,1", "1;2"])
 def test_a_refused_ladder_shows_the_form(text: str) -> None:
     with pytest.raises(BadInput, match="such as 1,2,4,8"):
-        options.parse_ladder(text)
+        load_options.parse_ladder(text)
 
 
 def test_files_are_checked_before_anything_is_sent(stage: Stage, tmp_path: Path) -> None:

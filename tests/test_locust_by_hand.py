@@ -16,7 +16,7 @@ import pytest
 from stub_server import UNIFORM, stub
 
 from loadtest import samples
-from loadtest.client import LOCUSTFILE
+from loadtest.measure.locust_process import LOCUSTFILE
 
 
 def locust(*words: str, **env: str) -> "subprocess.Popen[str]":

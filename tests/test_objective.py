@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.objective import LOWEST, WITHIN, Answer, Judged, Measure, Objective, Trial, parse, search
+from loadtest.analysis.slo_search import LOWEST, WITHIN, Answer, Judged, Measure, Objective, Trial, parse, search
 from medserve.errors import BadInput, CannotRun
 
 P90 = Objective(p=0.9, limit_ms=50.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from stub_server import SHAPE
 
-from loadtest import payload
-from loadtest.payload import Load
+from loadtest.generator import payload
+from loadtest.generator.payload import Load
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import records, samples
-from loadtest.records import Records
+from loadtest import samples
+from loadtest.generator import records
+from loadtest.generator.records import Records
 from medserve import wire
 from medserve.errors import BadInput
 

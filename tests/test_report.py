@@ -10,9 +10,9 @@ import pytest
 from conftest import Stage
 from made_run import build, study
 
-from loadtest.analysis import table
-from loadtest.analysis.verdicts import deployment
 from loadtest.report import page, wording
+from loadtest.results import table
+from loadtest.results.flags import deployment
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure

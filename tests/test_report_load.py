@@ -9,8 +9,9 @@ import pytest
 from made_run import LAG, MS, PARTS, Columns, build, study
 from test_report import Reader
 
-from loadtest.report import facts, ledgers, load, page, steadiness, wording
+from loadtest.report import facts, page, wording
 from loadtest.report.model import Table
+from loadtest.report.sections import breakdown, load, steadiness
 from medserve import store
 from medserve.result import Check, SelfTest, Window
 from medserve.spec import Cell
@@ -85,7 +86,7 @@ def cells(table: Table | None, line: int = 0) -> dict[str, Any]:
 
 
 def test_the_ledger_of_each_deployment_holds_the_parts_that_were_made(read: facts.Facts) -> None:
-    opened, closed = ledgers.tables(read)
+    opened, closed = breakdown.tables(read)
     row = cells(opened)
     assert row["Client client queue"].value == pytest.approx(LAG, rel=1e-2)
     assert row["Server infer"].value == pytest.approx(PARTS["infer"] * (1 - LAG), rel=1e-2)
@@ -95,11 +96,11 @@ def test_the_ledger_of_each_deployment_holds_the_parts_that_were_made(read: fact
 
 
 def test_the_second_way_is_in_process_and_the_null_server(read: facts.Facts) -> None:
-    row = cells(ledgers.tables(read)[1])
+    row = cells(breakdown.tables(read)[1])
     assert row["A second way in process + null"].value == pytest.approx(0.95, rel=1e-2)
     assert row["A second way difference"].value == pytest.approx(0.05, abs=0.01)
     assert row["A second way difference"].note.endswith(" %")
-    null = cells(ledgers.tables(read)[1], -1)
+    null = cells(breakdown.tables(read)[1], -1)
     assert null["A second way difference"].text == wording.ABSENT
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import samples
-from loadtest.analysis import audit, rulers
-from loadtest.analysis.knee import Rung, knee
+from loadtest.analysis import audit
+from loadtest.analysis.saturation import Rung, knee
+from loadtest.results import latency
 from medserve.errors import BadInput
 
 MS = 1_000_000
@@ -37,7 +38,9 @@ def test_the_rulers_differ_by_the_schedules_waiting_and_by_what_a_closed_loop_sk
     service[500] = 1000 * MS
     done = served(due, service)
     table = record(intended_ns=due, sent_ns=due + MS // 2, done_ns=done + MS // 2)
-    intended, sent, closed = (np.sort(of(table)) for of in (rulers.from_intended, rulers.from_sent, rulers.closed_loop))
+    intended, sent, closed = (
+        np.sort(of(table)) for of in (latency.from_intended, latency.from_sent, latency.closed_loop)
+    )
     assert intended.max() == pytest.approx(1000.5 * MS)
     assert (intended - sent).tolist() == [MS / 2] * 1000
     # The stall made 166 wait for longer than 4 ms; a closed loop tells of it once, and then of the queue's end.
@@ -67,16 +70,16 @@ def test_a_closed_loop_takes_the_first_request_that_is_due_after_its_answer(
     at, took, good = zip(*rows, strict=True)
     done = [start + length for start, length in zip(at, took, strict=True)]
     table = record(intended_ns=at, sent_ns=at, done_ns=done, status=[200 if one else 500 for one in good])
-    assert rulers.closed_loop(table).tolist() == expected
+    assert latency.closed_loop(table).tolist() == expected
 
 
 def test_a_walk_goes_on_over_the_blocks_that_it_is_cut_into(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     due = np.cumsum(rng.integers(1, 100, 1000))
     table = record(intended_ns=due, sent_ns=due, done_ns=due + rng.integers(1, 700, 1000))
-    whole = rulers.closed_loop(table)
-    monkeypatch.setattr(rulers, "BLOCK", 7)
-    assert rulers.closed_loop(table).tolist() == whole.tolist()
+    whole = latency.closed_loop(table)
+    monkeypatch.setattr(latency, "BLOCK", 7)
+    assert latency.closed_loop(table).tolist() == whole.tolist()
 
 
 def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None:
@@ -87,9 +90,9 @@ def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None
         status=[200, 0, 200],
         wrong=[None, None, True],
     )
-    for ruler in (rulers.from_intended, rulers.from_sent, rulers.closed_loop):
+    for ruler in (latency.from_intended, latency.from_sent, latency.closed_loop):
         assert np.isinf(ruler(table)).tolist() == [False, True, True]
-    assert rulers.lag(table).tolist() == [1, 1]
+    assert latency.lag(table).tolist() == [1, 1]
 
 
 @given(st.permutations([1, 2, 4, 8, 16]))

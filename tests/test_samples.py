@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadtest import samples
-from loadtest.records import Records
+from loadtest.generator.records import Records
 from medserve.errors import BadInput
 
 NAMES = [

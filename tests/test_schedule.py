@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.schedule import arrivals, bursts, constant, index_of_dispersion, poisson, trace
+from loadtest.generator.schedule import arrivals, bursts, constant, index_of_dispersion, poisson, trace
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile
 

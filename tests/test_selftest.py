@@ -15,8 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from loadtest import known_answers, samples, schedule, selftest
-from loadtest.report import facts, markdown, page, ruler
+from loadtest import samples
+from loadtest.generator import schedule
+from loadtest.report import facts, markdown, page
+from loadtest.report.sections import selftest as section
+from loadtest.selftest import known_answers
+from loadtest.selftest import run as selftest
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Check, SelfTest
@@ -251,7 +255,7 @@ def test_a_failed_check_is_one_line_with_numbers() -> None:
 def test_the_report_says_how_the_ruler_did(tmp_path: Path) -> None:
     study = made_run.study(frameworks=("pytorch",), sizes=(28,), launches=1)
     run = made_run.build(tmp_path / "run", study, lambda *_: 1.0)
-    assert (ruler.checks(facts.read(run)), ruler.caution(facts.read(run))) == (None, None)
+    assert (section.checks(facts.read(run)), section.caution(facts.read(run))) == (None, None)
     store.write_json(run / "selftest" / "selftest.json", made_selftest(False))
     found = facts.read(run)
     text = markdown.write(page.compose(found, "run"))

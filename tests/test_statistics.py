@@ -11,8 +11,8 @@ from conftest import Stage
 from made_run import build, study
 from scipy import stats
 
-from loadtest.analysis import table
 from loadtest.benchmark import coverage, large, publishing, repeatability, simulated
+from loadtest.results import table
 from medserve.errors import CannotRun
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.analysis.surface import Bounded, Point, crossover, dominated, in_logs, response, wilson
+from loadtest.analysis.scaling import Bounded, Point, crossover, dominated, in_logs, response, wilson
 
 SIZES = (28, 64, 128, 224)
 

@@ -8,9 +8,9 @@ import pytest
 from made_run import MS, Change, Columns, build, study
 
 from loadtest import samples
-from loadtest.analysis import launches
-from loadtest.analysis.rendering import render, short
-from loadtest.analysis.table import Row, read, rows
+from loadtest.results import launches
+from loadtest.results.table import Row, read, rows
+from loadtest.results.writers import render, short
 from medserve import store
 from medserve.result import Check, Result, SelfTest, Window
 from medserve.spec import Cell

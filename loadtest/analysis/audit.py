@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import binom
 
-from loadtest.analysis import intervals, rulers
+from loadtest.analysis import intervals
+from loadtest.results import latency
 from medserve.errors import BadInput
 from medserve.spec import Noun
 
@@ -28,7 +29,7 @@ def repeats(table: pa.Table) -> Repeats:
     The interval lies between order statistics of the paired log ratios, and so asks nothing of their distribution
     (Hahn & Meeker, Statistical Intervals, 1991, section 5.2).
     """
-    took = rulers.from_sent(table)
+    took = latency.from_sent(table)
     pairs = took[: len(took) // 2 * 2].reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     count, least = len(pairs), intervals.least_samples(0.5)

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals, rulers
+from loadtest.analysis import intervals
+from loadtest.results import latency
 from medserve.spec import Noun
 
 BATCHES = 300
@@ -95,11 +96,11 @@ def mark(table: pa.Table) -> tuple[pa.Table, Steady]:
 
     `table` has the columns of samples.SCHEMA; `start` counts the rows after the assumed warm-up, in order of sending.
     """
-    rest = rulers.in_order(intervals.measured(table.select((*rulers.COLUMNS, "warmup"))))
-    planned = rulers.due(rest)
-    found = find(rulers.from_intended(rest), planned)
+    rest = latency.in_order(intervals.measured(table.select((*latency.COLUMNS, "warmup"))))
+    planned = latency.due(rest)
+    found = find(latency.from_intended(rest), planned)
     if found.start:
-        warm = pc.or_(table["warmup"], pa.array(rulers.due(table) < planned[found.start]))
+        warm = pc.or_(table["warmup"], pa.array(latency.due(table) < planned[found.start]))
         table = table.set_column(table.column_names.index("warmup"), "warmup", warm)
     return table, found
 

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from loadtest import client, payload, samples
+from loadtest import samples
 from loadtest.analysis import intervals
-from loadtest.payload import Load
-from loadtest.server import Server
-from loadtest.watch import Watch
+from loadtest.generator import payload
+from loadtest.generator.payload import Load
+from loadtest.measure import locust_process
+from loadtest.measure.monitor import Watch
+from loadtest.measure.server_process import Server
 from medserve import machine, process, store
 from medserve.empty import empty_artifact
 from medserve.errors import CannotRun
@@ -90,7 +92,7 @@ class Bench:
         assert load.out is not None
         record = Path(load.out)
         watch = Watch(None, self.client_cpus)
-        client.generate(load, record.with_name("locust.log"), look=watch.look)
+        locust_process.generate(load, record.with_name("locust.log"), look=watch.look)
         self.windows += watch.close()
         return intervals.measured(samples.read(record))
 

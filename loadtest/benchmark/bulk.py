@@ -49,7 +49,7 @@ def make(folder: Folder, rows: Annotated[int, typer.Option(min=1)] = 10_000_000)
 @app.command()
 def reduce(folder: Folder) -> None:
     """Reduce the record to what rows are made of, as a report does. Prints seconds, peak memory and requests."""
-    from loadtest.analysis import launches
+    from loadtest.results import launches
 
     result = store.read_json(folder / "result.json", Result)
     began = time.perf_counter()

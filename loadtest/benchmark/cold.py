@@ -11,12 +11,12 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.server import Server
+from loadtest.measure.server_process import Server
 from medserve import machine, plugins, store
 from medserve.spec import Deployment
 
 PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
-"""Of `loadtest.server`: since the start of the process, but for `load_seconds`."""
+"""Of `loadtest.measure.server_process`: since the start of the process, but for `load_seconds`."""
 
 
 class Start(msgspec.Struct, frozen=True):

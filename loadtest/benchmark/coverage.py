@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from loadtest.analysis import compare, intervals, modes, steady, within
+from loadtest.analysis import bimodality, compare, intervals, steady, within
 from loadtest.analysis.compare import MARGIN, Judged
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
@@ -150,7 +150,7 @@ def _unsteady(generator: np.random.Generator, series: Series, count: int) -> boo
 
 
 def _bimodal(generator: np.random.Generator, series: Series) -> bool:
-    return modes.two(series.draw(generator, 1000)) is not None
+    return bimodality.two(series.draw(generator, 1000)) is not None
 
 
 BORDER = (1 + MARGIN) * 1.0001

@@ -16,8 +16,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from loadtest import payload, samples, schedule
-from loadtest.payload import Load
+from loadtest import samples
+from loadtest.generator import payload, schedule
+from loadtest.generator.payload import Load
 from medserve import errors, machine, store
 from medserve.errors import CannotRun
 from medserve.timing import now, quiet_collector

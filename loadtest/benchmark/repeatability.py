@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.analysis import pairs, table
-from loadtest.analysis.pairs import Compared
+from loadtest.results import pairs, table
+from loadtest.results.pairs import Compared
 
 MEDIAN = 0.5
 OPPOSITE = {"faster", "slower"}

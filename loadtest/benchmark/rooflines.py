@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loadtest import client
 from loadtest.analysis import intervals
 from loadtest.benchmark.bench import SIZE, Bench, Line, run
-from loadtest.payload import Load
+from loadtest.generator.payload import Load
+from loadtest.measure import locust_process
 from medserve import process
 from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
@@ -25,9 +25,9 @@ CONNECTIONS = 8
 ROWS = 10_000_000
 
 UNRECORDED = """
-from loadtest.records import Records
+from loadtest.generator.records import Records
 Records.note = lambda *_, **__: None
-from loadtest.locustfile import *
+from loadtest.generator.locustfile import *
 """
 """A locustfile: the same users, the same stamps, and nothing kept."""
 
@@ -63,14 +63,14 @@ def generator(bench: Bench) -> Iterator[Line]:
     """Requests a second with and without recording, as the server counts them."""
     unrecorded = bench.new() / "unrecorded.py"
     unrecorded.write_text(UNRECORDED)
-    recorded = client.LOCUSTFILE
+    recorded = locust_process.LOCUSTFILE
     rates: dict[Path, list[float]] = {recorded: [], unrecorded: []}
     try:
         for _ in range(bench.rounds):
-            for client.LOCUSTFILE in rates:
-                rates[client.LOCUSTFILE].append(_roofline(bench))
+            for locust_process.LOCUSTFILE in rates:
+                rates[locust_process.LOCUSTFILE].append(_roofline(bench))
     finally:
-        client.LOCUSTFILE = recorded
+        locust_process.LOCUSTFILE = recorded
     kept, bare = rates.values()
     rate = median(kept)
     yield Line(part="generator", name="recorded requests", value=rate, unit="/s", low=10_000)
@@ -97,7 +97,7 @@ def _roofline(bench: Bench) -> float:
             out=str(folder / "samples.parquet"),
             cpus=bench.client_cpus,
         )
-        client.generate(load, folder / "locust.log")
+        locust_process.generate(load, folder / "locust.log")
     finally:
         process.stop(child)
     said = msgspec.json.decode(child.stdout.read(), type=_Answered)

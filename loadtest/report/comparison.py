@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from loadtest.analysis import compare
 from loadtest.analysis.compare import Verdict
-from loadtest.analysis.table import Row
-from loadtest.analysis.verdicts import deployment
+from loadtest.results.flags import deployment
+from loadtest.results.table import Row
 from medserve.spec import LoadProfile
 
 Group = dict[str, Row]

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.analysis import agreement, ledger, table
-from loadtest.analysis.agreement import Agreement
+from loadtest.analysis import breakdown
+from loadtest.analysis.breakdown import Term
 from loadtest.analysis.distribution import Curve
-from loadtest.analysis.ledger import Term
-from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
+from loadtest.results import agreement, table
+from loadtest.results.agreement import Agreement
+from loadtest.results.table import Row
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -110,7 +111,7 @@ def read(run: Path) -> Facts:
         },
         profiles=profiles,
         ledgers={
-            one.cell.name: ledger.together([counted.ledger for counted in one.counted.values()])
+            one.cell.name: breakdown.together([counted.ledger for counted in one.counted.values()])
             for one in measured.cells
         },
         checkpoints=checkpoints,

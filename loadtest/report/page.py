@@ -4,36 +4,32 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.analysis import rendering
-from loadtest.analysis.verify import PUBLISHED, seal
-from loadtest.report import (
+from loadtest.report import facts, markdown, table_writers, templating, wording
+from loadtest.report.facts import Facts
+from loadtest.report.model import Commands, Figure, Page, Section, Table, Terms
+from loadtest.report.sections import (
     answer,
+    breakdown,
+    certificates,
     charts,
-    choices,
+    choose,
     claims,
     costs,
     deployments,
     distributions,
-    facts,
+    environment,
     front,
     glossary,
-    ledgers,
     load,
-    markdown,
-    proofs,
     rates,
     resolution,
-    ruler,
+    selftest,
     steadiness,
     tables,
-    tabular,
-    templating,
     training,
-    validity,
-    wording,
 )
-from loadtest.report.facts import Facts
-from loadtest.report.model import Commands, Figure, Page, Section, Table, Terms
+from loadtest.results import writers
+from loadtest.results.verify import PUBLISHED, seal
 from medserve import store, study
 from medserve.errors import BadInput
 from medserve.tables import DATASETS
@@ -47,7 +43,7 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     found = facts.read(run)
     page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
-    written[run / PUBLISHED] = rendering.render([*found.rows, *found.trapped], "json").encode()
+    written[run / PUBLISHED] = writers.render([*found.rows, *found.trapped], "json").encode()
     written |= {out.parent / name: content for name, content in _beside(page)}
     for path, content in written.items():
         store.write_bytes(path, content)
@@ -57,9 +53,9 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
 
 def compose(found: Facts, folder: str) -> Page:
     """The report as data. `folder` is what the commands call the run."""
-    spent = ledgers.tables(found)
+    spent = breakdown.tables(found)
     sections = [
-        _section("choose", "What to choose", choices.table(found), front.table(found)),
+        _section("choose", "What to choose", choose.table(found), front.table(found)),
         Section(
             "deployments",
             "Deployments",
@@ -75,7 +71,9 @@ def compose(found: Facts, folder: str) -> Page:
             intro=resolution.INTRO,
         ),
         _section("load", "Under load", load.rulers(found), load.ladder(found), load.idle(found)),
-        _section("time", "Where the time goes", *spent, tables.overheads(found), intro=ledgers.INTRO if spent else ""),
+        _section(
+            "time", "Where the time goes", *spent, tables.overheads(found), intro=breakdown.INTRO if spent else ""
+        ),
         _section("costs", "What it costs", costs.table(found), training.table(found), training.seeds(found)),
         _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
         _section(
@@ -88,7 +86,7 @@ def compose(found: Facts, folder: str) -> Page:
             front.figure(found),
             rates.schedules(found),
             rates.users(found),
-            ledgers.figure(found),
+            breakdown.figure(found),
             charts.overheads(found),
             training.curves(found),
             training.efficiency(found),
@@ -96,16 +94,16 @@ def compose(found: Facts, folder: str) -> Page:
         _section(
             "validity",
             "Validity",
-            ruler.checks(found),
-            ruler.roofline(found),
-            proofs.certificates(found),
-            proofs.agreements(found),
+            selftest.checks(found),
+            selftest.roofline(found),
+            certificates.certificates(found),
+            certificates.agreements(found),
             steadiness.table(found),
-            validity.machine(found),
-            validity.processes(found),
-            validity.launches(found),
-            validity.data(found),
-            validity.versions(found),
+            environment.machine(found),
+            environment.processes(found),
+            environment.launches(found),
+            environment.data(found),
+            environment.versions(found),
         ),
         _section("reproduce", "How to reproduce", _commands(found, folder)),
         _section("meaning", "What the columns mean", Terms("", glossary.MEANING)),
@@ -136,7 +134,7 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                 yield f"figures/{name}.svg", block.svg.encode()
                 yield f"figures/{name}.png", block.png
             case Table():
-                for ending, text in tabular.forms(block):
+                for ending, text in table_writers.forms(block):
                     yield f"tables/{name}.{ending}", text.encode()
 
 
@@ -149,7 +147,7 @@ def _facts(found: Facts) -> tuple[str, ...]:
     titles = [wording.dataset(name) for name in found.study.datasets]
     licences = found.licences or [DATASETS[name].licence for name in found.study.datasets if name in DATASETS]
     data = f"{', '.join(titles)}: {'; '.join(licences)}"
-    return tuple(filter(None, (validity.when(found), data, validity.where(found))))
+    return tuple(filter(None, (environment.when(found), data, environment.where(found))))
 
 
 def _commands(found: Facts, folder: str) -> Commands:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from loadtest.analysis.verdicts import Row
 from loadtest.report.model import Mark
+from loadtest.results.flags import Row
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 

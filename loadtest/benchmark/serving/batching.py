@@ -16,7 +16,7 @@ from loadtest.benchmark.bench import Bench, Line
 from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
 from loadtest.benchmark.serving.environments import InProcess
 from loadtest.benchmark.serving.turns import MODEL_FILE, golden_image
-from loadtest.server import Server
+from loadtest.measure.server_process import Server
 from medserve import machine, wire
 
 CONNECTIONS = (8, 16)

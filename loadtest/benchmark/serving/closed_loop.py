@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.benchmark.poller import Exchange
-from loadtest.payload import PATIENCE
+from loadtest.generator.payload import PATIENCE
 from medserve.errors import CannotRun
 from medserve.timing import now, quiet_collector
 

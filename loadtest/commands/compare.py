@@ -1,0 +1,87 @@
+"""The doing of `medserve compare`: verdicts on the pairs of a run, or on the cells of two runs, as tables."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.analysis.compare import Verdict
+from loadtest.results import pairs, regression, table
+from loadtest.results.flags import deployment
+from loadtest.results.pairs import Compared
+from loadtest.results.regression import Changed
+from loadtest.results.table import Run
+from loadtest.results.writers import render_nouns
+from medserve.errors import CannotRun
+
+STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "undecided": "dim", "not comparable": "dim"}
+
+
+def within(folder: Path, percentile: float, margin: float, form: str) -> None:
+    """Print the comparisons of one run."""
+    run = table.read(folder)
+    rows = table.rows(run)
+    found = pairs.compare(rows, run.percentiles(percentile).__getitem__, percentile, margin)
+    if form != "table":
+        print(render_nouns(found, form))
+        return
+    console = Console()
+    # The names of deployments are too long to stand side by side.
+    short = {deployment(row): f"{row['framework']} {row['runtime']}" for row in rows}
+    for kind, profile in dict.fromkeys((one.kind, one.profile) for one in found):
+        same = [one for one in found if (one.kind, one.profile) == (kind, profile)]
+        console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))
+    for line in _operators(run, [one for one in found if one.kind == "ONNX against ONNX"]):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def between(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
+    """Print what changed between two runs. Raises CannotRun when a cell became slower."""
+    before, after = table.read(old), table.read(new)
+    found = regression.changes(before, after, percentile, margin)
+    if form != "table":
+        print(render_nouns(found, form))
+    else:
+        console = Console()
+        console.print(_table(f"{new} over {old}: p{percentile * 100:g}", found, {}))
+        for name, (was, now) in regression.versions(before, after).items():
+            console.print(f"{name}: {was or 'absent'} -> {now or 'absent'}", style="dim", markup=False, highlight=False)
+    if slower := [one.cell for one in found if one.verdict == "slower"]:
+        more = f" (and {len(slower) - 1} more)" if len(slower) > 1 else ""
+        raise CannotRun(f"slower than in {old}: {slower[0]}{more}")
+
+
+def _table(title: str, found: list[Compared] | list[Changed], short: dict[str, str]) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    heads = ("px", "first", "second") if isinstance(found[0], Compared) else ("cell",)
+    for head in heads:
+        made.add_column(head, overflow="fold")
+    made.add_column("ratio", justify="right", no_wrap=True)
+    made.add_column("95 %", justify="right", no_wrap=True)
+    made.add_column("verdict")
+    for one in found:
+        names = (str(one.size), short[one.first], short[one.second]) if isinstance(one, Compared) else (one.cell,)
+        interval = "" if one.low is None else f"{one.low:.3f} to {one.high:.3f}"
+        word: str = one.verdict
+        if one.more is not None:
+            word += f", ~{one.more} more to tell"
+        elif one.value is None and one.reason:
+            word += f": {one.reason}"
+        ratio = "-" if one.value is None else f"{one.value:.3f}"
+        made.add_row(*names, ratio, interval, word, style=STYLES.get(one.verdict, ""))
+    return made
+
+
+def _operators(run: Run, found: list[Compared]) -> list[str]:
+    """The nodes of each graph that is compared: unequal exports explain unequal speeds."""
+    counts: dict[str, dict[str, Any]] = {
+        one.deployed.deployment.name: one.artifact.operators for one in run.cells if one.artifact
+    }
+    names = dict.fromkeys(name for one in found for name in (one.first, one.second))
+    return [
+        f"{name}: {sum(counts[name].values())} nodes: "
+        + ", ".join(f"{count} {kind}" for kind, count in counts[name].items())
+        for name in names
+        if counts.get(name)
+    ]

@@ -1,0 +1,106 @@
+"""Which cells of a run are compared with which: native with ONNX, framework with framework, one export with another."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from typing import Literal
+
+from loadtest.analysis.compare import MARGIN, Verdict, judge, ratio
+from loadtest.results.flags import Row, deployment
+from medserve.spec import Noun
+
+Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
+
+SAME = (
+    "dataset",
+    "size",
+    "architecture",
+    "device",
+    "threads",
+    "batch_images",
+    "variant",
+    "seed",
+    "precision",
+    "profile",
+)
+"""What two cells must have in common to be compared."""
+
+Percentiles = Callable[[str], Mapping[int, float]]
+"""From a cell's name to one percentile of each of its launches, by block."""
+
+
+class Compared(Noun, frozen=True, kw_only=True):
+    """Two cells under one way of measuring: `value` is second over first, below 1 when the second is faster."""
+
+    kind: Kind
+    dataset: str
+    size: int
+    profile: str
+    mode: str
+    percentile: float
+    first: str
+    second: str
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    launches: int
+    more: int | None
+    reason: str | None
+
+
+def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
+    """All comparisons of a run, in the order of its rows.
+
+    A family, within which at most one campaign in twenty may hold a wrong verdict, is one kind under one profile.
+    """
+    found: list[Compared] = []
+    sound = [row for row in rows if row["framework"] is not None and row["trap"] is None]
+    for kind, pairs in _pairs(sound).items():
+        for profile in dict.fromkeys(first["profile"] for first, _ in pairs):
+            family = [pair for pair in pairs if pair[0]["profile"] == profile]
+            ratios = [
+                ratio(percentiles(first["cell"]), percentiles(second["cell"]), margin) for first, second in family
+            ]
+            for (first, second), judged in zip(family, judge(ratios, margin), strict=True):
+                one = judged.ratio
+                found.append(
+                    Compared(
+                        kind=kind,
+                        dataset=first["dataset"],
+                        size=first["size"],
+                        profile=profile,
+                        mode=first["mode"],
+                        percentile=percentile,
+                        first=deployment(first),
+                        second=deployment(second),
+                        value=one.value,
+                        low=one.low,
+                        high=one.high,
+                        verdict=judged.verdict,
+                        launches=one.blocks,
+                        more=judged.more,
+                        reason=one.reason or first["reason"] or second["reason"] if one.value is None else one.reason,
+                    )
+                )
+    return found
+
+
+def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
+    found: dict[Kind, list[tuple[Row, Row]]] = {
+        "native against ONNX": [],
+        "framework against framework": [],
+        "ONNX against ONNX": [],
+    }
+    for one, other in combinations(rows, 2):
+        if any(one[key] != other[key] for key in SAME):
+            continue
+        onnx = (one["format"] == "onnx") + (other["format"] == "onnx")
+        if one["framework"] == other["framework"]:
+            if onnx == 1:
+                native_first = (one, other) if other["format"] == "onnx" else (other, one)
+                found["native against ONNX"].append(native_first)
+        elif onnx == 0:
+            found["framework against framework"].append((one, other))
+        elif onnx == 2 and one["runtime"] == other["runtime"]:
+            found["ONNX against ONNX"].append((one, other))
+    return found
