@@ -116,12 +116,6 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def is_good(table: pa.Table) -> NDArray[np.bool_]:
-    """Which requests were answered, and not wrongly."""
-    good = pc.and_(pc.equal(table["status"], 200), pc.invert(pc.fill_null(table["wrong"], False)))
-    return np.asarray(good.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
-
-
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
 

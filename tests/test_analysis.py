@@ -97,9 +97,9 @@ def table(**columns: Any) -> Any:
 
 def test_latency_is_from_the_intended_time_or_else_from_the_sending_and_failures_are_infinite() -> None:
     of_open = table(intended_ns=[10, 20], sent_ns=[15, 25], done_ns=[40, 60])
-    assert latency.from_intended(of_open).tolist() == [30, 40]
+    assert latency.from_intended_start(of_open).tolist() == [30, 40]
     of_closed = table(sent_ns=[15, 25, 30], done_ns=[40, 60, 70], status=[200, 0, 200], wrong=[None, None, True])
-    assert latency.from_intended(of_closed).tolist() == [25, math.inf, math.inf]
+    assert latency.from_intended_start(of_closed).tolist() == [25, math.inf, math.inf]
 
 
 def test_failures_count_in_every_percentile() -> None:
@@ -113,7 +113,7 @@ def test_failures_count_in_every_percentile() -> None:
 
 def test_nanoseconds_stay_exact_after_months_of_uptime() -> None:
     start = 2**60
-    assert latency.from_intended(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
+    assert latency.from_intended_start(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
 
 
 STUDY = Study(

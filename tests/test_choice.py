@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.analysis import distribution, pareto
-from loadtest.analysis.pareto import Candidate
-from loadtest.analysis.scaling import Bounded, Point, dominated, wilson
+from loadtest.analysis.intervals import Interval, wilson
+from loadtest.analysis.pareto import Candidate, Point, dominated
 
 LATENCIES = st.floats(0.01, 1000)
 SHARES = st.integers(0, 200).map(lambda right: wilson(right / 200, 200))
@@ -20,7 +20,7 @@ def points(draw: st.DrawFn) -> list[Point]:
     found = []
     for number in range(draw(st.integers(0, 8))):
         middle, width = draw(LATENCIES), draw(st.floats(1, 2))
-        latency = Bounded(value=middle, low=middle / width, high=middle * width)
+        latency = Interval(value=middle, low=middle / width, high=middle * width)
         found.append(Point(name=str(number), model=str(number), latency=latency, accuracy=draw(SHARES)))
     return found
 
@@ -105,9 +105,9 @@ def test_limits_are_round_and_span_the_bounds(bounds: list[float]) -> None:
 def test_an_objective_is_about_what_every_sample_carries() -> None:
     one = Candidate(name="a", median=1.0, accuracy=wilson(0.9, 100), bounds={"p50": 1.1, "p90": 1.5, "p99": math.inf})
     other = Candidate(name="b", median=1.0, accuracy=wilson(0.9, 100), bounds={"p50": 1.1, "p90": 1.5})
-    assert pareto.carried([one], ("p99", "p90", "p50")) == "p99"
-    assert pareto.carried([one, other], ("p99", "p90", "p50")) == "p90"
-    assert pareto.carried([other], ("p99",)) is None
+    assert pareto.supported_percentile([one], ("p99", "p90", "p50")) == "p99"
+    assert pareto.supported_percentile([one, other], ("p99", "p90", "p50")) == "p90"
+    assert pareto.supported_percentile([other], ("p99",)) is None
 
 
 def test_of_equals_the_faster_and_of_better_ones_the_better() -> None:

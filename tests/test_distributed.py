@@ -21,6 +21,7 @@ from loadtest.generator import payload, schedule
 from loadtest.generator.merging import SERVER_STAMPS, STAMPS, Part, merge
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
+from loadtest.results import latency
 from medserve import store
 from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
@@ -50,7 +51,7 @@ def check_schedule(table: pa.Table, profile: LoadProfile, seed: int = 0) -> None
     assert asked == meant, "not the images of one process"
     warm = intended - intended[0] + expected[0] < profile.warmup_seconds * 1e9
     assert np.array_equal(np.array(table["warmup"].to_pylist()), warm)
-    assert samples.is_good(table).all()
+    assert latency.succeeded(table).all()
 
 
 def test_two_processes_share_one_schedule_and_leave_one_record(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_when_a_worker_dies_the_record_of_the_others_is_kept_and_said_so(tmp_pat
     assert killed
     table = samples.read(tmp_path / "samples.parquet")
     assert len(table) > 10
-    assert samples.is_good(table).any()
+    assert latency.succeeded(table).any()
     assert (np.diff(table["intended_ns"].to_numpy()) >= 0).all()
     assert len(samples.read_facts(tmp_path / "samples.parquet")["workers"]) == 1
 

@@ -62,10 +62,10 @@ def test_an_open_loop_sends_when_it_is_due_and_sees_a_stall_that_a_closed_loop_h
     gaps = np.diff(column(seen_open, "intended_ns"))
     assert (gaps == 20_000_000).all(), "the schedule was not kept to"
     # 50 requests a second met a second of standstill: all that were due in its first half waited for the other.
-    waited = np.sort(latency.from_intended(seen_open))
+    waited = np.sort(latency.from_intended_start(seen_open))
     assert (waited > 0.49e9).sum() >= 24
     assert column(seen_open, "connection").max() >= 24, "a request waited for the answer of another"
-    hidden = np.sort(latency.from_intended(seen_closed))
+    hidden = np.sort(latency.from_intended_start(seen_closed))
     assert (hidden > 0.49e9).sum() == 1
     assert intervals.percentile(waited, 0.8) > 0.49e9 > intervals.percentile(hidden, 0.8)
 
@@ -91,7 +91,7 @@ def test_what_the_client_itself_held_up_counts_from_the_intended_time_only(tmp_p
     assert (lag >= 0).all()
     late = lag > 0.2e9
     assert late.sum() >= 8
-    from_intended = latency.from_intended(table)
+    from_intended = latency.from_intended_start(table)
     from_sent = column(table, "done_ns") - column(table, "sent_ns")
     assert (from_intended[late] > 0.2e9).all()
     assert np.median(from_sent[late]) < 0.2e9
@@ -126,8 +126,8 @@ def test_every_failure_is_recorded_and_ends_no_user(tmp_path: Path) -> None:
     wrong = table["wrong"].to_pylist()
     assert wrong.count(True) == 20
     assert wrong.count(False) == 20
-    assert samples.is_good(table).sum() == 20
-    assert np.isinf(latency.from_intended(table)).sum() == 80
+    assert latency.succeeded(table).sum() == 20
+    assert np.isinf(latency.from_intended_start(table)).sum() == 80
 
 
 @pytest.mark.parametrize("profile", [opened(), closed()])
@@ -236,7 +236,7 @@ def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
     with stub(lambda handler: handler.scores(shifted)) as server:
         table = load(server, closed(), tmp_path, expected=str(tmp_path / "expected.npy"))
     assert all(table["wrong"].to_pylist())
-    assert np.isinf(latency.from_intended(table)).all()
+    assert np.isinf(latency.from_intended_start(table)).all()
 
 
 def test_load_finds_the_model_and_says_what_it_saw(stage: Stage, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_ledger_of_each_deployment_holds_the_parts_that_were_made(read: fact
     row = cells(opened)
     assert row["Client client queue"].value == pytest.approx(LAG, rel=1e-2)
     assert row["Server infer"].value == pytest.approx(PARTS["infer"] * (1 - LAG), rel=1e-2)
-    assert re.fullmatch(r"p99 0\.07\d+, 4\.9 %", row["All unexplained rest"].note)
+    assert re.fullmatch(r"p99 0\.07\d+, 4\.9 %", row["All unattributed"].note)
     assert "Client client queue" not in cells(closed)
     assert cells(closed)["All whole"].value == pytest.approx(1.0, rel=1e-2)
 

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.analysis.exceedance import Exceedance, exceedance
 from loadtest.analysis.intervals import least_samples, percentile
+from loadtest.analysis.within_launch import Exceedance, exceedance
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import Noun
 

@@ -9,13 +9,9 @@ from itertools import pairwise
 from math import ceil, isfinite, log
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals
-from loadtest.results import latency
 from medserve.spec import Noun
 
 BATCHES = 300
@@ -89,20 +85,6 @@ def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -
     when = f"at request {at:,} of {count:,}" if due is None else f"{(due[at] - due[0]) / 1e9:.3g} s in"
     reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
     return Steady(start=0, steady=False, reason=reason)
-
-
-def mark(table: pa.Table) -> tuple[pa.Table, Steady]:
-    """The record with the warm-up that is found after the assumed one marked too, and what was found there.
-
-    `table` has the columns of samples.SCHEMA; `start` counts the rows after the assumed warm-up, in order of sending.
-    """
-    rest = latency.in_order(intervals.measured(table.select((*latency.COLUMNS, "warmup"))))
-    planned = latency.due(rest)
-    found = find(latency.from_intended(rest), planned)
-    if found.start:
-        warm = pc.or_(table["warmup"], pa.array(latency.due(table) < planned[found.start]))
-        table = table.set_column(table.column_names.index("warmup"), "warmup", warm)
-    return table, found
 
 
 def _elapsed(due: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:

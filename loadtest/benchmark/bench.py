@@ -10,12 +10,12 @@ import msgspec
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.analysis import intervals
 from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from loadtest.measure import locust_process
 from loadtest.measure.monitor import Watch
 from loadtest.measure.server_process import Server
+from loadtest.results import latency
 from medserve import machine, process, store
 from medserve.empty import empty_artifact
 from medserve.errors import CannotRun
@@ -94,7 +94,7 @@ class Bench:
         watch = Watch(None, self.client_cpus)
         locust_process.generate(load, record.with_name("locust.log"), look=watch.look)
         self.windows += watch.close()
-        return intervals.measured(samples.read(record))
+        return latency.after_warmup(samples.read(record))
 
     def theirs(self, load: Load) -> pa.Table:
         """The same of the referee of the open loop."""
@@ -102,7 +102,7 @@ class Bench:
         record = Path(load.out)
         store.write_json(record.with_name("load.json"), load)
         run("loadtest.benchmark.poller", str(record.with_name("load.json")))
-        return intervals.measured(samples.read(record))
+        return latency.after_warmup(samples.read(record))
 
 
 def run(*words: str) -> bytes:

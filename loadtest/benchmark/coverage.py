@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from loadtest.analysis import bimodality, compare, intervals, steady, within
+from loadtest.analysis import bimodality, compare, intervals, steady, within_launch
 from loadtest.analysis.compare import MARGIN, Judged
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
@@ -73,7 +73,7 @@ def _within(trials: int) -> Iterator[Line]:
                 generator: np.random.Generator, series: Series = series, p: float = p, count: int = count
             ) -> Interval:
                 values = series.draw(generator, count)
-                return within.estimate(values, np.sort(values), p)
+                return within_launch.percentile_interval(values, np.sort(values), p)
 
             name = f"{NAMES[p]}, {kind}, {count:,} requests"
             yield _holds("one launch", name, trials, series.quantile(p) / 1e6, draw)

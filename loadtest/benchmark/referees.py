@@ -34,7 +34,7 @@ def closed_loop(bench: Bench) -> Iterator[Line]:
                 seconds = load.profile.seconds
                 theirs = wrk.measure(server.url, request, seconds, bench.client_cpus, bench.new())
                 p50.setdefault(("wrk", name), []).append(theirs)
-                mine = np.sort(latency.from_intended(bench.ours(load)))
+                mine = np.sort(latency.from_intended_start(bench.ours(load)))
                 p50.setdefault(("generator", name), []).append(intervals.percentile(mine, 0.5) / 1e3)
     middle = {key: median(values) for key, values in p50.items()}
     for (who, what), value in middle.items():
@@ -77,7 +77,7 @@ def open_loop(bench: Bench) -> Iterator[Line]:
             options = {"delays_ms": DELAYS.tolist()}
             with bench.serving("delay", dispatch="concurrent", options=options) as server:
                 load = bench.plan(server.url, 10.0, seed=seed, mode="open-loop", arrivals="poisson", rate=RATE)
-                found[who].append(latency.from_intended(measure(load)) / 1e6)
+                found[who].append(latency.from_intended_start(measure(load)) / 1e6)
     mine, theirs = (np.sort(np.concatenate(found[who])) for who in ("generator", "referee"))
     a, b = (intervals.percentile(ordered, 0.5) for ordered in (mine, theirs))
     note = f"{a:.3f} ms and {b:.3f} ms of {len(mine):,} requests each"

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.analysis import audit, breakdown, intervals, steady
+from loadtest.analysis import audit
 from loadtest.analysis.saturation import Rung, knee
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
@@ -22,7 +22,7 @@ from medserve.errors import BadInput, CannotRun
 from medserve.progress import Progress
 from medserve.spec import LoadProfile
 
-COLUMNS = tuple(dict.fromkeys((*intervals.COLUMNS, *breakdown.COLUMNS, "error")))
+COLUMNS = tuple(dict.fromkeys((*latency.COLUMNS, *latency.BREAKDOWN_COLUMNS, "error")))
 """What the figures want of a record; the rest of ten million rows would not fit beside them."""
 
 
@@ -76,7 +76,7 @@ def single(runs: Runs, json: bool) -> None:
     said |= {"rate_asked": profile.rate, "incomplete": reason}
     lines = [f"{plan.model} at {plan.url}, {_how(profile)}, batches of {profile.batch}", in_words(said)]
     if plan.audit is not None:
-        found = audit.repeats(samples.read(Path(plan.audit)))
+        found = audit.audit(latency.service_time(samples.read(Path(plan.audit))))
         said["repeats"] = msgspec.to_builtins(found)
         word = "the server answers from a CACHE" if found.cached else "no cache"
         lines.append(
@@ -142,12 +142,12 @@ def say(said: dict[str, Any], lines: Sequence[str], json: bool) -> None:
 
 def _figures(table: pa.Table, profile: LoadProfile) -> tuple[str | None, dict[str, Any]]:
     """What is wrong with a run, or null, and its figures from where its steady state began."""
-    if not len(intervals.measured(table)):
+    if not len(latency.after_warmup(table)):
         raise CannotRun(f"no request fell into the {profile.seconds:g} s after the warm-up; give it more --seconds")
     broken = faults.failures(table) or faults.lateness(table)
-    began = latency.due(intervals.measured(table))
-    table, _ = steady.mark(table)
-    kept = latency.due(intervals.measured(table))
+    began = latency.planned_start(latency.after_warmup(table))
+    table, _ = latency.mark_warmup(table)
+    kept = latency.planned_start(latency.after_warmup(table))
     cut = float(kept.min() - began.min()) / 1e9
     said = summarise(table, 0.0 if profile.rate is None else profile.seconds - cut)
     said["warmup_found_seconds"] = cut

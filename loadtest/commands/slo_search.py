@@ -7,8 +7,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loadtest import samples
-from loadtest.analysis import intervals, slo_search
+from loadtest.analysis import slo_search
 from loadtest.analysis.slo_search import Judged, Objective, Trial
 from loadtest.commands.load import Runs, say
 from loadtest.generator import payload
@@ -33,10 +32,10 @@ def seek(runs: Runs, wanted: Objective, start: float | None, max_rate: float | N
 
     def measure(rate: float, seconds: float, seed: int) -> Trial:
         table = runs.run(msgspec.structs.replace(profile, rate=rate, seconds=seconds), seed)
-        rows = latency.in_order(intervals.measured(table))
+        rows = latency.by_planned_start(latency.after_warmup(table))
         if broken := _why_pointless(rows, plan):
             raise CannotRun(runs.spoilt(f"at {rate:g} requests/s: {broken}"))
-        return Trial(latency.from_intended(rows), latency.from_sent(rows))
+        return Trial(latency.from_intended_start(rows), latency.service_time(rows))
 
     if max_rate is None:
         reached = roofline(runs)
@@ -74,13 +73,13 @@ def roofline(runs: Runs) -> float:
         table = Runs(null, runs.processes, folder, numbered=False).run(profile, plan.seed)
     finally:
         server.stop()
-    rows = intervals.measured(table)
-    return int(samples.is_good(rows).sum()) / max(intervals.seconds(rows), 1e-9)
+    rows = latency.after_warmup(table)
+    return int(latency.succeeded(rows).sum()) / max(latency.duration_seconds(rows), 1e-9)
 
 
 def _why_pointless(rows: pa.Table, plan: Load) -> str | None:
     """Why no other rate would mend what went wrong in a trial; null where one may."""
-    good = samples.is_good(rows)
+    good = latency.succeeded(rows)
     if good.all():
         return None
     if not good.any() or pc.any(rows["wrong"]).as_py():

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import samples
-from loadtest.analysis import steady
 from loadtest.generator.payload import Load, open_images, open_scores
 from loadtest.measure.locust_process import generate
 from loadtest.measure.monitor import Watch
 from loadtest.measure.server_process import Server
+from loadtest.results import latency
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
@@ -216,7 +216,7 @@ class _Measured:
 
 def _settle(path: Path) -> dict[str, Any]:
     """Mark as warm-up what came before the steady state, and say where that began, or why there is none."""
-    table, found = steady.mark(samples.read(path))
+    table, found = latency.mark_warmup(samples.read(path))
     columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
     samples.write(path, columns, facts=samples.read_facts(path))
     said: dict[str, Any] = msgspec.to_builtins(found)
@@ -229,7 +229,7 @@ def _why_useless(path: Path) -> str | None:
     measured = ~np.asarray(table["warmup"].to_numpy(), np.bool_)
     if not measured.any():
         return "no request was sent after the warm-up"
-    if samples.is_good(table)[measured].any():
+    if latency.succeeded(table)[measured].any():
         return None
     errors = [error for error in table["error"].unique().to_pylist() if error]
     return f"all {measured.sum()} requests failed: {errors[0] if errors else 'the scores are not the certified ones'}"

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from loadtest.analysis import compare
-from loadtest.analysis.compare import Verdict
+from loadtest.analysis.compare import Ratio, Verdict
+from loadtest.analysis.intervals import Interval
 from loadtest.results.flags import deployment
 from loadtest.results.table import Row
 from medserve.spec import LoadProfile
@@ -29,20 +30,12 @@ SAME = (
 """A native row and an ONNX row are compared when they agree in these."""
 
 
-class Bounds(Struct, frozen=True):
-    """A ratio or a difference, with the interval that the ends of the two intervals give; null without them."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
 class Pair(Struct, frozen=True):
     """Native beside ONNX under one profile; `ratio` is ONNX / native of the medians, null where one is missing."""
 
     native: Row
     onnx: Row
-    ratio: Bounds | None
+    ratio: Interval | None
     verdict: Verdict
 
 
@@ -104,16 +97,21 @@ def _same_precision(one: Row, other: Row) -> bool:
     return len({one["precision"], other["precision"]} - {None}) < 2
 
 
-def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Bounds | None, Verdict]]:
+def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Interval | None, Verdict]]:
     """Second over first of each pair; rows that are not usable have no ratio."""
     ratios = [
         compare.ratio(medians[first["cell"]], medians[second["cell"]])
         if usable(first) and usable(second)
-        else compare.Ratio(reason="one of the two has no median")
+        else Ratio(reason="one of the two has no median")
         for first, second in family
     ]
     return [
-        (None if one.ratio.value is None else Bounds(one.ratio.value, one.ratio.low, one.ratio.high), one.verdict)
+        (
+            None
+            if one.ratio.value is None
+            else Interval(value=one.ratio.value, low=one.ratio.low, high=one.ratio.high),
+            one.verdict,
+        )
         for one in compare.judge(ratios)
     ]
 
@@ -124,20 +122,21 @@ def both_ways(profiles: Collection[LoadProfile]) -> tuple[str, str] | None:
     return (inside, outside) if inside and outside else None
 
 
-def overhead(group: Group, inside: str, outside: str) -> Bounds | None:
+def overhead(group: Group, inside: str, outside: str) -> Interval | None:
     """Milliseconds that HTTP adds to a deployment's median; null where one of the two was not measured."""
     if inside not in group or outside not in group or not group[inside]["valid"] or not group[outside]["valid"]:
         return None
     return _difference(group[inside], group[outside])
 
 
-def _difference(inside: Row, outside: Row) -> Bounds | None:
+def _difference(inside: Row, outside: Row) -> Interval | None:
     if inside["p50_ms"] is None or outside["p50_ms"] is None:
         return None
     value = outside["p50_ms"] - inside["p50_ms"]
     if inside["p50_low"] is None or outside["p50_low"] is None:
-        return Bounds(value)
-    return Bounds(value, outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"])
+        return Interval(value=value)
+    low, high = outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"]
+    return Interval(value=value, low=low, high=high)
 
 
 def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:

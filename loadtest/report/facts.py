@@ -111,7 +111,7 @@ def read(run: Path) -> Facts:
         },
         profiles=profiles,
         ledgers={
-            one.cell.name: breakdown.together([counted.ledger for counted in one.counted.values()])
+            one.cell.name: breakdown.over_launches([counted.ledger for counted in one.counted.values()])
             for one in measured.cells
         },
         checkpoints=checkpoints,

@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 
 from loadtest.analysis.compare import Ratio, ratio
-from loadtest.analysis.scaling import Bounded, Response, difference, wilson
+from loadtest.analysis.intervals import Interval, difference_of_shares, wilson
+from loadtest.analysis.scaling import Response
 from loadtest.results import protocols
 from loadtest.results.flags import Row
 from loadtest.results.pairs import Percentiles
@@ -128,7 +129,7 @@ def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> Entry:
     first, second = (accuracy(claim, subject) for subject in (claim.first, claim.second))
     if first is None or second is None:
         return _untested(claim, "this run does not hold both networks")
-    return _bounded(claim, difference(first, second, images))
+    return _bounded(claim, difference_of_shares(first, second, images))
 
 
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[Entry]:
@@ -163,7 +164,7 @@ def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, accuracy
         gains, winner = [], True
         for quick, exact in permutations(known, 2):
             one = ratio(centres(timed[quick]["cell"]), centres(timed[exact]["cell"]))
-            gain = difference(known[exact], known[quick], images)
+            gain = difference_of_shares(known[exact], known[quick], images)
             if one.low is not None and one.low > 1:
                 gains.append(gain)
                 winner = winner and (gain.high or 0.0) < 0
@@ -176,7 +177,7 @@ def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, accuracy
     return found or [_untested(claim, "this run does not tell two frameworks apart by latency")]
 
 
-def _bounded(claim: Claim, one: Bounded) -> Entry:
+def _bounded(claim: Claim, one: Interval) -> Entry:
     finding = _finding(one.low, one.high, claim.at_least)
     return Entry(claim=claim, finding=finding, value=one.value, low=one.low, high=one.high)
 

@@ -5,19 +5,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loadtest.analysis.intervals import measured, quantiles
+from loadtest.analysis.intervals import quantiles
 from loadtest.results import latency, launches
+from loadtest.results.latency import after_warmup, succeeded
 from loadtest.results.launches import COMPARED
-from loadtest.samples import is_good
 
 
 def failures(table: pa.Table) -> str | None:
     """Which requests after the warm-up failed or were answered wrongly, and since when; null when none was."""
-    rows = latency.in_order(measured(table))
-    bad = ~is_good(rows)
+    rows = latency.by_planned_start(after_warmup(table))
+    bad = ~succeeded(rows)
     if not bad.any():
         return None
-    planned = latency.due(rows) - latency.due(table).min()
+    planned = latency.planned_start(rows) - latency.planned_start(table).min()
     wrong = pc.sum(rows["wrong"]).as_py() or 0
     answered = rows["status"].to_numpy() > 0
     count, total = int(bad.sum()), len(rows)
@@ -46,11 +46,12 @@ def failures(table: pa.Table) -> str | None:
 
 def lateness(table: pa.Table) -> str | None:
     """Where the generator's own lateness is a tenth of a percentile; null where it is not, and for a closed loop."""
-    rows = measured(table)
+    rows = after_warmup(table)
     if not len(rows) or rows["intended_ns"].null_count:
         return None
     intended, sent = (
-        quantiles(np.sort(values), COMPARED) for values in (latency.from_intended(rows), latency.from_sent(rows))
+        quantiles(np.sort(values), COMPARED)
+        for values in (latency.from_intended_start(rows), latency.service_time(rows))
     )
     for p, ratio in launches.lateness(rows, intended, sent).items():
         if ratio > launches.LATE:

@@ -10,8 +10,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadtest import samples
-from loadtest.analysis import audit, bimodality, breakdown, distribution, intervals, steady
-from loadtest.analysis.audit import Repeats
+from loadtest.analysis import audit, bimodality, distribution, intervals, steady
+from loadtest.analysis.audit import CacheAudit
 from loadtest.analysis.bimodality import Modes
 from loadtest.analysis.breakdown import Term
 from loadtest.analysis.distribution import Curve
@@ -58,7 +58,7 @@ class Counted(Struct, frozen=True, kw_only=True):
     steady: Steady
     modes: Modes | None
     windows: tuple[Window, ...]
-    repeats: Repeats | None
+    repeats: CacheAudit | None
     process: dict[str, Any]
 
 
@@ -67,20 +67,20 @@ def count(folder: Path, result: Result, *, parts: bool = False) -> Counted:
 
     Raises BadInput when the record is not the one that the result names.
     """
-    wanted = dict.fromkeys((*intervals.COLUMNS, *(breakdown.COLUMNS if parts else ())))
+    wanted = dict.fromkeys((*latency.COLUMNS, *(latency.BREAKDOWN_COLUMNS if parts else ())))
     record = samples.read(_named(folder, result, "samples.parquet"), wanted)
-    terms = breakdown.ledger(record) if parts else ()
-    record = record.select(intervals.COLUMNS)  # the others' memory goes
-    table = latency.in_order(intervals.measured(record))
+    terms = latency.breakdown(record) if parts else ()
+    record = record.select(latency.COLUMNS)  # the others' memory goes
+    table = latency.by_planned_start(latency.after_warmup(record))
     seconds, requests = _seconds(record, table, result.cell.profile), len(record)
     del record
-    good = samples.is_good(table)
-    waited = latency.from_intended(table)
-    found, two = steady.find(waited, latency.due(table)), bimodality.two(waited)
+    good = latency.succeeded(table)
+    waited = latency.from_intended_start(table)
+    found, two = steady.find(waited, latency.planned_start(table)), bimodality.two(waited)
     is_open = result.cell.profile.mode == "open-loop"
     repeats = _repeats(folder, result)
     intended = _quantiles(waited)
-    sent = _quantiles(latency.from_sent(table)) if is_open else None
+    sent = _quantiles(latency.service_time(table)) if is_open else None
     return Counted(
         count=len(table),
         mean_ns=float(waited.mean()) if len(waited) else float("nan"),
@@ -93,8 +93,8 @@ def count(folder: Path, result: Result, *, parts: bool = False) -> Counted:
         curve=distribution.curve(waited),
         ledger=terms,
         sent=sent,
-        closed=_quantiles(latency.closed_loop(table)) if is_open else None,
-        lag=_quantiles(latency.lag(table)) if is_open else None,
+        closed=_quantiles(latency.uncorrected(table)) if is_open else None,
+        lag=_quantiles(latency.send_lag(table)) if is_open else None,
         late={} if sent is None else lateness(table, intended, sent),
         steady=found,
         modes=two,
@@ -107,11 +107,11 @@ def count(folder: Path, result: Result, *, parts: bool = False) -> Counted:
 def _seconds(record: pa.Table, table: pa.Table, profile: LoadProfile) -> float:
     """Seconds that rates are over. A schedule's last gap belongs to it, though no request ends it."""
     if profile.mode != "open-loop" or not len(table):
-        return intervals.seconds(table)
+        return latency.duration_seconds(table)
     begun, first = (pc.min(pc.coalesce(rows["intended_ns"], rows["sent_ns"])).as_py() for rows in (record, table))
     # What was found to be warm-up beyond the assumed one is no part of the measurement.
     cut = max(0.0, (first - begun) / 1e9 - profile.warmup_seconds)
-    return intervals.seconds(table, profile.seconds - cut)
+    return latency.duration_seconds(table, profile.seconds - cut)
 
 
 def _named(folder: Path, result: Result, name: str) -> Path:
@@ -131,12 +131,12 @@ def lateness(table: pa.Table, intended: Quantiles, sent: Quantiles) -> dict[floa
     found = _ratios(intended, sent)
     if max(found.values(), default=1.0) <= LATE:
         return found
-    planned = latency.due(table)
+    planned = latency.planned_start(table)
     left = table.filter(pc.is_valid(table["sent_ns"]))
     in_flight = np.searchsorted(np.sort(left["sent_ns"].to_numpy()), planned, "right")
     in_flight -= np.searchsorted(np.sort(left["done_ns"].to_numpy()), planned, "right")
     free = table.filter(pa.array(in_flight < NEARLY * CONNECTIONS))
-    return _ratios(_quantiles(latency.from_intended(free)), _quantiles(latency.from_sent(free)))
+    return _ratios(_quantiles(latency.from_intended_start(free)), _quantiles(latency.service_time(free)))
 
 
 def _ratios(intended: Quantiles, sent: Quantiles) -> dict[float, float]:
@@ -147,11 +147,11 @@ def _ratios(intended: Quantiles, sent: Quantiles) -> dict[float, float]:
     }
 
 
-def _repeats(folder: Path, result: Result) -> Repeats | None:
+def _repeats(folder: Path, result: Result) -> CacheAudit | None:
     if "audit.parquet" not in result.files:
         return None
-    record = samples.read(_named(folder, result, "audit.parquet"), latency.COLUMNS)
+    record = samples.read(_named(folder, result, "audit.parquet"), latency.LATENCY_COLUMNS)
     try:
-        return audit.repeats(record)
+        return audit.audit(latency.service_time(record))
     except BadInput:
         return None  # too few pairs were answered to tell

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loadtest.analysis import breakdown, intervals, steady, within
+from loadtest.analysis import intervals, steady, within_launch
 from loadtest.results import latency
-from loadtest.samples import is_good
+from loadtest.results.latency import succeeded
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 RULERS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
-    "sent_ms": latency.from_sent,
-    "closed_ms": latency.closed_loop,
+    "sent_ms": latency.service_time,
+    "closed_ms": latency.uncorrected,
 }
 """Beside the headline; of an open loop only."""
 
@@ -29,13 +29,13 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
     `*_closed_ms` (see `rulers`) and the lag of the sendings behind the schedule; where the server said what it spent,
     the `ledger`. `steady` is null where too few requests tell.
     """
-    table = intervals.measured(table)
+    table = latency.after_warmup(table)
     errors = [error for error in table["error"].unique().to_pylist() if error]
-    plain = latency.in_order(table.select(intervals.COLUMNS))
-    good = is_good(plain)
-    took = intervals.seconds(plain, seconds)
-    waited = latency.from_intended(plain)
-    settled = steady.find(waited, latency.due(plain))
+    plain = latency.by_planned_start(table.select(latency.COLUMNS))
+    good = succeeded(plain)
+    took = latency.duration_seconds(plain, seconds)
+    waited = latency.from_intended_start(plain)
+    settled = steady.find(waited, latency.planned_start(plain))
     said: dict[str, Any] = {
         "n": len(plain),
         "failed": int((~good).sum()),
@@ -52,14 +52,14 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
     if not plain["intended_ns"].null_count and len(plain):
         for name, ruler in RULERS.items():
             said |= _percentiles(ruler(plain), name)
-        lag = latency.lag(plain)
+        lag = latency.send_lag(plain)
         lag.sort()
         for name in ("p50", "p99"):
             value = intervals.estimate([lag], PERCENTILES[name]).value
             said[f"lag_{name}_us"] = None if value is None else value * 1000
         del lag
     if table["infer_ns"].null_count < len(table):
-        said["ledger"] = [msgspec.to_builtins(term) for term in breakdown.ledger(table)]
+        said["ledger"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
     return said
 
 
@@ -68,7 +68,7 @@ def _headline(waited: NDArray[np.float64]) -> dict[str, float | None]:
     ordered = np.sort(waited)
     said: dict[str, float | None] = {}
     for name, p in PERCENTILES.items():
-        found = within.estimate(waited, ordered, p)
+        found = within_launch.percentile_interval(waited, ordered, p)
         said |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return said
 

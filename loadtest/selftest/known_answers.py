@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from loadtest.analysis import intervals
 from loadtest.results import latency
-from loadtest.samples import is_good
+from loadtest.results.latency import succeeded
 from medserve.result import Check
 
 SLOPE = 0.02
@@ -68,18 +68,18 @@ def stall(table: pa.Table, arrivals: NDArray[np.int64], at: float, seconds: floa
     its end. By the server's own times alone, who sends nothing while it stalls would have a clean record.
     """
     begin = pc.min(table["server_received_ns"]).as_py() + at * 1e9
-    due = latency.due(table).min() + arrivals - arrivals[0]
+    due = latency.planned_start(table).min() + arrivals - arrivals[0]
     implied = np.where((due >= begin) & (due < begin + seconds * 1e9), begin + seconds * 1e9 - due, 0.0) / 1e6
     true = _percentile(implied, 0.99)
     return [
-        _check("stall: p99", _percentile(latency.from_intended(table) / 1e6, 0.99), true, true / 2),
-        _shown("stall: p99 that a closed loop prints", _percentile(latency.closed_loop(table) / 1e6, 0.99), true),
+        _check("stall: p99", _percentile(latency.from_intended_start(table) / 1e6, 0.99), true, true / 2),
+        _shown("stall: p99 that a closed loop prints", _percentile(latency.uncorrected(table) / 1e6, 0.99), true),
     ]
 
 
 def sending(table: pa.Table) -> list[Check]:
     """The client's own part: how late it sent, and whether arrivals scattered as those of a Poisson process do."""
-    rows = intervals.measured(table)
+    rows = latency.after_warmup(table)
     rows = rows.filter(pc.is_valid(rows["sent_ns"]))
     sent = rows["sent_ns"].to_numpy()
     lag = (sent - rows["intended_ns"].to_numpy()) / 1e6
@@ -112,15 +112,15 @@ def sum_up(repeats: Sequence[Sequence[Check]], suffix: str) -> list[Check]:
 
 def _measured(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latencies from the intended time and true delays in milliseconds, of what was answered after the warm-up."""
-    rows = intervals.measured(table)
+    rows = latency.after_warmup(table)
     rows = rows.filter(has_truth(rows))
-    return latency.from_intended(rows) / 1e6, rows["infer_ns"].to_numpy() / 1e6
+    return latency.from_intended_start(rows) / 1e6, rows["infer_ns"].to_numpy() / 1e6
 
 
 def has_truth(table: pa.Table) -> NDArray[np.bool_]:
     """Which requests were answered well and say what they received."""
     known = pc.and_(pc.is_valid(table["infer_ns"]), pc.is_valid(table["server_received_ns"]))
-    return is_good(table) & np.asarray(known.to_numpy(), np.bool_)
+    return succeeded(table) & np.asarray(known.to_numpy(), np.bool_)
 
 
 def _percentile(values: NDArray[np.float64], p: float) -> float:

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.analysis import intervals
 from loadtest.generator import payload, schedule
 from loadtest.measure.locust_process import generate
 from loadtest.measure.server_process import Server
+from loadtest.results import latency
 from loadtest.selftest import known_answers
 from medserve import machine, store
 from medserve.empty import empty_artifact
@@ -117,8 +117,8 @@ class _Bench:
             seconds=ROOFLINE_SECONDS,
             warmup_seconds=WARMUP,
         )
-        rows = intervals.measured(self._record(server, size, profile, 0, profile.name))
-        return int(samples.is_good(rows).sum()) / intervals.seconds(rows)
+        rows = latency.after_warmup(self._record(server, size, profile, 0, profile.name))
+        return int(latency.succeeded(rows).sum()) / latency.duration_seconds(rows)
 
     def repetition(
         self, null: Server, known: Server, mixed: Server, size: int, rate: float, seconds: float, seed: int
@@ -158,7 +158,7 @@ class _Bench:
         )
         generate(load, self._scratch / "locust.log", server.why_dead)
         table = samples.read(path)
-        if not known_answers.has_truth(intervals.measured(table)).any():
+        if not known_answers.has_truth(latency.after_warmup(table)).any():
             errors = [error for error in table["error"].unique().to_pylist() if error]
             raise CannotRun(f"self-test {name}: no request was answered by the server's clock: {', '.join(errors)}")
         self._runs += 1

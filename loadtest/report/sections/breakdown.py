@@ -1,6 +1,6 @@
 """Where the time goes: the ledger of each deployment in the closed and the open loop, and the same sum a second way."""
 
-from loadtest.analysis.breakdown import REST, WHOLE, SecondWay, Term, second_way
+from loadtest.analysis.breakdown import TOTAL, UNATTRIBUTED, CrossCheck, Term, cross_check
 from loadtest.report import comparison, series, sheet, wording
 from loadtest.report.comparison import Group, by_deployment
 from loadtest.report.facts import Facts
@@ -34,7 +34,7 @@ COLOURS = {
     "return path": "#0072B2",
     "reading": wording.MUTED,
     "sending to answer": "#56B4E9",
-    REST: "#b6bec8",
+    UNATTRIBUTED: "#b6bec8",
 }
 """Okabe & Ito (2008), in the order of time, so that neighbours are told apart with any kind of colour vision."""
 MODEL = ("dataset", "architecture", "size", "profile")
@@ -70,7 +70,7 @@ def figure(facts: Facts) -> Figure | None:
 
 
 def _parts(bar: str, ledger: tuple[Term, ...]) -> list[Part]:
-    (whole,) = (term.p50_ms for term in ledger if term.name == WHOLE)
+    (whole,) = (term.p50_ms for term in ledger if term.name == TOTAL)
     found = []
     for place, name in enumerate(COLOURS):
         # A part may come out below nothing, by the clocks' resolution; it has no length.
@@ -86,7 +86,7 @@ def _table(facts: Facts, profile: str) -> Table | None:
     ledgers = {group[profile]["cell"]: facts.ledgers.get(group[profile]["cell"], ()) for group in groups}
     names = dict.fromkeys(term.name for found in ledgers.values() for term in found)
     # The sum and what it leaves open come first: they say what the parts are worth.
-    ends = [name for name in (WHOLE, REST) if name in names]
+    ends = [name for name in (TOTAL, UNATTRIBUTED) if name in names]
     parts = [name for name in names if name not in ends]
     if not names:
         return None
@@ -121,14 +121,14 @@ def _table(facts: Facts, profile: str) -> Table | None:
 def _term(term: Term | None) -> Cell:
     if term is None:
         return Cell(ABSENT, tone="muted")
-    share = f"{term.share * 100:.1f} %" if term.name != WHOLE else ""
+    share = f"{term.share * 100:.1f} %" if term.name != TOTAL else ""
     tail = "" if term.p99_ms is None else f"p99 {number(term.p99_ms)}"
     return Cell(number(term.p50_ms), ", ".join(filter(None, (tail, share))), term.p50_ms)
 
 
 def _second(
     group: Group, profile: str, inside: str | None, floors: dict[tuple[object, ...], float | None]
-) -> SecondWay | None:
+) -> CrossCheck | None:
     row = group[profile]
     floor = floors.get(tuple(row[key] for key in MODEL))
     if row["framework"] is None or inside not in group or not floor:
@@ -136,13 +136,13 @@ def _second(
     return _sum(row, group[inside], floor)
 
 
-def _sum(row: Row, inside: Row, floor: float) -> SecondWay | None:
+def _sum(row: Row, inside: Row, floor: float) -> CrossCheck | None:
     if row["p50_ms"] is None or inside["p50_ms"] is None:
         return None
-    return second_way(row["p50_ms"], inside["p50_ms"], floor)
+    return cross_check(row["p50_ms"], inside["p50_ms"], floor)
 
 
-def _second_cells(found: SecondWay | None) -> list[Cell]:
+def _second_cells(found: CrossCheck | None) -> list[Cell]:
     if found is None:
         return [Cell(ABSENT, tone="muted")] * 2
     relative = f"{found.relative * 100:+.1f} %".replace("-", wording.MINUS)

@@ -26,7 +26,7 @@ def table(facts: Facts) -> Table | None:
                 continue
             rows = {row["cell"]: row for row in front.eligible(facts, dataset, profile.name)}
             candidates = [one for one in (_candidate(facts, row) for row in rows.values()) if "p50" in one.bounds]
-            percentile = pareto.carried(candidates, PERCENTILES) if candidates else None
+            percentile = pareto.supported_percentile(candidates, PERCENTILES) if candidates else None
             if percentile is None:
                 continue
             known = [one.bounds[percentile] for one in candidates]

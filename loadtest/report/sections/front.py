@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from loadtest.analysis import pareto, scaling
-from loadtest.analysis.scaling import Bounded
+from loadtest.analysis import intervals, pareto
+from loadtest.analysis.intervals import Interval
 from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
@@ -23,14 +23,14 @@ class Plane(Struct, frozen=True):
     dataset: str
     profile: str
     rows: dict[str, Row]
-    points: dict[str, scaling.Point]
+    points: dict[str, pareto.Point]
     front: set[str]
     dominated: dict[str, str]
 
 
-def accuracy(facts: Facts, row: Row) -> Bounded:
+def accuracy(facts: Facts, row: Row) -> Interval:
     """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares."""
-    return scaling.wilson(row["accuracy"], facts.artifacts[row["source_artifact"]].checkpoint.test.images)
+    return intervals.wilson(row["accuracy"], facts.artifacts[row["source_artifact"]].checkpoint.test.images)
 
 
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
@@ -93,15 +93,15 @@ def _planes(facts: Facts) -> list[Plane]:
             if len(rows) < 2:
                 continue
             points = {name: _measured(facts, name, row) for name, row in rows.items()}
-            both = (pareto.front(points.values()), scaling.dominated(list(points.values())))
+            both = (pareto.front(points.values()), pareto.dominated(list(points.values())))
             found.append(Plane(dataset, profile, rows, points, *both))
     return found
 
 
-def _measured(facts: Facts, name: str, row: Row) -> scaling.Point:
+def _measured(facts: Facts, name: str, row: Row) -> pareto.Point:
     model = facts.artifacts[row["source_artifact"]].checkpoint.name
-    latency = Bounded(value=row["p50_ms"], low=row["p50_low"], high=row["p50_high"])
-    return scaling.Point(name=name, model=model, latency=latency, accuracy=accuracy(facts, row))
+    latency = Interval(value=row["p50_ms"], low=row["p50_low"], high=row["p50_high"])
+    return pareto.Point(name=name, model=model, latency=latency, accuracy=accuracy(facts, row))
 
 
 def _standing(labels: Labels, plane: Plane, name: str) -> Cell:

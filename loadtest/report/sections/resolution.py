@@ -3,7 +3,8 @@
 from itertools import combinations
 
 from loadtest.analysis import scaling
-from loadtest.analysis.scaling import Bounded, Response
+from loadtest.analysis.intervals import Interval
+from loadtest.analysis.scaling import Response
 from loadtest.report import comparison, wording
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table
@@ -75,7 +76,7 @@ def _line(labels: Labels, row: Row, found: Response) -> Line:
     return Line(tuple(cells))
 
 
-def _bounded(found: Bounded) -> Cell:
+def _bounded(found: Interval) -> Cell:
     return Cell(number(found.value), interval(found.low, found.high), found.value)
 
 

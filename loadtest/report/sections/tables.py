@@ -1,5 +1,6 @@
 """The other tables of measurements: native beside ONNX, and what HTTP adds."""
 
+from loadtest.analysis.intervals import Interval
 from loadtest.report import comparison, wording
 from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
@@ -60,7 +61,7 @@ def overheads(facts: Facts) -> Table | None:
     if ways is None:
         return None
     labels, sizes = Labels(facts.rows), list(facts.study.sizes)
-    lines: dict[tuple[str, str], dict[int, tuple[Row, comparison.Bounds]]] = {}
+    lines: dict[tuple[str, str], dict[int, tuple[Row, Interval]]] = {}
     for group in by_deployment(facts.rows):
         if (found := comparison.overhead(group, *ways)) is not None:
             row = group[ways[0]]
@@ -79,7 +80,7 @@ def overheads(facts: Facts) -> Table | None:
     return Table("What HTTP adds", columns, tuple(rows), caption)
 
 
-def _bounds(found: comparison.Bounds) -> Cell:
+def _bounds(found: Interval) -> Cell:
     return Cell(number(found.value), wording.interval(found.low, found.high), found.value)
 
 
