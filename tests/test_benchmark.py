@@ -20,17 +20,8 @@ from loadtest.benchmark.__main__ import PARTS, render
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
 from loadtest.benchmark.referees import order_interval
-from loadtest.benchmark.rooflines import dispersion
-from loadtest.generator.schedule import constant, poisson
 from medserve import wire
 from medserve.errors import CannotRun
-
-
-def test_the_index_of_dispersion_tells_random_from_even_and_from_bunched() -> None:
-    random = poisson(500.0, 30.0, 3)
-    assert dispersion(random) == pytest.approx(1.0, abs=0.1)
-    assert dispersion(constant(500.0, 30.0)) < 0.1
-    assert dispersion(np.repeat(poisson(50.0, 30.0, 3), 10)) > 8
 
 
 @given(st.integers(40, 5000), st.sampled_from([0.5, 0.9, 0.99]))

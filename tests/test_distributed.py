@@ -18,7 +18,7 @@ from test_locust_by_hand import free_port, locust, wait_for
 
 from loadtest import samples
 from loadtest.generator import payload, schedule
-from loadtest.generator.merging import SERVER_STAMPS, STAMPS, Part, merge
+from loadtest.generator.merging import SERVER_STAMPS, STAMPS, WorkerRecord, merge
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
 from loadtest.results import latency
@@ -45,7 +45,7 @@ def check_schedule(table: pa.Table, profile: LoadProfile, seed: int = 0) -> None
     expected = schedule.arrivals(profile, seed)
     assert np.array_equal(intended - intended[0], expected - expected[0]), "the union is not the schedule"
     # Those of a burst leave together, in any order.
-    images = np.resize(np.random.default_rng(seed).permutation(payload.DRAWN), len(expected))
+    images = np.resize(np.random.default_rng(seed).permutation(payload.RANDOM_IMAGES), len(expected))
     asked = sorted(zip((intended - intended[0]).tolist(), table["image"].to_pylist(), strict=True))
     meant = sorted(zip((expected - expected[0]).tolist(), images.tolist(), strict=True))
     assert asked == meant, "not the images of one process"
@@ -76,7 +76,7 @@ def test_the_users_of_a_closed_loop_are_spread(tmp_path: Path) -> None:
         generate(plan(server, profile, tmp_path), tmp_path / "locust.log", processes=2)
     table, facts = samples.read(tmp_path / "samples.parquet"), samples.read_facts(tmp_path / "samples.parquet")
     assert sorted(worker["connections"] for worker in facts["workers"]) == [1, 2]
-    order = np.random.default_rng(0).permutation(payload.DRAWN)
+    order = np.random.default_rng(0).permutation(payload.RANDOM_IMAGES)
     images, connections = table["image"].to_numpy(), table["connection"].to_numpy()
     firsts = {int(images[connections == connection][0]) for connection in range(3)}
     assert firsts == set(order[:3].tolist())
@@ -188,7 +188,7 @@ def test_a_worker_that_cannot_follow_the_plan_says_why(tmp_path: Path) -> None:
 ROWS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 5), st.booleans()), max_size=8)
 
 
-def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> Part:
+def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> WorkerRecord:
     """Requests that were sent so many nanoseconds after a start, some of them on schedule."""
     sent = [start + after for after, _, _ in rows]
     columns = {
@@ -199,7 +199,7 @@ def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> Par
         "connection": [number % FACTS["connections"] for _, number, _ in rows],
         "image": list(range(len(rows))),
     }
-    return Part(samples.as_table(columns), start, "there", same_clock, FACTS)
+    return WorkerRecord(samples.as_table(columns), start, "there", same_clock, FACTS)
 
 
 @given(st.lists(st.tuples(ROWS, st.integers(0, 10**12), st.booleans()), min_size=1, max_size=4))

@@ -1,4 +1,4 @@
-"""The ledger: known terms are told back, and they sum to the whole."""
+"""The latency breakdown: known parts are found again, and they sum up to the total."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from loadtest import samples
 from loadtest.analysis import breakdown
 from loadtest.results import latency
-from loadtest.results.summary import in_words, summarise
+from loadtest.results.record_summary import as_text, summarise
 
 US = 1_000
 TERMS = {
@@ -48,7 +48,7 @@ def record(count: int = 400, terms: dict[str, int] = TERMS, **other: Any) -> Any
     return samples.as_table(columns | other)
 
 
-def test_every_term_is_told_and_the_shares_sum_to_one() -> None:
+def test_every_term_is_found_and_the_shares_sum_to_one() -> None:
     found = latency.breakdown(record())
     assert [term.name for term in found] == [*TERMS, "total"]
     for term in found[:-1]:
@@ -65,7 +65,7 @@ def test_without_the_servers_clock_the_network_is_one_term() -> None:
     assert list(found) == ["client queue", "network", "queue", "decode", "infer", "encode", "total"]
     # What the stages leave: both paths, the reading, and the rest.
     assert found["network"].p50_ms == pytest.approx(0.125 * 1.199, rel=1e-3)
-    nothing |= {f"{name}_ns": [None] * 400 for name in latency.STAGES}
+    nothing |= {f"{name}_ns": [None] * 400 for name in samples.SERVER_STAGES}
     assert [term.name for term in latency.breakdown(record(**nothing))] == [
         "client queue",
         "sending to answer",
@@ -92,16 +92,16 @@ def test_few_requests_have_no_p99_and_launches_are_averaged() -> None:
     assert breakdown.over_launches([]) == ()
 
 
-def test_the_second_way_is_the_sum_of_what_was_measured_apart() -> None:
+def test_the_cross_check_is_the_sum_of_what_was_measured_apart() -> None:
     found = breakdown.cross_check(measured_ms=1.0, in_process_ms=0.6, null_ms=0.3)
     assert (found.expected_ms, found.difference_ms) == (pytest.approx(0.9), pytest.approx(0.1))
     assert found.relative == pytest.approx(0.1)
 
 
-def test_the_summary_prints_the_ledger_with_its_rest() -> None:
+def test_the_summary_prints_the_breakdown_with_what_is_unattributed() -> None:
     said = summarise(record())
-    assert [term["name"] for term in said["ledger"]] == [*TERMS, "total"]
-    words = in_words(said)
+    assert [term["name"] for term in said["breakdown"]] == [*TERMS, "total"]
+    words = as_text(said)
     assert "unattributed" in words
-    heads, *lines = words[words.index("where the time went") :].splitlines()
+    heads, *lines = words[words.index("latency breakdown") :].splitlines()
     assert len({len(line) for line in (heads, *lines)}) == 1

@@ -112,7 +112,7 @@ def test_every_failure_is_recorded_and_ends_no_user(tmp_path: Path) -> None:
             case _:
                 handler.scores(UNIFORM)
 
-    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.RANDOM_IMAGES, axis=0))
     with stub(moody) as server:
         table = load(server, opened(rate=100, seconds=0.8), tmp_path, expected=str(tmp_path / "expected.npy"))
         asked = server.asked
@@ -164,14 +164,14 @@ def test_an_audit_follows_the_timed_requests_and_shows_whether_a_server_remember
     with stub(noting) as server:
         table = load(server, closed(seconds=0.3), tmp_path, audit=str(tmp_path / "audit.parquet"))
     audit = samples.read(tmp_path / "audit.parquet")
-    assert len(table) + 2 * payload.AUDITED == len(bodies)
-    assert len(audit) == 2 * payload.AUDITED
-    assert column(audit, "image").tolist() == [pair for pair in range(payload.AUDITED) for _ in range(2)]
+    assert len(table) + 2 * payload.AUDIT_PAIRS == len(bodies)
+    assert len(audit) == 2 * payload.AUDIT_PAIRS
+    assert column(audit, "image").tolist() == [pair for pair in range(payload.AUDIT_PAIRS) for _ in range(2)]
     assert column(audit, "sent_ns").min() > column(table, "done_ns").max()
     assert (np.diff(column(audit, "sent_ns")) > 0).all()
     asked = bodies[len(table) :]
     assert asked[::2] == asked[1::2]
-    assert len(set(asked)) == payload.AUDITED
+    assert len(set(asked)) == payload.AUDIT_PAIRS
     assert not set(asked) & set(bodies[: len(table)])
 
 
@@ -211,7 +211,7 @@ def test_several_users_share_the_images_and_keep_a_connection_each(tmp_path: Pat
         table = load(server, closed(users=4), tmp_path, seed=3)
     assert set(column(table, "connection")) == {0, 1, 2, 3}
     assert samples.read_facts(tmp_path / "samples.parquet")["connections"] == 4
-    order = np.random.default_rng(3).permutation(payload.DRAWN)
+    order = np.random.default_rng(3).permutation(payload.RANDOM_IMAGES)
     images, connections = column(table, "image"), column(table, "connection")
     for connection in range(4):
         sent = images[connections == connection]
@@ -231,7 +231,7 @@ def test_a_record_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
-    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.RANDOM_IMAGES, axis=0))
     shifted = UNIFORM + np.array([[2e-3, -2e-3] + [0.0] * (CLASSES - 2)], np.float32)
     with stub(lambda handler: handler.scores(shifted)) as server:
         table = load(server, closed(), tmp_path, expected=str(tmp_path / "expected.npy"))

@@ -83,4 +83,4 @@ def test_one_function_is_proven_of_what_is_served(run: Path) -> None:
     assert column(table, "deployments") == ["4"]
     assert line.cells[-1].text == "yes"
     written = page.write(run)
-    assert "One function" in written[0].read_text()
+    assert "Agreement of deployments" in written[0].read_text()

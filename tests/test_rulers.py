@@ -1,4 +1,4 @@
-"""Three rulers, the knee of a ladder, the audit of repeats: pure functions against what is known of them."""
+"""Definitions of latency, the saturation point, the cache audit: pure functions against what is known of them."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loadtest import samples
 from loadtest.analysis import audit
-from loadtest.analysis.saturation import Rung, knee
+from loadtest.analysis.saturation import LoadStep, saturation_point
 from loadtest.results import latency
 from medserve.errors import BadInput
 
@@ -32,7 +32,7 @@ def served(due: np.ndarray, service: np.ndarray) -> np.ndarray:
     return np.array(done)
 
 
-def test_the_rulers_differ_by_the_schedules_waiting_and_by_what_a_closed_loop_skips() -> None:
+def test_the_definitions_differ_by_waiting_in_the_client_and_by_omitted_requests() -> None:
     due = np.arange(1000) * 10 * MS
     service = np.full(1000, 4 * MS)
     service[500] = 1000 * MS
@@ -96,17 +96,17 @@ def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None
 
 
 @given(st.permutations([1, 2, 4, 8, 16]))
-def test_the_knee_is_where_the_power_peaks(order: list[int]) -> None:
+def test_the_saturation_point_is_where_the_power_peaks(order: list[int]) -> None:
     # One server of 10 ms with 10 ms elsewhere: two users fill it, and more only wait (asymptotes of Denning & Buzen).
-    rungs = [Rung(users=n, throughput=min(n / 20, 1 / 10) * 1e3, p50_ms=max(20.0, n * 10.0)) for n in order]
-    assert knee(rungs) == 2
-    flat = [Rung(users=n, throughput=10.0, p50_ms=1.0) for n in order]
-    assert knee(flat) == 1
+    steps = [LoadStep(users=n, throughput=min(n / 20, 1 / 10) * 1e3, p50_ms=max(20.0, n * 10.0)) for n in order]
+    assert saturation_point(steps) == 2
+    flat = [LoadStep(users=n, throughput=10.0, p50_ms=1.0) for n in order]
+    assert saturation_point(flat) == 1
 
 
-def test_a_ladder_without_rungs_is_refused() -> None:
-    with pytest.raises(BadInput, match="rungs"):
-        knee([])
+def test_a_ladder_without_steps_is_refused() -> None:
+    with pytest.raises(BadInput, match="needs load steps"):
+        saturation_point([])
 
 
 def of_pairs(first: np.ndarray, second: np.ndarray, **other: Any) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.measure import monitor
-from loadtest.measure.monitor import Seen, Watch, window
+from loadtest.measure.monitor import Counters, Monitor, window
 from medserve import machine
 from medserve.machine import usable_cpus
 
@@ -46,8 +46,8 @@ def test_the_texts_of_a_process_and_a_cgroup() -> None:
     stat = "12 (a b) c) (d) S 1 12 12 0 -1 4194304 100 0 0 0 70 30 5 2 20 0 9 0 100 0 0"
     assert monitor.cpu_seconds(stat) == pytest.approx(107 * TICK)
     status = "Name:\tx\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t34\nx86_Thread_features:\t\n"
-    assert monitor.involuntary(status) == 34
-    assert monitor.involuntary("Name:\tx\n") is None
+    assert monitor.involuntary_switches(status) == 34
+    assert monitor.involuntary_switches("Name:\tx\n") is None
     assert monitor.throttled_periods("nr_periods 10\nnr_throttled 3\nthrottled_time 99\n") == 3
     assert monitor.throttled_periods("usage_usec 1\n") is None
 
@@ -58,9 +58,9 @@ def test_every_cgroup_above_a_process_may_bound_it() -> None:
     assert found == ["cpu,cpuacct/docker/x", "cpu,cpuacct/docker", "cpu,cpuacct", "cpu"]
 
 
-def seen(at: float, **counters: float) -> Seen:
+def seen(at: float, **counters: float) -> Counters:
     start = {"idle": 10.0, "stolen": 1.0, "ours": 2.0, "throttled": 4, "switches": 5, "load": 0.5}
-    return Seen(at=round(at * 1e9), **{name: value + counters.get(name, 0) for name, value in start.items()})
+    return Counters(at=round(at * 1e9), **{name: value + counters.get(name, 0) for name, value in start.items()})
 
 
 def test_a_quiet_window_has_no_reason() -> None:
@@ -105,7 +105,7 @@ def test_no_window_has_a_negative_number(grown: list[float], cores: int) -> None
 
 def test_what_the_system_does_not_tell_is_null_and_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "_text", lambda _path: None)
-    looked = Watch(os.getpid(), (0,))
+    looked = Monitor(os.getpid(), (0,))
     looked.look(1)
     (found,) = looked.close()
     assert (found.stolen, found.others, found.throttled, found.switches, found.reason) == (None,) * 5
@@ -115,7 +115,7 @@ def test_what_the_system_does_not_tell_is_null_and_no_disturbance(monkeypatch: p
 def test_windows_are_a_second_long_and_a_short_rest_joins_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     at = iter([0.0, 0.4, 0.8, 1.1, 1.6, 2.3, 2.5])
     monkeypatch.setattr(monitor, "_see", lambda *_: seen(next(at)))
-    looked = Watch(1, (0,))
+    looked = Monitor(1, (0,))
     for _ in range(6):
         looked.look(2)
     bounds = [(round(one.start_ns / 1e8), round(one.end_ns / 1e8)) for one in looked.close()]
@@ -123,7 +123,7 @@ def test_windows_are_a_second_long_and_a_short_rest_joins_the_last(monkeypatch: 
 
 
 def test_a_watch_that_never_looked_has_no_windows() -> None:
-    assert Watch(None, ()).close() == ()
+    assert Monitor(None, ()).close() == ()
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def spinning(cpu: int) -> Iterator[psutil.Process]:
 
 
 def watched(server: int | None, client: int | None, cpu: int) -> monitor.Window:
-    looked = Watch(server, (cpu,))
+    looked = Monitor(server, (cpu,))
     for _ in range(3):
         time.sleep(0.2)
         looked.look(client)
@@ -178,7 +178,7 @@ def test_what_server_and_client_take_is_not_others() -> None:
 def test_a_look_at_a_process_that_ended_is_left_out() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    looked = Watch(os.getpid(), ())
+    looked = Monitor(os.getpid(), ())
     looked.look(child.pid)
     assert looked.close() == () or not Path("/proc/stat").is_file()
 

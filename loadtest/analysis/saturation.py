@@ -1,4 +1,4 @@
-"""The knee of a ladder of users: where more load buys more waiting than throughput."""
+"""The saturation point of closed loops: beyond it more users add more waiting than throughput."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ from medserve.errors import BadInput
 from medserve.spec import Noun
 
 
-class Rung(Noun, frozen=True, kw_only=True):
-    """One closed loop of a ladder. `throughput` in any unit a second."""
+class LoadStep(Noun, frozen=True, kw_only=True):
+    """A closed loop with so many users. `throughput` in any unit per second."""
 
     users: int
     throughput: float
     p50_ms: float
 
 
-def knee(rungs: Sequence[Rung]) -> int:
-    """The users at which throughput over latency is highest; of equals, the fewest. Raises BadInput without rungs.
+def saturation_point(steps: Sequence[LoadStep]) -> int:
+    """The users at which throughput over latency is highest; of equals, the fewest. Raises BadInput without steps.
 
     The quotient is the power of Kleinrock, "Power and deterministic rules of thumb for probabilistic problems in
-    computer communications", ICC 1979. Above its peak a request waits for other requests, not for the server.
+    computer communications", ICC 1979. Beyond its maximum a request waits for other requests, not for the server.
     """
-    if not rungs or min(rung.p50_ms for rung in rungs) <= 0:
-        raise BadInput("a ladder needs rungs, each with a positive latency")
-    return max(sorted(rungs, key=lambda rung: rung.users), key=lambda rung: rung.throughput / rung.p50_ms).users
+    if not steps or min(step.p50_ms for step in steps) <= 0:
+        raise BadInput("a saturation point needs load steps, each with a positive latency")
+    return max(sorted(steps, key=lambda step: step.users), key=lambda step: step.throughput / step.p50_ms).users

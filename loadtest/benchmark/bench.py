@@ -13,8 +13,8 @@ from loadtest import samples
 from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from loadtest.measure import locust_process
-from loadtest.measure.monitor import Watch
-from loadtest.measure.server_process import Server
+from loadtest.measure.monitor import Monitor
+from loadtest.measure.server_process import ServerProcess
 from loadtest.results import latency
 from medserve import machine, process, store
 from medserve.empty import empty_artifact
@@ -66,12 +66,14 @@ class Bench:
         return folder
 
     @contextmanager
-    def serving(self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any) -> Iterator[Server]:
+    def serving(
+        self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any
+    ) -> Iterator[ServerProcess]:
         """A server that is ready; without an artifact, of a runtime that needs no model."""
         folder = self.new()
         artifact = artifact or empty_artifact(folder, size)
         deployment = Deployment(artifact=artifact.name, runtime=runtime, **{"batch_sizes": (1,)} | rest)
-        server = Server(artifact, deployment, self.server_cpus, folder)
+        server = ServerProcess(artifact, deployment, self.server_cpus, folder)
         try:
             server.wait_ready()
             yield server
@@ -91,7 +93,7 @@ class Bench:
         """What the load generator measures: the rows after the warm-up."""
         assert load.out is not None
         record = Path(load.out)
-        watch = Watch(None, self.client_cpus)
+        watch = Monitor(None, self.client_cpus)
         locust_process.generate(load, record.with_name("locust.log"), look=watch.look)
         self.windows += watch.close()
         return latency.after_warmup(samples.read(record))

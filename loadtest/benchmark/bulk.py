@@ -49,11 +49,11 @@ def make(folder: Folder, rows: Annotated[int, typer.Option(min=1)] = 10_000_000)
 @app.command()
 def reduce(folder: Folder) -> None:
     """Reduce the record to what rows are made of, as a report does. Prints seconds, peak memory and requests."""
-    from loadtest.results import launches
+    from loadtest.results import launch_summary
 
     result = store.read_json(folder / "result.json", Result)
     began = time.perf_counter()
-    counted = launches.count(folder, result)
+    counted = launch_summary.summarise(folder, result)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(msgspec.json.encode({"seconds": seconds, "peak_bytes": peak, "requests": counted.count}).decode())

@@ -11,7 +11,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.measure.server_process import Server
+from loadtest.measure.server_process import ServerProcess
 from medserve import machine, plugins, store
 from medserve.spec import Deployment
 
@@ -72,7 +72,7 @@ def _start(folder: Path, runtime: str, cache: str | None) -> dict[str, float]:
     options = {} if cache is None else {"cache": cache}
     deployment = Deployment(artifact=folder.name, runtime=runtime, options=options)
     with tempfile.TemporaryDirectory() as logs, np.load(folder / "golden.npz") as golden:
-        server = Server(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
+        server = ServerProcess(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
         try:
             server.wait_ready()
             server.answer_first(golden["images"][:1])

@@ -150,7 +150,7 @@ def _unsteady(generator: np.random.Generator, series: Series, count: int) -> boo
 
 
 def _bimodal(generator: np.random.Generator, series: Series) -> bool:
-    return bimodality.two(series.draw(generator, 1000)) is not None
+    return bimodality.detect(series.draw(generator, 1000)) is not None
 
 
 BORDER = (1 + MARGIN) * 1.0001

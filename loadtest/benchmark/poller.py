@@ -117,10 +117,10 @@ def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The sam
     if load.out is None:
         raise errors.BadInput(f"{plan}: no 'out' for the record")
     machine.pin(load.cpus)
-    address = payload.split(load.url)
+    address = payload.split_url(load.url)
     chosen, requests = payload.requests(load)
     offsets = schedule.arrivals(load.profile, load.seed)
-    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.patience)
+    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.timeout_seconds)
     used = chosen[np.arange(len(rows)) % len(chosen)]
     columns = {
         **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),

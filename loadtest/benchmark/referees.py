@@ -12,7 +12,7 @@ from loadtest.analysis import intervals
 from loadtest.benchmark import wrk
 from loadtest.benchmark.bench import SIZE, Bench, Line
 from loadtest.generator import payload
-from loadtest.measure.server_process import Server
+from loadtest.measure.server_process import ServerProcess
 from loadtest.results import latency
 from medserve import store
 from medserve.spec import Artifact
@@ -52,7 +52,7 @@ def closed_loop(bench: Bench) -> Iterator[Line]:
 
 
 @contextmanager
-def _model(bench: Bench) -> Iterator[Server]:
+def _model(bench: Bench) -> Iterator[ServerProcess]:
     """What wrk is compared on: the artifact that was given, else a delay of a millisecond."""
     if bench.artifact is None:
         with bench.serving("delay", options={"delays_ms": [1.0]}) as server:

@@ -8,9 +8,9 @@ from statistics import median
 import msgspec
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from loadtest.analysis import intervals
+from loadtest.analysis.distribution import index_of_dispersion
 from loadtest.benchmark.bench import SIZE, Bench, Line, run
 from loadtest.generator.payload import Load
 from loadtest.measure import locust_process
@@ -19,7 +19,7 @@ from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
 
 RATES = (500.0, 1000.0)
-BIN = 10_000_000
+WINDOW_NS = 10_000_000
 """Nanoseconds of a count: 2,000 of them in 20 s tell an index of dispersion to 0.03 (one standard error)."""
 CONNECTIONS = 8
 ROWS = 10_000_000
@@ -40,23 +40,16 @@ def schedule(bench: Bench) -> Iterator[Line]:
             table = table.filter(pc.is_valid(table["sent_ns"]))
             intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
             lag = np.sort(sent - intended) / 1e3
-            told = f"{len(sent):,} requests; index of the schedule itself {dispersion(intended):.2f}"
+            told = (
+                f"{len(sent):,} requests; index of the schedule itself {index_of_dispersion(intended, WINDOW_NS):.2f}"
+            )
             at = f"at {rate:g}/s"
             yield Line(part="schedule", name=f"lag p50 {at}", value=intervals.percentile(lag, 0.5), unit="us", high=50)
             yield Line(
                 part="schedule", name=f"lag p99 {at}", value=intervals.percentile(lag, 0.99) / 1e3, unit="ms", high=0.5
             )
-            index = dispersion(np.sort(sent))
+            index = index_of_dispersion(sent, WINDOW_NS)
             yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=told)
-
-
-def dispersion(stamps: NDArray[np.int64]) -> float:
-    """Variance over mean of the counts in equal times of ascending `stamps` (ns): 1 for a Poisson process.
-
-    Cox & Lewis, The Statistical Analysis of Series of Events (1966).
-    """
-    counts = np.bincount((stamps - stamps[0]) // BIN)[:-1]
-    return float(counts.var(ddof=1) / counts.mean())
 
 
 def generator(bench: Bench) -> Iterator[Line]:

@@ -1,24 +1,50 @@
-"""The doing of `medserve compare`: verdicts on the pairs of a run, or on the cells of two runs, as tables."""
+"""Implements `medserve compare`: verdicts on the pairs of a run, or on the cells of two runs, as tables."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.analysis.compare import Verdict
+from loadtest.commands.shared import and_more
 from loadtest.results import pairs, regression, table
 from loadtest.results.flags import deployment
+from loadtest.results.launch_summary import SHARES
 from loadtest.results.pairs import Compared
 from loadtest.results.regression import Changed
 from loadtest.results.table import Run
 from loadtest.results.writers import render_nouns
-from medserve.errors import CannotRun
+from medserve.errors import BadInput, CannotRun
 
 STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "undecided": "dim", "not comparable": "dim"}
 
 
-def within(folder: Path, percentile: float, margin: float, form: str) -> None:
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run; the old one of two.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW]", help="The new one of two.")] = None,
+    percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
+    margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
+    format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
+) -> None:
+    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or two runs.
+
+    Verdicts are faster, slower, equivalent within the margin, or undecided; with 95 % confidence none of those on one
+    kind of pair under one profile is wrong. Exit code 1 when NEW is slower somewhere.
+
+    Example: medserve compare runs/quick
+    """
+    share = percentile / 100
+    if share not in SHARES:
+        raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{known * 100:g}' for known in SHARES)}")
+    if new is None:
+        within_run(run, share, margin / 100, format)
+    else:
+        between_runs(run, new, share, margin / 100, format)
+
+
+def within_run(folder: Path, percentile: float, margin: float, form: str) -> None:
     """Print the comparisons of one run."""
     run = table.read(folder)
     rows = table.rows(run)
@@ -36,7 +62,7 @@ def within(folder: Path, percentile: float, margin: float, form: str) -> None:
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def between(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
+def between_runs(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
     """Print what changed between two runs. Raises CannotRun when a cell became slower."""
     before, after = table.read(old), table.read(new)
     found = regression.changes(before, after, percentile, margin)
@@ -48,8 +74,7 @@ def between(old: Path, new: Path, percentile: float, margin: float, form: str) -
         for name, (was, now) in regression.versions(before, after).items():
             console.print(f"{name}: {was or 'absent'} -> {now or 'absent'}", style="dim", markup=False, highlight=False)
     if slower := [one.cell for one in found if one.verdict == "slower"]:
-        more = f" (and {len(slower) - 1} more)" if len(slower) > 1 else ""
-        raise CannotRun(f"slower than in {old}: {slower[0]}{more}")
+        raise CannotRun(f"slower than in {old}: {and_more(slower)}")
 
 
 def _table(title: str, found: list[Compared] | list[Changed], short: dict[str, str]) -> Table:

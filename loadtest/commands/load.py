@@ -1,165 +1,185 @@
-"""The doing of `medserve load`: one run, or a ladder of users, against a server by its URL.
+"""Implements `medserve load`: its options become a profile and a plan for a server that is running."""
 
-Each run is a Locust process of its own. What is wrong with a run ends as one line in CannotRun; the record, if it is to
-be kept, then says so too.
-"""
-
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import msgspec
-import pyarrow as pa
+import typer
 
-from loadtest import samples
-from loadtest.analysis import audit
-from loadtest.analysis.saturation import Rung, knee
+from loadtest.analysis.slo_search import parse_objective
+from loadtest.commands import load_runs, slo_search
+from loadtest.commands.shared import Batch, Json, Seconds, Seed, Warmup
+from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
-from loadtest.measure.locust_process import generate
-from loadtest.results import faults, latency
-from loadtest.results.summary import in_words, summarise
-from medserve.errors import BadInput, CannotRun
-from medserve.progress import Progress
-from medserve.spec import LoadProfile
-
-COLUMNS = tuple(dict.fromkeys((*latency.COLUMNS, *latency.BREAKDOWN_COLUMNS, "error")))
-"""What the figures want of a record; the rest of ten million rows would not fit beside them."""
+from medserve import machine
+from medserve.errors import BadInput
+from medserve.spec import Arrivals, LoadProfile
 
 
-class Runs:
-    """Runs of one plan that differ in profile and seed. Their records are kept at `plan.out`, if anywhere.
+def command(
+    url: Annotated[str, typer.Option(help="Address of a server of the Open Inference Protocol v2.")],
+    model: Annotated[str | None, typer.Option(help="Model.", show_default="the server's only one")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests per second by arrival schedule (open loop).")
+    ] = None,
+    arrivals: Annotated[
+        Arrivals | None, typer.Option(help="Kind of schedule.", show_default="constant; poisson for an objective")
+    ] = None,
+    burst: Annotated[int, typer.Option(min=1, help="Requests that arrive together, for --arrivals bursts.")] = 8,
+    trace: Annotated[
+        Path | None, typer.Option(help="File of arrival times in seconds, one per line, for --arrivals trace.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Back-to-back users (closed loop), without a rate.")] = 1,
+    gap: Annotated[float, typer.Option(min=0.0, help="Seconds that a user waits after an answer.")] = 0.0,
+    ladder: Annotated[
+        str | None, typer.Option(help="Numbers of users such as 1,2,4,8: one run each, to find the saturation point.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Such as p99<50ms: find the highest rate that meets it, starting at --rate.")
+    ] = None,
+    max_rate: Annotated[
+        float | None, typer.Option(min=1.0, help="Highest rate to try.", show_default="70 % of the generator's own")
+    ] = None,
+    batch: Batch = 1,
+    images: Annotated[
+        Path | None, typer.Option(help="Images to send, .npy, uint8 (N, H, W, C).", show_default="random")
+    ] = None,
+    expect: Annotated[
+        Path | None, typer.Option(help="Scores of the images, .npy, float32 (N, classes): others count as failures.")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Afterwards, send images twice: does the server cache?")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of Locust that share the load.")] = 1,
+    seconds: Seconds = 10.0,
+    warmup: Warmup = 1.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without an answer after which a request fails.")] = (
+        payload.TIMEOUT_SECONDS
+    ),
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Parquet file for the raw record of every request.")] = None,
+    json: Json = False,
+) -> None:
+    """Load-test any server of the Open Inference Protocol v2, this program's or another.
 
-    Where there are several, they are numbered: samples-1.parquet, samples-2.parquet, ...
+    Exit code 1 when requests failed or were answered wrongly, when the generator was late, and when the server had no
+    steady state. Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
     """
-
-    def __init__(self, plan: Load, processes: int, scratch: Path, numbered: bool) -> None:
-        self.plan, self.processes = plan, processes
-        self.scratch, self._numbered = scratch, numbered
-        self._count = 0
-        self.out = Path()
-
-    def run(self, profile: LoadProfile, seed: int) -> pa.Table:
-        """One run to its end: its record. Raises CannotRun when the generator does not get there."""
-        self._count += 1
-        self.out = self._place()
-        # An older record of that name must not pass for this run's.
-        self.out.unlink(missing_ok=True)
-        load = msgspec.structs.replace(self.plan, profile=profile, seed=seed, out=str(self.out))
-        try:
-            generate(load, self.scratch / "locust.log", processes=self.processes)
-        except (CannotRun, KeyboardInterrupt) as error:
-            raise type(error)(self.spoilt(str(error) or "interrupted")) from None
-        # Where no request was due, nothing is written.
-        return samples.read(self.out, COLUMNS) if self.out.is_file() else samples.SCHEMA.empty_table().select(COLUMNS)
-
-    def spoilt(self, reason: str) -> str:
-        """The reason with where the record is that now carries it, if one is kept."""
-        if self.plan.out is None or not self.out.is_file():
-            return reason
-        samples.mark(self.out, reason)
-        return f"{reason} (the record is kept, marked incomplete: {self.out})"
-
-    def _place(self) -> Path:
-        if self.plan.out is None:
-            return self.scratch / "samples.parquet"
-        out = Path(self.plan.out)
-        return out.with_name(f"{out.stem}-{self._count}{out.suffix}") if self._numbered else out
+    slo = None if objective is None else parse_objective(objective)
+    steps = None if ladder is None else parse_ladder(ladder)
+    profile = load_profile(
+        rate=rate, arrivals=arrivals, burst=burst, trace=trace, users=users, gap=gap, batch=batch, seconds=seconds,
+        warmup=warmup, ladder=steps is not None, objective=slo is not None, audit=audit,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = load_runs.Runs(
+            plan(
+                url, model, profile, images=images, expect=expect, timeout=timeout, seed=seed, out=out,
+                audit=Path(scratch) / "audit.parquet" if audit else None,
+            ),
+            processes, Path(scratch), numbered=slo is not None or steps is not None,
+        )  # fmt: skip
+        if slo is not None:
+            slo_search.search(runs, slo, rate, max_rate, json)
+        elif steps is not None:
+            load_runs.ladder(runs, steps, json)
+        else:
+            load_runs.single(runs, json)
 
 
-def single(runs: Runs, json: bool) -> None:
-    """One run: its figures, then what is wrong with it, if anything is."""
-    plan = runs.plan
-    profile = plan.profile
-    table = runs.run(profile, plan.seed)
-    reason, said = _figures(table, profile)
-    said |= {"url": plan.url, "model": plan.model, "mode": profile.mode, "batch": profile.batch}
-    said |= {"rate_asked": profile.rate, "incomplete": reason}
-    lines = [f"{plan.model} at {plan.url}, {_how(profile)}, batches of {profile.batch}", in_words(said)]
-    if plan.audit is not None:
-        found = audit.audit(latency.service_time(samples.read(Path(plan.audit))))
-        said["repeats"] = msgspec.to_builtins(found)
-        word = "the server answers from a CACHE" if found.cached else "no cache"
-        lines.append(
-            f"same again   {found.ratio:.3g} of the time of a fresh image ({found.low:.3g} to {found.high:.3g}): {word}"
-        )
-    say(said, lines, json)
-    if reason is not None:
-        raise CannotRun(runs.spoilt(reason))
+def parse_ladder(text: str) -> tuple[int, ...]:
+    """`1,2,4` as ascending numbers of users. Raises BadInput for anything else."""
+    try:
+        steps = tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        steps = ()
+    if len(steps) < 2 or steps[0] < 1:
+        raise BadInput(f"ladder {text!r}; expected two or more numbers of users, such as 1,2,4,8")
+    return steps
 
 
-def ladder(runs: Runs, rungs: Sequence[int], json: bool) -> None:
-    """Closed loops of more and more users, the knee marked; a latency above it is not told, for it is a queue's."""
-    plan = runs.plan
-    progress = Progress("ladder", len(rungs), "rung")
-    rows: list[dict[str, Any]] = []
-    broken: str | None = None
-    for users in rungs:
-        profile = msgspec.structs.replace(plan.profile, users=users)
-        reason, said = _figures(runs.run(profile, plan.seed), profile)
-        rows.append({"users": users, **said})
-        if reason is not None:
-            reason = f"{users} users: {runs.spoilt(reason)}"
-            broken = broken or reason
-        progress.update(len(rows), f"{users} users")
-        if said["n"] == said["failed"]:
-            break
-    climbed = [
-        Rung(users=row["users"], throughput=row["throughput"], p50_ms=row["p50_ms"]) for row in rows if row["p50_ms"]
-    ]
-    top = knee(climbed) if climbed else None
-    lines = [f"{plan.model} at {plan.url}, users back to back, batches of {plan.profile.batch}"]
-    lines.append(f"{'users':>5} {'requests/s':>11} {'p50 ms':>9} {'p99 ms':>9}")
-    for row in rows:
-        row["above_knee"] = top is not None and row["users"] > top
-        if row["above_knee"]:
-            row.update({name: None for name in row if name.endswith(("_ms", "_low", "_high"))})
-        told = " ".join(f"{_number(row[name]):>9}" for name in ("p50_ms", "p99_ms"))
-        mark = (
-            "  above the knee: a queue's latency" if row["above_knee"] else "  <- knee" if row["users"] == top else ""
-        )
-        lines.append(f"{row['users']:>5} {_number(row['rate_delivered']):>11} {told}{mark}")
-    said = {"url": plan.url, "model": plan.model, "knee": top, "incomplete": broken, "rungs": rows}
-    say(said, lines, json)
-    if broken is not None:
-        raise CannotRun(broken)
+def load_profile(
+    *,
+    rate: float | None,
+    arrivals: Arrivals | None,
+    burst: int,
+    trace: Path | None,
+    users: int,
+    gap: float,
+    batch: int,
+    seconds: float,
+    warmup: float,
+    ladder: bool,
+    objective: bool,
+    audit: bool,
+) -> LoadProfile:
+    """The options of the command line as a profile. Raises BadInput for options that contradict one another."""
+    if trace is not None and arrivals is None:
+        arrivals = "trace"
+    scheduled = rate is not None or arrivals is not None or objective
+    for clash, words in (
+        (ladder and objective, "--ladder and --objective are two different questions; give one of them"),
+        (ladder and scheduled, "--ladder is of back-to-back users; leave out --rate and --arrivals"),
+        (scheduled and (gap > 0 or users > 1), "a schedule has no users that wait; leave out --users and --gap"),
+        ((arrivals == "trace") != (trace is not None), "--arrivals trace and --trace FILE belong together"),
+        (arrivals == "trace" and (rate is not None or objective), "a trace has its own rate; leave out --rate"),
+        (audit and (scheduled or ladder or users > 1), "--audit needs one back-to-back user and no other load"),
+        (scheduled and arrivals != "trace" and rate is None and not objective, "--arrivals needs a --rate"),
+    ):
+        if clash:
+            raise BadInput(words)
+    profile = LoadProfile(
+        name="manual",
+        mode="open-loop" if scheduled else "closed-loop",
+        batch=batch,
+        users=users,
+        rate=rate,
+        arrivals=arrivals or ("poisson" if objective else "constant"),
+        burst=burst if arrivals == "bursts" else 1,
+        trace=None if trace is None else str(trace.resolve()),
+        gap_seconds=gap,
+        seconds=seconds,
+        warmup_seconds=warmup,
+    )
+    if arrivals == "trace":
+        schedule.arrivals(profile, 0)
+    return profile
 
 
-def one_record(path: Path, format: str) -> None:
-    """Print the figures of one record, and the mark that it bears."""
-    said = summarise(samples.read(path, COLUMNS)) | {"incomplete": samples.read_facts(path).get("incomplete")}
-    if format not in ("table", "json"):
-        raise BadInput(f"one record has no --format {format}; expected table or json")
-    lines = [str(path), in_words(said)]
-    if said["incomplete"]:
-        lines.append(f"incomplete   {said['incomplete']}")
-    say(said, lines, format == "json")
-
-
-def say(said: dict[str, Any], lines: Sequence[str], json: bool) -> None:
-    """Print figures as JSON, or lines."""
-    print(msgspec.json.encode(said).decode() if json else "\n".join(lines), flush=True)
-
-
-def _figures(table: pa.Table, profile: LoadProfile) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong with a run, or null, and its figures from where its steady state began."""
-    if not len(latency.after_warmup(table)):
-        raise CannotRun(f"no request fell into the {profile.seconds:g} s after the warm-up; give it more --seconds")
-    broken = faults.failures(table) or faults.lateness(table)
-    began = latency.planned_start(latency.after_warmup(table))
-    table, _ = latency.mark_warmup(table)
-    kept = latency.planned_start(latency.after_warmup(table))
-    cut = float(kept.min() - began.min()) / 1e9
-    said = summarise(table, 0.0 if profile.rate is None else profile.seconds - cut)
-    said["warmup_found_seconds"] = cut
-    return broken or (said["steady_reason"] if said["steady"] is False else None), said
-
-
-def _how(profile: LoadProfile) -> str:
-    if profile.mode == "open-loop":
-        return f"{profile.arrivals} arrivals" + ("" if profile.rate is None else f" of {profile.rate:g}/s")
-    rest = f", {profile.gap_seconds:g} s apart" if profile.gap_seconds else " back to back"
-    return f"{profile.users} {'user' if profile.users == 1 else 'users'}{rest}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def plan(
+    url: str,
+    model: str | None,
+    profile: LoadProfile,
+    *,
+    images: Path | None,
+    expect: Path | None,
+    timeout: float,
+    seed: int,
+    out: Path | None,
+    audit: Path | None,
+) -> Load:
+    """The load for a running server, which is asked what it takes. Raises BadInput for files that do not fit it."""
+    if out is not None and not out.resolve().parent.is_dir():
+        raise BadInput(f"{out}: no folder {out.resolve().parent}; make it, or name another --out")
+    if expect is not None and images is None:
+        raise BadInput("--expect are scores of --images; give these too")
+    opened = None if images is None else payload.open_images(images)
+    if expect is not None and opened is not None:
+        payload.open_scores(expect, len(opened))
+    url = url.rstrip("/")
+    model, shape = payload.describe(url, model)
+    if opened is not None and opened.shape[1:] != shape:
+        raise BadInput(f"{images}: images of {opened.shape[1:]}; {model} takes {shape}")
+    return Load(
+        url=url,
+        model=model,
+        profile=profile,
+        images=None if images is None else str(images.resolve()),
+        shape=shape,
+        expected=None if expect is None else str(expect.resolve()),
+        out=None if out is None else str(out.resolve()),
+        seed=seed,
+        cpus=machine.divide_cpus(1)[1],
+        timeout_seconds=timeout,
+        audit=None if audit is None else str(audit),
+    )

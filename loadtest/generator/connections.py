@@ -1,4 +1,4 @@
-"""Connections and answers under FastHttpUser's own parser: what is measured of them is noted here."""
+"""The connections and responses of FastHttpUser's own parser, with the stamps and numbers that are recorded of them."""
 
 import socket
 from typing import Any
@@ -11,18 +11,18 @@ from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from medserve.timing import now
 
-BLOCK = 1 << 16
-"""Bytes that an answer is read by."""
+BLOCK_BYTES = 1 << 16
+"""Bytes of one read."""
 
 
-class Opened:
-    """How many connections a test has opened."""
+class ConnectionCounter:
+    """The number of connections that a test has opened."""
 
     count = 0
 
 
-class Begun(Struct):
-    """A request that is under way: when it left (ns), and what the kernel did not take at once, or would not."""
+class InFlightRequest(Struct):
+    """A request whose sending has begun: when (ns), the bytes that the kernel did not take at once, and an error."""
 
     sock: Any
     sent: int
@@ -30,8 +30,8 @@ class Begun(Struct):
     error: OSError | None = None
 
     @classmethod
-    def send(cls, sock: Any, content: bytes) -> "Begun":
-        """Send as much as goes without waiting."""
+    def send(cls, sock: Any, content: bytes) -> "InFlightRequest":
+        """Send as many bytes as possible without waiting."""
         sent, rest = now(), memoryview(content)
         try:
             return cls(sock, sent, rest[sock.send(content, 0, 0.0) :])
@@ -42,26 +42,26 @@ class Begun(Struct):
 
 
 class Connections(ConnectionPool):
-    """The connections of one user: kept alive, without Nagle's delay, numbered as they are opened."""
+    """The connections of one user: kept alive, without Nagle's delay, numbered in the order of opening."""
 
-    def __init__(self, load: Load, opened: Opened, size: int) -> None:
-        address = payload.split(load.url)
-        host, port, patience = address.hostname or "", address.port or 80, load.patience
-        super().__init__(host, port, host, port, size, network_timeout=patience, connection_timeout=patience)
-        self._opened = opened
+    def __init__(self, load: Load, counter: ConnectionCounter, size: int) -> None:
+        address = payload.split_url(load.url)
+        host, port, timeout = address.hostname or "", address.port or 80, load.timeout_seconds
+        super().__init__(host, port, host, port, size, network_timeout=timeout, connection_timeout=timeout)
+        self._counter = counter
         self._addresses: list[Any] = []
         self.numbers: dict[int, int] = {}
 
     def _resolve(self) -> list[Any]:
-        # A look-up goes through a thread, and would hold up each request that needs a connection more.
+        # A look-up uses a thread, and would delay each request that needs another connection.
         self._addresses = self._addresses or super()._resolve()
         return self._addresses
 
     def free(self) -> Any | None:
-        """An open connection that nobody uses; null where one would have to be opened or waited for."""
+        """An idle open connection; null when one would have to be opened or waited for."""
         if self._socket_queue.empty():
             return None
-        # There is a permit for each that lies in the queue, so this does not wait.
+        # Each connection in the queue has a permit, so this does not wait.
         self._semaphore.acquire()
         sock = self._socket_queue.get(block=False)
         if self._is_socket_alive(sock):
@@ -72,12 +72,12 @@ class Connections(ConnectionPool):
     def after_connect(self, sock: Any) -> None:
         """Called by the pool with a new connection."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.numbers[sock.fileno()] = self._opened.count
-        self._opened.count += 1
+        self.numbers[sock.fileno()] = self._counter.count
+        self._counter.count += 1
 
 
-class Answer(HTTPSocketPoolResponse):
-    """A response that knows when its first byte was there."""
+class TimedResponse(HTTPSocketPoolResponse):
+    """A response that stamps the arrival of its first byte."""
 
     first_byte: int | None = None
 

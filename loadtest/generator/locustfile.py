@@ -1,4 +1,4 @@
-"""The load generator: a user of Locust that follows a plan, closed loop or open, and records every request raw.
+"""The load generator: a user of Locust that follows a plan, closed or open loop, and records every request raw.
 
 By hand, with Locust's web page, against any server of the Open Inference Protocol v2:
 
@@ -26,10 +26,11 @@ from locust.exception import StopTest, StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.generator import payload
-from loadtest.generator.connections import BLOCK, Answer, Begun, Connections
+from loadtest.generator.connections import BLOCK_BYTES, Connections, InFlightRequest, TimedResponse
 from loadtest.generator.distributed import Master, Worker, host
-from loadtest.generator.load_test import Share, Test, arrivals
-from loadtest.generator.payload import CONNECTIONS, Load
+from loadtest.generator.load_test import LoadTest, Share, arrivals
+from loadtest.generator.payload import Load
+from loadtest.samples import MAX_IN_FLIGHT
 from medserve import process, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import LoadProfile
@@ -37,56 +38,56 @@ from medserve.timing import now
 
 PLAN = "MEDSERVE_LOAD"
 HEADERS = (wire.HEAD_LENGTH, wire.SERVER_TIMING, wire.CLOCK)
-NEAR = 2_000_000
-"""Nanoseconds before an arrival at which sleeping ends: the event loop's timers count milliseconds."""
-REFUSED_SECONDS = 0.05
-"""Pause of a closed loop after a failure: a refusal comes at once, and the record would hold nothing else."""
-BY_HAND = 3600.0
-"""Seconds of a test by hand that has no --run-time."""
+SPIN_NS = 2_000_000
+"""Nanoseconds before an arrival at which sleeping ends: the event loop's timers have a resolution of milliseconds."""
+FAILURE_PAUSE_SECONDS = 0.05
+"""Pause of a closed loop after a failure: refusals come at once, and would fill the record."""
+MANUAL_SECONDS = 3600.0
+"""Seconds of a test without a plan and without --run-time."""
 
 process.die_with_parent()
 IMPORTED_BY = os.getpid()
-# While greenlets keep one another busy, gevent looks for input once in a switch interval; 5 ms is the default.
+# While greenlets are busy, gevent polls for input once per switch interval; the default is 5 ms.
 sys.setswitchinterval(20e-6)
 
-current: Test | None = None
-refusal = "it was not told what to do"
+current: LoadTest | None = None
+refusal = "it got no plan"
 link: Worker | Master | None = None
 
 
 class Client(FastHttpUser):
-    """A user: one closed loop, or the arrival schedule of this process."""
+    """A user: one closed loop, or the arrival schedule of its process."""
 
     @task
     def go(self) -> None:
-        """Wait for the start, send until the end; the last user of a process ends its test."""
+        """Wait for the start, send until the end; the last user of a process to finish ends its test."""
         _join(self.environment)
         if current is None:
             if isinstance(link, Worker):
                 link.failed(refusal)
             raise StopUser
         test = self.test = current
-        number = test.begun
+        number = test.started_users
         if number == 0:
-            test.measure(_cpus(test.load, self.environment))
-        test.begun += 1
-        test.active += 1
+            test.begin(_cpus(test.load, self.environment))
+        test.started_users += 1
+        test.active_users += 1
         by_schedule = test.load.profile.mode == "open-loop"
-        self.pool = Connections(test.load, test.opened, CONNECTIONS if by_schedule else 1)
+        self.pool = Connections(test.load, test.connections, MAX_IN_FLIGHT if by_schedule else 1)
         try:
             if isinstance(link, Worker):
                 link.ready(test)
             elif test.share is None:
-                test.give(test.whole())
-            share = test.wait()
+                test.set_share(test.whole_share())
+            share = test.wait_for_share()
             if not by_schedule:
                 self.send_back_to_back(share, number)
             elif number == 0:
                 self.send_by_schedule(share)
         finally:
             self.pool.close()
-        test.active -= 1
-        if test.active == 0:
+        test.active_users -= 1
+        if test.active_users == 0:
             if isinstance(link, Worker):
                 link.finished()
             else:
@@ -94,7 +95,7 @@ class Client(FastHttpUser):
         raise StopUser
 
     def send_back_to_back(self, share: Share, number: int) -> None:
-        """A request leaves when the one before it was answered, and the gap is over."""
+        """Send each request when the one before it was answered and the gap is over."""
         test = self.test
         profile, count = test.load.profile, test.count
         _sleep_until(share.start)
@@ -102,39 +103,39 @@ class Client(FastHttpUser):
         request = share.first + number
         while now() < end:
             answered = self.send(request % count)
-            if pause := profile.gap_seconds if answered else max(profile.gap_seconds, REFUSED_SECONDS):
+            if pause := profile.gap_seconds if answered else max(profile.gap_seconds, FAILURE_PAUSE_SECONDS):
                 gevent.sleep(min(pause, max(0, end - now()) / 1e9))
             request += share.step
         if test.load.audit is not None:
-            test.timed = len(test.records)
-            end = now() + round(test.load.patience * 1e9)
+            test.timed_requests = len(test.records)
+            end = now() + round(test.load.timeout_seconds * 1e9)
             for request in range(count, len(test.requests)):
                 if now() < end:
                     self.send(request)
 
     def send_by_schedule(self, share: Share) -> None:
-        """A request leaves when it is due, whatever became of those before it; then wait for the last answers."""
+        """Send each request when it is due, answered or not those before it; then wait for the last answers."""
         test = self.test
         count, start, request = test.count, share.start, share.first
-        under_way = Group()
+        in_flight = Group()
         try:
             for offset in share.offsets.data:
                 due = start + offset
-                _sleep_until(due - NEAR)
-                # All that can be done beforehand is: when it is due, a request leaves by one system call.
+                _sleep_until(due - SPIN_NS)
+                # Prepared as far as possible: when it is due, sending a request is one system call.
                 sock, begun = self.pool.free(), None
-                _watch_until(due)
+                _spin_until(due)
                 if sock is not None:
-                    begun = Begun.send(sock, test.requests[request % count])
-                under_way.spawn(self.send, request % count, due, begun)
+                    begun = InFlightRequest.send(sock, test.requests[request % count])
+                in_flight.spawn(self.send, request % count, due, begun)
                 request += share.step
-            under_way.join(timeout=test.load.patience)
-            test.late = True
+            in_flight.join(timeout=test.load.timeout_seconds)
+            test.timed_out = True
         finally:
-            under_way.kill()
+            in_flight.kill()
 
-    def send(self, request: int, intended: int | None = None, begun: Begun | None = None) -> bool:
-        """One request, once, whatever becomes of it, or what is left of it. Says whether there was an answer."""
+    def send(self, request: int, intended: int | None = None, begun: InFlightRequest | None = None) -> bool:
+        """Send one request once, or the rest of one that has begun, and record it. Returns whether it was answered."""
         test, pool = self.test, self.pool
         note = test.records.note
         connection = sent = sock = answer = None
@@ -151,30 +152,30 @@ class Client(FastHttpUser):
                     raise begun.error
                 if begun.rest:
                     sock.sendall(begun.rest)
-            # From here on the answer gives the connection back, be it whole or broken.
+            # From here on the response returns the connection to the pool, also when it fails.
             held, sock = sock, None
-            answer = Answer(held, pool, method="POST", block_size=BLOCK)
+            answer = TimedResponse(held, pool, method="POST", block_size=BLOCK_BYTES)
             body = answer.read()
             done = now()
-        except (Exception, gevent.GreenletExit) as error:  # whatever happens to a request is its result
+        except (Exception, gevent.GreenletExit) as error:  # any error is the result of the request
             done = now()
             if sock is not None:
                 pool.release_socket(sock)
-            if isinstance(error, gevent.GreenletExit) and not test.late:
+            if isinstance(error, gevent.GreenletExit) and not test.timed_out:
                 raise
             first_byte = None if answer is None else answer.first_byte
             reason = f"{type(error).__name__}: {error}"
-            if test.late:
-                reason = f"no answer within {test.load.patience:g} s of the end"
+            if test.timed_out:
+                reason = f"no answer within {test.load.timeout_seconds:g} s of the end"
             note(request, 0, connection, intended, sent, first_byte, done, reason)
             self._tell_locust(done - (intended or sent or done), 0, reason)
             return False
         status, info = answer.get_code(), answer.info()
         failure = None if status == 200 else f"HTTP {status}: {body[:200].decode(errors='replace')}"
-        head_length, timing, clock = (_one(info.get(name)) for name in HEADERS)
-        kept = body if test.load.expected is not None else None
+        head_length, timing, clock = (_joined(info.get(name)) for name in HEADERS)
+        compared = body if test.load.expected is not None else None
         stamps = intended, sent, answer.first_byte, done
-        note(request, status, connection, *stamps, failure, head_length, timing, clock, kept)
+        note(request, status, connection, *stamps, failure, head_length, timing, clock, compared)
         self._tell_locust(done - (intended or sent), len(body), failure)
         return True
 
@@ -190,7 +191,7 @@ class Client(FastHttpUser):
 
 
 def _cpus(load: Load, environment: Environment) -> tuple[int, ...]:
-    """The cores of this process: those of the plan, of which each worker takes one; a plan knows its own host's."""
+    """The cores of this process: those of the plan, one per worker; none on another host than the plan's."""
     if not isinstance(link, Worker) or not load.cpus:
         return load.cpus
     index = environment.runner.worker_index
@@ -198,7 +199,7 @@ def _cpus(load: Load, environment: Environment) -> tuple[int, ...]:
 
 
 def _stop(environment: Environment) -> None:
-    """End the test; headless Locust ends with it."""
+    """End the test, and with it a headless Locust."""
     gevent.spawn(environment.runner.stop if environment.web_ui else environment.runner.quit)
 
 
@@ -207,10 +208,10 @@ def _sleep_until(due: int) -> None:
         gevent.sleep(left / 1e9)
 
 
-def _watch_until(due: int) -> None:
+def _spin_until(due: int) -> None:
     while now() < due:
-        # Unlike sleep(0) it looks for input every time, so that answers are stamped when they come;
-        # the priority is the highest, so that a flood of answers does not hold up the next request.
+        # Unlike sleep(0) this polls for input every time, so that answers are stamped when they arrive;
+        # the priority is the highest, so that many answers do not delay the next request.
         gevent.idle(priority=2)
 
 
@@ -218,32 +219,32 @@ def _watch_until(due: int) -> None:
 def _options(parser: Any) -> None:
     add = parser.add_argument_group("medserve").add_argument
     add("--model", default="", help="Model to ask; the server's only one when not given.")
-    add("--rate", type=float, default=0.0, help="Requests a second, by arrival schedule; 0: users back to back.")
+    add("--rate", type=float, default=0.0, help="Requests per second, by arrival schedule; 0: users back to back.")
     add("--arrivals", choices=["constant", "poisson", "bursts"], default="constant", help="How they arrive.")
     add("--burst", type=int, default=1, help="Requests that arrive together, with bursts.")
     add("--trace", default="", help="Text file of arrival times in seconds, instead of a rate.")
-    add("--gap", type=float, default=0.0, help="Seconds that a user rests after an answer.")
-    add("--batch", type=int, default=1, help="Images a request.")
+    add("--gap", type=float, default=0.0, help="Seconds that a user waits after an answer.")
+    add("--batch", type=int, default=1, help="Images per request.")
     add("--samples", default="", help="Parquet file for the raw record.")
 
 
 @events.init.add_listener
 def _init(environment: Environment, **_: Any) -> None:
     if os.getpid() != IMPORTED_BY:
-        # What Locust forked does not inherit the promise to die with the parent.
+        # A process that Locust forked does not inherit the setting to die with its parent.
         os.environ[process.PARENT] = str(IMPORTED_BY)
         process.die_with_parent()
     _join(environment)
     options = environment.parsed_options
     if options.headless:
-        # The plan knows its end; Locust's own would cut the last answers off.
+        # The plan has its own end; Locust's would cut off the last answers.
         options.medserve_seconds, options.run_time = options.run_time, None
         if options.master and (options.rate or options.trace):
             options.num_users = options.spawn_rate = max(options.num_users or 1, options.expect_workers)
 
 
 def _join(environment: Environment) -> None:
-    """Meet the other processes, where there are any; a worker may be told to start before it is told of that."""
+    """Connect to the other processes, if any; a worker may be told to start before its init event."""
     global link
     runner = environment.runner
     if link is None and isinstance(runner, WorkerRunner):
@@ -259,16 +260,16 @@ def _begin(environment: Environment, **_: Any) -> None:
     try:
         if options.worker:
             load = msgspec.json.decode(options.medserve_plan, type=Load)
-            current = Test(load, environment.events.request.fire)
+            current = LoadTest(load, environment.events.request.fire)
             return
         plan = os.environ.get(PLAN)
-        load = store.read_json(Path(plan), Load) if plan else _by_hand(environment.host or "", options)
+        load = store.read_json(Path(plan), Load) if plan else _manual_load(environment.host or "", options)
         if isinstance(link, Master):
             link.begin(load)
-            # Locust hands the options to every worker with the order to start.
+            # Locust sends the options to every worker with the start message.
             options.medserve_plan, options.medserve_host = msgspec.json.encode(load).decode(), host()
         else:
-            current = Test(load, environment.events.request.fire, arrivals(load))
+            current = LoadTest(load, environment.events.request.fire, arrivals(load))
     except (BadInput, CannotRun, msgspec.ValidationError) as error:
         refusal = str(error)
         if options.worker:
@@ -293,26 +294,26 @@ def _end(environment: Environment, **_: Any) -> None:
                 link.failed(refusal)
         elif test is not None:
             test.write()
-    except Exception as error:  # Locust would log it and leave as if all were well
-        said = f"the record could not be written: {error}"
+    except Exception as error:  # Locust would log it and leave with exit code 0
+        reason = f"the record could not be written: {error}"
         if isinstance(link, Worker):
-            link.failed(said)
-        print(f"error: {said}", file=sys.stderr)
+            link.failed(reason)
+        print(f"error: {reason}", file=sys.stderr)
         environment.process_exit_code = 1
 
 
 @events.quitting.add_listener
 def _leave(environment: Environment, **_: Any) -> None:
-    """A master whose workers are all gone has no test left to stop, but records to write."""
+    """Write the records of a master whose workers are all gone: it has no test left to stop."""
     if isinstance(link, Master):
         _end(environment)
 
 
-def _by_hand(url: str, options: Namespace) -> Load:
+def _manual_load(url: str, options: Namespace) -> Load:
     model, shape = payload.describe(url.rstrip("/"), options.model or None)
     trace = str(Path(options.trace).resolve()) if options.trace else None
     profile = LoadProfile(
-        name="by-hand",
+        name="manual",
         mode="open-loop" if options.rate > 0 or trace else "closed-loop",
         batch=options.batch,
         users=options.num_users or 1,
@@ -321,11 +322,11 @@ def _by_hand(url: str, options: Namespace) -> Load:
         burst=options.burst,
         trace=trace,
         gap_seconds=options.gap,
-        seconds=float(getattr(options, "medserve_seconds", None) or options.run_time or BY_HAND),
+        seconds=float(getattr(options, "medserve_seconds", None) or options.run_time or MANUAL_SECONDS),
         warmup_seconds=0.0,
     )
     return Load(url=url.rstrip("/"), model=model, profile=profile, shape=shape, out=options.samples or None)
 
 
-def _one(value: str | list[str] | None) -> str | None:
+def _joined(value: str | list[str] | None) -> str | None:
     return ", ".join(value) if isinstance(value, list) else value

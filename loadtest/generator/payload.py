@@ -1,4 +1,4 @@
-"""What is sent: test images in a seeded order, each request encoded before the clock starts."""
+"""The requests of a load test: images in a seeded order, each request encoded before the clock starts."""
 
 import http.client
 from pathlib import Path
@@ -14,21 +14,16 @@ from medserve.errors import BadInput, CannotRun, unknown
 from medserve.spec import LoadProfile, Noun
 from medserve.tables import INPUT
 
-LARGEST = 256 << 20
-"""Bytes of images that are kept ready; of a larger set a seeded part is sent."""
-DRAWN = 64
-"""Images drawn at random where no file of images is given."""
-CONNECTIONS = 1000
-"""Requests that a process of the generator has in flight at most; a later one waits for the server, not for the client.
-
-By select(2), which ends at 1024, geventhttpclient looks at an idle connection.
-"""
-PATIENCE = 30.0
-"""Seconds without a byte after which a request has failed, and that the last answers may take after the end."""
+MAX_READY_BYTES = 256 << 20
+"""Bytes of images that are encoded beforehand; of a larger set a seeded part is sent."""
+RANDOM_IMAGES = 64
+"""Images drawn at random when no file of images is given."""
+TIMEOUT_SECONDS = 30.0
+"""Seconds without a byte after which a request fails, and that the last answers may take after the end."""
 JSON_REQUESTS = 64
-"""Requests of JSON numbers that are kept ready: they are four times as large, and slow to write."""
-AUDITED = 32
-"""Pairs of equal requests in an audit."""
+"""Requests of JSON numbers that are encoded beforehand: they are four times as large, and slow to encode."""
+AUDIT_PAIRS = 32
+"""Pairs of equal requests in a cache audit."""
 
 
 class Load(Noun, frozen=True, kw_only=True):
@@ -36,8 +31,8 @@ class Load(Noun, frozen=True, kw_only=True):
 
     `images` is an .npy file uint8 (N, H, W, C); without it images of `shape` (H, W, C) are drawn at random. `expected`
     is an .npy file float32 (N, classes), null when nothing is compared. `out` is the Parquet file of the samples.
-    `audit` is another one, for AUDITED pairs that a closed loop of one user sends after its time: a fresh image, and
-    the very same request again; a server that answers the second one sooner remembers answers.
+    `audit` is another one, for the AUDIT_PAIRS pairs that a closed loop of one user sends afterwards: a new image, then
+    the same request again. A server that answers the second one faster caches answers.
     """
 
     url: str
@@ -50,7 +45,7 @@ class Load(Noun, frozen=True, kw_only=True):
     audit: str | None = None
     seed: int = 0
     cpus: tuple[int, ...] = ()
-    patience: float = PATIENCE
+    timeout_seconds: float = TIMEOUT_SECONDS
 
 
 def open_images(path: Path) -> NDArray[np.uint8]:
@@ -67,7 +62,7 @@ def open_images(path: Path) -> NDArray[np.uint8]:
 
 
 def open_scores(path: Path, images: int) -> NDArray[np.float32]:
-    """The certified scores of as many images, float32 (images, classes). Raises BadInput when the file is not that."""
+    """The certified scores of so many images, float32 (images, classes). Raises BadInput when the file is different."""
     try:
         scores: NDArray[np.float32] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
@@ -78,18 +73,18 @@ def open_scores(path: Path, images: int) -> NDArray[np.float32]:
 
 
 def batches(images: NDArray[np.uint8], batch: int, seed: int) -> NDArray[np.int64]:
-    """Which images each request holds: int64 (requests, batch), a permutation given by `seed`, no more than LARGEST."""
+    """The images of each request, int64 (requests, batch): a permutation given by `seed`, at most MAX_READY_BYTES."""
     order = np.random.default_rng(seed).permutation(len(images))
-    count = max(1, min(len(order) // batch, LARGEST // (batch * images[0].nbytes)))
+    count = max(1, min(len(order) // batch, MAX_READY_BYTES // (batch * images[0].nbytes)))
     return np.resize(order, (count, batch)).astype(np.int64)
 
 
 def requests(load: Load) -> tuple[NDArray[np.int64], list[bytes]]:
-    """The images of each request, int64 (requests, batch), and its bytes as they go over the wire, head included."""
+    """The images of each request, int64 (requests, batch), and its bytes on the wire, head included."""
     if load.images is not None:
         images = open_images(Path(load.images))
     elif load.shape is not None:
-        images = np.random.default_rng(load.seed).integers(0, 256, (DRAWN, *load.shape), np.uint8)
+        images = np.random.default_rng(load.seed).integers(0, 256, (RANDOM_IMAGES, *load.shape), np.uint8)
     else:
         raise BadInput("a plan needs 'images' or the 'shape' of those to draw")
     chosen = batches(images, load.profile.batch, load.seed)[: JSON_REQUESTS if load.profile.trap == "json" else None]
@@ -97,24 +92,24 @@ def requests(load: Load) -> tuple[NDArray[np.int64], list[bytes]]:
 
 
 def check(load: Load) -> None:
-    """Raise BadInput for a plan that asks for what cannot be had."""
+    """Raise BadInput for a plan that cannot be followed."""
     profile = load.profile
     if not 0 <= profile.gap_seconds < float("inf"):
         raise BadInput(f"the gap of {profile.name} is {profile.gap_seconds} s; expected 0 or more seconds")
     # The requests of other users would come between the two of a pair.
     if load.audit is not None and (profile.mode != "closed-loop" or profile.users != 1):
-        raise BadInput("an audit is made by a closed loop of one user in one process; leave 'audit' away")
+        raise BadInput("an audit needs a closed loop of one user in one process; remove 'audit'")
 
 
-def audited(load: Load, seed: int) -> list[bytes]:
-    """The requests of an audit, 2 x AUDITED: each pair is one request twice, of images drawn by `seed`."""
+def audit_requests(load: Load, seed: int) -> list[bytes]:
+    """The requests of an audit, 2 x AUDIT_PAIRS: each pair is the same request twice, of images drawn by `seed`."""
     shape = open_images(Path(load.images)).shape[1:] if load.images is not None else load.shape or ()
-    images = np.random.default_rng(seed).integers(0, 256, (AUDITED, load.profile.batch, *shape), np.uint8)
+    images = np.random.default_rng(seed).integers(0, 256, (AUDIT_PAIRS, load.profile.batch, *shape), np.uint8)
     return [request for drawn in images for request in [_request(load, drawn)] * 2]
 
 
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
-    address = split(load.url)
+    address = split_url(load.url)
     headers, body = wire.encode_request(images, binary=load.profile.trap != "json")
     lines = [f"POST {address.path.rstrip('/')}/v2/models/{load.model}/infer HTTP/1.1", f"Host: {address.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -122,20 +117,22 @@ def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + body
 
 
-def split(url: str) -> SplitResult:
-    """A server's address in its parts. Raises BadInput for one that cannot be load-tested."""
+def split_url(url: str) -> SplitResult:
+    """The parts of a server's address. Raises BadInput for an address that cannot be load-tested."""
     address = urlsplit(url)
     try:
         port = address.port
     except ValueError:
         port = 0
     if address.scheme != "http" or not address.hostname or port == 0:
-        raise BadInput(f"{url!r} is no address of a server; expected http://HOST:PORT (TLS would be timed with it)")
+        raise BadInput(
+            f"{url!r} is not the address of a server; expected http://HOST:PORT (TLS would be timed with it)"
+        )
     return address
 
 
 def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
-    """Ask a server for its model's name (its only one, when `model` is null) and the (H, W, C) of its images.
+    """The name of a server's model (of its only one, when `model` is null) and the (H, W, C) of its images.
 
     Raises CannotRun when no server of the protocol answers, BadInput when a model must be named.
     """
@@ -144,15 +141,15 @@ def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
         if len(names) != 1:
             raise BadInput(f"{url} has several models, or does not list them; name one with --model: {names or '?'}")
         model = names[0]
-    status, said = _ask(url, "GET", f"/v2/models/{model}")
+    status, metadata = _ask_json(url, "GET", f"/v2/models/{model}")
     if status == 404:
         raise unknown("model", model, _models(url))
     try:
-        (tensor,) = said["inputs"]
+        (tensor,) = metadata["inputs"]
         name, datatype, (_, height, width, channels) = tensor["name"], tensor["datatype"], map(int, tensor["shape"])
     except (TypeError, KeyError, ValueError):
         raise CannotRun(
-            f"{url} does not describe {model} as a classifier of images by the Open Inference Protocol v2"
+            f"{url} does not describe {model} as an image classifier by the Open Inference Protocol v2"
         ) from None
     if (name, datatype) != (INPUT, "UINT8") or min(height, width, channels) < 1:
         raise CannotRun(
@@ -163,18 +160,18 @@ def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
 
 
 def _models(url: str) -> list[str]:
-    """The models that a server lists: as KServe does, or as Triton does."""
+    """The models that a server lists, by the route of KServe or by that of Triton."""
     for method, path in (("GET", "/v2/models"), ("POST", "/v2/repository/index")):
-        status, said = _ask(url, method, path)
+        status, answer = _ask_json(url, method, path)
         if status == 200:
-            listed = said.get("models", []) if isinstance(said, dict) else said
+            listed = answer.get("models", []) if isinstance(answer, dict) else answer
             return [str(item["name"] if isinstance(item, dict) else item) for item in listed]
     return []
 
 
-def _ask(url: str, method: str, path: str) -> tuple[int, Any]:
-    address = split(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
+def _ask_json(url: str, method: str, path: str) -> tuple[int, Any]:
+    address = split_url(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request(method, address.path.rstrip("/") + path)
         answer = connection.getresponse()
@@ -183,7 +180,7 @@ def _ask(url: str, method: str, path: str) -> tuple[int, Any]:
         return answer.status, None
     except (OSError, http.client.HTTPException) as error:
         raise CannotRun(
-            f"no server answers at {url} ({error}); start one with `medserve serve`, or mend the URL"
+            f"no server answers at {url} ({error}); start one with `medserve serve`, or correct the URL"
         ) from None
     finally:
         connection.close()

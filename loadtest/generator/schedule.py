@@ -10,9 +10,9 @@ from medserve.spec import LoadProfile
 
 
 def constant(rate: float, seconds: float) -> NDArray[np.int64]:
-    """Evenly spaced arrivals, the first at 0: ascending int64 nanoseconds below `seconds`. `rate` in requests a second.
+    """Evenly spaced arrivals, the first at 0: ascending int64 nanoseconds below `seconds`.
 
-    Raises BadInput unless both are positive and finite.
+    `rate` in requests per second. Raises BadInput unless both are positive and finite.
     """
     _check(rate, seconds)
     # The tolerance keeps a product like 0.3 * 10 = 2.9999999999999996 from losing its last arrival.
@@ -22,7 +22,7 @@ def constant(rate: float, seconds: float) -> NDArray[np.int64]:
 
 
 def poisson(rate: float, seconds: float, seed: int) -> NDArray[np.int64]:
-    """A Poisson process of `rate` requests a second: ascending int64 nanoseconds below `seconds`, given by `seed`.
+    """A Poisson process of `rate` requests per second: ascending int64 nanoseconds below `seconds`, given by `seed`.
 
     Gaps are exponential, so the count varies with variance equal to its mean. Raises BadInput as `constant`.
     """
@@ -36,7 +36,7 @@ def poisson(rate: float, seconds: float, seed: int) -> NDArray[np.int64]:
 
 
 def bursts(rate: float, seconds: float, burst: int, seed: int) -> NDArray[np.int64]:
-    """`rate` requests a second that come `burst` at a time: ascending int64 nanoseconds below `seconds`, by `seed`.
+    """`rate` requests per second that arrive `burst` at a time: ascending int64 nanoseconds below `seconds`, by `seed`.
 
     The bursts are a Poisson process of rate / burst. Raises BadInput as `constant`, and for a burst below 1.
     """
@@ -48,8 +48,8 @@ def bursts(rate: float, seconds: float, burst: int, seed: int) -> NDArray[np.int
 def trace(path: Path, seconds: float) -> NDArray[np.int64]:
     """Recorded arrivals, the first at 0: ascending int64 nanoseconds below `seconds`.
 
-    The text file holds one arrival in seconds a line, in ascending order, counted from any origin; what follows a # is
-    a comment. Raises BadInput that names the line which is not like that.
+    The text file holds one arrival time in seconds per line, in ascending order, from any origin; a # begins a comment.
+    Raises BadInput that names the first line that is different.
     """
     _check(1.0, seconds)
     try:
@@ -70,7 +70,7 @@ def trace(path: Path, seconds: float) -> NDArray[np.int64]:
             raise BadInput(f"{path}, line {number}: {text[:40]} comes after {times[-1]}; expected ascending times")
         times.append(time)
     if not times:
-        raise BadInput(f"{path}: no arrival time; expected one in seconds a line")
+        raise BadInput(f"{path}: no arrival time; expected one in seconds per line")
     offsets = np.array(times) - times[0]
     return np.rint(offsets[offsets < seconds] * 1e9).astype(np.int64)
 
@@ -83,29 +83,12 @@ def arrivals(profile: LoadProfile, seed: int) -> NDArray[np.int64]:
             raise BadInput(f"the profile {profile.name} follows a trace; give its file, and no rate beside it")
         return trace(Path(profile.trace), seconds)
     if profile.rate is None:
-        raise BadInput(f"the open-loop profile {profile.name} has no 'rate'; give requests a second")
+        raise BadInput(f"the open-loop profile {profile.name} has no 'rate'; give requests per second")
     if profile.arrivals == "bursts":
         return bursts(profile.rate, seconds, profile.burst, seed)
     if profile.arrivals == "poisson":
         return poisson(profile.rate, seconds, seed)
     return constant(profile.rate, seconds)
-
-
-def index_of_dispersion(offsets: NDArray[np.int64], window_seconds: float) -> float:
-    """Variance over mean of the arrivals in whole windows: 0 of even arrivals, 1 of a Poisson process, above in bursts.
-
-    `offsets` are ascending int64 nanoseconds. Source: Cox and Lewis, The Statistical Analysis of Series of Events
-    (1966), the index of dispersion for counts. Raises BadInput for fewer than two windows.
-    """
-    width = round(window_seconds * 1e9)
-    windows = int(offsets[-1] - offsets[0]) // width if len(offsets) and width > 0 else 0
-    if windows < 2:
-        raise BadInput(
-            f"{len(offsets)} arrivals do not fill two windows of {window_seconds:g} s; give a longer schedule"
-        )
-    places = (offsets - offsets[0]) // width
-    counts = np.bincount(places[places < windows], minlength=windows)
-    return float(counts.var(ddof=1) / counts.mean())
 
 
 def _check(rate: float, seconds: float) -> None:

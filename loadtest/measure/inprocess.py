@@ -1,9 +1,9 @@
 """A deployment timed in this process: the runtime that a server would load, without HTTP.
 
-What is timed is `serve.runtimes.predict` on images that lie ready. Loading, compiling and the choice of the image are
-not in it. Each measurement has a warm-up that is kept and marked, then the headline pass, then a shorter pass that
-times `place`, `run` with `synchronise`, and `fetch` apart: stopping in between costs time, so it is not the headline.
-A profile with a trap makes its mistake in the headline pass, and has no stages.
+The timed call is `serve.runtimes.predict` on prepared images; loading, compiling and choosing the image are not timed.
+Each measurement has a warm-up that is kept and marked, then the headline pass, then a shorter pass that times `place`,
+`run` with `synchronise`, and `fetch` separately: to synchronise in between costs time, so it is not the headline. A
+profile with a timing mistake makes it in the headline pass, and has no stages.
 """
 
 from typing import Any
@@ -20,18 +20,18 @@ from serve.runtimes import Runtime, open_runtime, pad, predict
 
 __all__ = ["measure", "open_runtime"]
 
-AT_LEAST = 6
-"""Calls without which the median has no 95 % interval, however long they take."""
-AT_MOST = 100_000
-"""Calls after which a faster runtime tells no more, and only fills the disk."""
-STAGED = 0.25
+MIN_CALLS = 6
+"""The fewest calls that give the median a 95 % interval; they are made however long they take."""
+MAX_CALLS = 100_000
+"""Calls after which a fast runtime ends: more add no information and fill the disk."""
+STAGED_SHARE = 0.25
 """Length of the staged pass as a share of the headline pass."""
-FIRST = 100
-"""Calls whose mean is the latency where compilation counts."""
+COLD_CALLS = 100
+"""Calls whose mean is the latency when compilation is timed on purpose."""
 
 
 class Timed(msgspec.Struct):
-    """Columns of `samples.SCHEMA`, and of `samples.STAGES`: none with a trap."""
+    """Columns of `samples.SCHEMA`, and of `samples.STAGES`, which are empty with a timing mistake."""
 
     samples: dict[str, Any]
     stages: dict[str, Any]
@@ -47,8 +47,8 @@ def measure(
 ) -> Timed:
     """Time batches of `profile.batch` of the uint8 (N, H, W, C) `images`, in an order given by `seed`.
 
-    `expected`, float32 (N, classes), is compared after the run; null compares nothing. For the trap `compile-inside`
-    the runtime must be a cold one.
+    `expected`, float32 (N, classes), is compared after the run; null compares nothing. For the timing mistake
+    `compile-inside` the runtime must not have run.
     """
     sizes = deployment.batch_sizes
     chosen = batches(images, profile.batch, seed)[: 1 if profile.trap == "one-image" else None]
@@ -70,12 +70,12 @@ def measure(
 
     match profile.trap:
         case "compile-inside":
-            headline = timed_loop(call, 0.0, FIRST, FIRST)
+            headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
             warm = headline[:0]
-        case trap:
-            chosen_call = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(trap or "", call)
-            warm = timed_loop(chosen_call, profile.warmup_seconds, at_most=AT_MOST)
-            headline = timed_loop(chosen_call, profile.seconds, AT_LEAST, AT_MOST)
+        case mistake:
+            chosen_call = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(mistake or "", call)
+            warm = timed_loop(chosen_call, profile.warmup_seconds, at_most=MAX_CALLS)
+            headline = timed_loop(chosen_call, profile.seconds, MIN_CALLS, MAX_CALLS)
     stamps = np.concatenate([warm, headline])
     if returned:
         stamps[:, 1] = returned
@@ -112,6 +112,6 @@ def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, 
         stages.append((placed - start, computed - placed, now() - computed))
 
     first = len(timed_loop(call, 0.0))
-    timed_loop(call, seconds * STAGED, AT_LEAST, AT_MOST)
+    timed_loop(call, seconds * STAGED_SHARE, MIN_CALLS, MAX_CALLS)
     place, run, fetch = np.array(stages, np.int64).T
     return {"place_ns": place, "run_ns": run, "fetch_ns": fetch, "warmup": np.arange(len(stages)) < first}

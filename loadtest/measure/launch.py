@@ -1,7 +1,7 @@
-"""One launch: a fresh process of one deployment, and all its cells measured in order, each with its folder of results.
+"""One launch: a fresh process of one deployment, whose cells are measured in order, each with its folder of results.
 
-Cells in process are timed in this process. For cells over HTTP it starts the server and, for each, a Locust process,
-and sleeps beside them. Whatever fails becomes the cell's result, with its reason and what was recorded until then.
+Cells in process are timed in this process. For cells over HTTP it starts the server and a Locust process per cell, and
+sleeps meanwhile. A failure becomes the cell's result, with its reason and what was recorded until then.
 """
 
 import os
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from loadtest import samples
 from loadtest.generator.payload import Load, open_images, open_scores
 from loadtest.measure.locust_process import generate
-from loadtest.measure.monitor import Watch
-from loadtest.measure.server_process import Server
+from loadtest.measure.monitor import Monitor
+from loadtest.measure.server_process import ServerProcess
 from loadtest.results import latency
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
@@ -33,7 +33,7 @@ from medserve.spec import Artifact, Cell
 def launch(plan: Launch) -> list[str]:
     """Measure all cells of a launch and write their results. Returns the failed ones, each with its reason.
 
-    Raises BadInput for a plan that no cell can be measured by.
+    Raises BadInput for a plan that cannot be followed.
     """
     _check(plan)
     with _scratch(Path(plan.results)) as scratch:
@@ -78,7 +78,7 @@ class _Launch:
         deployment = cells[0].deployment
         machine.pin(self._plan.server_cpus)
         os.environ.update(machine.thread_environment(deployment.threads))
-        # Who times the first calls wants what has run nothing; no other cell may then share the process.
+        # Timing the first calls needs a runtime that has run nothing; no other cell may then share the process.
         cold = any(cell.profile.trap == "compile-inside" for cell in cells)
         try:
             runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
@@ -87,30 +87,32 @@ class _Launch:
             return
         for cell in cells:
             with self._cell(cell) as result:
-                watch = Watch(os.getpid(), self._plan.server_cpus)
+                monitor = Monitor(os.getpid(), self._plan.server_cpus)
                 timed = inprocess.measure(
                     runtime, deployment, cell.profile, self._images, self._expected, self._plan.seed
                 )
-                # This process is the timer: it reads the counters at the two ends only.
-                watch.look()
-                result.windows = watch.close()
+                # This process is the timer: it reads the counters at the beginning and at the end only.
+                monitor.look()
+                result.windows = monitor.close()
                 samples.write(result.folder / "samples.parquet", timed.samples)
                 if timed.stages:
                     samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
                 result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
 
     def _over_http(self, cells: tuple[Cell, ...]) -> None:
-        server: Server | None = None
+        server: ServerProcess | None = None
         try:
-            for place, cell in enumerate(cells):
+            for index, cell in enumerate(cells):
                 if server is None or server.why_dead():
-                    server = Server(Path(self._plan.artifact), cell.deployment, self._plan.server_cpus, self._scratch)
+                    server = ServerProcess(
+                        Path(self._plan.artifact), cell.deployment, self._plan.server_cpus, self._scratch
+                    )
                     try:
                         server.wait_ready()
                         server.answer_first(np.asarray(self._images[:1]))
                     except CannotRun as error:
-                        # What could not load once will not load for the next cell either.
-                        self._fail(cells[place:], str(error), server.log)
+                        # What did not load will not load for the next cell either.
+                        self._fail(cells[index:], str(error), server.log)
                         return
                 with self._cell(cell) as result:
                     self._load(cell, server, result)
@@ -118,7 +120,7 @@ class _Launch:
             if server is not None:
                 server.stop()
 
-    def _load(self, cell: Cell, server: Server, result: "_Measured") -> None:
+    def _load(self, cell: Cell, server: ServerProcess, result: "_Measured") -> None:
         out = result.folder / "samples.parquet"
         profile = cell.profile
         measured = (*self._plan.server_cpus, *self._plan.client_cpus)
@@ -136,15 +138,15 @@ class _Launch:
         )
         before = server.facts()
         log = self._scratch / "locust.log"
-        watch = Watch(server.pid, measured)
+        monitor = Monitor(server.pid, measured)
         try:
             with machine.aside(measured):
-                generate(load, log, server.why_dead, look=watch.look)
+                generate(load, log, server.why_dead, look=monitor.look)
         except CannotRun:
             shutil.copy(log, result.folder / log.name)
             raise
         finally:
-            result.windows = watch.close()
+            result.windows = monitor.close()
             after = server.facts()
             if "cpu_seconds" in before and "cpu_seconds" in after:
                 after["cpu_seconds"] -= before["cpu_seconds"]
@@ -156,7 +158,7 @@ class _Launch:
 
     @contextmanager
     def _cell(self, cell: Cell) -> Iterator["_Measured"]:
-        """A cell's folder of results, written whole when the block ends, well or with a reason."""
+        """A cell's folder of results, written as a whole when the block ends, with or without an error."""
         began = time.monotonic()
         with store.new_folder(self._folder(cell)) as folder:
             measured = _Measured(folder)
@@ -165,12 +167,12 @@ class _Launch:
             try:
                 yield measured
                 record = folder / "samples.parquet"
-                reason = _why_useless(record)
+                reason = _why_unusable(record)
                 if reason is None and cell.profile.trap != "compile-inside":
-                    measured.process["steady"] = _settle(record)
+                    measured.process["steady"] = _mark_warmup(record)
             except (BadInput, CannotRun) as error:
                 reason = str(error)
-            except Exception as error:  # a framework raises anything; it is this cell's result
+            except Exception as error:  # a framework may raise anything; it is this cell's result
                 reason = f"{type(error).__name__}: {error}"
             self._write(measured, cell, reason, started, time.monotonic() - began)
 
@@ -206,7 +208,7 @@ class _Launch:
 
 
 class _Measured:
-    """What a measurement leaves: files in `folder`, what was read back from the processes, what the system did."""
+    """What a measurement leaves: files in `folder`, facts of the processes, windows of the monitor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -214,17 +216,17 @@ class _Measured:
         self.windows: tuple[Window, ...] = ()
 
 
-def _settle(path: Path) -> dict[str, Any]:
-    """Mark as warm-up what came before the steady state, and say where that began, or why there is none."""
-    table, found = latency.mark_warmup(samples.read(path))
+def _mark_warmup(path: Path) -> dict[str, Any]:
+    """Mark the rows before the steady state as warm-up. Returns where it begins, or why there is none."""
+    table, steadiness = latency.mark_warmup(samples.read(path))
     columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
     samples.write(path, columns, facts=samples.read_facts(path))
-    said: dict[str, Any] = msgspec.to_builtins(found)
-    return said
+    found: dict[str, Any] = msgspec.to_builtins(steadiness)
+    return found
 
 
-def _why_useless(path: Path) -> str | None:
-    """Why a record says nothing of its cell, or null when it does."""
+def _why_unusable(path: Path) -> str | None:
+    """Why a record has no result for its cell; null when it has."""
     table = samples.read(path, ("status", "error", "wrong", "warmup"))
     measured = ~np.asarray(table["warmup"].to_numpy(), np.bool_)
     if not measured.any():
@@ -239,7 +241,7 @@ def _check(plan: Launch) -> None:
     if not plan.cells:
         raise BadInput("the launch has no cells")
     if len({cell.deployment.name for cell in plan.cells}) > 1:
-        raise BadInput("the cells of a launch must be of one deployment, which one fresh process serves")
+        raise BadInput("the cells of a launch must have the same deployment, which one fresh process serves")
     if len(plan.cells) > 1 and any(cell.profile.trap == "compile-inside" for cell in plan.cells):
         raise BadInput("compilation is timed in a process of its own; leave the other cells to another launch")
 

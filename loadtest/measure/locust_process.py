@@ -1,4 +1,4 @@
-"""The load generator as a child process: Locust on its own cores, started, waited for, ended."""
+"""The load generator as a child process: Locust on its own cores, started, waited for, stopped."""
 
 import socket
 import time
@@ -14,11 +14,11 @@ LOCUSTFILE = Path(__file__).parents[1] / "generator" / "locustfile.py"
 START_SECONDS = 60.0
 """More than Locust takes to start on a slow machine."""
 WRITE_SECONDS = 120.0
-"""More than it takes to work out and write the record of ten million requests."""
+"""More than it takes to compute and write the record of ten million requests."""
 STOP_SECONDS = 30.0
-"""For the record of what was sent until then, when Locust is told to end early."""
+"""Time for the record of what was sent so far, when Locust is stopped early."""
 LOOK_SECONDS = 0.2
-"""Pause between two looks at the children; the parent sleeps meanwhile."""
+"""Pause between two checks of the children; the parent sleeps meanwhile."""
 
 
 def generate(
@@ -28,17 +28,17 @@ def generate(
     processes: int = 1,
     look: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Run Locust to the end of its plan, asleep beside it. Raises CannotRun with the reason when it does not get there.
+    """Run Locust to the end of its plan, sleeping meanwhile. Raises CannotRun with the reason when it does not finish.
 
-    `why_dead` says why the server is dead, or null while it is not; then Locust is ended, and what it recorded is kept.
-    Several `processes` share the plan out, and their record is one. `look` is called with the process id of Locust, the
-    master's where there are several, about every LOOK_SECONDS. Raises BadInput for a plan that cannot be followed.
+    `why_dead` gives the reason why the server ended, or null while it runs; then Locust is stopped, and its record is
+    kept. Several `processes` divide the plan and write one record. `look` is called with the process id of Locust, of
+    the master if there are several, about every LOOK_SECONDS. Raises BadInput for a plan that cannot be followed.
     """
     payload.check(load)
     if load.profile.mode == "open-loop":
         schedule.arrivals(load.profile, load.seed)
     if load.audit is not None and processes > 1:
-        raise BadInput(f"an audit is made by one user in one process, not in {processes}; leave 'audit' away")
+        raise BadInput(f"an audit needs one user in one process, not {processes}; remove 'audit'")
     plan = log.with_name("load.json")
     store.write_json(plan, load)
     profile = load.profile
@@ -50,9 +50,9 @@ def generate(
         here, port = "127.0.0.1", str(_free_port())
         words += ["--processes", str(processes), "--expect-workers-max-wait", f"{START_SECONDS:.0f}"]
         words += ["--master-bind-host", here, "--master-bind-port", port, "--master-host", here, "--master-port", port]
-    # The last answers may take their patience once, an audit once more. A trace is cut at the profile's seconds.
-    patience = START_SECONDS + profile.warmup_seconds + profile.seconds + 2 * load.patience + WRITE_SECONDS
-    deadline = time.monotonic() + patience
+    # The last answers may take one timeout, an audit another one. A trace ends with the profile's seconds.
+    longest = START_SECONDS + profile.warmup_seconds + profile.seconds + 2 * load.timeout_seconds + WRITE_SECONDS
+    deadline = time.monotonic() + longest
     with log.open("wb") as output:
         child = process.start(words, stdout=output, stderr=output, env={"MEDSERVE_LOAD": str(plan)})
     try:
@@ -68,7 +68,7 @@ def generate(
     if reason := why_dead():
         raise CannotRun(reason)
     if code != 0:
-        raise CannotRun(f"the load generator ended: {process.describe_exit(code)}: {_said(log)}")
+        raise CannotRun(f"the load generator ended: {process.describe_exit(code)}: {_last_error(log)}")
 
 
 def _free_port() -> int:
@@ -77,7 +77,7 @@ def _free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def _said(log: Path) -> str:
-    """The line of its log that says why; Locust prints its statistics after it."""
+def _last_error(log: Path) -> str:
+    """The line of the log that says why; Locust prints its statistics after it."""
     errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
     return errors[-1].removeprefix("error: ") if errors else process.last_line(log)

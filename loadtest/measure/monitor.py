@@ -1,7 +1,7 @@
-"""What the system did while a measurement ran, in windows of about a second: a disturbed one says why.
+"""Monitors the system during a measurement, in windows of about a second; a disturbed window has a reason.
 
-The kernel's own counters are read and nothing is started, so that a look costs a fraction of a millisecond. What a
-system does not tell (macOS, a container without the details of /proc/stat) is null.
+Only the kernel's counters are read, so a look costs a fraction of a millisecond. What a system does not report is null
+(macOS, a container without the details of /proc/stat).
 """
 
 import itertools
@@ -15,21 +15,21 @@ from medserve.result import Window
 from medserve.timing import now
 
 WINDOW_SECONDS = 1.0
-"""The kernel counts CPU time in steps of 10 ms: in a shorter window two steps of a core are several percent."""
-STOLEN = 0.01
-"""Share of the measured cores' time. A request that meets it is late, and one in a hundred is what a p99 is made of."""
-OTHERS = 0.05
-"""Share of the measured cores' time. Interrupts and the kernel's own threads stay below it, a busy process does not."""
-STEPS = 3
-"""Steps of 10 ms a core by which a difference of the counters may be off, and below which it says nothing."""
+"""The kernel counts CPU time in ticks of 10 ms: in a shorter window two ticks of a core are several percent."""
+MAX_STOLEN = 0.01
+"""Share of the measured cores' time: it delays as many requests, and one in a hundred is enough to move the p99."""
+MAX_OTHERS = 0.05
+"""Share of the measured cores' time: interrupts and the kernel's own threads use less, a busy process uses more."""
+TICKS_OFF = 3
+"""Ticks per core by which a difference of the counters may be off; a smaller difference has no meaning."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters at a moment: seconds of the measured CPUs (idle, stolen) and of our processes (ours), and events."""
+class Counters(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters at one moment: seconds of the measured CPUs (idle, stolen) and of our processes (ours), and events."""
 
     at: int
     idle: float | None = None
@@ -40,59 +40,59 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     load: float | None = None
 
 
-class Watch:
-    """Windows over the measured `cpus` (all usable ones when empty) from here to `close`.
+class Monitor:
+    """Windows over the measured `cpus` (all usable ones when empty) from its creation to `close`.
 
-    `server_pid` is null for a server that is not ours; then what it takes of the measured CPUs counts as others'.
+    `server_pid` is null for a server that is not ours; its time on the measured CPUs then counts as others'.
     """
 
     def __init__(self, server_pid: int | None, cpus: tuple[int, ...]) -> None:
         self._server = server_pid
         self._cpus = frozenset(cpus or machine.usable_cpus())
-        self._throttles = _throttles(self._cpus)
-        self._seen = [_see(self._pids(None), self._cpus, self._throttles)]
-        self._latest = self._seen[0]
+        self._throttles = _throttle_files(self._cpus)
+        self._counters = [_read_counters(self._pids(None), self._cpus, self._throttles)]
+        self._latest = self._counters[0]
 
     def look(self, client_pid: int | None = None) -> None:
-        """Read the counters; of the server and, where there is one, of the client with its workers."""
+        """Read the counters: of the system, of the server and, if there is one, of the client with its workers."""
         try:
-            self._latest = _see(self._pids(client_pid), self._cpus, self._throttles)
-        except OSError:  # one of them has just ended: the look before this one was the last
+            self._latest = _read_counters(self._pids(client_pid), self._cpus, self._throttles)
+        except OSError:  # a process has just ended: the look before this one was the last
             return
-        if self._latest.at - self._seen[-1].at >= WINDOW_SECONDS * 1e9:
-            self._seen.append(self._latest)
+        if self._latest.at - self._counters[-1].at >= WINDOW_SECONDS * 1e9:
+            self._counters.append(self._latest)
 
     def close(self) -> tuple[Window, ...]:
-        """All windows in order, to the last look. A rest of less than half a window belongs to the one before it."""
-        seen = self._seen
-        if self._latest.at - seen[-1].at < WINDOW_SECONDS * 0.5e9 and len(seen) > 1:
-            seen.pop()
-        if self._latest is not seen[-1]:
-            seen.append(self._latest)
-        return tuple(window(before, after, len(self._cpus)) for before, after in itertools.pairwise(seen))
+        """All windows in order, to the last look. A rest of less than half a window is added to the one before it."""
+        counters = self._counters
+        if self._latest.at - counters[-1].at < WINDOW_SECONDS * 0.5e9 and len(counters) > 1:
+            counters.pop()
+        if self._latest is not counters[-1]:
+            counters.append(self._latest)
+        return tuple(window(before, after, len(self._cpus)) for before, after in itertools.pairwise(counters))
 
     def _pids(self, client: int | None) -> tuple[int, ...]:
         return tuple(pid for pid in (self._server, client) if pid is not None)
 
 
-def window(before: Seen, after: Seen, cores: int) -> Window:
-    """What happened between two looks at `cores` measured CPUs."""
+def window(before: Counters, after: Counters, cores: int) -> Window:
+    """What happened between two readings of `cores` measured CPUs."""
     seconds = cores * (after.at - before.at) / 1e9
-    idle, stolen, ours = (_grown(getattr(before, name), getattr(after, name)) for name in ("idle", "stolen", "ours"))
+    idle, stolen, ours = (_increase(getattr(before, name), getattr(after, name)) for name in ("idle", "stolen", "ours"))
     others = None
     if idle is not None and stolen is not None and ours is not None:
-        # Not the kernel's busy time, which it samples: a process that wakes in step with the samples is seen in all
-        # of them, or in none. Idle time and the time of a process are measured.
+        # Not the kernel's busy time, which is sampled: a process that wakes in step with the samples is in all of
+        # them, or in none. Idle time and the time of a process are measured.
         others = max(0.0, seconds - idle - stolen - ours)
-    throttled = _grown(before.throttled, after.throttled)
+    throttled = _increase(before.throttled, after.throttled)
     reasons = []
-    if stolen is not None and stolen > STOLEN * seconds:
+    if stolen is not None and stolen > MAX_STOLEN * seconds:
         reasons.append(f"the hypervisor took {stolen / seconds:.1%} of the measured cores' time")
     if throttled:
         reasons.append(f"the cores were throttled {throttled:.0f} times, by heat or by quota")
-    if others is not None and others > max(OTHERS * seconds, cores * STEPS / _TICKS):
+    if others is not None and others > max(MAX_OTHERS * seconds, cores * TICKS_OFF / _TICKS):
         reasons.append(f"other processes took {others / seconds:.1%} of the measured cores' time")
-    switches = _grown(before.switches, after.switches)
+    switches = _increase(before.switches, after.switches)
     return Window(
         start_ns=before.at,
         end_ns=after.at,
@@ -106,9 +106,8 @@ def window(before: Seen, after: Seen, cores: int) -> Window:
 
 
 def cpu_times(text: str, cpus: frozenset[int]) -> tuple[float, float] | None:
-    """Seconds that `cpus` were idle, and that were stolen from them, by /proc/stat; null when it does not say."""
-    idle = stolen = 0
-    found = 0
+    """Idle and stolen seconds of `cpus` in the text of /proc/stat; null when it lacks them."""
+    idle = stolen = counted = 0
     for line in text.splitlines():
         name, *fields = line.split() or [""]
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
@@ -118,31 +117,31 @@ def cpu_times(text: str, cpus: frozenset[int]) -> tuple[float, float] | None:
                 return None
             idle += ticks[3] + ticks[4]
             stolen += ticks[7]
-            found += 1
-    return (idle / _TICKS, stolen / _TICKS) if found == len(cpus) else None
+            counted += 1
+    return (idle / _TICKS, stolen / _TICKS) if counted == len(cpus) else None
 
 
 def cpu_seconds(text: str) -> float:
-    """CPU seconds of a process, its ended and awaited children included, by /proc/PID/stat."""
+    """CPU seconds of a process, its ended and awaited children included, in the text of /proc/PID/stat."""
     # The name in parentheses may hold blanks and parentheses itself.
     fields = text.rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS
 
 
-def involuntary(text: str) -> int | None:
-    """Context switches that a thread did not ask for, by /proc/PID/task/TID/status."""
+def involuntary_switches(text: str) -> int | None:
+    """Involuntary context switches of a thread, in the text of /proc/PID/task/TID/status."""
     _, found, rest = text.partition("nonvoluntary_ctxt_switches:")
     return int(rest.split(None, 1)[0]) if found else None
 
 
 def throttled_periods(text: str) -> int | None:
-    """Periods in which a quota ended a cgroup's time early, by its cpu.stat (the name is the same in v1 and v2)."""
+    """Periods in which a quota throttled a cgroup, in the text of its cpu.stat (the same name in v1 and v2)."""
     _, found, rest = text.partition("nr_throttled")
     return int(rest.split(None, 1)[0]) if found else None
 
 
 def cgroups(text: str) -> list[str]:
-    """The cgroups that may bound a process, itself and all above it, by /proc/PID/cgroup: folders below the mount."""
+    """The cgroups whose quota may limit a process, in the text of /proc/PID/cgroup: folders below the mount."""
     folders = []
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -153,37 +152,37 @@ def cgroups(text: str) -> list[str]:
     return folders
 
 
-def _see(pids: tuple[int, ...], cpus: frozenset[int], throttles: list[Path]) -> Seen:
+def _read_counters(pids: tuple[int, ...], cpus: frozenset[int], throttles: list[Path]) -> Counters:
     """Raises OSError when one of `pids` is gone, where there is a /proc."""
     at = now()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     stat = _text(Path("/proc/stat"))
     if stat is None:
-        return Seen(at=at, load=load)
+        return Counters(at=at, load=load)
     idle, stolen = cpu_times(stat, cpus) or (None, None)
     ours, switches = 0.0, 0
     for pid in pids:
-        for member in _family(pid):
+        for member in _process_tree(pid):
             ours += cpu_seconds(Path(f"/proc/{member}/stat").read_bytes().decode(errors="replace"))
             for thread in Path(f"/proc/{member}/task").iterdir():
-                switches += involuntary(_text(thread / "status") or "") or 0
+                switches += involuntary_switches(_text(thread / "status") or "") or 0
     counts = [
         throttled_periods(text) if path.name == "cpu.stat" else int(text) for path in throttles if (text := _text(path))
     ]
     throttled = sum(count or 0 for count in counts) if counts else None
-    return Seen(at=at, idle=idle, stolen=stolen, ours=ours, throttled=throttled, switches=switches, load=load)
+    return Counters(at=at, idle=idle, stolen=stolen, ours=ours, throttled=throttled, switches=switches, load=load)
 
 
-def _family(pid: int) -> list[int]:
-    """A process and its children, and theirs: Locust's workers are forked from its main thread."""
+def _process_tree(pid: int) -> list[int]:
+    """A process with its children and theirs: Locust's workers are forked from its main thread."""
     members = [pid]
     for member in members:
         members += map(int, (_text(Path(f"/proc/{member}/task/{member}/children")) or "").split())
     return members
 
 
-def _throttles(cpus: frozenset[int]) -> list[Path]:
-    """The files that count throttling here: of each core and its package by heat, of our cgroups by quota."""
+def _throttle_files(cpus: frozenset[int]) -> list[Path]:
+    """The files that count throttling: by heat, of each core and its package; by quota, of our cgroups."""
     heat = [
         _CPUS / f"cpu{cpu}" / "thermal_throttle" / f"{part}_throttle_count"
         for cpu in cpus
@@ -193,7 +192,7 @@ def _throttles(cpus: frozenset[int]) -> list[Path]:
     return [path for path in heat if _text(path)] + [path for path in quota if "nr_throttled" in (_text(path) or "")]
 
 
-def _grown(before: float | None, after: float | None) -> float | None:
+def _increase(before: float | None, after: float | None) -> float | None:
     # A thread that ends takes its counters with it.
     return None if before is None or after is None else max(0, after - before)
 

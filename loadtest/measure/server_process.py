@@ -1,4 +1,4 @@
-"""A server as a child process: started, waited for, looked at, stopped; and when it dies, why."""
+"""A server as a child process: started, waited for, observed, stopped; and why it ended, if it did."""
 
 import http.client
 import subprocess
@@ -12,17 +12,17 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.generator.payload import PATIENCE, split
+from loadtest.generator.payload import TIMEOUT_SECONDS, split_url
 from medserve import machine, process, wire
 from medserve.errors import EVENTS, CannotRun
 from medserve.spec import Deployment
 from medserve.timing import now
 
 READY_SECONDS = 300.0
-"""Until then a server has loaded and compiled, or it never will."""
+"""The longest time in which a server may load and compile."""
 
 
-class Server:
+class ServerProcess:
     """`python -m serve` of one deployment, on `cpus`. What it prints goes to server.out and server.log in `folder`."""
 
     pid: int
@@ -41,7 +41,7 @@ class Server:
         self.pid = self._child.pid
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
-        """Return when the server answers. Raises CannotRun with the reason when it does not within `seconds`."""
+        """Return when the server is ready. Raises CannotRun with the reason when it is not within `seconds`."""
         deadline = time.monotonic() + seconds
         while (ready := self._event("ready")) is None:
             if reason := self.why_dead():
@@ -54,11 +54,11 @@ class Server:
         self._facts["import_seconds"] = self._since_start(self._facts.pop("imported_ns"))
 
     def answer_first(self, images: NDArray[np.uint8]) -> None:
-        """Send the first request, uint8 (1, H, W, C), and keep how long after its start the server answered it."""
-        address = split(self.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
+        """Send the first request, uint8 (1, H, W, C), and record the seconds from the server's start to its answer."""
+        address = split_url(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
         headers, body = wire.encode_request(images)
-        # Whatever is wrong with a server, the load that follows will find and name.
+        # The load that follows reports whatever is wrong with the server.
         with suppress(OSError, http.client.HTTPException):
             connection.request("POST", f"/v2/models/{self.model}/infer", body, headers)
             answer = connection.getresponse()
@@ -68,11 +68,11 @@ class Server:
         connection.close()
 
     def _since_start(self, stamp: int) -> float:
-        """Seconds; the clock is one for all processes of this machine."""
+        """Seconds; all processes of this machine share the clock."""
         return round((stamp - self._started) / 1e9, 3)
 
     def why_dead(self) -> str | None:
-        """None while the server lives, then the reason in one line."""
+        """Why the server ended, in one line; null while it runs."""
         code = self._child.poll()
         if code is None:
             return None
@@ -82,38 +82,38 @@ class Server:
         return f"the server ended: {process.describe_exit(code)}" + (f": {last}" if last else "")
 
     def facts(self) -> dict[str, Any]:
-        """What the server said when it was ready, and what the system says of it now."""
-        return {**self._facts, **seen(self._child)}
+        """What the server reported when it was ready, and what the system reports of it now."""
+        return {**self._facts, **process_facts(self._child)}
 
     def stop(self) -> None:
-        """End it, dead or alive."""
+        """End it, if it still runs."""
         process.stop(self._child)
 
     def _event(self, kind: str) -> dict[str, Any] | None:
         for line in self._out.read_bytes().splitlines():
             try:
                 event = msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError:  # half a line, or one that a framework printed
+            except msgspec.DecodeError:  # an incomplete line, or one that a framework printed
                 continue
             if event.get("event") == kind:
                 return event
         return None
 
 
-def seen(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What the system says of a running process; nothing when it is gone, and less where the system tells less."""
+def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """What the system reports of a running process; empty when it is gone, and less where the system reports less."""
     try:
-        looked = psutil.Process(child.pid)
-        with looked.oneshot():
-            times = looked.cpu_times()
+        handle = psutil.Process(child.pid)
+        with handle.oneshot():
+            times = handle.cpu_times()
             facts = {
                 "pid": child.pid,
                 "cpu_seconds": times.user + times.system,
-                "os_threads": looked.num_threads(),
-                "context_switches": sum(looked.num_ctx_switches()),
+                "os_threads": handle.num_threads(),
+                "context_switches": sum(handle.num_ctx_switches()),
             }
-        if hasattr(looked, "cpu_affinity"):
-            facts["affinity"] = looked.cpu_affinity()
+        if hasattr(handle, "cpu_affinity"):
+            facts["affinity"] = handle.cpu_affinity()
         status = Path(f"/proc/{child.pid}/status")
         for line in status.read_text().splitlines() if status.is_file() else ():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""Puts the report together and writes it: report.html, report.md, figures/ and tables/, all from the same data."""
+"""Composes the report and writes it: report.html, report.md, figures/ and tables/, all from the same data."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,21 +11,17 @@ from loadtest.report.sections import (
     answer,
     breakdown,
     certificates,
-    charts,
     choose,
     claims,
     costs,
     deployments,
     distributions,
     environment,
-    front,
+    formats,
     glossary,
     load,
-    rates,
+    measurement,
     resolution,
-    selftest,
-    steadiness,
-    tables,
     training,
 )
 from loadtest.results import writers
@@ -43,7 +39,7 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     found = facts.read(run)
     page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
-    written[run / PUBLISHED] = writers.render([*found.rows, *found.trapped], "json").encode()
+    written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
     written |= {out.parent / name: content for name, content in _beside(page)}
     for path, content in written.items():
         store.write_bytes(path, content)
@@ -52,17 +48,17 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
 
 
 def compose(found: Facts, folder: str) -> Page:
-    """The report as data. `folder` is what the commands call the run."""
-    spent = breakdown.tables(found)
+    """The report as data. `folder` is the run's folder in the commands that reproduce it."""
+    times = breakdown.tables(found)
     sections = [
-        _section("choose", "What to choose", choose.table(found), front.table(found)),
+        _section("choose", "What to choose", choose.objectives(found), choose.fronts(found)),
         Section(
             "deployments",
             "Deployments",
             tuple(deployments.tables(found)),
             "Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
         ),
-        _section("formats", "Native beside ONNX", tables.ratios(found)),
+        _section("formats", "Native beside ONNX", formats.table(found)),
         _section(
             "resolution",
             "Resolution",
@@ -70,35 +66,35 @@ def compose(found: Facts, folder: str) -> Page:
             resolution.crossovers(found),
             intro=resolution.INTRO,
         ),
-        _section("load", "Under load", load.rulers(found), load.ladder(found), load.idle(found)),
+        _section("load", "Under load", load.definitions(found), load.ladder(found), load.pauses(found)),
         _section(
-            "time", "Where the time goes", *spent, tables.overheads(found), intro=breakdown.INTRO if spent else ""
+            "time", "Where the time goes", *times, breakdown.overheads(found), intro=breakdown.INTRO if times else ""
         ),
         _section("costs", "What it costs", costs.table(found), training.table(found), training.seeds(found)),
         _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
         _section(
             "charts",
             "Charts",
-            charts.latency(found),
-            charts.latency_at_one_size(found),
+            resolution.latency(found),
+            resolution.latency_at_one_size(found),
             distributions.figure(found),
-            charts.ratios(found),
-            front.figure(found),
-            rates.schedules(found),
-            rates.users(found),
+            formats.figure(found),
+            choose.figure(found),
+            load.rates(found),
+            load.users(found),
             breakdown.figure(found),
-            charts.overheads(found),
+            breakdown.overhead_figure(found),
             training.curves(found),
             training.efficiency(found),
         ),
         _section(
             "validity",
             "Validity",
-            selftest.checks(found),
-            selftest.roofline(found),
+            measurement.checks(found),
+            measurement.roofline(found),
             certificates.certificates(found),
             certificates.agreements(found),
-            steadiness.table(found),
+            measurement.steadiness(found),
             environment.machine(found),
             environment.processes(found),
             environment.launches(found),
@@ -106,7 +102,7 @@ def compose(found: Facts, folder: str) -> Page:
             environment.versions(found),
         ),
         _section("reproduce", "How to reproduce", _commands(found, folder)),
-        _section("meaning", "What the columns mean", Terms("", glossary.MEANING)),
+        _section("meaning", "Glossary", Terms("", glossary.MEANING)),
     ]
     return Page(
         title=found.study.title,
@@ -121,12 +117,12 @@ def compose(found: Facts, folder: str) -> Page:
 
 
 def html(page: Page) -> str:
-    """The page in one file that loads nothing."""
+    """The page as one file that loads nothing else."""
     return templating.render("report.html.jinja", page=page, kind=lambda block: type(block).__name__.lower())
 
 
 def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
-    """Every figure and every table as files of their own: paths beside the page, and contents."""
+    """Every figure and every table as a file of its own: paths beside the page, and contents."""
     found = {section.called(block): block for section in page.sections for block in section.blocks}
     for name, block in [("answer", page.podium), *found.items()]:
         match block:

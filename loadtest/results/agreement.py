@@ -1,4 +1,4 @@
-"""Whether the deployments of one checkpoint are one function: their scores on the test split, each against each."""
+"""Whether the deployments of a checkpoint compute the same function: all pairs of their scores on the test split."""
 
 from collections.abc import Iterable
 from itertools import combinations
@@ -16,7 +16,7 @@ Served = tuple[str, str]
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """What serves one checkpoint, with its certificate by the trainer; `pairs` has that of the second by the first."""
+    """The deployments of a checkpoint with their certificates; `pairs` certifies the second of two by the first."""
 
     checkpoint: str
     served: dict[Served, tuple[Artifact, Certificate]]
@@ -24,7 +24,7 @@ class Agreement(msgspec.Struct, frozen=True):
 
     @property
     def widest(self) -> tuple[Served, Served]:
-        """The pair that differs most; one that is not finite differs more than any."""
+        """The pair that differs most; a difference that is not finite counts as the largest."""
 
         def width(pair: tuple[Served, Served]) -> float:
             error = self.pairs[pair].max_abs
@@ -34,12 +34,12 @@ class Agreement(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether each could stand as the other's trainer."""
+        """Whether every pair is within the limits of a certificate."""
         return all(proof.valid for proof in self.pairs.values())
 
 
 def agreements(run: Path, artifacts: Iterable[Artifact]) -> list[Agreement]:
-    """One for each checkpoint of the run with its labels and the scores of two or more; lossy ones differ."""
+    """The agreement of each checkpoint that has labels and the scores of two or more float32 deployments."""
     groups: dict[str, dict[Served, tuple[Artifact, Certificate]]] = {}
     for artifact in artifacts:
         for proof in (artifact.certificate, *artifact.further):

@@ -1,7 +1,8 @@
-"""Published claims, judged on a run: who said what where, whether it holds here, and under which protocol.
+"""Published claims, judged on a run: whether each holds here, and under which protocol of measuring.
 
-A claim is data in the study's TOML file. What it says must be one of the comparisons below; one that is none of them,
-or whose cells this run does not hold, is not testable here, and the ledger says why.
+A claim is data in the study's TOML file. It must be one of the comparisons below; one that is none of them, or whose
+cells this run does not have, is not testable here, and its entry says why. A protocol is a profile with a number of
+threads. Some make a timing mistake on purpose; what that does to a ranking is judged too.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,21 +15,23 @@ import msgspec
 from loadtest.analysis.compare import Ratio, ratio
 from loadtest.analysis.intervals import Interval, difference_of_shares, wilson
 from loadtest.analysis.scaling import Response
-from loadtest.results import protocols
 from loadtest.results.flags import Row
 from loadtest.results.pairs import Percentiles
-from loadtest.results.protocols import Protocol, Turn
 from medserve.spec import Noun
 from medserve.study import Claim, Subject
 
 Finding = Literal["holds", "does not hold", "undecided", "not testable here"]
+Effect = Literal["the same", "reversed", "masked", "spurious"]
+"""What a ranking of two is under a timing mistake."""
+Protocol = tuple[str, int]
+"""A profile and a number of threads."""
 
 
-class Entry(Noun, frozen=True, kw_only=True):
-    """A claim under one protocol: `value` with its 95 % interval stands against the claim's `at_least`.
+class JudgedClaim(Noun, frozen=True, kw_only=True):
+    """A claim under one protocol: `value` with its 95 % interval, to be compared with the claim's `at_least`.
 
-    `profile` and `threads` are the protocol of a latency. `turn` says what the protocol does to the order of the two
-    that the `sound` profile finds; both are null where the protocol is sound itself.
+    `profile` and `threads` are the protocol of a latency. For a protocol with a timing mistake, `sound` is the profile
+    without it, and `effect` says what the mistake does to the ranking that the sound profile gives.
     """
 
     claim: Claim
@@ -39,7 +42,7 @@ class Entry(Noun, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     sound: str | None = None
-    turn: Turn | None = None
+    effect: Effect | None = None
     reason: str | None = None
 
 
@@ -47,7 +50,7 @@ Responses = Callable[[str, str, str], Response | None]
 """From a framework, a format and a profile to the response over resolution."""
 
 Accuracies = Mapping[tuple[str, int], Sequence[float]]
-"""Of all that a framework trained at a size, on the test split: networks, recipes, seeds."""
+"""By framework and size, the test accuracies of all networks that it trained: architectures, recipes, seeds."""
 
 Accuracy = Callable[[Claim, Subject], float | None]
 
@@ -55,27 +58,27 @@ Accuracy = Callable[[Claim, Subject], float | None]
 def judge(
     claims: Iterable[Claim],
     rows: Sequence[Row],
-    centres: Percentiles,
+    latencies: Percentiles,
     responses: Responses,
     accuracies: Accuracies,
     images: int,
-) -> list[Entry]:
-    """Every claim under every protocol (profile and threads) of the run that can speak to it.
+) -> list[JudgedClaim]:
+    """Every claim under every protocol of the run that can test it.
 
-    `rows` are all of a run, those with traps too; `centres` gives the milliseconds that a protocol prints, by block.
-    `images` is the size of the test split, from which accuracies have their intervals.
+    `rows` are all rows of a run, those with timing mistakes too; `latencies` gives the milliseconds that a protocol
+    prints, by block. `images` is the size of the test split, which gives accuracies their intervals.
     """
 
     def accuracy(claim: Claim, subject: Subject) -> float | None:
-        """The mean of all that it trained at the claim's size; of a claim on its configurations, that of the best."""
+        """The mean of all networks at the claim's size; for a claim on configurations, the best of them."""
         known = accuracies.get((subject.framework, _size(claim, rows)), ())
         return None if not known else max(known) if claim.test == "configuration" else fmean(known)
 
-    found: list[Entry] = []
+    found: list[JudgedClaim] = []
     for claim in claims:
         match claim.test:
             case "faster":
-                found += _faster(claim, rows, centres)
+                found += _faster(claim, rows, latencies)
             case "accurate" | "configuration":
                 found.append(_accurate(claim, accuracy, images))
             case "more-accurate":
@@ -83,103 +86,147 @@ def judge(
             case "sublinear":
                 found += _sublinear(claim, rows, responses)
             case "trade-off":
-                found += _trade_off(claim, rows, centres, accuracy, images)
+                found += _trade_off(claim, rows, latencies, accuracy, images)
             case "none":
                 found.append(_untested(claim, claim.why))
     return found
 
 
-def _faster(claim: Claim, rows: Sequence[Row], centres: Percentiles) -> list[Entry]:
+def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
+    """Each protocol with the sound one that it is compared with; null for a protocol that is sound itself.
+
+    Where there is an open loop, a closed loop is a timing mistake: it omits the requests that it delays.
+    """
+    rows = list(rows)
+    plain: dict[str, Protocol] = {}
+    for row in rows:
+        if row["trap"] is None and row["batch"] == 1:
+            plain.setdefault(row["mode"], _protocol(row))
+    found: dict[Protocol, Protocol | None] = {}
+    for row in rows:
+        if row["trap"] is not None:
+            found[_protocol(row)] = plain.get(row["mode"])
+        elif row["mode"] == "closed-loop" and row["batch"] == 1:
+            found[_protocol(row)] = plain.get("open-loop")
+        else:
+            found[_protocol(row)] = None
+    return found
+
+
+def effect_on_ranking(sound: Ratio, mistaken: Ratio) -> Effect:
+    """What happens to the ranking of two, which the 95 % intervals of their ratio give, under a timing mistake."""
+    before, after = _ranking(sound), _ranking(mistaken)
+    if before == after:
+        return "the same"
+    return "reversed" if before and after else "masked" if before else "spurious"
+
+
+def _protocol(row: Row) -> Protocol:
+    return row["profile"], row["threads"]
+
+
+def _ranking(ratio: Ratio) -> int:
+    if ratio.low is None or ratio.high is None:
+        return 0
+    return 1 if ratio.low > 1 else -1 if ratio.high < 1 else 0
+
+
+def _faster(claim: Claim, rows: Sequence[Row], latencies: Percentiles) -> list[JudgedClaim]:
     """Second over first, at the claim's size: at least `at_least` times as long. Sound protocols come first."""
     first, second = (_cells(subject, claim, rows) for subject in (claim.first, claim.second))
-    sound = protocols.sound([*first.values(), *second.values()])
+    sound = sound_protocols([*first.values(), *second.values()])
     ratios: dict[Protocol, Ratio] = {}
     found = []
-    for protocol in sorted(sound, key=lambda one: (sound[one] is not None, one)):
-        held_against = sound[protocol]
-        # A trap that only one of the two can step into is measured against the other's sound figure.
-        cells = [of.get(protocol) or (held_against and of.get(held_against)) for of in (first, second)]
+    for protocol in sorted(sound, key=lambda known: (sound[known] is not None, known)):
+        reference = sound[protocol]
+        # A mistake that applies to one of the two only is compared with the other's sound figure.
+        cells = [of.get(protocol) or (reference and of.get(reference)) for of in (first, second)]
         if not cells[0] or not cells[1]:
             continue
-        one = ratios[protocol] = ratio(centres(cells[0]["cell"]), centres(cells[1]["cell"]))
+        measured = ratios[protocol] = ratio(latencies(cells[0]["cell"]), latencies(cells[1]["cell"]))
         found.append(
-            Entry(
+            JudgedClaim(
                 claim=claim,
-                finding=_finding(one.low, one.high, claim.at_least),
+                finding=_finding(measured.low, measured.high, claim.at_least),
                 profile=protocol[0],
                 threads=protocol[1],
-                value=one.value,
-                low=one.low,
-                high=one.high,
-                sound=held_against and held_against[0],
-                turn=protocols.turn(ratios[held_against], one) if held_against in ratios else None,
+                value=measured.value,
+                low=measured.low,
+                high=measured.high,
+                sound=reference and reference[0],
+                effect=effect_on_ranking(ratios[reference], measured) if reference in ratios else None,
             )
         )
     return found or [_untested(claim, "this run does not time both")]
 
 
-def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> Entry:
+def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
     share = accuracy(claim, claim.first)
     if share is None:
-        return _untested(claim, "this run does not hold the network")
-    return _bounded(claim, wilson(share, images))
+        return _untested(claim, "this run does not have the network")
+    return _judged(claim, wilson(share, images))
 
 
-def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> Entry:
+def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
     first, second = (accuracy(claim, subject) for subject in (claim.first, claim.second))
     if first is None or second is None:
-        return _untested(claim, "this run does not hold both networks")
-    return _bounded(claim, difference_of_shares(first, second, images))
+        return _untested(claim, "this run does not have both networks")
+    return _judged(claim, difference_of_shares(first, second, images))
 
 
-def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[Entry]:
-    """The scaling exponent of latency over pixels lies below 1: the claim that it is not proportional."""
+def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[JudgedClaim]:
+    """The scaling exponent of latency over pixels lies below 1: latency is not proportional to the pixels."""
     found = []
     for profile in dict.fromkeys(row["profile"] for row in rows if row["mode"] == "in-process" and not row["trap"]):
         formats = dict.fromkeys(row["format"] for row in rows if row["framework"] == claim.first.framework)
         for form in formats:
-            if not _is_form(claim.first, form):
+            if not _is_format(claim.first, form):
                 continue
             response = responses(claim.first.framework, form, profile)
             if response is not None:
-                one = response.exponent
-                finding = _finding(None if one.high is None else -one.high, None if one.low is None else -one.low, -1.0)
-                found.append(msgspec.structs.replace(_bounded(claim, one), finding=finding, profile=profile))
-    return found or [_untested(claim, "this run holds fewer than two sizes")]
+                exponent = response.exponent
+                low, high = (None if end is None else -end for end in (exponent.high, exponent.low))
+                judged = _judged(claim, exponent)
+                found.append(msgspec.structs.replace(judged, finding=_finding(low, high, -1.0), profile=profile))
+    return found or [_untested(claim, "this run has fewer than two sizes")]
 
 
-def _trade_off(claim: Claim, rows: Sequence[Row], centres: Percentiles, accuracy: Accuracy, images: int) -> list[Entry]:
-    """Of two native frameworks one is faster and the other more accurate, both for certain: the clearest such pair.
+def _trade_off(
+    claim: Claim, rows: Sequence[Row], latencies: Percentiles, accuracy: Accuracy, images: int
+) -> list[JudgedClaim]:
+    """One native framework is faster and another more accurate, both with 95 % confidence: the clearest such pair.
 
-    Where there is none, it does not hold if the most accurate is also the fastest, and is undecided otherwise.
+    Where there is none, the claim does not hold if the most accurate is also the fastest, and is undecided otherwise.
     """
     names = dict.fromkeys(row["framework"] for row in rows if row["framework"])
     subjects = [Subject(framework=name) for name in names]
-    shares = {one.framework: accuracy(claim, one) for one in subjects}
-    sound = protocols.sound([row for row in rows if row["framework"] and row["batch"] == 1])
+    shares = {subject.framework: accuracy(claim, subject) for subject in subjects}
+    sound = sound_protocols([row for row in rows if row["framework"] and row["batch"] == 1])
     found = []
-    for protocol in (one for one, other in sound.items() if other is None):
-        timed = {one.framework: cell for one in subjects if (cell := _cells(one, claim, rows).get(protocol))}
+    for protocol in (protocol for protocol, reference in sound.items() if reference is None):
+        timed = {
+            subject.framework: cell for subject in subjects if (cell := _cells(subject, claim, rows).get(protocol))
+        }
         known = {name: share for name in timed if (share := shares[name]) is not None}
-        gains, winner = [], True
+        gains, accurate_is_faster = [], True
         for quick, exact in permutations(known, 2):
-            one = ratio(centres(timed[quick]["cell"]), centres(timed[exact]["cell"]))
+            slowdown = ratio(latencies(timed[quick]["cell"]), latencies(timed[exact]["cell"]))
             gain = difference_of_shares(known[exact], known[quick], images)
-            if one.low is not None and one.low > 1:
+            if slowdown.low is not None and slowdown.low > 1:
                 gains.append(gain)
-                winner = winner and (gain.high or 0.0) < 0
+                accurate_is_faster = accurate_is_faster and (gain.high or 0.0) < 0
         if not gains:
             continue
         best = max(gains, key=lambda gain: gain.low or 0.0)
-        finding: Finding = "holds" if (best.low or 0.0) > 0 else "does not hold" if winner else "undecided"
-        entry = _bounded(claim, best)
-        found.append(msgspec.structs.replace(entry, finding=finding, profile=protocol[0], threads=protocol[1]))
+        finding: Finding = "holds" if (best.low or 0.0) > 0 else "does not hold" if accurate_is_faster else "undecided"
+        judged = _judged(claim, best)
+        found.append(msgspec.structs.replace(judged, finding=finding, profile=protocol[0], threads=protocol[1]))
     return found or [_untested(claim, "this run does not tell two frameworks apart by latency")]
 
 
-def _bounded(claim: Claim, one: Interval) -> Entry:
-    finding = _finding(one.low, one.high, claim.at_least)
-    return Entry(claim=claim, finding=finding, value=one.value, low=one.low, high=one.high)
+def _judged(claim: Claim, measured: Interval) -> JudgedClaim:
+    finding = _finding(measured.low, measured.high, claim.at_least)
+    return JudgedClaim(claim=claim, finding=finding, value=measured.value, low=measured.low, high=measured.high)
 
 
 def _finding(low: float | None, high: float | None, at_least: float) -> Finding:
@@ -188,18 +235,18 @@ def _finding(low: float | None, high: float | None, at_least: float) -> Finding:
     return "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"
 
 
-def _untested(claim: Claim, reason: str) -> Entry:
-    return Entry(claim=claim, finding="not testable here", reason=reason)
+def _untested(claim: Claim, reason: str) -> JudgedClaim:
+    return JudgedClaim(claim=claim, finding="not testable here", reason=reason)
 
 
 def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[Protocol, Row]:
     """The rows of a subject at the claim's size, by protocol."""
     size = _size(claim, rows)
     return {
-        protocols.of(row): row
+        _protocol(row): row
         for row in rows
         if (row["framework"], row["size"]) == (subject.framework, size)
-        and _is_form(subject, row["format"])
+        and _is_format(subject, row["format"])
         and row["status"] == "done"
     }
 
@@ -209,5 +256,5 @@ def _size(claim: Claim, rows: Sequence[Row]) -> int:
     return sizes[0] if claim.size == "smallest" else sizes[-1]
 
 
-def _is_form(subject: Subject, form: str | None) -> bool:
+def _is_format(subject: Subject, form: str | None) -> bool:
     return form is not None and (form != "onnx" if subject.format == "native" else form == subject.format)

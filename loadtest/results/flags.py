@@ -1,4 +1,4 @@
-"""What a row may not claim: each rule with the one clear reason that it gives."""
+"""Flags of rows: each rule says why a number of a row must not be used as it is, in one reason."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,15 +7,15 @@ from statistics import fmean
 from typing import Any
 
 from loadtest.analysis import compare
-from loadtest.analysis.saturation import Rung, knee
-from loadtest.results.launches import COMPARED, LATE, Counted
+from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
 from medserve.result import SelfTest
 from medserve.spec import LoadProfile
 from medserve.tables import ROOFLINE
 
 Row = dict[str, Any]
 
-UNTESTED = "the ruler was not tested in this run"
+NO_SELFTEST = "this run has no self-test of the load generator"
 
 
 def deployment(row: Row) -> str:
@@ -23,65 +23,69 @@ def deployment(row: Row) -> str:
     return str(row["cell"]).removesuffix(f".{row['profile']}")
 
 
-def late(counted: Sequence[Counted]) -> str | None:
+def late(launches: Sequence[LaunchSummary]) -> str | None:
     """Why the client, not the server, made an open loop slow; null where it did not."""
     for p in COMPARED:
-        ratios = [one.late[p] for one in counted if p in one.late]
-        if ratios and (ratio := exp(fmean(map(log, ratios)))) > LATE:
+        ratios = [launch.lateness[p] for launch in launches if p in launch.lateness]
+        if ratios and (ratio := exp(fmean(map(log, ratios)))) > MAX_LATENESS:
             return (
-                f"the client sent late: p{p * 100:g} from the intended time is {(ratio - 1) * 100:.0f} % above that "
-                "from the sending, with connections free"
+                f"the client sent late: p{p * 100:g} from the intended start is {(ratio - 1) * 100:.0f} % above the "
+                "service time, although connections were free"
             )
     return None
 
 
-def failed_test(found: SelfTest | None) -> str | None:
-    """Why no row of a run may be believed."""
-    if found is None or not found.failed:
+def failed_selftest(selftest: SelfTest | None) -> str | None:
+    """Why every row of a run is invalid."""
+    if selftest is None or not selftest.failed:
         return None
-    names = [check.name for check in found.failed]
+    names = [check.name for check in selftest.failed]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"the ruler failed its self-test: {names[0]}{more}"
+    return f"load-generator self-test failed: {names[0]}{more}"
 
 
-def above_roofline(profile: LoadProfile, size: int, counted: Sequence[Counted], found: SelfTest | None) -> str | None:
-    """Why a rate is too near to what the generator itself can do; null for one user, whose rate is its latency."""
-    total = sum(one.seconds for one in counted)
-    if found is None or size not in found.roofline or not total or (profile.rate is None and profile.users == 1):
+def above_roofline(
+    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None
+) -> str | None:
+    """Why a rate is too near to what the generator itself can do; null for one user, whose latency sets the rate."""
+    total = sum(launch.seconds for launch in launches)
+    one_user = profile.rate is None and profile.users == 1
+    if selftest is None or size not in selftest.roofline or not total or one_user:
         return None
-    answered = sum(one.count - one.failed for one in counted) / total
-    rate, roof = max(answered, profile.rate or 0.0), found.roofline[size]
+    answered = sum(launch.count - launch.failed for launch in launches) / total
+    rate, roof = max(answered, profile.rate or 0.0), selftest.roofline[size]
     if rate <= ROOFLINE * roof:
         return None
     return f"{rate:,.0f} requests/s are {rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f} (limit 70 %)"
 
 
-def steady(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
-    """Whether every launch settled, null where too few requests tell; and of those that did not, the first reason."""
-    known = [one.steady for one in counted if not (one.steady.steady and one.steady.reason)]
+def steady(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether every launch reached a steady state, null when too few requests tell; and the first reason if not."""
+    known = [launch.steady for launch in launches if not (launch.steady.steady and launch.steady.reason)]
     if not known:
         return None, None
-    denied = [one for one in known if not one.steady]
-    if not denied:
+    unsteady = [found for found in known if not found.steady]
+    if not unsteady:
         return True, None
-    where = f" (in {len(denied)} of {len(counted)} launches)" if len(counted) > 1 else ""
-    return False, f"{denied[0].reason}{where}"
+    return False, f"{unsteady[0].reason}{_in_launches(len(unsteady), launches)}"
 
 
-def bimodal(counted: Sequence[Counted]) -> tuple[bool, str | None]:
+def bimodal(launches: Sequence[LaunchSummary]) -> tuple[bool, str | None]:
     """Whether any launch shows two populations of latency, and the first of them in words."""
-    found = [one.modes for one in counted if one.modes]
+    found = [launch.modes for launch in launches if launch.modes]
     if not found:
         return False, None
-    one = found[0]
-    where = f" (in {len(found)} of {len(counted)} launches)" if len(counted) > 1 else ""
-    lower, upper = one.lower / 1e6, one.upper / 1e6
-    return True, f"bimodal: {1 - one.share:.0%} around {lower:.3g} ms, {one.share:.0%} around {upper:.3g} ms{where}"
+    modes = found[0]
+    lower, upper = modes.lower / 1e6, modes.upper / 1e6
+    return True, (
+        f"bimodal: no request is near this median, {1 - modes.share:.0%} are around {lower:.3g} ms and "
+        f"{modes.share:.0%} around {upper:.3g} ms{_in_launches(len(found), launches)}"
+    )
 
 
-def drifting(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
-    """Whether the medians of successive launches go one way all the time; null where there are too few to tell."""
-    medians = [one.intended.values[0.5] / 1e6 for one in counted]
+def drifting(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether the medians of successive launches all rise or all fall; null where there are too few to tell."""
+    medians = [launch.intended.values[0.5] / 1e6 for launch in launches]
     if len(medians) < compare.DRIFT:
         return None, None
     if not compare.drifting(medians):
@@ -93,9 +97,9 @@ def drifting(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
     )
 
 
-def disturbed(counted: Sequence[Counted]) -> tuple[int, int, str | None]:
-    """Windows that were watched, those disturbed, and by what most often."""
-    windows = [window for one in counted for window in one.windows]
+def disturbed(launches: Sequence[LaunchSummary]) -> tuple[int, int, str | None]:
+    """The number of monitored windows, of disturbed ones, and their most frequent cause."""
+    windows = [window for launch in launches for window in launch.windows]
     reasons = Counter(window.reason for window in windows if window.reason)
     if not reasons:
         return len(windows), 0, None
@@ -103,22 +107,22 @@ def disturbed(counted: Sequence[Counted]) -> tuple[int, int, str | None]:
     return len(windows), count, f"{count} of {len(windows)} windows disturbed: {reasons.most_common(1)[0][0]}"
 
 
-def cached(counted: Sequence[Counted]) -> tuple[bool | None, str | None]:
-    """Whether the audit of any launch found a cache, null where none was made."""
-    audits = [one.repeats for one in counted if one.repeats]
-    for one in audits:
-        if one.cached:
-            took = f"{one.ratio * 100:.0f} % [{one.low * 100:.0f}, {one.high * 100:.0f}]"
-            return True, f"the server caches: a repeated request took {took} of the first one's time"
+def cached(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether the audit of any launch found a cache; null where no launch has an audit."""
+    audits = [launch.audit for launch in launches if launch.audit]
+    for audit in audits:
+        if audit.cached:
+            interval = f"{audit.ratio * 100:.0f} % [{audit.low * 100:.0f}, {audit.high * 100:.0f}]"
+            return True, f"the server caches: a repeated request took {interval} of the first one's time"
     return (False if audits else None), None
 
 
-def spread_caching(rows: Iterable[Row], deployment: Mapping[str, str]) -> None:
-    """What the audit of one cell found holds for all cells of its deployment over HTTP (`deployment` by cell)."""
+def spread_caching(rows: Iterable[Row], deployments: Mapping[str, str]) -> None:
+    """Apply the audit of one cell to all cells of its deployment over HTTP; `deployments` are by cell."""
     over_http = [row for row in rows if row["mode"] != "in-process" and row["status"] == "done"]
-    audited = {deployment[row["cell"]]: row for row in over_http if row["cached"] is not None}
+    audited = {deployments[row["cell"]]: row for row in over_http if row["cached"] is not None}
     for row in over_http:
-        source = audited.get(deployment[row["cell"]])
+        source = audited.get(deployments[row["cell"]])
         if source is None or source is row:
             continue
         row["cached"] = source["cached"]
@@ -127,21 +131,27 @@ def spread_caching(rows: Iterable[Row], deployment: Mapping[str, str]) -> None:
             _add(row, f"the server caches, as the audit of {source['profile']} shows")
 
 
-def quote_up_to_the_knee(ladder: Sequence[tuple[int, Row]]) -> None:
-    """Mark the knee of one deployment's rows by users, and take the latencies above it out of them."""
-    rungs = [
-        Rung(users=users, throughput=row["throughput"], p50_ms=row["p50_ms"])
+def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> None:
+    """Mark the saturation point of one deployment's rows by users, and remove the latencies beyond it."""
+    steps = [
+        LoadStep(users=users, throughput=row["throughput"], p50_ms=row["p50_ms"])
         for users, row in ladder
         if row["status"] == "done" and row["p50_ms"] and row["throughput"]
     ]
-    if len(rungs) < 2:
+    if len(steps) < 2:
         return
-    best = knee(rungs)
+    point = saturation_point(steps)
     for users, row in ladder:
-        row["knee"] = users == best
-        if users > best and row["status"] == "done":
+        row["saturation"] = users == point
+        if users > point and row["status"] == "done":
             row |= {key: None for key in row if key.startswith(("p50_", "p90_", "p99_"))}
-            _add(row, f"above the knee of its ladder ({best} users) latency is waiting for other users: not quoted")
+            _add(
+                row, f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
+            )
+
+
+def _in_launches(count: int, launches: Sequence[LaunchSummary]) -> str:
+    return f" (in {count} of {len(launches)} launches)" if len(launches) > 1 else ""
 
 
 def _add(row: Row, reason: str) -> None:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from loadtest.analysis import steady
 from loadtest.analysis.breakdown import UNATTRIBUTED, Term, break_down
 from loadtest.analysis.steady import Steady
+from loadtest.samples import SERVER_STAGES
 
 LATENCY_COLUMNS = ("intended_ns", "sent_ns", "done_ns", "status", "wrong")
 """The columns that the definitions of latency need."""
 COLUMNS = (*LATENCY_COLUMNS, "warmup", "batch")
 """The columns that everything but the breakdown needs."""
-STAGES = ("queue", "decode", "infer", "encode")
 BREAKDOWN_COLUMNS = (
     *("intended_ns", "sent_ns", "first_byte_ns", "done_ns", "server_received_ns", "server_sent_ns"),
-    *(f"{stage}_ns" for stage in STAGES),
+    *(f"{stage}_ns" for stage in SERVER_STAGES),
     *("status", "wrong", "warmup"),
 )
 """The columns that the breakdown needs."""
@@ -45,7 +45,7 @@ def succeeded(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def planned_start(table: pa.Table) -> NDArray[np.int64]:
-    """The intended start of each request (ns); where it has none, its sending; where that failed too, its end."""
+    """The intended start of each request (ns); without one, its sending; when it was never sent, its end."""
     known = pc.coalesce(table["intended_ns"], table["sent_ns"], table["done_ns"])
     return np.asarray(known.to_numpy(), np.int64)
 
@@ -126,7 +126,7 @@ def breakdown(table: pa.Table) -> tuple[Term, ...]:
 
     scheduled = known("intended_ns")
     answered = "first_byte_ns" if known("first_byte_ns") else "done_ns"
-    stages = [stage for stage in STAGES if known(f"{stage}_ns")]
+    stages = [stage for stage in SERVER_STAGES if known(f"{stage}_ns")]
     stamped = known("server_received_ns", "server_sent_ns")
 
     def parts() -> Iterator[tuple[str, NDArray[np.int64]]]:

@@ -25,7 +25,7 @@ SAME = (
 """What two cells must have in common to be compared."""
 
 Percentiles = Callable[[str], Mapping[int, float]]
-"""From a cell's name to one percentile of each of its launches, by block."""
+"""From a cell's name to one percentile of each of its launches (ms), by block."""
 
 
 class Compared(Noun, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class Compared(Noun, frozen=True, kw_only=True):
 def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
     """All comparisons of a run, in the order of its rows.
 
-    A family, within which at most one campaign in twenty may hold a wrong verdict, is one kind under one profile.
+    The verdicts of a family, one kind of pair under one profile, hold together with 95 % confidence.
     """
     found: list[Compared] = []
     sound = [row for row in rows if row["framework"] is not None and row["trap"] is None]

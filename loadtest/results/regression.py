@@ -3,14 +3,14 @@
 from typing import Any
 
 from loadtest.analysis.compare import MARGIN, Verdict, judge, unpaired
-from loadtest.results.table import Launched, Run
+from loadtest.results.table import MeasuredCell, Run
 from medserve.errors import BadInput
 from medserve.spec import Noun
 
 MACHINE = ("cpu", "architecture", "cores_usable", "governor", "turbo_disabled", "memory_bytes", "gpus")
-"""What must be the same of the machines: everything else that a result says of them may be what is looked for."""
+"""What must be equal of the machines; everything else that differs may be the cause that the user looks for."""
 TRAINED = ("dataset", "size", "architecture", "parameters", "classes")
-"""What must be the same of the networks: weights of another training compute as long."""
+"""What must be equal of the networks; weights of another training take as long to compute."""
 
 
 class Changed(Noun, frozen=True, kw_only=True):
@@ -32,11 +32,11 @@ def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> li
 
     Raises BadInput that names the first thing that differs when the runs are not comparable, or share no cell.
     """
-    before, after = ({one.cell.name: one for one in run.cells if one.counted} for run in (old, new))
+    before, after = ({cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (old, new))
     shared = [name for name in after if name in before]
     if not shared:
         raise BadInput(f"{old.folder} and {new.folder} have no measured cell in common; compare two runs of one study")
-    _refuse(old, new, [(before[name], after[name]) for name in shared])
+    _check_comparable(old, new, [(before[name], after[name]) for name in shared])
     was, now = old.percentiles(percentile), new.percentiles(percentile)
     ratios = [unpaired(list(was[name].values()), list(now[name].values()), margin) for name in shared]
     return [
@@ -56,7 +56,7 @@ def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> li
 
 
 def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
-    """The versions that differ between the runs, old and new: what a change may come from."""
+    """The versions that differ between the runs, old and new: possible causes of a change."""
     was, now = (dict(_machine(run).get("versions", {})) for run in (old, new))
     return {
         name: (was.get(name), now.get(name))
@@ -65,27 +65,27 @@ def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
     }
 
 
-def _refuse(old: Run, new: Run, pairs: list[tuple[Launched, Launched]]) -> None:
+def _check_comparable(old: Run, new: Run, pairs: list[tuple[MeasuredCell, MeasuredCell]]) -> None:
     was, now = _machine(old), _machine(new)
     for field in MACHINE:
         if was.get(field) != now.get(field):
-            raise _unlike(field, was.get(field), now.get(field))
+            raise _not_comparable(field, was.get(field), now.get(field))
     for before, after in pairs:
         if before.cell.profile != after.cell.profile:
             for field in type(before.cell.profile).__struct_fields__:
-                one, other = (getattr(side.cell.profile, field) for side in (before, after))
-                if one != other:
-                    raise _unlike(f"{field} of {before.cell.profile.name}", one, other)
+                values = [getattr(side.cell.profile, field) for side in (before, after)]
+                if values[0] != values[1]:
+                    raise _not_comparable(f"{field} of {before.cell.profile.name}", *values)
         networks = [side.artifact.checkpoint for side in (before, after) if side.artifact is not None]
         for field in TRAINED if len(networks) == 2 else ():
-            one, other = (getattr(network, field) for network in networks)
-            if one != other:
-                raise _unlike(f"{field} of {networks[0].name}", one, other)
+            values = [getattr(network, field) for network in networks]
+            if values[0] != values[1]:
+                raise _not_comparable(f"{field} of {networks[0].name}", *values)
 
 
-def _unlike(what: str, one: Any, other: Any) -> BadInput:
-    return BadInput(f"the runs are not comparable: {what} is {one} in the old and {other} in the new one")
+def _not_comparable(what: str, old: Any, new: Any) -> BadInput:
+    return BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    return next((one.machine for one in run.cells if one.machine), {})
+    return next((cell.machine for cell in run.cells if cell.machine), {})

@@ -1,6 +1,6 @@
-"""The results of a run as rows: one a deployment and way of measuring, with a reason wherever a number is missing."""
+"""The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
-from loadtest.results import flags, launches
+from loadtest.results import flags, launch_summary
 from loadtest.results.flags import Row
-from loadtest.results.launches import Counted
+from loadtest.results.launch_summary import LaunchSummary
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -25,15 +25,15 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 Kind = TypeVar("Kind")
 
 
-class Launched(Struct, frozen=True):
-    """A cell and what its launches came to: `counted` by launch, why others failed, how many are missing.
+class MeasuredCell(Struct, frozen=True):
+    """A cell and its launches: `summaries` by launch, why others failed, how many are missing.
 
-    `machine` is what the first of them says about where it was taken.
+    `machine` is what the first of them says of where it was measured.
     """
 
     deployed: Deployed
     cell: Cell
-    counted: dict[int, Counted]
+    summaries: dict[int, LaunchSummary]
     artifact: Artifact | None
     machine: dict[str, Any]
     reasons: list[str]
@@ -41,17 +41,17 @@ class Launched(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """A run's folder, its records reduced to what everything that is published is made of."""
+    """A run's folder, its records reduced to what all published numbers are made of."""
 
     folder: Path
     study: Study
-    tested: SelfTest | None
-    cells: list[Launched]
+    selftest: SelfTest | None
+    cells: list[MeasuredCell]
 
-    def centres(self) -> dict[str, dict[int, float]]:
-        """Milliseconds of each launch of each cell: the median, but the mean where the trap is to print that."""
+    def central_latencies(self) -> dict[str, dict[int, float]]:
+        """Milliseconds of each launch of each cell: the median, or the mean when the timing mistake is to print it."""
         means = {
-            one.cell.name: {index: counted.mean_ns / 1e6 for index, counted in one.counted.items()}
+            one.cell.name: {index: summary.mean_ns / 1e6 for index, summary in one.summaries.items()}
             for one in self.cells
             if one.cell.profile.trap == "compile-inside"
         }
@@ -65,26 +65,29 @@ class Run(Struct, frozen=True):
         least = intervals.least_samples(p)
         return {
             one.cell.name: {
-                index: counted.intended.values[p] / 1e6
-                for index, counted in one.counted.items()
-                if counted.intended.count >= least
+                index: summary.intended.values[p] / 1e6
+                for index, summary in one.summaries.items()
+                if summary.intended.count >= least
             }
             for one in self.cells
         }
 
 
-def read(folder: Path, ledgers: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
-    """The records of a run, in the order of its study, each read once; `ledgers` are made of which profiles.
+def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
+    """The records of a run, in the order of its study, each read once; with the breakdown of the profiles asked for.
 
     Raises BadInput when the folder holds no run.
     """
     if not (folder / "study.json").is_file():
         raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
     study = store.read_json(folder / "study.json", Study)
-    tested = _manifest(folder / "selftest" / "selftest.json", SelfTest)
-    deployed = plan(study).deployed
-    cells = [_launched(folder, study, one, cell, ledgers(cell.profile)) for one in deployed for cell in one.cells]
-    return Run(folder, study, tested, cells)
+    selftest = _manifest(folder / "selftest" / "selftest.json", SelfTest)
+    cells = [
+        _measured(folder, study, deployed, cell, with_breakdown(cell.profile))
+        for deployed in plan(study).deployed
+        for cell in deployed.cells
+    ]
+    return Run(folder, study, selftest, cells)
 
 
 def rows(run: Run) -> list[Row]:
@@ -98,41 +101,42 @@ def rows(run: Run) -> list[Row]:
             key = (cell.deployment.name, cell.profile.batch)
             ladders.setdefault(key, []).append((cell.profile.users, row))
     for ladder in ladders.values():
-        flags.quote_up_to_the_knee(ladder)
+        flags.suppress_beyond_saturation(ladder)
     return found
 
 
-def _row(run: Run, one: Launched) -> Row:
-    study, folder, tested = run.study, run.folder, run.tested
-    deployed, cell, artifact, missing = one.deployed, one.cell, one.artifact, one.missing
-    counted, reasons = list(one.counted.values()), list(one.reasons)
+def _row(run: Run, measured: MeasuredCell) -> Row:
+    study, folder, selftest = run.study, run.folder, run.selftest
+    deployed, cell, artifact, missing = measured.deployed, measured.cell, measured.artifact, measured.missing
+    launches, reasons = list(measured.summaries.values()), list(measured.reasons)
     profile, training = cell.profile, deployed.export.training
     if artifact is None:
         artifact = _manifest(folder / "artifacts" / deployed.export.name / "artifact.json", Artifact)
     checkpoint = artifact.checkpoint if artifact else None
     if checkpoint is None:
         checkpoint = _manifest(folder / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
-    if not counted and (failure := _failure(folder, deployed)):
+    if not launches and (failure := _failure(folder, deployed)):
         reasons, missing = [failure], 0
-    status = "done" if counted else "failed" if reasons else "missing"
+    status = "done" if launches else "failed" if reasons else "missing"
     if missing:
         reasons.append("not measured yet" if status == "missing" else f"{missing} of {study.launches} launches missing")
     null = deployed.deployment.runtime == "null"
     if null and status == "done":
         reasons.append("the null runtime computes no scores")
-    total = sum(one.seconds for one in counted)
-    latencies = _latencies(counted, reasons)
+    total = sum(launch.seconds for launch in launches)
+    latencies = _latencies(launches, reasons)
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate is not None and certificate.kind == "lossy"
     test = None if null or checkpoint is None else checkpoint.test
-    watched, disturbed, disturbance = flags.disturbed(counted)
-    steady, unsteady = flags.steady(counted)
-    cached, caching = flags.cached(counted)
-    bimodal, populations = flags.bimodal(counted)
-    drifting, drift = flags.drifting(counted)
-    refused = _refused(profile, training.size, counted, tested, null) + ([caching] if caching else [])
-    untested = flags.UNTESTED if tested is None and profile.mode != "in-process" and counted else None
-    reasons += [reason for reason in (*refused, unsteady, populations, drift, disturbance, untested) if reason]
+    windows, disturbed, disturbance = flags.disturbed(launches)
+    steady, unsteady = flags.steady(launches)
+    cached, caching = flags.cached(launches)
+    bimodal, populations = flags.bimodal(launches)
+    drifting, drift = flags.drifting(launches)
+    invalid = _why_invalid(profile, training.size, launches, selftest, null) + ([caching] if caching else [])
+    untested = flags.NO_SELFTEST if selftest is None and profile.mode != "in-process" and launches else None
+    reasons += [reason for reason in (*invalid, unsteady, populations, drift, disturbance, untested) if reason]
+    answered = sum(launch.count - launch.failed for launch in launches)
     return {
         "study": study.name,
         "cell": cell.name,
@@ -152,15 +156,15 @@ def _row(run: Run, one: Launched) -> Row:
         "profile": profile.name,
         "trap": profile.trap,
         "rate_asked": profile.rate,
-        "rate_delivered": sum(one.count - one.failed for one in counted) / total if total and profile.rate else None,
+        "rate_delivered": answered / total if total and profile.rate else None,
         "status": status,
         "reason": "; ".join(reasons) or None,
-        "n": sum(one.count for one in counted),
-        "failed": sum(one.failed for one in counted),
-        "wrong": sum(one.wrong for one in counted),
-        "launches": len(counted),
+        "n": sum(launch.count for launch in launches),
+        "failed": sum(launch.failed for launch in launches),
+        "wrong": sum(launch.wrong for launch in launches),
+        "launches": len(launches),
         **latencies,
-        "throughput": sum(one.images for one in counted) / total if total else None,
+        "throughput": sum(launch.images for launch in launches) / total if total else None,
         "accuracy": test and (certificate.accuracy if certificate and lossy else test.accuracy),
         "balanced_accuracy": test and (None if lossy else test.balanced_accuracy),
         "auc": test and (certificate.auc if certificate and lossy else test.auc),
@@ -170,38 +174,38 @@ def _row(run: Run, one: Launched) -> Row:
         "decisions_changed": certificate and certificate.decisions_changed,
         "source_artifact": deployed.export.name,
         "unofficial": checkpoint and checkpoint.unofficial,
-        "valid": status == "done" and (null or bool(certificate and certificate.valid)) and not refused,
-        **_costs(counted),
-        "windows": watched,
+        "valid": status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
+        **_costs(launches),
+        "windows": windows,
         "disturbed": disturbed,
         "steady": steady,
         "bimodal": bimodal,
         "drifting": drifting,
         "cached": cached,
-        "knee": None,
+        "saturation": None,
     }
 
 
-def _latencies(counted: list[Counted], reasons: list[str]) -> Row:
-    """The percentiles of a row, by every ruler; why the headline has none is added to `reasons`."""
+def _latencies(launches: Sequence[LaunchSummary], reasons: list[str]) -> Row:
+    """The percentiles of a row by each definition; why the headline lacks one is added to `reasons`."""
     row: Row = {}
     for name, p in PERCENTILES.items():
-        found = intervals.combine([one.intended for one in counted], p)
+        found = intervals.combine([launch.intended for launch in launches], p)
         row |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        if counted and found.reason and found.reason not in reasons:
+        if launches and found.reason and found.reason not in reasons:
             reasons.append(found.reason)
-    sent = [one.sent for one in counted if one.sent]
-    closed = [one.closed for one in counted if one.closed]
-    lag = [one.lag for one in counted if one.lag]
-    for ruler, of in (("sent", sent), ("closed", closed)):
-        row |= {f"{name}_{ruler}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
-    micro = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
-    return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in micro.items()}
+    service = [launch.service for launch in launches if launch.service]
+    uncorrected = [launch.uncorrected for launch in launches if launch.uncorrected]
+    lag = [launch.lag for launch in launches if launch.lag]
+    for definition, of in (("service", service), ("uncorrected", uncorrected)):
+        row |= {f"{name}_{definition}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
+    lag_ms = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
+    return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in lag_ms.items()}
 
 
-def _costs(counted: list[Counted]) -> Row:
-    """What the servers of a row's launches took, medians; null in process, and where the system does not tell."""
-    servers = [(one.process["server"], one.requests) for one in counted if one.process.get("server")]
+def _costs(launches: Sequence[LaunchSummary]) -> Row:
+    """What the servers of a row's launches used, medians; null in process, and where the system does not tell."""
+    servers = [(launch.process["server"], launch.requests) for launch in launches if launch.process.get("server")]
     cpu = [1000 * server["cpu_seconds"] / requests for server, requests in servers if "cpu_seconds" in server]
     row: Row = {"cpu_ms": median(cpu) if cpu else None}
     for name in ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds"):
@@ -210,19 +214,21 @@ def _costs(counted: list[Counted]) -> Row:
     return row
 
 
-def _refused(profile: LoadProfile, size: int, counted: list[Counted], tested: SelfTest | None, null: bool) -> list[str]:
+def _why_invalid(
+    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None, null: bool
+) -> list[str]:
     """Why a row that was measured is not valid, whatever its certificate says."""
-    if not counted:
+    if not launches:
         return []
-    found = [flags.failed_test(tested), flags.late(counted)]
+    found = [flags.failed_selftest(selftest), flags.late(launches)]
     if not null and profile.mode != "in-process":
-        found.append(flags.above_roofline(profile, size, counted, tested))
+        found.append(flags.above_roofline(profile, size, launches, selftest))
     return [reason for reason in found if reason]
 
 
-def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell, parts: bool) -> Launched:
-    counted: dict[int, Counted] = {}
-    reasons: dict[str, list[str]] = {}
+def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_breakdown: bool) -> MeasuredCell:
+    summaries: dict[int, LaunchSummary] = {}
+    failed: dict[str, list[str]] = {}
     artifact: Artifact | None = None
     machine: dict[str, Any] = {}
     missing = 0
@@ -237,13 +243,13 @@ def _launched(run: Path, study: Study, deployed: Deployed, cell: Cell, parts: bo
             machine = machine or result.machine
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
-            counted[index] = launches.count(folder, result, parts=parts)
+            summaries[index] = launch_summary.summarise(folder, result, with_breakdown=with_breakdown)
         except BadInput as error:
-            reasons.setdefault(str(error), []).append(str(index))
-    told = list(reasons)
-    if counted or len(reasons) > 1:
-        told = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in reasons.items()]
-    return Launched(deployed, cell, counted, artifact, machine, told, missing)
+            failed.setdefault(str(error), []).append(str(index))
+    reasons = list(failed)
+    if summaries or len(failed) > 1:
+        reasons = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in failed.items()]
+    return MeasuredCell(deployed, cell, summaries, artifact, machine, reasons, missing)
 
 
 def _failure(run: Path, deployed: Deployed) -> str | None:

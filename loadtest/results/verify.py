@@ -1,7 +1,7 @@
-"""Every published number of a run derived again: from the raw samples, and these from their digests.
+"""Derives every published number of a run again from its raw samples, after their digests are checked.
 
 `results.json`, written with the report, is what was published, and SHA256SUMS beside it names every file of the run.
-A run's folder holds all that this needs, so it can be carried to another machine.
+A run's folder holds all that this needs, so it can be verified on another machine.
 """
 
 from collections.abc import Iterator
@@ -24,27 +24,27 @@ from medserve.tables import scores_file
 
 PUBLISHED = "results.json"
 SUMS = "SHA256SUMS"
-"""As `sha256sum --check` reads them, so that whoever has no medserve can look too."""
-SAME = 1e-9
-"""Relative difference up to which two numbers are one: another processor may round the last digit otherwise."""
+"""In the format of `sha256sum --check`, which works without medserve."""
+EQUAL = 1e-9
+"""Relative difference up to which two numbers are equal: another processor may round the last digit otherwise."""
 
 Manifest = Result | Artifact | Checkpoint | SelfTest
 MANIFESTS: tuple[tuple[str, type[Manifest]], ...] = (
-    # By the number of the launch: what a killed one left has a name that begins with a dot.
+    # Launches have numbers; the name of a folder that a killed launch left begins with a dot.
     ("results/*/[0-9]*/result.json", Result),
     ("artifacts/*/artifact.json", Artifact),
     ("checkpoints/*/checkpoint.json", Checkpoint),
     ("selftest/selftest.json", SelfTest),
 )
-"""Where a run keeps manifests, and of which kind: the files that each names are held to their digests."""
-TRUTH = ("test_scores.npy", "test_labels.npy")
-"""What the scores of a checkpoint are derived from."""
-PROVEN = ("images", "max_abs", "max_log_abs", "decisions_changed", "near_ties", "accuracy", "auc")
-"""What a certificate says of the scores of its artifact."""
+"""Where a run keeps manifests, and of which kind; the files that each names are checked against their digests."""
+REFERENCE = ("test_scores.npy", "test_labels.npy")
+"""The files that the scores of a checkpoint are derived from."""
+CERTIFIED = ("images", "max_abs", "max_log_abs", "decisions_changed", "near_ties", "accuracy", "auc")
+"""The fields of a certificate that are derived from the scores of its artifact."""
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """How much was looked at, each difference in one line, and the checkpoints that keep no labels."""
+    """How many files and numbers were checked, each difference in one line, and the checkpoints without labels."""
 
     files: int
     numbers: int
@@ -53,7 +53,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def seal(run: Path) -> None:
-    """Write SHA256SUMS of a run that is published: of what a manifest names as it says, of all else as it is."""
+    """Write SHA256SUMS of a published run: the digests that manifests state, and those of all other files."""
     sums: dict[str, str] = {}
     for path, manifest in _manifests(run, []):
         sums |= {str((path.parent / name).relative_to(run)): digest for name, digest in manifest.files.items()}
@@ -65,7 +65,7 @@ def seal(run: Path) -> None:
 
 
 def verify(run: Path) -> Verified:
-    """Derive everything again. Raises BadInput when `run` is no run, or nothing of it was published."""
+    """Derive every number again. Raises BadInput when `run` is no run, or nothing of it was published."""
     for name in (PUBLISHED, SUMS):
         if (run / "study.json").is_file() and not (run / name).is_file():
             raise BadInput(
@@ -82,12 +82,12 @@ def verify(run: Path) -> Verified:
     except BadInput as error:
         if not differences:
             raise
-        differences.append(str(error))  # what differs may well be unreadable too
+        differences.append(str(error))  # a file that differs may be unreadable too
     return Verified(files, numbers, sorted(set(differences)), underivable)
 
 
 def _files(run: Path, differences: list[str]) -> int:
-    """Hold every file to SHA256SUMS, and that to the manifests."""
+    """Check every file against SHA256SUMS, and SHA256SUMS against the manifests. Returns the number of files."""
     sums: dict[str, str] = {}
     for number, line in enumerate((run / SUMS).read_text(errors="replace").splitlines(), 1):
         digest, gap, name = line.partition("  ")
@@ -97,7 +97,7 @@ def _files(run: Path, differences: list[str]) -> int:
         sums[name] = digest
         try:
             store.check_digests(run, {name: digest})
-        except (BadInput, OSError, ValueError) as error:  # a name that was damaged may be none
+        except (BadInput, OSError, ValueError) as error:  # a damaged line may hold no valid name
             differences.append(f"{SUMS}: {error}")
     for path, manifest in _manifests(run, differences):
         for name, digest in manifest.files.items():
@@ -107,22 +107,22 @@ def _files(run: Path, differences: list[str]) -> int:
 
 
 def _test_scores(run: Path, differences: list[str], underivable: list[str]) -> int:
-    """Derive the scores of every checkpoint, and hold each manifest that carries them to that."""
+    """Derive the scores of every checkpoint, and check each manifest that states them. Returns the number of scores."""
     derived: dict[str, Scores] = {}
-    carried: list[tuple[Path, Checkpoint]] = []
+    stated: list[tuple[Path, Checkpoint]] = []
     for path, manifest in _manifests(run, []):
-        whole = manifest.artifact if isinstance(manifest, Result) else manifest
-        checkpoint = whole.checkpoint if isinstance(whole, Artifact) else whole
+        source = manifest.artifact if isinstance(manifest, Result) else manifest
+        checkpoint = source.checkpoint if isinstance(source, Artifact) else source
         if not isinstance(checkpoint, Checkpoint):
             continue
-        carried.append((path, checkpoint))
-        if isinstance(manifest, Checkpoint) and manifest.files.keys() >= set(TRUTH):
-            with suppress(BadInput):  # told already
-                store.check_digests(path.parent, {name: manifest.files[name] for name in TRUTH})
-                scores, labels = (np.load(path.parent / name) for name in TRUTH)
+        stated.append((path, checkpoint))
+        if isinstance(manifest, Checkpoint) and manifest.files.keys() >= set(REFERENCE):
+            with suppress(BadInput):  # already among the differences
+                store.check_digests(path.parent, {name: manifest.files[name] for name in REFERENCE})
+                scores, labels = (np.load(path.parent / name) for name in REFERENCE)
                 derived[checkpoint.name] = score(labels, scores)
     numbers = 0
-    for path, checkpoint in carried:
+    for path, checkpoint in stated:
         if (truth := derived.get(checkpoint.name)) is None:
             underivable.append(
                 f"{checkpoint.name}: the run keeps no labels of its test images to derive its scores from"
@@ -130,15 +130,15 @@ def _test_scores(run: Path, differences: list[str], underivable: list[str]) -> i
             continue
         for field in Scores.__struct_fields__:
             numbers += 1
-            was, found = getattr(checkpoint.test, field), getattr(truth, field)
-            if not _same(was, found):
-                differences.append(f"{path}: {field} of {checkpoint.name} is given as {was}, and derived as {found}")
-    underivable[:] = dict.fromkeys(underivable)  # a checkpoint is carried by many
+            was, now = getattr(checkpoint.test, field), getattr(truth, field)
+            if not _equal(was, now):
+                differences.append(f"{path}: {field} of {checkpoint.name} is given as {was}, and derived as {now}")
+    underivable[:] = dict.fromkeys(underivable)  # many manifests state the same checkpoint
     return numbers
 
 
 def _certificates(run: Path, differences: list[str]) -> int:
-    """Derive what the certificates say from the scores of the artifacts and of the trainer."""
+    """Derive the certificates from the scores of the artifacts and of the trainer. Returns the number of values."""
     numbers = 0
     for path, artifact in _manifests(run, []):
         if not isinstance(artifact, Artifact):
@@ -152,35 +152,35 @@ def _certificates(run: Path, differences: list[str]) -> int:
 def _certificate(
     run: Path, path: Path, artifact: Artifact, proof: Certificate, name: str, differences: list[str]
 ) -> int:
-    """Hold what one certificate says to the scores in the file `name`, by the trainer's."""
+    """Check one certificate by the scores in the file `name` and those of the trainer."""
     truth = run / "checkpoints" / artifact.checkpoint.name
     files = {path.parent / name: artifact.files[name]}
-    files |= {truth / beside: artifact.checkpoint.files.get(beside, "") for beside in TRUTH}
-    with suppress(BadInput, OSError):  # told already, or no labels to derive from
+    files |= {truth / beside: artifact.checkpoint.files.get(beside, "") for beside in REFERENCE}
+    with suppress(BadInput, OSError):  # already among the differences, or there are no labels
         for file, digest in files.items():
             store.check_digests(file.parent, {file.name: digest})
         scores, reference, labels = (np.load(file) for file in files)
         found = compare(scores, reference, labels, runtime=proof.runtime, versions={})
-        for field in PROVEN:
+        for field in CERTIFIED:
             was, derived = getattr(proof, field), getattr(found, field)
-            if not _same(was, derived):
+            if not _equal(was, derived):
                 by = "" if proof is artifact.certificate else f" by {proof.runtime}"
                 differences.append(f"{path}: {field}{by} is given as {was}, and derived as {derived}")
-        return len(PROVEN)
+        return len(CERTIFIED)
     return 0
 
 
 def _rows(run: Path, differences: list[str]) -> int:
-    """Hold each value of each published row to what the samples give."""
+    """Check each value of each published row by the samples. Returns the number of values."""
     derived = table.rows(table.read(run))
     try:
-        said = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
+        published = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{run / PUBLISHED}: no list of results: {error}; `medserve report {run}` writes it again"
         ) from None
     numbers = 0
-    before, now = ({row.get("cell"): row for row in rows} for rows in (said, derived))
+    before, now = ({row.get("cell"): row for row in rows} for rows in (published, derived))
     for cell in before.keys() | now.keys():
         if cell not in before or cell not in now:
             where = "published, but not in the run" if cell in before else "in the run, but not published"
@@ -188,9 +188,9 @@ def _rows(run: Path, differences: list[str]) -> int:
             continue
         for key in before[cell].keys() | now[cell].keys():
             numbers += 1
-            was, found = before[cell].get(key), now[cell].get(key)
-            if not _same(was, found):
-                differences.append(f"{cell}: {key} is published as {was}, and derived as {found}")
+            old, new = before[cell].get(key), now[cell].get(key)
+            if not _equal(old, new):
+                differences.append(f"{cell}: {key} is published as {old}, and derived as {new}")
     return numbers
 
 
@@ -203,7 +203,7 @@ def _manifests(run: Path, unreadable: list[str]) -> Iterator[tuple[Path, Manifes
                 unreadable.append(str(error))
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, float | int) and isinstance(other, float | int):
-        return isclose(one, other, rel_tol=SAME)
-    return bool(one == other)
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, float | int) and isinstance(second, float | int):
+        return isclose(first, second, rel_tol=EQUAL)
+    return bool(first == second)

@@ -15,32 +15,32 @@ from loadtest.results.flags import Row, deployment
 from medserve.errors import unknown
 from medserve.spec import Noun
 
-CLOSED = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
+COLUMNS = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
 HEADS = [
     "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
-    "p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
+    "uncorrected p99 ms", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
 ]  # fmt: skip
 INVALID, DOUBTFUL = "!", "~"
-"""Marks behind a number: of a row that is not valid, and of one that was disturbed or did not settle."""
+"""Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
 
 
 def render(rows: list[Row], form: str) -> str:
-    """The rows as `json`, `csv`, `markdown` or `latex`: the first two hold all, the others what fits on a page."""
+    """The rows as `json`, `csv`, `markdown` or `latex`: the first two with all keys, the others as fits on a page."""
     written = {"markdown": _markdown, "latex": _latex}.get(form)
     return written(rows) if written else _whole(rows, form)
 
 
 def parquet(rows: list[Row]) -> bytes:
-    """The rows as a Parquet file, with all that they hold."""
+    """The rows as a Parquet file, with all keys."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
-def render_nouns(found: Sequence[Noun], form: str) -> str:
-    """Nouns of one kind as `json`, `csv` or `markdown`, with all their fields."""
-    rows = [msgspec.to_builtins(one) for one in found]
+def render_nouns(nouns: Sequence[Noun], form: str) -> str:
+    """Nouns of the same type as `json`, `csv` or `markdown`, with all their fields."""
+    rows = [msgspec.to_builtins(noun) for noun in nouns]
     if form != "markdown":
         return _whole(rows, form)
     heads = list(rows[0]) if rows else []
@@ -65,13 +65,13 @@ def _word(value: Any) -> str:
 
 
 def _page(rows: list[Row]) -> list[list[str]]:
-    """What fits on a page, as words: HEADS and one line a row."""
+    """What fits on a page, as text: one line per row, in the order of HEADS."""
     lines = []
     for row in rows:
         values = [deployment(row), row["profile"], str(row["batch"])]
         values += [_number(row[key]) for key in ("rate_asked", "rate_delivered")]
         values += [_interval(row, name) for name in ("p50", "p90", "p99")]
-        values += [_number(row["p99_closed_ms"]), _number(row["throughput"])]
+        values += [_number(row["p99_uncorrected_ms"]), _number(row["throughput"])]
         values += [str(row[key]) for key in ("failed", "wrong", "n", "launches")]
         lines.append([*values, _percent(row["accuracy"]), _status(row)])
     return lines
@@ -103,14 +103,14 @@ def _status(row: Row) -> str:
     words = [] if row["valid"] else ["invalid"]
     words += ["disturbed"] if row["disturbed"] else []
     words += ["not steady"] if row["steady"] is False else []
-    words += ["knee"] if row["knee"] else []
+    words += ["saturation point"] if row["saturation"] else []
     return ", ".join(words) or "done"
 
 
 def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
-    """For a terminal: tables for each data set, size and network with one line a deployment, and what went wrong.
+    """For a terminal: tables for each data set, size and network with a line per deployment, and what went wrong.
 
-    Of several profiles of one mode the first is shown, and none with a trap.
+    Of several profiles of a mode the first is shown, and none with a timing mistake.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
     for row in (row for row in rows if row["trap"] is None):
@@ -124,23 +124,23 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         heads = ("in process\np50 ms", "closed loop\np50", "\np99", "\naccuracy")
         table = _table(title, heads)
         for modes in deployments.values():
-            one = next(iter(modes.values()))
-            numbers = [_cell(modes, *wanted) for wanted in CLOSED]
-            table.add_row(*_who(one, several), *numbers, _percent(one["accuracy"]))
+            row = next(iter(modes.values()))
+            numbers = [_cell(modes, *column) for column in COLUMNS]
+            table.add_row(*_deployment_words(row, several), *numbers, _percent(row["accuracy"]))
         tables.append(table)
-        if opened := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
-            tables.append(_open(title, opened, several))
+        if open_rows := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
+            tables.append(_open_loop(title, open_rows, several))
     return tables, _notes([row for row in rows if _mark(row) and (row["trap"] is None or row["status"] != "done")])
 
 
-def _open(title: str, rows: list[Row], several: bool) -> Table:
-    """The open loop: from the intended time, and beside it what a closed loop would have printed."""
-    heads = ("asked\nper second", "delivered\n", "open loop\np50 ms", "\np99", "as closed\nloop: p99")
+def _open_loop(title: str, rows: list[Row], several: bool) -> Table:
+    """The open loop: latency from the intended start, and beside it the uncorrected p99."""
+    heads = ("asked\nper second", "delivered\n", "open loop\np50 ms", "\np99", "uncorrected\np99")
     table = _table(f"{title}: by arrival schedule", heads)
     for row in rows:
         numbers = [_cell({"open-loop": row}, "open-loop", key) for key in ("p50_ms", "p99_ms")]
         rates = [_number(row["rate_asked"]), _number(row["rate_delivered"])]
-        table.add_row(*_who(row, several), *rates, *numbers, _number(row["p99_closed_ms"]))
+        table.add_row(*_deployment_words(row, several), *rates, *numbers, _number(row["p99_uncorrected_ms"]))
     return table
 
 
@@ -153,14 +153,14 @@ def _table(title: str, heads: Iterable[str]) -> Table:
     return table
 
 
-def _who(row: Row, several: bool) -> tuple[str, str]:
+def _deployment_words(row: Row, several: bool) -> tuple[str, str]:
     reduced = f", {row['precision']}" if row["precision"] not in (None, "float32") else ""
     batched = f", batches of {row['batch_images']}" if row["batch_images"] > 1 else ""
     return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"] + reduced + batched
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """One line a reason, with the cells that share it."""
+    """One line per reason, with the cells that share it."""
     reasons: dict[str, list[Row]] = {}
     for row in rows:
         state = row["status"] if row["status"] != "done" else _status(row)

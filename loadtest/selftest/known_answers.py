@@ -1,7 +1,7 @@
-"""What a record of known answers says of the ruler: pure functions of records to the lines of a self-test.
+"""Known-answer tests of the load generator: functions of records to the checks of a self-test.
 
-Truth is what each request really received: the `infer` stage that the server reports. What is judged is measured as
-everything is: from the intended time to the whole answer, less the floor, the p50 of the null server at the same rate.
+The truth is the delay of each request, the `infer` stage that the server reports. It is compared with the latency from
+the intended start, as in every measurement, less the floor, which is the p50 of the null server at the same rate.
 """
 
 from collections.abc import Sequence
@@ -14,28 +14,29 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loadtest.analysis import intervals
+from loadtest.analysis.distribution import index_of_dispersion
 from loadtest.results import latency
 from loadtest.results.latency import succeeded
 from medserve.result import Check
 
 SLOPE = 0.02
 MEDIAN = 0.02, 0.15
-"""How far a median or p90 may lie from the truth: the larger of this share of it and this many milliseconds."""
+"""The limit for a median or p90: the larger of this share of the truth and this many milliseconds."""
 TAIL = 0.05, 3.0
-"""The same of a p99."""
-WINDOW = 0.1
-"""Seconds in which arrivals are counted for their dispersion."""
+"""The same for a p99."""
+WINDOW_NS = 100_000_000
+"""Nanoseconds of a window in which arrivals are counted for their dispersion."""
 
 
 def median(table: pa.Table) -> float:
-    """The median from the intended time in milliseconds, after the warm-up."""
+    """The median latency from the intended start in milliseconds, after the warm-up."""
     return _percentile(_measured(table)[0], 0.5)
 
 
 def known(table: pa.Table, floor: float, delays_ms: Sequence[float]) -> list[Check]:
-    """Known delays: a line through measured against true medians, and each of the medians.
+    """Known delays: the regression line of measured on true medians, and each of the medians.
 
-    Through medians, for one hiccup of the machine would tilt a line through all points.
+    The line goes through medians, because a single stall of the machine would tilt one through all points.
     """
     measured, truth = _measured(table)
     nearest = np.abs(truth[:, None] - np.asarray(delays_ms)).argmin(1)
@@ -45,13 +46,13 @@ def known(table: pa.Table, floor: float, delays_ms: Sequence[float]) -> list[Che
     slope, intercept = np.polyfit(x, y, 1) if np.isfinite(pairs).all() else (nan, nan)
     checks = [_check("known delays: slope", float(slope), 1.0, SLOPE, unit="")]
     checks.append(_shown("known delays: intercept", float(intercept), floor))
-    for delay, (one, true) in zip(delays_ms, pairs, strict=True):
-        checks.append(_check(f"known delays: p50 of {delay:g} ms", one - floor, true, _limit(true, MEDIAN)))
+    for delay, (p50, true) in zip(delays_ms, pairs, strict=True):
+        checks.append(_check(f"known delays: p50 of {delay:g} ms", p50 - floor, true, _limit(true, MEDIAN)))
     return checks
 
 
 def mixed(table: pa.Table, floor: float) -> list[Check]:
-    """A mixed distribution: percentiles beside those of the truth; p99.9 rests on too few requests to be judged."""
+    """A mixed distribution: its percentiles against the true ones; p99.9 has too few requests to be judged."""
     measured, truth = _measured(table)
     checks = []
     for p, limits in ((0.5, MEDIAN), (0.9, MEDIAN), (0.99, TAIL), (0.999, None)):
@@ -64,42 +65,41 @@ def mixed(table: pa.Table, floor: float) -> list[Check]:
 def stall(table: pa.Table, arrivals: NDArray[np.int64], at: float, seconds: float) -> list[Check]:
     """A stall of `seconds` that began `at` seconds after the server's first prediction must show in the p99.
 
-    The truth comes from the schedule, ascending int64 nanoseconds: a request that was to leave in the stall waits until
-    its end. By the server's own times alone, who sends nothing while it stalls would have a clean record.
+    The truth comes from the schedule, ascending int64 nanoseconds: a request whose intended start lies in the stall
+    waits until its end. By the server's own times, a client that sends nothing during the stall would see none.
     """
     begin = pc.min(table["server_received_ns"]).as_py() + at * 1e9
-    due = latency.planned_start(table).min() + arrivals - arrivals[0]
-    implied = np.where((due >= begin) & (due < begin + seconds * 1e9), begin + seconds * 1e9 - due, 0.0) / 1e6
+    intended = latency.planned_start(table).min() + arrivals - arrivals[0]
+    end = begin + seconds * 1e9
+    implied = np.where((intended >= begin) & (intended < end), end - intended, 0.0) / 1e6
     true = _percentile(implied, 0.99)
     return [
         _check("stall: p99", _percentile(latency.from_intended_start(table) / 1e6, 0.99), true, true / 2),
-        _shown("stall: p99 that a closed loop prints", _percentile(latency.uncorrected(table) / 1e6, 0.99), true),
+        _shown("stall: uncorrected p99", _percentile(latency.uncorrected(table) / 1e6, 0.99), true),
     ]
 
 
 def sending(table: pa.Table) -> list[Check]:
-    """The client's own part: how late it sent, and whether arrivals scattered as those of a Poisson process do."""
+    """The client itself: the send lag, and whether it sent with the dispersion of a Poisson process."""
     rows = latency.after_warmup(table)
     rows = rows.filter(pc.is_valid(rows["sent_ns"]))
     sent = rows["sent_ns"].to_numpy()
     lag = (sent - rows["intended_ns"].to_numpy()) / 1e6
-    counts = np.bincount(((sent - sent.min()) / (WINDOW * 1e9)).astype(np.int64))[:-1]
-    dispersion = float(counts.var(ddof=1) / counts.mean()) if len(counts) > 1 else nan
     return [
         _shown("send lag: p50", _percentile(lag, 0.5), 0.0),
         _shown("send lag: p99", _percentile(lag, 0.99), 0.0),
-        _shown("index of dispersion of the sendings", dispersion, 1.0, unit=""),
+        _shown("index of dispersion of the sent requests", index_of_dispersion(sent, WINDOW_NS), 1.0, unit=""),
     ]
 
 
 def answered(tables: Sequence[pa.Table], scheduled: int) -> Check:
-    """Every request of the schedules was sent, answered, and says what it received."""
+    """Every request of the schedules was sent, answered, and has its true delay."""
     found = sum(int(has_truth(table).sum()) for table in tables)
     return _check("requests answered", float(found), float(scheduled), 0.0, unit="")
 
 
-def sum_up(repeats: Sequence[Sequence[Check]], suffix: str) -> list[Check]:
-    """One line a name over the repetitions: the worst one of what is judged, the middle one of what is not."""
+def worst_of(repeats: Sequence[Sequence[Check]], suffix: str) -> list[Check]:
+    """One check per name over the repetitions: the worst if it is judged, the median if it is only shown."""
     found = []
     for same in zip(*repeats, strict=True):
         judged = same[0].ok is not None
@@ -111,14 +111,14 @@ def sum_up(repeats: Sequence[Sequence[Check]], suffix: str) -> list[Check]:
 
 
 def _measured(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latencies from the intended time and true delays in milliseconds, of what was answered after the warm-up."""
+    """Latencies from the intended start and true delays in milliseconds, of the requests answered after the warm-up."""
     rows = latency.after_warmup(table)
     rows = rows.filter(has_truth(rows))
     return latency.from_intended_start(rows) / 1e6, rows["infer_ns"].to_numpy() / 1e6
 
 
 def has_truth(table: pa.Table) -> NDArray[np.bool_]:
-    """Which requests were answered well and say what they received."""
+    """Which requests succeeded and have their true delay."""
     known = pc.and_(pc.is_valid(table["infer_ns"]), pc.is_valid(table["server_received_ns"]))
     return succeeded(table) & np.asarray(known.to_numpy(), np.bool_)
 
@@ -145,7 +145,7 @@ def _finite(value: float) -> float | None:
 
 
 def _distance(check: Check) -> float:
-    """How far from the truth, by the limit; what cannot be measured is farthest."""
+    """Distance from the truth in units of the limit; infinite for what could not be measured."""
     if check.measured is None or check.truth is None or check.limit is None:
         return inf
     away = abs(check.measured - check.truth)

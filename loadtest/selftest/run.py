@@ -1,7 +1,7 @@
-"""The ruler is tried on known answers: real servers with scripted delays, and the load generator as it always runs.
+"""The self-test of the load generator: real servers with scripted delays, and the generator as in every measurement.
 
 One repetition at one rate: the null server, then known delays, a mixed distribution and a stall, all with Poisson
-arrivals from the same seed. `known_answers` says what the records mean.
+arrivals from the same seed. `known_answers` derives the checks from the records.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ import pyarrow as pa
 from loadtest import samples
 from loadtest.generator import payload, schedule
 from loadtest.measure.locust_process import generate
-from loadtest.measure.server_process import Server
+from loadtest.measure.server_process import ServerProcess
 from loadtest.results import latency
 from loadtest.selftest import known_answers
 from medserve import machine, store
@@ -30,31 +30,31 @@ from medserve.study import check_size
 from medserve.tables import DATASETS
 
 KNOWN = {"delays_ms": (0.0, 1.0, 5.0, 20.0)}
-# p50, p90 and p99 fall well inside the steps of 2, 8 and 30 ms. At the edge of a step a single request decides between
-# two of them, and the limits would judge the luck of the draw.
+# p50, p90 and p99 fall well inside the steps of 2, 8 and 30 ms. At the edge of a step a single request would decide
+# between two of them.
 MIXED = {"delays_ms": (0.5, 2.0, 8.0, 30.0), "shares": (0.25, 0.40, 0.30, 0.05)}
 STALL_SECONDS = 1.0
-STALLED = 20.0
-"""Seconds of a run with one stall: in a longer one fewer than a request in a hundred may wait for its end."""
-BRIEF = 10.0
+STALL_RUN_SECONDS = 20.0
+"""Seconds of a run with one stall: in a longer run fewer than one request in a hundred may wait for its end."""
+MEDIAN_SECONDS = 10.0
 """Seconds that suffice for a median, and so for the floor and the known delays."""
 WARMUP = 0.3
 USERS = 8
 ROOFLINE_SECONDS = 1.0
 FEWEST = 50
-"""Requests below which no run is worth judging."""
+"""Requests below which no run is judged."""
 
 
 def run(
     sizes: Sequence[int], out: Path, *, rates: Sequence[float] = (100.0,), seconds: float = 3.0, repeats: int = 1
 ) -> SelfTest:
-    """Try the ruler and write `out`: selftest.json, and the raw record of every run beside it.
+    """Test the load generator and write `out`: selftest.json, and the raw record of every run beside it.
 
-    The first of `sizes` (pixels) is used throughout, all of them for rooflines; `rates` in requests a second, each
-    tried `repeats` times for `seconds` a distribution. Raises BadInput for what cannot be judged, CannotRun when a
+    All `sizes` (pixels) get a roofline, everything else uses the first; `rates` in requests per second, each tested
+    `repeats` times for `seconds` per distribution. Raises BadInput for a test that cannot be judged, CannotRun when a
     server or the generator does not work at all.
     """
-    _refuse(sizes, out, rates, seconds)
+    _check_options(sizes, out, rates, seconds)
     started, began = datetime.now(UTC), time.monotonic()
     with (
         store.new_folder(out) as folder,
@@ -69,8 +69,10 @@ def run(
         mixed = servers.enter_context(bench.serving(sizes[0], "delay", **MIXED))
         checks: list[Check] = []
         for rate in rates:
-            tried = [bench.repetition(null, known, mixed, sizes[0], rate, seconds, seed) for seed in range(repeats)]
-            checks += known_answers.sum_up(tried, f" at {rate:g}/s")
+            repetitions = [
+                bench.repetition(null, known, mixed, sizes[0], rate, seconds, seed) for seed in range(repeats)
+            ]
+            checks += known_answers.worst_of(repetitions, f" at {rate:g}/s")
         cpus = {"server_cpus": bench.server_cpus, "client_cpus": bench.client_cpus}
         done = SelfTest(
             started=started.isoformat(timespec="milliseconds"),
@@ -85,7 +87,7 @@ def run(
 
 
 class _Bench:
-    """Servers on one core, the generator on another, and the records that they make together in `folder`."""
+    """Servers on one core, the generator on another, and their records in `folder`."""
 
     def __init__(self, folder: Path, scratch: Path, runs: int) -> None:
         self._folder, self._scratch = folder, scratch
@@ -94,22 +96,22 @@ class _Bench:
         self.server_cpus, self.client_cpus = machine.divide_cpus(1)
 
     @contextmanager
-    def serving(self, size: int, runtime: str, **options: Any) -> Iterator[Server]:
-        """A server that is ready, of a runtime that needs no model."""
+    def serving(self, size: int, runtime: str, **options: Any) -> Iterator[ServerProcess]:
+        """A ready server with a runtime that needs no model."""
         home = self._scratch / str(self._servers)
         self._servers += 1
         home.mkdir()
         dispatch: Dispatch = "concurrent" if options else "inline"
         deployment = Deployment(artifact="empty", runtime=runtime, batch_sizes=(1,), dispatch=dispatch, options=options)
-        server = Server(empty_artifact(home, size), deployment, self.server_cpus, home)
+        server = ServerProcess(empty_artifact(home, size), deployment, self.server_cpus, home)
         try:
             server.wait_ready()
             yield server
         finally:
             server.stop()
 
-    def roofline(self, size: int, server: Server) -> float:
-        """Requests a second of generator and null server together, users back to back."""
+    def roofline(self, size: int, server: ServerProcess) -> float:
+        """Requests per second of generator and null server together, with back-to-back users."""
         profile = LoadProfile(
             name=f"roofline-{size}",
             mode="closed-loop",
@@ -121,14 +123,21 @@ class _Bench:
         return int(latency.succeeded(rows).sum()) / latency.duration_seconds(rows)
 
     def repetition(
-        self, null: Server, known: Server, mixed: Server, size: int, rate: float, seconds: float, seed: int
+        self,
+        null: ServerProcess,
+        known: ServerProcess,
+        mixed: ServerProcess,
+        size: int,
+        rate: float,
+        seconds: float,
+        seed: int,
     ) -> list[Check]:
-        """All that is known of the answers, once."""
-        brief = min(seconds, BRIEF)
-        lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": min(seconds, STALLED)}
+        """All checks, once."""
+        brief = min(seconds, MEDIAN_SECONDS)
+        lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": min(seconds, STALL_RUN_SECONDS)}
         plans = [_poisson(name, rate, length) for name, length in lengths.items()]
         arrivals = [schedule.arrivals(plan, seed) for plan in plans]
-        # More than one request in a hundred must wait, or a p99 need not show the stall.
+        # More than one request in a hundred must wait, or the p99 need not show the stall.
         at, length = WARMUP + lengths["stall"] / 3, min(STALL_SECONDS, lengths["stall"] / 5)
         with self.serving(size, "delay", stall_at=at, stall_seconds=length) as stalling:
             tables = [
@@ -145,7 +154,7 @@ class _Bench:
             known_answers.answered(tables, sum(map(len, arrivals))),
         ]
 
-    def _record(self, server: Server, size: int, profile: LoadProfile, seed: int, name: str) -> pa.Table:
+    def _record(self, server: ServerProcess, size: int, profile: LoadProfile, seed: int, name: str) -> pa.Table:
         path = self._folder / f"{name}.parquet"
         load = payload.Load(
             url=server.url,
@@ -160,7 +169,7 @@ class _Bench:
         table = samples.read(path)
         if not known_answers.has_truth(latency.after_warmup(table)).any():
             errors = [error for error in table["error"].unique().to_pylist() if error]
-            raise CannotRun(f"self-test {name}: no request was answered by the server's clock: {', '.join(errors)}")
+            raise CannotRun(f"self-test {name}: no answer has the server's stamps: {', '.join(errors)}")
         self._runs += 1
         self._progress.update(self._runs, name)
         return table
@@ -172,7 +181,7 @@ def _poisson(name: str, rate: float, seconds: float) -> LoadProfile:
     )
 
 
-def in_words(done: SelfTest) -> str:
+def as_text(done: SelfTest) -> str:
     """The checks and the rooflines, for a terminal."""
     width = max(len(check.name) for check in done.checks)
     lines = [f"{'':<{width}} {'measured':>10} {'truth':>10} {'limit':>10}"]
@@ -185,12 +194,12 @@ def in_words(done: SelfTest) -> str:
 
 
 def why_failed(done: SelfTest) -> str | None:
-    """The first failed check in one line, and how to mend it; null where all hold."""
+    """The first failed check in one line, and how to mend it; null when all hold."""
     if not done.failed:
         return None
     first, more = done.failed[0], len(done.failed) - 1
     return (
-        f"the self-test failed: {first.name} is {_number(first.measured) or 'unknown'}, in truth "
+        f"load-generator self-test failed: {first.name} is {_number(first.measured) or 'unknown'}, the truth is "
         f"{_number(first.truth) or 'unknown'} {first.unit}".rstrip()
         + (f" (and {more} more)" if more else "")
         + "; stop what else runs on this machine and try again"
@@ -203,15 +212,15 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _refuse(sizes: Sequence[int], out: Path, rates: Sequence[float], seconds: float) -> None:
+def _check_options(sizes: Sequence[int], out: Path, rates: Sequence[float], seconds: float) -> None:
     if not sizes or not rates:
         raise BadInput("a self-test needs at least one size and one rate")
     for size in sizes:
         check_size(DATASETS["synthetic"], size)
-    if min(rates) * min(seconds, BRIEF) < FEWEST:
+    if min(rates) * min(seconds, MEDIAN_SECONDS) < FEWEST:
         raise BadInput(
-            f"{min(rates):g} requests a second for {seconds:g} s are too few to judge; "
+            f"{min(rates):g} requests per second for {seconds:g} s are too few to judge; "
             f"expected {FEWEST} requests at least"
         )
     if out.exists() and not (out / "selftest.json").is_file() and any(out.iterdir()):
-        raise BadInput(f"{out}: something else than a self-test lies there; give another --out")
+        raise BadInput(f"{out}: holds something other than a self-test; give another --out")

@@ -16,7 +16,7 @@ from loadtest.benchmark.bench import Bench, Line
 from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
 from loadtest.benchmark.serving.environments import InProcess
 from loadtest.benchmark.serving.turns import MODEL_FILE, golden_image
-from loadtest.measure.server_process import Server
+from loadtest.measure.server_process import ServerProcess
 from medserve import machine, wire
 
 CONNECTIONS = (8, 16)
@@ -29,7 +29,7 @@ ALONE = 1.05
 class _Served(NamedTuple):
     """A runtime in servers by their largest batch, and what its batches take in process by their images, in seconds."""
 
-    servers: dict[int, Server]
+    servers: dict[int, ServerProcess]
     seconds: Callable[[int], float]
     requests: int
 
@@ -42,7 +42,7 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
     image = golden_image(model)
     with ExitStack() as stack:
 
-        def serve(runtime: str, batch: int, **rest: Any) -> Server:
+        def serve(runtime: str, batch: int, **rest: Any) -> ServerProcess:
             sizes = tuple(size for size in (1, 2, 4, 8, 16) if size <= batch)
             return stack.enter_context(
                 bench.serving(
@@ -69,7 +69,7 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
         null = serve("null", 1)
         headers, body = wire.encode_request(image[None])
 
-        def load(server: Server, connections: int, requests: int) -> tuple[float, float]:
+        def load(server: ServerProcess, connections: int, requests: int) -> tuple[float, float]:
             """Requests a second, and the median latency in microseconds."""
             url = f"{server.url}/v2/models/{server.model}/infer"
             block = closed_loop(url, whole_request(url, headers, body), connections, requests)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.benchmark.poller import Exchange
-from loadtest.generator.payload import PATIENCE
+from loadtest.generator.payload import TIMEOUT_SECONDS
 from medserve.errors import CannotRun
 from medserve.timing import now, quiet_collector
 
@@ -43,8 +43,8 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
             while answered < count:
                 # Without sleeping: a core that must wake up first is no cost of the server, and hides most of what is.
                 ready = selector.select(0)
-                if not ready and now() > heard + PATIENCE * 1e9:
-                    raise CannotRun(f"{url} has not answered for {PATIENCE:g} s")
+                if not ready and now() > heard + TIMEOUT_SECONDS * 1e9:
+                    raise CannotRun(f"{url} has not answered for {TIMEOUT_SECONDS:g} s")
                 for key, _ in ready:
                     exchange = key.data
                     if (status := exchange.pull()) is None:

@@ -1,4 +1,4 @@
-"""The answer in a few sentences: only what the intervals carry. And what a reader must know before using it."""
+"""The answer in a few sentences, as far as the intervals support it, and the cautions on its use."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,30 @@ from loadtest.report import comparison, wording
 from loadtest.report.comparison import Fastest, Pair, grouped
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Piece, Sentence, Table
-from loadtest.report.sections import environment, selftest, steadiness
+from loadtest.report.sections import environment, measurement
 from loadtest.report.wording import Labels, interval, listed, number, several
 from loadtest.results.table import Row
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
-"""Load per usable core above which other work must have been waiting."""
+"""Load per usable core above which other work was waiting."""
 MODEL = ("dataset", "architecture", "size")
 """Deployments compete when they agree in these."""
 
 
 def sentences(facts: Facts) -> tuple[Sentence, ...]:
-    """Who is fastest, native against ONNX, and the floor; nothing that the rows do not carry."""
+    """The fastest deployment, native against ONNX, and the floor."""
     profile = _headline(facts)
     if profile is None or not (found := _winners(facts, profile)):
         return ((Piece("No deployment has been measured yet."),),)
     lead = Piece(f"{WHERE[facts.profiles[profile].mode]}, ")
-    first = (lead, *(_one(facts, found[0]) if len(found) == 1 else _many(facts, found)), Piece("."))
-    said = (first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
-    return tuple(sentence for sentence in said if sentence)
+    first = (lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), Piece("."))
+    found_sentences = (first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
+    return tuple(sentence for sentence in found_sentences if sentence)
 
 
 def podium(facts: Facts) -> Table | None:
-    """The fastest of each size, where there are several sizes; null where one sentence says it."""
+    """The fastest of each size; null with a single size, where one sentence suffices."""
     profile = _headline(facts)
     found = _winners(facts, profile) if profile else []
     if profile is None or len(found) < 2:
@@ -58,33 +58,34 @@ def podium(facts: Facts) -> Table | None:
 
 
 def cautions(facts: Facts) -> tuple[str, ...]:
-    """What spoils or limits the numbers."""
-    said = []
-    if failed_ruler := selftest.caution(facts):
-        said.append(failed_ruler)
+    """What invalidates or limits the numbers."""
+    found = []
+    if failed_selftest := measurement.selftest_caution(facts):
+        found.append(failed_selftest)
     if facts.unofficial:
-        said.append("Unofficial: the images are not the official files, so no score may stand beside published ones.")
-    if failed := [row for row in facts.rows if row["status"] != "done"]:
-        said.append(
-            f"{len(failed)} of {several(len(facts.rows), 'row')} could not be measured; "
-            "they stand in the tables with their reasons."
+        found.append(
+            "Unofficial: the images are not the official files, so no score may be compared with published ones."
         )
-    said += steadiness.cautions(facts)
+    if failed := [row for row in facts.rows if row["status"] != "done"]:
+        found.append(
+            f"{len(failed)} of {several(len(facts.rows), 'row')} could not be measured; the tables give the reasons."
+        )
+    found += measurement.cautions(facts)
     if facts.unequal:
-        said.append("Sizes were trained for different numbers of epochs: their accuracies are not to be compared.")
+        found.append("Sizes were trained for different numbers of epochs: their accuracies are not to be compared.")
     if facts.study.launches < 2:
-        said.append("One launch a deployment: there are no intervals, so nothing is told apart.")
+        found.append("One launch per deployment: there are no intervals, so nothing can be told apart.")
     if (busy := environment.busiest(facts)) and busy[0] > BUSY * busy[1]:
-        said.append(
+        found.append(
             f"The machine was busy: its load was up to {busy[0]:.1f} on {several(busy[1], 'core')} when launches began."
         )
     if environment.shared_cores(facts):
-        said.append("Server and load generator shared cores: latency over HTTP holds the generator's own work.")
-    return tuple(said)
+        found.append("Server and load generator shared cores: latency over HTTP includes the generator's own work.")
+    return tuple(found)
 
 
 def _headline(facts: Facts) -> str | None:
-    """The profile that the answer speaks of: a closed loop, else an open one, else in process; single images."""
+    """The profile of the answer: single images in a closed loop, else in an open loop, else in process."""
     modes = ("closed-loop", "open-loop", "in-process")
     found = (comparison.single_image(facts.profiles.values(), mode) for mode in modes)
     return next(filter(None, found), None)
@@ -95,7 +96,7 @@ def _winners(facts: Facts, profile: str) -> list[Fastest]:
     return [found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.medians))]
 
 
-def _one(facts: Facts, found: Fastest) -> list[Piece]:
+def _single(facts: Facts, found: Fastest) -> list[Piece]:
     labels, row = Labels(facts.rows), found.row
     name, value = Piece(labels.full(row), "strong"), [Piece(wording.milliseconds(row["p50_ms"]), "strong")]
     if bounds := interval(row["p50_low"], row["p50_high"]):
@@ -109,8 +110,8 @@ def _one(facts: Facts, found: Fastest) -> list[Piece]:
     return [name, Piece(f" is fastest at {place}: a median of "), *value]
 
 
-def _many(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
-    """Sizes with one clear winner by the winner, then those without."""
+def _several(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
+    """The sizes with a clear winner, grouped by winner, then those without."""
     labels = Labels(facts.rows)
     clear: dict[str, list[Row]] = {}
     for winner in found:
@@ -132,7 +133,7 @@ def _many(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
 
 
 def _places(facts: Facts, rows: Sequence[Row]) -> str:
-    """Where rows stand: 28, 64 and 128 px; with data set and architecture where there are several."""
+    """The sizes of rows: 28, 64 and 128 px; with data set and architecture if there are several."""
     words = []
     for (dataset, architecture), group in grouped(rows, "dataset", "architecture").items():
         before = [*facts.datasets(str(dataset)), *facts.architectures(str(architecture))]

@@ -1,4 +1,4 @@
-"""That what is compared is the same function: each artifact against its trainer, and against the others."""
+"""Certificates: each artifact against its trainer, and the deployments of a checkpoint against one another."""
 
 from loadtest.report import wording
 from loadtest.report.facts import Facts
@@ -8,7 +8,7 @@ from medserve.spec import Artifact, Certificate
 
 
 def certificates(facts: Facts) -> Table:
-    """One line an artifact that the study asked for, with the reason where there is none or it is not valid."""
+    """One line per artifact of the study, with the reason if it is missing or not valid."""
     group = "Against the trainer's scores"
     columns = (
         Column("artifact", numeric=False),
@@ -63,7 +63,7 @@ def _certified(artifact: Artifact, certificate: Certificate) -> list[Cell]:
 
 
 def agreements(facts: Facts) -> Table | None:
-    """One line a checkpoint: its deployments against one another; null where none has two of them."""
+    """One line per checkpoint: its deployments against one another; null if none has two of them."""
     group = "Of any two deployments"
     columns = (
         Column("trained in", numeric=False),
@@ -75,31 +75,31 @@ def agreements(facts: Facts) -> Table | None:
         Column("between", "", group, numeric=False),
         Column("decisions differ", "", group),
         Column("AUC", "lowest to highest"),
-        Column("one function", numeric=False),
+        Column("agree", numeric=False),
     )
     variants = {training.name: training.variant for training in facts.plan.trainings}
     lines = []
-    for one in facts.agreements:
-        checkpoint = next(artifact for artifact, _ in one.served.values()).checkpoint
-        worst = one.pairs[one.widest]
-        aucs = [proof.auc for _, proof in one.served.values() if proof.auc is not None]
+    for agreement in facts.agreements:
+        checkpoint = next(artifact for artifact, _ in agreement.served.values()).checkpoint
+        worst = agreement.pairs[agreement.widest]
+        aucs = [proof.auc for _, proof in agreement.served.values() if proof.auc is not None]
         framework = wording.framework(checkpoint.framework)
-        cells = [Cell(framework, hint=one.checkpoint, mark=Mark(wording.colour(checkpoint.framework)))]
-        cells += [Cell(variants.get(one.checkpoint) or ABSENT)] * (len(facts.study.variants) > 1)
+        cells = [Cell(framework, hint=agreement.checkpoint, mark=Mark(wording.colour(checkpoint.framework)))]
+        cells += [Cell(variants.get(agreement.checkpoint) or ABSENT)] * (len(facts.study.variants) > 1)
         cells += [Cell(str(value), value=value) for value in (checkpoint.size, checkpoint.recipe.seed)]
-        cells.append(Cell(str(len(one.served)), value=len(one.served)))
+        cells.append(Cell(str(len(agreement.served)), value=len(agreement.served)))
         cells.append(Cell("not finite" if worst.max_abs is None else number(worst.max_abs), value=worst.max_abs))
-        cells.append(Cell(" and ".join(_served(one.served[served][0], served[1]) for served in one.widest)))
-        changed = max(proof.decisions_changed for proof in one.pairs.values())
+        cells.append(Cell(" and ".join(_served(agreement.served[served][0], served[1]) for served in agreement.widest)))
+        changed = max(proof.decisions_changed for proof in agreement.pairs.values())
         cells.append(Cell(str(changed), value=changed))
         cells.append(Cell(f"{min(aucs):.6f} to {max(aucs):.6f}" if aucs else ABSENT))
-        cells.append(Cell("yes", tone="good") if one.holds else Cell("no", tone="bad"))
+        cells.append(Cell("yes", tone="good") if agreement.holds else Cell("no", tone="bad"))
         lines.append(Line(tuple(cells)))
     caption = (
-        "Every deployment of a checkpoint against every other, on the whole test split: within 1e-4, and no decision "
-        "apart where the best two classes are more than 2e-4 from one another."
+        "Every deployment of a checkpoint against every other, on the whole test split: probabilities differ by at "
+        "most 1e-4, and no decision differs where the two best classes are more than 2e-4 apart."
     )
-    return Table("One function", columns, tuple(lines), caption) if lines else None
+    return Table("Agreement of deployments", columns, tuple(lines), caption) if lines else None
 
 
 def _served(artifact: Artifact, runtime: str) -> str:

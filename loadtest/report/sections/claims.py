@@ -1,4 +1,4 @@
-"""Published claims beside what this run found, and which protocols would have turned the findings."""
+"""Published claims beside what this run found, and what timing mistakes do to the rankings."""
 
 from loadtest.analysis import scaling
 from loadtest.analysis.scaling import Response
@@ -6,8 +6,7 @@ from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table, Tone
 from loadtest.report.wording import ABSENT, framework, interval, number, profile
 from loadtest.results import claims
-from loadtest.results.claims import Entry, Finding
-from loadtest.results.protocols import Turn
+from loadtest.results.claims import Effect, Finding, JudgedClaim
 from medserve.spec import LoadProfile
 from medserve.study import Subject
 from medserve.tables import TRAPS
@@ -18,11 +17,11 @@ TONES: dict[Finding, Tone] = {
     "undecided": "warn",
     "not testable here": "muted",
 }
-TURNS: dict[Turn, Tone] = {
+EFFECTS: dict[Effect, Tone] = {
     "the same": "muted",
-    "turns it around": "bad",
-    "hides it": "warn",
-    "makes one up": "bad",
+    "reversed": "bad",
+    "masked": "warn",
+    "spurious": "bad",
 }
 UNITS = {
     "faster": "times",
@@ -34,18 +33,19 @@ UNITS = {
 }
 NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
 INTRO = (
-    "What was published elsewhere, on other machines and often with networks that are not told. A claim holds when the "
-    "95 % interval of what this run measured lies wholly on its side, and does not when it lies wholly on the other."
+    "What was published elsewhere, on other machines and often with networks that are not named. A claim holds when "
+    "the 95 % interval of what this run measured lies wholly on its side, and does not when it lies wholly on the "
+    "other."
 )
-CLOSED = "a closed loop, which does not see what waits while it waits"
+CLOSED = "a closed loop, which omits the requests that it delays"
 
 
 def tables(facts: Facts) -> tuple[Table, ...]:
-    """The ledger under sound protocols, and what the unsound ones do to its rankings; none without claims."""
-    entries = _entries(facts)
-    if not entries:
+    """The claims under sound protocols, and the rankings under timing mistakes; empty without claims."""
+    judged = _judged(facts)
+    if not judged:
         return ()
-    ledger = Table(
+    found = Table(
         "",
         (
             Column("claim", numeric=False),
@@ -55,25 +55,26 @@ def tables(facts: Facts) -> tuple[Table, ...]:
             Column("claimed"),
             Column("here", numeric=False),
         ),
-        tuple(_line(facts, entry) for entry in entries if entry.sound is None),
+        tuple(_line(facts, claim) for claim in judged if claim.sound is None),
     )
-    turned = tuple(_turn(facts, entry, entries) for entry in _once(entries))
-    traps = Table(
-        "What the protocol does to a ranking",
+    lines = tuple(_mistake_line(facts, claim, judged) for claim in _once_per_pair(judged))
+    mistakes = Table(
+        "What a timing mistake does to a ranking",
         (
             Column("how it is timed", numeric=False),
             Column("latency of", numeric=False),
-            Column("soundly"),
+            Column("correctly"),
             Column("this way"),
-            Column("the ranking", numeric=False),
+            Column("the ranking is", numeric=False),
         ),
-        turned,
-        "Ratios of two latencies of one image, with 95 % intervals: soundly, and with one classic mistake on purpose.",
+        lines,
+        "Ratios of two latencies of one image, with 95 % intervals: timed correctly, and with one common mistake made "
+        "on purpose. Masked: the interval no longer excludes 1; spurious: it excludes 1 only with the mistake.",
     )
-    return (ledger, traps) if turned else (ledger,)
+    return (found, mistakes) if lines else (found,)
 
 
-def _entries(facts: Facts) -> list[Entry]:
+def _judged(facts: Facts) -> list[JudgedClaim]:
     images = max((checkpoint.test.images for checkpoint in facts.checkpoints.values()), default=1)
 
     def response(framework: str, form: str, profile: str) -> Response | None:
@@ -82,63 +83,63 @@ def _entries(facts: Facts) -> list[Entry]:
         return scaling.response(facts.blocks(rows))
 
     accuracies: dict[tuple[str, int], list[float]] = {}
-    for one in facts.checkpoints.values():
-        accuracies.setdefault((one.framework, one.size), []).append(one.test.accuracy)
-    rows = [*facts.rows, *facts.trapped]
+    for checkpoint in facts.checkpoints.values():
+        accuracies.setdefault((checkpoint.framework, checkpoint.size), []).append(checkpoint.test.accuracy)
+    rows = [*facts.rows, *facts.mistaken]
     return claims.judge(facts.study.claims, rows, facts.medians.__getitem__, response, accuracies, images)
 
 
-def _line(facts: Facts, entry: Entry) -> Line:
-    claim = entry.claim
-    unit = UNITS.get(claim.test, "")
-    measured = Cell(ABSENT, tone="muted", hint=entry.reason or "")
-    if entry.value is not None:
-        measured = Cell(number(entry.value), f"{interval(entry.low, entry.high)} {unit}".strip(), entry.value)
-    needed = NEEDED.get(claim.test, f"at least {claim.at_least:g}") if entry.value is not None else ABSENT
-    told = profile(facts.profiles[entry.profile]) if entry.profile else "Test split" if entry.value else ABSENT
+def _line(facts: Facts, judged: JudgedClaim) -> Line:
+    claim = judged.claim
+    measured = Cell(ABSENT, tone="muted", hint=judged.reason or "")
+    if judged.value is not None:
+        words = f"{interval(judged.low, judged.high)} {UNITS.get(claim.test, '')}".strip()
+        measured = Cell(number(judged.value), words, judged.value)
+    needed = NEEDED.get(claim.test, f"at least {claim.at_least:g}") if judged.value is not None else ABSENT
+    protocol = profile(facts.profiles[judged.profile]) if judged.profile else "Test split" if judged.value else ABSENT
     cells = (
         Cell(claim.what),
         Cell(claim.who, claim.where),
-        Cell(told),
+        Cell(protocol),
         measured,
         Cell(needed),
-        Cell(entry.finding, entry.reason or "", tone=TONES[entry.finding]),
+        Cell(judged.finding, judged.reason or "", tone=TONES[judged.finding]),
     )
     return Line(cells)
 
 
-def _once(entries: list[Entry]) -> list[Entry]:
-    """The unsound entries, one a protocol and pair: several claims may speak of the same two."""
+def _once_per_pair(judged: list[JudgedClaim]) -> list[JudgedClaim]:
+    """The claims under a timing mistake, one per protocol and pair: several claims may be about the same two."""
     found = {
-        (entry.profile, entry.threads, entry.claim.first, entry.claim.second, entry.claim.size): entry
-        for entry in entries
-        if entry.sound is not None and entry.turn is not None
+        (claim.profile, claim.threads, claim.claim.first, claim.claim.second, claim.claim.size): claim
+        for claim in judged
+        if claim.sound is not None and claim.effect is not None
     }
     return list(found.values())
 
 
-def _turn(facts: Facts, entry: Entry, entries: list[Entry]) -> Line:
-    sound = next(one for one in entries if (one.claim, one.profile) == (entry.claim, entry.sound))
-    assert entry.profile is not None
-    assert entry.turn is not None
-    pair = f"{_subject(entry.claim.second)} over {_subject(entry.claim.first)}"
+def _mistake_line(facts: Facts, mistaken: JudgedClaim, judged: list[JudgedClaim]) -> Line:
+    sound = next(known for known in judged if (known.claim, known.profile) == (mistaken.claim, mistaken.sound))
+    assert mistaken.profile is not None
+    assert mistaken.effect is not None
+    pair = f"{_subject(mistaken.claim.second)} over {_subject(mistaken.claim.first)}"
     cells = (
-        Cell(_mistake(facts.profiles[entry.profile])),
-        Cell(pair, f"the {entry.claim.size} images"),
+        Cell(_mistake(facts.profiles[mistaken.profile])),
+        Cell(pair, f"the {mistaken.claim.size} images"),
         _ratio(sound),
-        _ratio(entry),
-        Cell(entry.turn, tone=TURNS[entry.turn]),
+        _ratio(mistaken),
+        Cell(mistaken.effect, tone=EFFECTS[mistaken.effect]),
     )
     return Line(cells)
 
 
-def _mistake(one: LoadProfile) -> str:
-    return TRAPS[one.trap] if one.trap else CLOSED
+def _mistake(load: LoadProfile) -> str:
+    return TRAPS[load.trap] if load.trap else CLOSED
 
 
 def _subject(subject: Subject) -> str:
     return framework(subject.framework) + ("" if subject.format == "native" else f" ({subject.format})")
 
 
-def _ratio(entry: Entry) -> Cell:
-    return Cell(number(entry.value), interval(entry.low, entry.high), entry.value)
+def _ratio(judged: JudgedClaim) -> Cell:
+    return Cell(number(judged.value), interval(judged.low, judged.high), judged.value)

@@ -1,6 +1,7 @@
-"""What a deployment costs beside its latency: processor time, memory, disk, and the wait until it is ready."""
+"""What serving costs beside latency: processor time, memory, disk, and the time to the first answer."""
 
-from loadtest.report import comparison, wording
+from loadtest.report import comparison
+from loadtest.report.cells import deployment_cells
 from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table
@@ -11,7 +12,7 @@ START = ("import", "load", "ready", "first_answer")
 
 
 def table(facts: Facts) -> Table | None:
-    """One line a deployment and size, from the closed loop of one user; null where the study has none."""
+    """One line per deployment and size, from the closed loop of one user; null if the study has none."""
     profile = comparison.single_image(facts.profiles.values(), "closed-loop")
     if profile is None:
         return None
@@ -19,8 +20,8 @@ def table(facts: Facts) -> Table | None:
     columns = (
         Column("deployment", numeric=False),
         Column("size", "px"),
-        Column("a request", "ms", "Processor time of the server"),
-        Column("a correct prediction", "ms", "Processor time of the server"),
+        Column("per request", "ms", "Processor time of the server"),
+        Column("per correct prediction", "ms", "Processor time of the server"),
         Column("peak memory", "MiB", "Server"),
         Column("importing", "s", "Cold start"),
         Column("loading", "s", "Cold start"),
@@ -33,14 +34,12 @@ def table(facts: Facts) -> Table | None:
         row = group.get(profile)
         if row is None or row["status"] != "done":
             continue
-        kind = ", ".join([labels.kind(row), *facts.datasets(row["dataset"])])
         artifact = facts.artifacts.get(row["source_artifact"])
         correct = row["cpu_ms"] / row["accuracy"] if row["cpu_ms"] and row["accuracy"] else None
         disk = artifact.model_bytes / MIB if artifact and artifact.model_bytes and row["framework"] else None
         memory = row["peak_memory_bytes"] / MIB if row["peak_memory_bytes"] else None
         values = (row["cpu_ms"], correct, memory, *(row[f"{name}_seconds"] for name in START), disk)
-        cells = [Cell(wording.framework(row["framework"]), kind, mark=wording.mark(row))]
-        cells.append(Cell(str(row["size"]), value=row["size"]))
+        cells = deployment_cells(facts, labels, row)
         cells += [Cell(ABSENT if value is None else number(value), value=value) for value in values]
         lines.append(Line(tuple(cells)))
     caption = (

@@ -1,4 +1,4 @@
-"""The tables of deployments: one a data set and size, every deployment a line, every reason said."""
+"""The tables of deployments: one per data set and size, a line per deployment, with every reason."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +13,7 @@ from medserve.spec import LoadProfile
 
 
 def tables(facts: Facts) -> list[Table]:
-    """One table a data set and size: every deployment that the study asked for, whatever became of it."""
+    """One table per data set and size, with every deployment of the study, measured or not."""
     labels = Labels(facts.rows)
     found = []
     for (dataset, size), rows in grouped(facts.rows, "dataset", "size").items():
@@ -39,17 +39,17 @@ def _profile_columns(profile: LoadProfile) -> list[Column]:
 def _shown(profile: LoadProfile) -> tuple[str, ...]:
     if profile.mode == "in-process":
         return ("p50", "p90", "p99") if profile.batch == 1 else ("p50", "throughput")
-    # An open loop delivers what it is asked for; its throughput says nothing.
+    # An open loop delivers the rate that is asked for; its throughput is no result.
     return ("p50", "p90", "p99", "throughput") if profile.mode == "closed-loop" else ("p50", "p99")
 
 
 def _deployment_line(facts: Facts, labels: Labels, profiles: Sequence[LoadProfile], group: Group) -> Line:
-    one = next(iter(group.values()))
-    cells = [Cell(wording.framework(one["framework"]), labels.kind(one), hint=deployment(one), mark=wording.mark(one))]
+    row = next(iter(group.values()))
+    cells = [Cell(wording.framework(row["framework"]), labels.kind(row), hint=deployment(row), mark=wording.mark(row))]
     for profile in profiles:
         cells += [_measured(group.get(profile.name), name, profile) for name in _shown(profile)]
-    parity = one["parity_max_abs"]
-    cells.append(Cell(ABSENT if one["accuracy"] is None else f"{one['accuracy'] * 100:.2f}", value=one["accuracy"]))
+    parity = row["parity_max_abs"]
+    cells.append(Cell(ABSENT if row["accuracy"] is None else f"{row['accuracy'] * 100:.2f}", value=row["accuracy"]))
     cells.append(Cell(number(parity), value=parity))
     status, tone = _status(facts, list(group.values()))
     cells.append(Cell(status, tone=tone))
@@ -65,7 +65,7 @@ def _measured(row: Row | None, name: str, profile: LoadProfile) -> Cell:
     if value is None:
         return Cell(ABSENT, hint=row["reason"] or "", tone="muted")
     if profile.mode == "in-process" and (name != "p50" or row["framework"] is None):
-        # The tail in process is context; its interval is a pointer away, and in `medserve results`.
+        # The tail in process is context; its interval is in the tooltip and in `medserve results`.
         return Cell(number(value), value=value, hint=bounds)
     return Cell(number(value), bounds, value)
 
@@ -92,7 +92,7 @@ def _status(facts: Facts, rows: list[Row]) -> tuple[str, Tone]:
 
 
 def _remarks(facts: Facts, group: Group) -> tuple[str, ...]:
-    """Each reason once, with the ways of measuring that it stands for."""
+    """Each reason once, with the ways of measuring to which it applies."""
     reasons: dict[str, list[str]] = {}
     for row in group.values():
         words = [f"{row['failed']:,} of {row['n']:,} requests failed"] if row["failed"] else []
@@ -106,7 +106,7 @@ def _remarks(facts: Facts, group: Group) -> tuple[str, ...]:
 
 
 def _notes(facts: Facts, labels: Labels, groups: Iterable[Group]) -> tuple[str, ...]:
-    """Why numbers are missing although nothing failed: each reason once, with where it holds."""
+    """Why numbers are missing although nothing failed: each reason once, with the deployments to which it applies."""
     reasons: dict[str, list[str]] = {}
     for group in groups:
         found: dict[str, list[Row]] = {}

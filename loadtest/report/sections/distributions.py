@@ -1,4 +1,4 @@
-"""Empirical distributions of latency: every launch a line of its own, for an average of them is none of them."""
+"""Empirical distributions of latency, a line per launch: an average would show the distribution of none of them."""
 
 from typing import Literal
 
@@ -16,23 +16,23 @@ SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
 
 
 def figure(facts: Facts) -> Figure | None:
-    """One panel a size and way of measuring single images; null without samples."""
+    """One panel per size and way of measuring single images; null without samples."""
     names = [comparison.single_image(facts.profiles.values(), mode) for mode in MODES]
     rows = [row for row in facts.rows if row["profile"] in names and comparison.usable(row)]
     panels = []
     for group in grouped(rows, "dataset", "architecture", "size").values():
         by_profile = grouped(group, "profile").values()
-        panels += [panel for one in by_profile if (panel := _panel(facts, one, group)) is not None]
+        panels += [panel for rows in by_profile if (panel := _panel(facts, rows, group)) is not None]
     caption = (
-        "The share of requests that took at least so long, of one image each; both axes are logarithmic. Every launch "
-        "is a thin line of its own, full for native and broken for ONNX: how far the lines of one deployment lie apart "
-        "is what the intervals are made of. A line ends at its slowest answer."
+        "The share of requests of one image that took at least so long; both axes are logarithmic. Every launch is a "
+        "thin line, solid for native and broken for ONNX: the distance between the lines of a deployment is what its "
+        "intervals are made of. A line ends at its slowest answer."
     )
     return sheet.draw("distributions", "Distributions", caption, panels, wording.key(rows)) if panels else None
 
 
 def _panel(facts: Facts, rows: list[Row], beside: list[Row]) -> Drawn | None:
-    """One way of measuring, on the axis of all ways at this size."""
+    """One way of measuring, on the same axis as all others at this size."""
     found = [(row, curve) for row in rows for curve in facts.curves[row["cell"]].values() if curve.shares]
     if not found:
         return None

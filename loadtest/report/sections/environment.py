@@ -1,4 +1,4 @@
-"""Why the numbers may be believed: machine, cores, threads, versions, launches, data."""
+"""The environment of the measurements: machine, cores, threads, versions, launches, data."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,35 +14,35 @@ from medserve.tables import DATASETS
 
 
 def data(facts: Facts) -> Terms:
-    """What the networks were trained and tested on, and under which licence."""
+    """The data sets that the networks were trained and tested on, with their licences."""
     items: dict[str, dict[str, list[str]]] = {}
     for checkpoint in facts.checkpoints.values():
-        said = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
-        said["licence"].append(checkpoint.licence)
-        said["official"].append("unofficial files" if checkpoint.unofficial else "")
-        said["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
+        known = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
+        known["licence"].append(checkpoint.licence)
+        known["official"].append("unofficial files" if checkpoint.unofficial else "")
+        known["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
     lines = []
-    for name, said in items.items():
+    for name, known in items.items():
         spec = DATASETS.get(name)
-        words = [_join(said["licence"]), _join(said["official"])]
-        words.append(f"digests of the images: {_join(said['digest'])}")
+        words = [_join(known["licence"]), _join(known["official"])]
+        words.append(f"digests of the images: {_join(known['digest'])}")
         lines.append((spec.title if spec else name, "; ".join(filter(None, words))))
     return Terms("Data", tuple(lines))
 
 
 def machine(facts: Facts) -> Terms:
-    """The machine as the results found it; each value that was seen, should there be several."""
+    """The machine by the results; every value if they differ."""
     seen = [result.machine for result in facts.results if result.machine]
-    loads = [one["load_average"][0] for one in seen if one.get("load_average")]
+    loads = [known["load_average"][0] for known in seen if known.get("load_average")]
     items = [
-        ("Processor", _join(str(one.get("cpu")) for one in seen)),
-        ("Cores", _join(f"{one.get('cores_usable')} usable of {one.get('cores_online')} online" for one in seen)),
-        ("Hyper-threads", _join(_siblings(one.get("smt_siblings") or []) for one in seen)),
-        ("Memory", _join(_gibibytes(one.get("memory_bytes")) for one in seen)),
-        ("Virtual machine", _join("yes" if one.get("virtual") else "no" for one in seen)),
-        ("Frequency governor", _join(one.get("governor") or "not told by the system" for one in seen)),
-        ("GPU", _join("; ".join(one.get("gpus") or []) or "none" for one in seen)),
-        ("Kernel", _join(f"{one.get('system')}, {one.get('architecture')}" for one in seen)),
+        ("Processor", _join(str(known.get("cpu")) for known in seen)),
+        ("Cores", _join(f"{known.get('cores_usable')} usable of {known.get('cores_online')} online" for known in seen)),
+        ("Hyper-threads", _join(_siblings(known.get("smt_siblings") or []) for known in seen)),
+        ("Memory", _join(_gibibytes(known.get("memory_bytes")) for known in seen)),
+        ("Virtual machine", _join("yes" if known.get("virtual") else "no" for known in seen)),
+        ("Frequency governor", _join(known.get("governor") or "not reported by the system" for known in seen)),
+        ("GPU", _join("; ".join(known.get("gpus") or []) or "none" for known in seen)),
+        ("Kernel", _join(f"{known.get('system')}, {known.get('architecture')}" for known in seen)),
     ]
     if loads:
         items.append(("Load when launches began", f"{min(loads):.2f} to {max(loads):.2f} (mean of one minute)"))
@@ -50,7 +50,7 @@ def machine(facts: Facts) -> Terms:
 
 
 def processes(facts: Facts) -> Table:
-    """Cores and threads as read back from the running processes, by runtime."""
+    """Cores and threads that the running processes had, by runtime."""
     found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for result in facts.results:
         key = (result.cell.deployment.runtime, result.cell.deployment.threads)
@@ -64,28 +64,28 @@ def processes(facts: Facts) -> Table:
         Column("load generator", "", "Cores of the", numeric=False),
         Column("asked", "", "Threads of the runtime"),
         Column("read back", "", "Threads of the runtime"),
-        Column("in all", "server", "Threads of the runtime"),
+        Column("total", "server", "Threads of the runtime"),
         Column("peak memory", "MiB, server"),
         Column("float32 exact", numeric=False),
     )
     lines = []
     for (runtime, threads), parts in found.items():
-        inside = [one.get("runtime") or {} for one in (*parts.get("timer", []), *parts.get("server", []))]
+        inside = [known.get("runtime") or {} for known in (*parts.get("timer", []), *parts.get("server", []))]
         server = parts.get("server", [])
-        peak = max((one.get("peak_memory_bytes") or 0 for one in server), default=0)
+        peak = max((known.get("peak_memory_bytes") or 0 for known in server), default=0)
         cells = [Cell(wording.title(runtime))]
         cells += [Cell(_affinity(parts.get(part, []))) for part in ("timer", "server", "client")]
         cells += [Cell(str(threads), value=threads)]
-        cells += [Cell(_join(str(one["threads"]) for one in inside if one.get("threads") is not None) or ABSENT)]
-        cells += [Cell(_join(str(one["os_threads"]) for one in server if one.get("os_threads")) or ABSENT)]
+        cells += [Cell(_join(str(known["threads"]) for known in inside if known.get("threads") is not None) or ABSENT)]
+        cells += [Cell(_join(str(known["os_threads"]) for known in server if known.get("os_threads")) or ABSENT)]
         cells += [Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else Cell(ABSENT, tone="muted")]
-        exact = _join("yes" if one["float32_exact"] else "no" for one in inside if "float32_exact" in one)
+        exact = _join("yes" if known["float32_exact"] else "no" for known in inside if "float32_exact" in known)
         lines.append(Line((*cells, Cell(exact or ABSENT))))
     return Table("Cores and threads, read back", columns, tuple(lines))
 
 
 def versions(facts: Facts) -> Terms:
-    """Every version that a result was taken with."""
+    """Every version that a result was measured with."""
     names: dict[str, list[str]] = {}
     for result in facts.results:
         for name, version in result.machine.get("versions", {}).items():
@@ -94,10 +94,10 @@ def versions(facts: Facts) -> Terms:
 
 
 def launches(facts: Facts) -> Terms:
-    """How often, in which order and when."""
+    """How often, in which order and when cells were measured."""
     study = facts.study
     done = sum(result.status == "done" for result in facts.results)
-    asked = study.launches * (len(facts.rows) + len(facts.trapped))
+    asked = study.launches * (len(facts.rows) + len(facts.mistaken))
     started = [result.started for result in facts.results]
     lengths: dict[str, list[str]] = {}
     for deployed in facts.plan.deployed:
@@ -120,7 +120,7 @@ def launches(facts: Facts) -> Terms:
 
 
 def when(facts: Facts) -> str:
-    """The days on which it was measured."""
+    """The days of the measurements."""
     days = sorted({datetime.fromisoformat(result.started).date() for result in facts.results})
     if not days:
         return "Nothing measured yet"
@@ -133,17 +133,17 @@ def where(facts: Facts) -> str:
     seen = [result.machine for result in facts.results if result.machine]
     return _join(
         ", ".join(
-            [str(one.get("cpu")), wording.several(one.get("cores_usable") or 1, "core")]
-            + ["virtual machine"] * bool(one.get("virtual"))
+            [str(known.get("cpu")), wording.several(known.get("cores_usable") or 1, "core")]
+            + ["virtual machine"] * bool(known.get("virtual"))
         )
-        for one in seen
+        for known in seen
     )
 
 
 def busiest(facts: Facts) -> tuple[float, int] | None:
-    """The highest load at a launch's begin and the usable cores, where the system tells them."""
+    """The highest load when a launch began, and the usable cores; null if the system does not report them."""
     seen = [result.machine for result in facts.results if result.machine.get("load_average")]
-    return max(((one["load_average"][0], one.get("cores_usable") or 1) for one in seen), default=None)
+    return max(((known["load_average"][0], known.get("cores_usable") or 1) for known in seen), default=None)
 
 
 def shared_cores(facts: Facts) -> bool:
@@ -159,7 +159,7 @@ def _dispatch(study: Study) -> str:
     words = [study.dispatch, f"batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"]
     if max(study.batch_images) > 1:
         images = " or ".join(map(str, study.batch_images))
-        words.append(f"up to {images} images put together, waiting for at most {study.batch_delay_ms:g} ms")
+        words.append(f"batches of up to {images} images, waiting for at most {study.batch_delay_ms:g} ms")
     if study.deadline_ms is not None:
         words.append(f"a deadline of {study.deadline_ms:g} ms")
     return "; ".join(words)
@@ -170,7 +170,7 @@ def _join(words: Iterable[str]) -> str:
 
 
 def _affinity(found: list[dict[str, Any]]) -> str:
-    return _join(", ".join(map(str, one["affinity"])) for one in found if one.get("affinity")) or ABSENT
+    return _join(", ".join(map(str, known["affinity"])) for known in found if known.get("affinity")) or ABSENT
 
 
 def _siblings(groups: list[list[int]]) -> str:

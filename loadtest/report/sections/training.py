@@ -1,23 +1,23 @@
-"""Training: the scores it came to, how it got there, and what it took."""
+"""Training: test scores, learning curves and costs."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from loadtest.report import drawing, scales, sheet, wording
+from loadtest.report.cells import data_column
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table
-from loadtest.report.sections.tables import data_column
 from loadtest.report.wording import ABSENT, number
 from medserve.progress import duration
 from medserve.spec import Checkpoint
 
 COSTS = (("images/s", "images_per_second"), ("seconds to finish", "train_seconds"))
-"""What training took, by its name in a checkpoint."""
+"""Costs of training with their names in a checkpoint."""
 
 
 def table(facts: Facts) -> Table:
-    """One line a checkpoint that the study asked for, with the reason where there is none."""
+    """One line per checkpoint of the study, with the reason if it is missing."""
     columns = [Column("framework", numeric=False), *data_column(facts)]
     columns += [Column("network", numeric=False)] * (len(facts.study.architectures) > 1)
     columns += [Column("recipe", numeric=False)] * (len(facts.study.variants) > 1) + [Column("size", "px")]
@@ -64,28 +64,35 @@ def _trained(checkpoint: Checkpoint, target: float | None) -> list[Cell]:
 
 
 def _reached(checkpoint: Checkpoint, target: float) -> Cell:
-    """The seconds of training after which the validation accuracy first was the target."""
-    for place, epoch in enumerate(checkpoint.history):
+    """The seconds of training until the validation accuracy first reached the target."""
+    seconds = 0.0
+    for epoch in checkpoint.history:
+        seconds += epoch.seconds
         if epoch.val_accuracy >= target:
-            seconds = sum(one.seconds for one in checkpoint.history[: place + 1])
             return Cell(duration(seconds), f"epoch {epoch.epoch}", seconds)
     return Cell("not reached", tone="muted")
 
 
 def curves(facts: Facts) -> Figure | None:
-    """Loss and validation accuracy by epoch, two panels a size; null where nothing was trained beyond one epoch."""
+    """Loss and validation accuracy by epoch, two panels per size; null if nothing was trained for two epochs."""
     panels, trained = [], _trained_ones(facts)
     for group in _by_model(trained).values():
-        if (last := max(len(one.history) for one in group)) > 1:
+        if (last := max(len(checkpoint.history) for checkpoint in group)) > 1:
             place = _place(facts, group[0])
             across = Axis(title="epoch", domain=(0.5, last + 0.5), log=False, ticks=_epochs(last), grid=False, form="d")
-            losses = [_point(facts, one, epoch.epoch, epoch.loss, "loss") for one in group for epoch in one.history]
+            losses = [
+                _point(facts, checkpoint, epoch.epoch, epoch.loss, "loss")
+                for checkpoint in group
+                for epoch in checkpoint.history
+            ]
             domain = scales.linear([point.spread for point in losses])
             panels.append(
                 _panel(losses, across, Axis(title="training loss", domain=domain, log=False), f"Loss, {place}")
             )
             shares = [
-                _point(facts, one, epoch.epoch, epoch.val_accuracy * 100, "%") for one in group for epoch in one.history
+                _point(facts, checkpoint, epoch.epoch, epoch.val_accuracy * 100, "%")
+                for checkpoint in group
+                for epoch in checkpoint.history
             ]
             domain = scales.percent([(point.value / 100, None, None) for point in shares])
             up = Axis(title="validation accuracy, %", domain=domain, log=False)
@@ -98,24 +105,24 @@ def curves(facts: Facts) -> Figure | None:
 
 
 def efficiency(facts: Facts) -> Figure | None:
-    """Images a second and seconds in all, a row a framework and size; null where nothing was trained."""
+    """Images per second and total seconds, a row per framework and size; null if nothing was trained."""
     trained = _trained_ones(facts)
     if not trained:
         return None
     panels = []
     for unit, key in COSTS:
-        points = [_cost(facts, one, unit, getattr(one, key)) for one in trained]
+        points = [_cost(facts, checkpoint, unit, getattr(checkpoint, key)) for checkpoint in trained]
         x = Axis(title=f"{unit} (log)", domain=scales.logarithmic([point.spread for point in points]))
         panels.append(drawing.rows(points, x, unit.capitalize(), _ends(points, unit)))
     caption = (
-        "What training took: images a second (median over steps, compilation apart), and seconds from first to last, "
-        "evaluation included. Sizes of other numbers of epochs are not to be compared in seconds."
+        "The cost of training: images per second (median over steps, without compilation), and seconds from start to "
+        "end, with evaluation. Seconds are not comparable between sizes with different numbers of epochs."
     )
-    return sheet.draw("efficiency", "What training took", caption, panels, _key(trained))
+    return sheet.draw("efficiency", "Cost of training", caption, panels, _key(trained))
 
 
 def seeds(facts: Facts) -> Table | None:
-    """Mean and spread over seeds of what is otherwise trained alike, never the best; null with one seed."""
+    """Mean and standard deviation over the seeds, never the best seed; null with one seed."""
     groups: dict[tuple[str, str, int, str | None, str], list[Checkpoint]] = {}
     for training in facts.plan.trainings:
         if (checkpoint := facts.checkpoints.get(training.name)) is not None:
@@ -134,7 +141,7 @@ def seeds(facts: Facts) -> Table | None:
         cells += [Cell(variant or ABSENT)] * (len(facts.study.variants) > 1) + [Cell(str(size), value=size)]
         cells.append(Cell(str(len(trained)), value=len(trained)))
         for name, scale in (("accuracy", 100), ("balanced_accuracy", 100), ("auc", 1)):
-            values = [scale * getattr(one.test, name) for one in trained]
+            values = [scale * getattr(checkpoint.test, name) for checkpoint in trained]
             digits = 2 if scale == 100 else 4
             spread = f"\N{PLUS-MINUS SIGN} {stdev(values):.{digits}f}" if len(values) > 1 else ""
             cells.append(Cell(f"{fmean(values):.{digits}f}", spread, fmean(values)))
@@ -150,18 +157,20 @@ def _trained_ones(facts: Facts) -> list[Checkpoint]:
 
 def _by_model(trained: Iterable[Checkpoint]) -> dict[tuple[str, str, int], list[Checkpoint]]:
     found: dict[tuple[str, str, int], list[Checkpoint]] = {}
-    for one in trained:
-        found.setdefault((one.dataset, one.architecture, one.size), []).append(one)
+    for checkpoint in trained:
+        found.setdefault((checkpoint.dataset, checkpoint.architecture, checkpoint.size), []).append(checkpoint)
     return found
 
 
-def _place(facts: Facts, one: Checkpoint) -> str:
-    return ", ".join([*facts.datasets(one.dataset), *facts.architectures(one.architecture), f"{one.size} px"])
+def _place(facts: Facts, checkpoint: Checkpoint) -> str:
+    return ", ".join(
+        [*facts.datasets(checkpoint.dataset), *facts.architectures(checkpoint.architecture), f"{checkpoint.size} px"]
+    )
 
 
-def _variant(facts: Facts, one: Checkpoint) -> str:
-    """The recipe's name behind a comma, where the study has several."""
-    named = (training.variant for training in facts.plan.trainings if training.name == one.name)
+def _variant(facts: Facts, checkpoint: Checkpoint) -> str:
+    """A comma and the recipe's name, if the study has several."""
+    named = (training.variant for training in facts.plan.trainings if training.name == checkpoint.name)
     return f", {next(named, None)}" if len(facts.study.variants) > 1 else ""
 
 
@@ -174,28 +183,28 @@ def _panel(points: Sequence[Point], x: Axis, y: Axis, title: str) -> Drawn:
     return drawing.lines(points, x, y, title, _ends(points, ""))
 
 
-def _point(facts: Facts, one: Checkpoint, epoch: int, value: float, unit: str) -> Point:
-    name = wording.framework(one.framework) + _variant(facts, one)
+def _point(facts: Facts, checkpoint: Checkpoint, epoch: int, value: float, unit: str) -> Point:
+    name = wording.framework(checkpoint.framework) + _variant(facts, checkpoint)
     return Point(
-        series=one.name,
-        framework=wording.framework(one.framework),
-        colour=wording.colour(one.framework),
+        series=checkpoint.name,
+        framework=wording.framework(checkpoint.framework),
+        colour=wording.colour(checkpoint.framework),
         kind="native",
         value=value,
         low=None,
         high=None,
-        label=f"{name}, {one.size} px, epoch {epoch}: {number(value)} {unit}",
+        label=f"{name}, {checkpoint.size} px, epoch {epoch}: {number(value)} {unit}",
         x=float(epoch),
     )
 
 
-def _cost(facts: Facts, one: Checkpoint, unit: str, value: float) -> Point:
-    name = f"{_place(facts, one)} {wording.framework(one.framework)}{_variant(facts, one)}"
-    name += f", seed {one.recipe.seed}" * (len(facts.study.seeds) > 1)
+def _cost(facts: Facts, checkpoint: Checkpoint, unit: str, value: float) -> Point:
+    name = f"{_place(facts, checkpoint)} {wording.framework(checkpoint.framework)}{_variant(facts, checkpoint)}"
+    name += f", seed {checkpoint.recipe.seed}" * (len(facts.study.seeds) > 1)
     return Point(
         series=name,
-        framework=wording.framework(one.framework),
-        colour=wording.colour(one.framework),
+        framework=wording.framework(checkpoint.framework),
+        colour=wording.colour(checkpoint.framework),
         kind="native",
         value=value,
         low=None,
@@ -210,5 +219,5 @@ def _ends(points: Sequence[Point], unit: str) -> str:
 
 
 def _key(trained: Iterable[Checkpoint]) -> tuple[tuple[str, Mark], ...]:
-    names = dict.fromkeys(one.framework for one in trained)
+    names = dict.fromkeys(checkpoint.framework for checkpoint in trained)
     return tuple((wording.framework(name), Mark(wording.colour(name))) for name in names)
