@@ -66,12 +66,12 @@ def crossover(first: Blocks, second: Blocks) -> Interval | None:
     if len(a) != len(b):
         return None
     sides = []
-    for one, other in zip(a, b, strict=True):
-        sizes = sorted(one.keys() & other.keys())
+    for first_ms, second_ms in zip(a, b, strict=True):
+        sizes = sorted(first_ms.keys() & second_ms.keys())
         found = [
-            _crossing(low, high, log(other[low] / one[low]), log(other[high] / one[high]))
+            _crossing(low, high, log(second_ms[low] / first_ms[low]), log(second_ms[high] / first_ms[high]))
             for low, high in pairwise(sizes)
-            if (other[low] > one[low]) != (other[high] > one[high])
+            if (second_ms[low] > first_ms[low]) != (second_ms[high] > first_ms[high])
         ]
         if len(found) != 1:
             return None

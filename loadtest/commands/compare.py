@@ -45,7 +45,7 @@ def command(
 
 
 def within_run(folder: Path, percentile: float, margin: float, form: str) -> None:
-    """Print the comparisons of one run."""
+    """Print the pairs of one run."""
     run = table.read(folder)
     rows = table.rows(run)
     found = pairs.compare(rows, run.percentiles(percentile).__getitem__, percentile, margin)
@@ -53,12 +53,12 @@ def within_run(folder: Path, percentile: float, margin: float, form: str) -> Non
         print(render_nouns(found, form))
         return
     console = Console()
-    # The names of deployments are too long to stand side by side.
+    # The names of deployments are too long for two columns.
     short = {deployment(row): f"{row['framework']} {row['runtime']}" for row in rows}
-    for kind, profile in dict.fromkeys((one.kind, one.profile) for one in found):
-        same = [one for one in found if (one.kind, one.profile) == (kind, profile)]
+    for kind, profile in dict.fromkeys((pair.kind, pair.profile) for pair in found):
+        same = [pair for pair in found if (pair.kind, pair.profile) == (kind, profile)]
         console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))
-    for line in _operators(run, [one for one in found if one.kind == "ONNX against ONNX"]):
+    for line in _operators(run, [pair for pair in found if pair.kind == "ONNX against ONNX"]):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
@@ -73,7 +73,7 @@ def between_runs(old: Path, new: Path, percentile: float, margin: float, form: s
         console.print(_table(f"{new} over {old}: p{percentile * 100:g}", found, {}))
         for name, (was, now) in regression.versions(before, after).items():
             console.print(f"{name}: {was or 'absent'} -> {now or 'absent'}", style="dim", markup=False, highlight=False)
-    if slower := [one.cell for one in found if one.verdict == "slower"]:
+    if slower := [pair.cell for pair in found if pair.verdict == "slower"]:
         raise CannotRun(f"slower than in {old}: {and_more(slower)}")
 
 
@@ -85,25 +85,25 @@ def _table(title: str, found: list[Compared] | list[Changed], short: dict[str, s
     made.add_column("ratio", justify="right", no_wrap=True)
     made.add_column("95 %", justify="right", no_wrap=True)
     made.add_column("verdict")
-    for one in found:
-        names = (str(one.size), short[one.first], short[one.second]) if isinstance(one, Compared) else (one.cell,)
-        interval = "" if one.low is None else f"{one.low:.3f} to {one.high:.3f}"
-        word: str = one.verdict
-        if one.more is not None:
-            word += f", ~{one.more} more to tell"
-        elif one.value is None and one.reason:
-            word += f": {one.reason}"
-        ratio = "-" if one.value is None else f"{one.value:.3f}"
-        made.add_row(*names, ratio, interval, word, style=STYLES.get(one.verdict, ""))
+    for item in found:
+        names = (str(item.size), short[item.first], short[item.second]) if isinstance(item, Compared) else (item.cell,)
+        interval = "" if item.low is None else f"{item.low:.3f} to {item.high:.3f}"
+        word: str = item.verdict
+        if item.more is not None:
+            word += f", ~{item.more} more to tell"
+        elif item.value is None and item.reason:
+            word += f": {item.reason}"
+        ratio = "-" if item.value is None else f"{item.value:.3f}"
+        made.add_row(*names, ratio, interval, word, style=STYLES.get(item.verdict, ""))
     return made
 
 
 def _operators(run: Run, found: list[Compared]) -> list[str]:
-    """The nodes of each graph that is compared: unequal exports explain unequal speeds."""
+    """The nodes of each graph that is compared: different exports may explain different speeds."""
     counts: dict[str, dict[str, Any]] = {
-        one.deployed.deployment.name: one.artifact.operators for one in run.cells if one.artifact
+        cell.deployed.deployment.name: cell.artifact.operators for cell in run.cells if cell.artifact
     }
-    names = dict.fromkeys(name for one in found for name in (one.first, one.second))
+    names = dict.fromkeys(name for pair in found for name in (pair.first, pair.second))
     return [
         f"{name}: {sum(counts[name].values())} nodes: "
         + ", ".join(f"{count} {kind}" for kind, count in counts[name].items())

@@ -39,8 +39,8 @@ def command(
     else:
         tables, notes = writers.short(rows)
         console = Console()
-        for one in tables:
-            console.print(one)
+        for part in tables:
+            console.print(part)
         for note in notes:
             console.print(note, style="red", markup=False, highlight=False)
 

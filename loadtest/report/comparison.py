@@ -92,9 +92,9 @@ def pairs(rows: Sequence[Row], medians: Medians) -> list[Pair]:
     return [Pair(native, other, *judged[native["cell"], other["cell"]]) for native, other in both]
 
 
-def _same_precision(one: Row, other: Row) -> bool:
+def _same_precision(first: Row, second: Row) -> bool:
     # A row that failed before its export has none, and is in the table all the same.
-    return len({one["precision"], other["precision"]} - {None}) < 2
+    return len({first["precision"], second["precision"]} - {None}) < 2
 
 
 def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Interval | None, Verdict]]:

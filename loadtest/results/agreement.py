@@ -58,8 +58,8 @@ def agreements(run: Path, artifacts: Iterable[Artifact]) -> list[Agreement]:
             for served, (artifact, proof) in group.items()
         }
         pairs = {
-            (one, other): compare(scores_of[other], scores_of[one], labels, runtime=other[1], versions={})
-            for one, other in combinations(scores_of, 2)
+            (first, second): compare(scores_of[second], scores_of[first], labels, runtime=second[1], versions={})
+            for first, second in combinations(scores_of, 2)
         }
         found.append(Agreement(name, group, pairs))
     return found

@@ -62,7 +62,10 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
                 ratio(percentiles(first["cell"]), percentiles(second["cell"]), margin) for first, second in family
             ]
             for (first, second), judged in zip(family, judge(ratios, margin), strict=True):
-                one = judged.ratio
+                measured = judged.ratio
+                reason = measured.reason
+                if measured.value is None:
+                    reason = reason or first["reason"] or second["reason"]
                 found.append(
                     Compared(
                         kind=kind,
@@ -73,13 +76,13 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
                         percentile=percentile,
                         first=deployment(first),
                         second=deployment(second),
-                        value=one.value,
-                        low=one.low,
-                        high=one.high,
+                        value=measured.value,
+                        low=measured.low,
+                        high=measured.high,
                         verdict=judged.verdict,
-                        launches=one.blocks,
+                        launches=measured.blocks,
                         more=judged.more,
-                        reason=one.reason or first["reason"] or second["reason"] if one.value is None else one.reason,
+                        reason=reason,
                     )
                 )
     return found
@@ -91,16 +94,16 @@ def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
         "framework against framework": [],
         "ONNX against ONNX": [],
     }
-    for one, other in combinations(rows, 2):
-        if any(one[key] != other[key] for key in SAME):
+    for first, second in combinations(rows, 2):
+        if any(first[key] != second[key] for key in SAME):
             continue
-        onnx = (one["format"] == "onnx") + (other["format"] == "onnx")
-        if one["framework"] == other["framework"]:
+        onnx = (first["format"] == "onnx") + (second["format"] == "onnx")
+        if first["framework"] == second["framework"]:
             if onnx == 1:
-                native_first = (one, other) if other["format"] == "onnx" else (other, one)
+                native_first = (first, second) if second["format"] == "onnx" else (second, first)
                 found["native against ONNX"].append(native_first)
         elif onnx == 0:
-            found["framework against framework"].append((one, other))
-        elif onnx == 2 and one["runtime"] == other["runtime"]:
-            found["ONNX against ONNX"].append((one, other))
+            found["framework against framework"].append((first, second))
+        elif onnx == 2 and first["runtime"] == second["runtime"]:
+            found["ONNX against ONNX"].append((first, second))
     return found

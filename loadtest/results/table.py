@@ -51,9 +51,9 @@ class Run(Struct, frozen=True):
     def central_latencies(self) -> dict[str, dict[int, float]]:
         """Milliseconds of each launch of each cell: the median, or the mean when the timing mistake is to print it."""
         means = {
-            one.cell.name: {index: summary.mean_ns / 1e6 for index, summary in one.summaries.items()}
-            for one in self.cells
-            if one.cell.profile.trap == "compile-inside"
+            cell.cell.name: {index: summary.mean_ns / 1e6 for index, summary in cell.summaries.items()}
+            for cell in self.cells
+            if cell.cell.profile.trap == "compile-inside"
         }
         return self.percentiles(0.5) | means
 
@@ -64,12 +64,12 @@ class Run(Struct, frozen=True):
         """
         least = intervals.least_samples(p)
         return {
-            one.cell.name: {
+            cell.cell.name: {
                 index: summary.intended.values[p] / 1e6
-                for index, summary in one.summaries.items()
+                for index, summary in cell.summaries.items()
                 if summary.intended.count >= least
             }
-            for one in self.cells
+            for cell in self.cells
         }
 
 
@@ -92,8 +92,8 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
 
 def rows(run: Run) -> list[Row]:
     """The rows of a run, in the order of its study."""
-    found = [_row(run, one) for one in run.cells]
-    cells = [one.cell for one in run.cells]
+    found = [_row(run, cell) for cell in run.cells]
+    cells = [cell.cell for cell in run.cells]
     flags.spread_caching(found, {cell.name: cell.deployment.name for cell in cells})
     ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
     for cell, row in zip(cells, found, strict=True):
