@@ -1,4 +1,4 @@
-"""What measuring leaves behind: disturbed windows, the self-test of the ruler, and the result of a launch."""
+"""What measuring leaves behind: disturbed windows, the load generator's self-test, and the result of a launch."""
 
 from typing import Any, Literal
 
@@ -8,10 +8,10 @@ from medserve.spec import SCHEMA, Artifact, Cell, Noun
 
 
 class Window(Noun, frozen=True, kw_only=True):
-    """What the system did in a stretch of a measurement; what it does not tell is null. `reason`: why it is disturbed.
+    """What the system did in a window of a measurement; what it does not report is null. `reason`: why it is disturbed.
 
-    `stolen` and `others` are CPU seconds of the measured cores that the hypervisor took, and that went to neither the
-    server nor the client; `throttled` counts throttling events of heat or quota, `switches` involuntary context
+    `stolen` and `others` are CPU seconds of the measured cores that the hypervisor took, and that other processes than
+    server and client took; `throttled` counts throttling events of heat or quota, `switches` involuntary context
     switches of the server and the client.
     """
 
@@ -26,7 +26,7 @@ class Window(Noun, frozen=True, kw_only=True):
 
 
 class Check(Noun, frozen=True, kw_only=True):
-    """A line of a self-test: what was measured, what is true, how far apart they may be; `ok` null is not judged."""
+    """A check of a self-test: measured value, truth, and largest difference; `ok` is null when it is not judged."""
 
     name: str
     measured: float | None
@@ -37,9 +37,9 @@ class Check(Noun, frozen=True, kw_only=True):
 
 
 class SelfTest(Noun, frozen=True, kw_only=True):
-    """`selftest/selftest.json`: the ruler tried on known answers. `files` as in Checkpoint.
+    """`selftest/selftest.json`: the load generator tested on known answers. `files` as in Checkpoint.
 
-    `roofline` maps a side in pixels to the requests a second that the generator and the null server reach together.
+    `roofline` maps a side in pixels to the requests per second that the generator and the null server reach together.
     """
 
     schema: int = SCHEMA

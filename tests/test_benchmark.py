@@ -109,7 +109,7 @@ def scripted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Scripted]]:
 def test_the_poller_sends_by_schedule_and_knows_where_an_answer_ends(scripted: tuple[str, Scripted]) -> None:
     kind, server = scripted
     offsets = np.arange(40) * 2_000_000
-    rows = poller.open_loop(server.address, [REQUEST], offsets, patience=0.3 if kind == "silent" else 20.0)
+    rows = poller.open_loop(server.address, [REQUEST], offsets, timeout_seconds=0.3 if kind == "silent" else 20.0)
     intended, sent, done, status = rows.T
     assert np.array_equal(np.diff(intended), np.diff(offsets))
     assert (intended <= sent).all()

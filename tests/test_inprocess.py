@@ -150,7 +150,7 @@ def test_predict_is_the_runtimes_own() -> None:
 
 
 def test_a_pass_is_long_enough_for_a_median_and_short_enough_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inprocess, "AT_MOST", 9)
+    monkeypatch.setattr(inprocess, "MAX_CALLS", 9)
     table = samples.as_table(timed(Means(), 1, None).samples)
     assert np.bincount(table["warmup"].to_numpy()).tolist() == [9, 9]
     profile = LoadProfile(name="p", mode="in-process", seconds=1e-9, warmup_seconds=1e-9)

@@ -114,7 +114,7 @@ def test_what_the_system_does_not_tell_is_null_and_no_disturbance(monkeypatch: p
 
 def test_windows_are_a_second_long_and_a_short_rest_joins_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     at = iter([0.0, 0.4, 0.8, 1.1, 1.6, 2.3, 2.5])
-    monkeypatch.setattr(monitor, "_see", lambda *_: seen(next(at)))
+    monkeypatch.setattr(monitor, "_read_counters", lambda *_: seen(next(at)))
     looked = Monitor(1, (0,))
     for _ in range(6):
         looked.look(2)

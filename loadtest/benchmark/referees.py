@@ -1,4 +1,4 @@
-"""The load generator beside clients of other designs, on the same servers, in blocks that alternate."""
+"""The load generator against clients of other designs, on the same servers, in alternating blocks."""
 
 import math
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from medserve.spec import Artifact
 from medserve.tables import FORMATS, pick
 
 DELAYS = np.round(np.random.default_rng(0).lognormal(math.log(3.0), 0.7, 1000), 3)
-"""Milliseconds, taken in turn. Continuous, for between the steps of a few fixed delays a percentile has no error."""
+"""Milliseconds, in turn. Continuous, because percentiles between the steps of a few fixed delays have no error."""
 RATE = 200.0
 
 
 def closed_loop(bench: Bench) -> Iterator[Line]:
-    """The closed loop over one connection, each client less its own null floor."""
+    """The closed loop over one connection, each client less its own floor with the null server."""
     p50: dict[tuple[str, str], list[float]] = {}
     with _model(bench) as model, bench.serving("null", size=_side(bench)) as null:
         for _ in range(bench.rounds):
@@ -53,7 +53,7 @@ def closed_loop(bench: Bench) -> Iterator[Line]:
 
 @contextmanager
 def _model(bench: Bench) -> Iterator[ServerProcess]:
-    """What wrk is compared on: the artifact that was given, else a delay of a millisecond."""
+    """The server for the comparison with wrk: the artifact that was given, else a delay of a millisecond."""
     if bench.artifact is None:
         with bench.serving("delay", options={"delays_ms": [1.0]}) as server:
             yield server
@@ -70,7 +70,7 @@ def _side(bench: Bench) -> int:
 
 
 def open_loop(bench: Bench) -> Iterator[Line]:
-    """Poisson arrivals at a server of known delays, from the intended time. A new server begins its script anew."""
+    """Poisson arrivals at a server with known delays, from the intended start. A new server restarts its script."""
     found: dict[str, list[NDArray[np.float64]]] = {"generator": [], "referee": []}
     for seed in range(bench.rounds):
         for who, measure in (("generator", bench.ours), ("referee", bench.theirs)):

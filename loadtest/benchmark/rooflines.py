@@ -1,4 +1,4 @@
-"""What the load generator and the analysis can do at most: lag and rate of the sendings, cost of a large record."""
+"""Limits of the load generator and the analysis: send lag, highest rate, cost of a large record."""
 
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from medserve.spec import LoadProfile
 
 RATES = (500.0, 1000.0)
 WINDOW_NS = 10_000_000
-"""Nanoseconds of a count: 2,000 of them in 20 s tell an index of dispersion to 0.03 (one standard error)."""
+"""Nanoseconds of a window: 2,000 of them in 20 s give an index of dispersion with a standard error of 0.03."""
 CONNECTIONS = 8
 ROWS = 10_000_000
 
@@ -29,18 +29,18 @@ from loadtest.generator.records import Records
 Records.note = lambda *_, **__: None
 from loadtest.generator.locustfile import *
 """
-"""A locustfile: the same users, the same stamps, and nothing kept."""
+"""A locustfile: the same users and the same stamps, without recording."""
 
 
 def schedule(bench: Bench) -> Iterator[Line]:
-    """The sendings against the schedule, on one core."""
+    """Send lag and dispersion on one core."""
     with bench.serving("null") as server:
         for rate in RATES:
             table = bench.ours(bench.plan(server.url, 20.0, mode="open-loop", arrivals="poisson", rate=rate))
             table = table.filter(pc.is_valid(table["sent_ns"]))
             intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
             lag = np.sort(sent - intended) / 1e3
-            told = (
+            note = (
                 f"{len(sent):,} requests; index of the schedule itself {index_of_dispersion(intended, WINDOW_NS):.2f}"
             )
             at = f"at {rate:g}/s"
@@ -49,11 +49,11 @@ def schedule(bench: Bench) -> Iterator[Line]:
                 part="schedule", name=f"lag p99 {at}", value=intervals.percentile(lag, 0.99) / 1e3, unit="ms", high=0.5
             )
             index = index_of_dispersion(sent, WINDOW_NS)
-            yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=told)
+            yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=note)
 
 
 def generator(bench: Bench) -> Iterator[Line]:
-    """Requests a second with and without recording, as the server counts them."""
+    """Requests per second with and without recording, as the server counts them."""
     unrecorded = bench.new() / "unrecorded.py"
     unrecorded.write_text(UNRECORDED)
     recorded = locust_process.LOCUSTFILE
@@ -105,7 +105,7 @@ class _Answered(msgspec.Struct):
 
 
 def analysis(bench: Bench) -> Iterator[Line]:
-    """A record of ten million requests, reduced."""
+    """The cost of reducing a record of ten million requests."""
     folder = str(bench.new())
     rows = max(1, round(ROWS * bench.scale))
     run("loadtest.benchmark.bulk", "make", folder, "--rows", str(rows))

@@ -1,8 +1,8 @@
-"""What a request costs on top of the model: this wrapper, and the servers of `peers`.
+"""The overhead per request of this wrapper and of the servers of `peers`, beyond the model.
 
-Every server has the same ONNX file on one thread, on the same core as all the others, which stand still while one is
-measured; the client has another core. In each round every server has its turn, in an order drawn anew: one connection,
-many connections, and the model in a process of the same environment. What is compared is taken within the rounds.
+Every server has the same ONNX file on one thread, on the same core as all the others, which are suspended while one is
+measured; the client has another core. Each round measures every server, in a new random order: one connection, many
+connections, and the model in a process of the same environment. Comparisons are made within the rounds.
 """
 
 import json
@@ -32,7 +32,7 @@ READY_SECONDS = 120.0
 SOURCE = Path(__file__).parents[3]
 MODEL_FILE = "1/model.onnx"
 AGREE = 1e-5
-"""By so much may the scores of two servers differ: they travel as text in some."""
+"""Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
 
 
@@ -55,7 +55,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Contestant:
-    """A server that is measured: where it is reached and how, and its processes."""
+    """A server that is measured: its address, its requests, and its processes."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Contestant:
         self.cpu = 0.0
 
     def wait_answering(self, seconds: float) -> None:
-        """Return when it answers. Raises CannotRun when it does not, or not what the model says of the image."""
+        """Return when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -88,10 +88,10 @@ class Contestant:
                 time.sleep(0.2)
         found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self._image)
         if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
-            raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model says {expected[:4].tolist()}...")
+            raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
 
-    def turn(self, count: int) -> None:
-        """Measure it once, while all others stand still."""
+    def measure(self, count: int) -> None:
+        """Measure it once, while all others are suspended."""
         self.program.resume()
         closed_loop(self.url, self.request, 1, WARMUP)
         before = _cpu_seconds(self.program)
@@ -142,8 +142,8 @@ def compare(
 ) -> list[Row]:
     """Measure the wrapper and the peers of these names in `rounds` of `count` requests; the first row is ours.
 
-    `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or answers
-    something else than the model.
+    `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or gives
+    other scores than the model.
     """
     chosen = [peer for peer in peers.PEERS if peer.name in names]
     places = []
@@ -161,15 +161,15 @@ def compare(
         for number in range(rounds):
             tell(f"round {number + 1} of {rounds}")
             for at in random.permutation(len(contestants)):
-                contestants[at].turn(count)
+                contestants[at].measure(count)
     return [one.row(contestants[0]) for one in contestants]
 
 
 def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
-    """The wrapper twice: with the bodies of its load tests, and with those that MLServer gets."""
+    """The wrapper twice: with the bodies of its load tests, and with those for MLServer."""
     server = stack.enter_context(bench.serving("onnx_runtime", artifact=model))
     program = psutil.Process(server.pid)
-    stack.callback(program.resume)  # who stands still cannot be told to end
+    stack.callback(program.resume)  # a suspended process cannot be told to end
     alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
     url = f"{server.url}/v2/models/{server.model}/infer"
@@ -201,14 +201,14 @@ def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitSt
 
 
 def _ready(contestant: Contestant) -> Contestant:
-    contestant.program.resume()  # ours is there twice
+    contestant.program.resume()  # ours is measured twice
     contestant.wait_answering(READY_SECONDS)
     contestant.program.suspend()
     return contestant
 
 
 def train_and_export(bench: Bench, tell: Callable[[str], None]) -> Path:
-    """An artifact in ONNX of a network that was trained for an epoch: its speed does not know how good it is."""
+    """An artifact in ONNX of a network that was trained for an epoch: its speed does not depend on its accuracy."""
     checkpoint, artifact = bench.new() / "cells", bench.new() / "cells.onnx"
     tell("a model to serve")
     run("train", "run", "--dataset", "synthetic", "--size", str(SIZE), "--set", "epochs=1", "--out", str(checkpoint))
@@ -224,21 +224,21 @@ def check_model(model: Path) -> Path:
 
 
 def golden_image(model: Path) -> Image:
-    """An image of which the artifact knows the scores, (H, W, C)."""
+    """An image whose scores the artifact has, (H, W, C)."""
     with np.load(model / "golden.npz") as golden:
         image: Image = golden["images"][0]
         return image
 
 
 def _free_ports(count: int) -> list[int]:
-    """Held all at once, so that they differ."""
+    """Free ports, bound together so that they differ."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in listeners]
 
 
 def targets(rows: Sequence[Row]) -> Iterator[Line]:
-    """By how much the overheads of the others are above ours. One that speaks no protocol has less to do: no target."""
+    """The overheads of the others less ours. A server without the protocol has less to do, so it has no target."""
     for row in rows:
         if row.server != OURS:
             yield Line(
@@ -252,10 +252,10 @@ def targets(rows: Sequence[Row]) -> Iterator[Line]:
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of a table, one a server."""
+    """The lines of a table, one per server."""
     yield (
         "| server | body | p50, us | p99, us | in process, us | overhead, us | behind ours (quartiles), us "
-        f"| requests/s, {CONNECTIONS} connections | CPU a request, us |"
+        f"| requests/s, {CONNECTIONS} connections | CPU per request, us |"
     )
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows:
