@@ -1,4 +1,4 @@
-"""The benchmark of the load generator: its pure parts, its referees on known answers, and a glance at each part."""
+"""The benchmark of the load generator: its pure parts, other clients on known answers, and a glance at each part."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from loadtest.benchmark import poller, wrk
 from loadtest.benchmark.__main__ import PARTS, render
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
-from loadtest.benchmark.referees import order_interval
+from loadtest.benchmark.other_clients import order_interval
 from medserve import wire
 from medserve.errors import CannotRun
 

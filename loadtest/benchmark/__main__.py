@@ -8,7 +8,7 @@ the generator and the reference clients, one at a time, another one. The parts:
 schedule   send lag, and dispersion of the arrivals, of Poisson schedules against the null server
 generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
 wrk        closed loop: the same model less the null server, as wrk measures it and as this generator does
-referee    open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
+poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
 analysis   seconds and memory to reduce a record of ten million requests
 """
 
@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from loadtest.benchmark import referees, rooflines
+from loadtest.benchmark import other_clients, rooflines
 from loadtest.benchmark.bench import Bench, Line
 from medserve import errors
 from medserve.errors import CannotRun
@@ -34,8 +34,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "schedule": rooflines.schedule,
     "generator": rooflines.generator,
-    "wrk": referees.closed_loop,
-    "referee": referees.open_loop,
+    "wrk": other_clients.closed_loop,
+    "poller": other_clients.open_loop,
     "analysis": rooflines.analysis,
 }
 
@@ -86,7 +86,7 @@ def load(
 ) -> None:
     """Measure the load generator against its targets and other clients. Takes about five minutes.
 
-    Example: python -m loadtest.benchmark load artifacts/cells --only wrk,referee
+    Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
     chosen = {name: pick(PARTS, "part", name) for name in only.split(",")}
     lines: list[Line] = []
@@ -195,7 +195,7 @@ def serving(
     Each is installed into an environment of its own, about 1.5 GB together, and suspended while others are measured.
     Exit code 1 when a target is missed. Example: python -m loadtest.benchmark serving --rounds 3
     """
-    from loadtest.benchmark.serving import batching, decoding, turns
+    from loadtest.benchmark.serving import batching, comparison, decoding
     from loadtest.benchmark.serving.peers import PEERS
 
     names = [peer.name for peer in PEERS]
@@ -208,10 +208,10 @@ def serving(
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = turns.check_model(artifact or turns.train_and_export(bench, tell))
-        rows = turns.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        model = comparison.check_model(artifact or comparison.train_and_export(bench, tell))
+        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
         lines = [
-            *turns.targets(rows),
+            *comparison.targets(rows),
             *batching.gains(bench, model, rounds, requests, tell),
             *decoding.decoders(10 * rounds),
         ]
@@ -219,7 +219,7 @@ def serving(
         _print_json({"servers": rows, "figures": _objects(lines)})
         _judge(lines)
     else:
-        print("\n".join(turns.markdown(rows)), end="\n\n")
+        print("\n".join(comparison.markdown(rows)), end="\n\n")
         _tell(lines, json)
 
 

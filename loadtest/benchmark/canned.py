@@ -64,12 +64,12 @@ def answer() -> bytes:
 
 async def _serve() -> None:
     loop, count, given = asyncio.get_running_loop(), Count(), answer()
-    told = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, told.set)
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     server = await loop.create_server(lambda: Canned(count, given), "127.0.0.1", 0)
     url = "http://{}:{}".format(*server.sockets[0].getsockname())
     print(msgspec.json.encode({"event": "ready", "url": url}).decode(), flush=True)
-    await told.wait()
+    await stopping.wait()
     seconds = (count.last - count.first) / 1e9
     print(msgspec.json.encode({"event": "answered", "count": count.answered, "seconds": seconds}).decode(), flush=True)
 

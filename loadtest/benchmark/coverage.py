@@ -166,12 +166,12 @@ def _verdicts(trials: int) -> Iterator[Line]:
     for count in LAUNCHES:
         for kind, truths in FAMILIES.items():
             name = f"{kind}, {count} launches"
-            generator, wrong, told = _generator(name), 0, 0
+            generator, wrong, decided = _generator(name), 0, 0
             for _ in range(trials):
                 judged = compare.judge([_ratio(generator, truth, count) for truth in truths])
                 wrong += any(_wrong(one, truth) for one, truth in zip(judged, truths, strict=True))
-                told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-            note = f"{100 * told / trials / len(truths):.0f} % of the pairs decided"
+                decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+            note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
             yield Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
         yield _all_pairs(trials, count)
 
@@ -181,13 +181,13 @@ def _all_pairs(trials: int, count: int) -> Line:
     levels = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
     places = list(combinations(range(len(levels)), 2))
     name = f"6 deployments, each with each, {count} launches"
-    generator, wrong, told = _generator(name), 0, 0
+    generator, wrong, decided = _generator(name), 0, 0
     for _ in range(trials):
         sides = paired(generator, levels, count, NOISE, DRIFT)
         judged = compare.judge([compare.ratio(sides[a], sides[b]) for a, b in places])
         wrong += any(_wrong(one, levels[b] / levels[a]) for one, (a, b) in zip(judged, places, strict=True))
-        told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-    note = f"{100 * told / trials / len(places):.0f} % of the pairs decided"
+        decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+    note = f"{100 * decided / trials / len(places):.0f} % of the pairs decided"
     return Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
 
 

@@ -50,12 +50,12 @@ def markdown(found: list[Twice]) -> str:
         sides = (_ratio(one.old), _ratio(one.new), one.old.verdict, one.new.verdict)
         lines.append(f"| {' | '.join((pair, one.old.profile, str(one.old.size), *sides, overlap))} |")
     same = sum(one.old.verdict == one.new.verdict for one in found)
-    told = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
+    overlaps = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
     lines += [
         "",
         f"{len(found)} pairs: {same} with the same verdict, {sum(one.reversed for one in found)} from faster to slower "
         "or back.",
-        f"Native against ONNX: {sum(told)} of {len(told)} intervals overlap.",
+        f"Native against ONNX: {sum(overlaps)} of {len(overlaps)} intervals overlap.",
     ]
     return "\n".join(lines)
 

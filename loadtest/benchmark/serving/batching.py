@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from loadtest.benchmark.bench import Bench, Line
 from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
+from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
 from loadtest.benchmark.serving.environments import InProcess
-from loadtest.benchmark.serving.turns import MODEL_FILE, golden_image
 from loadtest.measure.server_process import ServerProcess
 from medserve import machine, wire
 

@@ -71,24 +71,24 @@ def _side(bench: Bench) -> int:
 
 def open_loop(bench: Bench) -> Iterator[Line]:
     """Poisson arrivals at a server with known delays, from the intended start. A new server restarts its script."""
-    found: dict[str, list[NDArray[np.float64]]] = {"generator": [], "referee": []}
+    found: dict[str, list[NDArray[np.float64]]] = {"generator": [], "poller": []}
     for seed in range(bench.rounds):
-        for who, measure in (("generator", bench.ours), ("referee", bench.theirs)):
+        for who, measure in (("generator", bench.ours), ("poller", bench.theirs)):
             options = {"delays_ms": DELAYS.tolist()}
             with bench.serving("delay", dispatch="concurrent", options=options) as server:
                 load = bench.plan(server.url, 10.0, seed=seed, mode="open-loop", arrivals="poisson", rate=RATE)
                 found[who].append(latency.from_intended_start(measure(load)) / 1e6)
-    mine, theirs = (np.sort(np.concatenate(found[who])) for who in ("generator", "referee"))
+    mine, theirs = (np.sort(np.concatenate(found[who])) for who in ("generator", "poller"))
     a, b = (intervals.percentile(ordered, 0.5) for ordered in (mine, theirs))
     note = f"{a:.3f} ms and {b:.3f} ms of {len(mine):,} requests each"
     yield Line(
-        part="referee", name="p50, generator to referee", value=100 * (a / b - 1), unit="%", low=-10, high=10, note=note
+        part="poller", name="p50, generator to poller", value=100 * (a / b - 1), unit="%", low=-10, high=10, note=note
     )
     (low, high), (least, most) = order_interval(mine, 0.99), order_interval(theirs, 0.99)
     gap = max(low, least) - min(high, most)
     note = f"{low:.2f} to {high:.2f} ms and {least:.2f} to {most:.2f} ms"
     yield Line(
-        part="referee", name="p99, gap between the intervals", value=max(0.0, gap), unit="ms", high=0.0, note=note
+        part="poller", name="p99, gap between the intervals", value=max(0.0, gap), unit="ms", high=0.0, note=note
     )
 
 
