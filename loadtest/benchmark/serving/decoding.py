@@ -1,4 +1,4 @@
-"""Images in JSON: this project's decoder, and what one writes first, `np.array(json.loads(body))`."""
+"""Images in JSON: this project's decoder against the usual `np.array(json.loads(body))`."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ TARGET = 5.0
 
 
 def decoders(repeats: int) -> Iterator[Line]:
-    """How many times as fast ours is, of the two forms that the protocol allows; clients send the flat one."""
+    """The speed-up of our decoder for both forms that the protocol allows; clients send the flat one."""
     image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
     flat = wire.encode_request(image, binary=False)[1]
     tensor = {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.tolist()}
