@@ -87,7 +87,7 @@ def test_the_web_page_starts_shows_and_stops_a_test(tmp_path: Path, words: tuple
             fetch(f"{page}/stop", {}, patience=30)
             wait_for(out.is_file)
             table = samples.read(out)
-            assert samples.is_good(table).all()
+            assert latency.succeeded(table).all()
             assert (table["intended_ns"].null_count == 0) == (mode == "open-loop")
             assert len(samples.read_facts(out).get("workers", ())) == (2 if words else 0)
 
