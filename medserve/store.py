@@ -12,9 +12,12 @@ import msgspec
 
 from medserve.errors import BadInput
 from medserve.spec import SCHEMA, Artifact, Checkpoint
+from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")
 CHUNK = 1 << 20
+ARTIFACT = "artifact.json"
+"""Manifest of an artifact."""
 
 
 def sha256(path: Path) -> str:
@@ -32,16 +35,17 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def digests(folder: Path, *, without: str) -> dict[str, str]:
-    """SHA-256 of every file below `folder` by its relative path, less the manifest that will hold them."""
+    """SHA-256 of every file below `folder` by its relative path, except the manifest that will hold them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256(path) for path in files if str(path.relative_to(folder)) != without}
 
 
 def check_digests(folder: Path, files: dict[str, str]) -> None:
-    """Raise BadInput that names the first file of `files` that is missing or differs."""
+    """Raise BadInput that names the first file of `files` that lies outside `folder`, is missing, or differs."""
     for name, digest in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        # As it is written and as it resolves: neither `..` nor a symbolic link may leave the folder.
+        if ".." in Path(name).parts or not path.resolve().is_relative_to(folder.resolve()):
             raise BadInput(f"{folder}: its manifest names {name!r}, which lies outside; do not use this folder")
         if not path.is_file():
             raise BadInput(f"{path}: named in the manifest, but missing; make the folder {folder.name} again")
@@ -74,12 +78,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def read_json(path: Path, kind: type[Value]) -> Value:
-    """Decode a noun. Raises BadInput when the file is missing, is not JSON, or is not of this kind or schema."""
+def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value:
+    """Decode a noun. Raises BadInput when the file is missing, is not JSON, or is not of this kind or schema.
+
+    A `digest` is the SHA-256 that the file must have to be decoded at all.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
+    if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
+        raise BadInput(f"{path}: its SHA-256 is {found}, expected {digest}; use the file that was reviewed")
     try:
         value = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -125,14 +134,36 @@ def sweep(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The manifest of a checkpoint whose files all have their digests. Raises BadInput otherwise."""
+    """The manifest of a checkpoint whose weights and test scores are listed, and whose files all have their digests.
+
+    Raises BadInput otherwise.
+    """
     checkpoint = read_json(folder / "checkpoint.json", Checkpoint)
+    _check_named(folder, checkpoint.files, ("weights.safetensors", "test_scores.npy"), "train it again")
     check_digests(folder, checkpoint.files)
     return checkpoint
 
 
-def read_artifact(folder: Path) -> Artifact:
-    """The manifest of an artifact whose files all have their digests. Raises BadInput otherwise."""
-    artifact = read_json(folder / "artifact.json", Artifact)
+def read_artifact(folder: Path, digest: str | None = None) -> Artifact:
+    """The manifest of an artifact whose model and golden file are listed, and whose files all have their digests.
+
+    A `digest` is the SHA-256 that the manifest itself must have. Raises BadInput otherwise, and for a symbolic link or
+    a file that the manifest does not list; only where there is no model other files may lie in the folder.
+    """
+    artifact = read_json(folder / ARTIFACT, Artifact, digest)
+    if artifact.has_model:
+        again = "export it again"
+        _check_named(folder, artifact.files, (pick(FORMATS, "format", artifact.format).path, "golden.npz"), again)
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink():
+                raise BadInput(f"{path}: a symbolic link; an artifact holds no links, so put the file itself there")
+            if not path.is_dir() and str(path.relative_to(folder)) not in {ARTIFACT, *artifact.files}:
+                raise BadInput(f"{path}: not in the manifest of {folder.name}; remove it, or {again}")
     check_digests(folder, artifact.files)
     return artifact
+
+
+def _check_named(folder: Path, files: dict[str, str], required: tuple[str, ...], mend: str) -> None:
+    for name in required:
+        if name not in files:
+            raise BadInput(f"{folder}: its manifest lists no {name}, so nothing vouches for that file; {mend}")

@@ -1,4 +1,4 @@
-"""Image files as people have them: PNG, JPEG or WebP to the pixels that the model takes."""
+"""Image files: PNG, JPEG or WebP to the pixels that the model takes."""
 
 import io
 import warnings
@@ -17,18 +17,26 @@ FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
 )
-LARGEST = 4096
-"""Pixels of a side, above which an image is not decoded: its bytes may be few, its pixels not."""
+LARGEST = 4 << 20
+"""Pixels, above which an image is not decoded: its file may be small, its pixels are not."""
 LARGEST_FILE = 16 << 20
 """Bytes of a file."""
+PEAK_BYTES = 2 * LARGEST_FILE + 8 * LARGEST
+"""Bytes that the largest file takes while it is decoded: itself twice, and its pixels in two modes."""
+SCANS = 64
+SCANNED = 16 * LARGEST
+"""Scans of a JPEG, and pixels of all of them, above which it is not decoded. Usual progressive ones have about ten."""
+
+# Compressed text and colour profiles of a PNG: Pillow's own limit for all of them is 64 MiB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
 
 
 class File(NamedTuple):
-    """A decoded file: uint8 (1, H, W, 3), and its own (width, height) where it had to be resized."""
+    """A decoded file: uint8 (1, H, W, 3), and its own (width, height) where it was resized."""
 
     images: NDArray[np.uint8]
     resized_from: tuple[int, int] | None
-    within: int | None = None
+    timeout_ns: int | None = None
 
 
 def decode(body: bytes, shape: tuple[int, int, int]) -> File:
@@ -39,13 +47,12 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
     height, width, _ = shape
     try:
         with warnings.catch_warnings():
-            # Pillow warns of what it takes for bombs and of odd metadata; the size is looked at before any decoding.
+            # Pillow warns of large images and of odd metadata; the size is checked before anything is decoded.
             warnings.simplefilter("ignore")
             image: Image.Image = Image.open(io.BytesIO(body), formats=FORMATS)
-            if max(image.size) > LARGEST:
-                raise BadInput(f"the image is {image.width} x {image.height} px; expected at most {LARGEST} a side")
+            _check_cost(image, body)
             if image.mode.startswith("I"):
-                # Pillow would cut sixteen bits off at 255, and make microscopy white.
+                # Pillow would clip sixteen bits at 255, and make microscopy white.
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = image.convert("RGB")
     except BadInput:
@@ -61,12 +68,26 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
     return File(np.asarray(pixels)[None], resized)
 
 
+def _check_cost(image: Image.Image, body: bytes) -> None:
+    """Raise BadInput for an image that would take too much memory or time to decode."""
+    count = image.width * image.height
+    if count > LARGEST:
+        raise BadInput(f"the image is {image.width} x {image.height} px; expected at most {LARGEST:,} pixels")
+    # The marker that begins a scan; in the compressed data of a scan an escape follows each 0xFF.
+    scans = body.count(b"\xff\xda") if isinstance(image, JpegImagePlugin.JpegImageFile) else 1
+    if scans > SCANS or scans * count > SCANNED:
+        raise BadInput(
+            f"the JPEG has {scans} scans of {image.width} x {image.height} px; expected at most {SCANS} scans, "
+            f"and {SCANNED:,} pixels in all of them"
+        )
+
+
 def encode(
     model: str, version: str, classes: tuple[str, ...], scores: NDArray[np.float32], file: File
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """ASGI headers (without Content-Length) and body: the classes with their probabilities, the likeliest first."""
     (row,) = scores.tolist()
-    ranked = sorted(zip(classes, row, strict=True), key=lambda one: -one[1])
+    ranked = sorted(zip(classes, row, strict=True), key=lambda pair: -pair[1])
     answer = {
         "model_name": model,
         "model_version": version,

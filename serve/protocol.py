@@ -1,13 +1,16 @@
-"""HTTP/1.1 under the wrapper: uvicorn on uvloop and httptools; where it listens, and how it stops."""
+"""HTTP/1.1 under the wrapper: uvicorn on uvloop and httptools, the limits on what a client may do, and the shutdown."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import httptools
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from medserve.errors import BadInput
@@ -17,17 +20,22 @@ _log = logging.getLogger("medserve")
 EXPECTED = "Expected HTTP/1.1: a request line, headers, an empty line, and the body that they announce."
 HIGH_WATER = 8 << 20
 """Bytes of a body that are read ahead of the application: 32 images of 224 px, with room to spare."""
-
 HEAD_BYTES = 1 << 16
-BUFFERED = 512 << 20
-"""Bytes that all requests together may hold which come in pieces, until they are answered."""
+"""Bytes of the head of a request that comes in several pieces."""
+FIELDS = 100
+"""Header fields of a request: a field of four bytes takes forty times as much memory."""
+PIPELINE = 16
+"""Requests of one connection that may wait behind the one that is answered."""
 CONNECTIONS = 900
 """Connections at a time: fewer than the 1,024 files that a process usually may open."""
 RECEIVE_SECONDS = 8
-"""Until then a request has arrived, or its connection is closed."""
-KEEP_ALIVE_SECONDS = 600
+SEND_SECONDS = 8
+SLOWEST = 1 << 16
+"""Bytes per second: a request must arrive, and an answer be read, in the seconds above plus its bytes at this rate."""
+KEEP_ALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 5
 
+HEAD_LIMITS = f"The request has more than {FIELDS} header fields or trailers, or {HEAD_BYTES} bytes of them."
 CLOSING = b"\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 STATUSES = {
     400: b"Bad Request",
@@ -37,19 +45,47 @@ STATUSES = {
 }
 
 
-class Joined:
-    """A transport that holds the head of an answer back until the body comes: one system call, one packet.
+class Limits(NamedTuple):
+    """Bytes that the requests of all connections may hold together, and seconds that a connection may be idle."""
 
-    uvicorn writes them apart; each write goes through the whole network stack and wakes the client.
+    held_bytes: int
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+
+
+class Held:
+    """Bytes that the requests of all connections hold until they are answered.
+
+    An object of its own: CPython forgets its caches of a class whenever an attribute of the class is set.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class PipelineFull(Exception):
+    """More than PIPELINE requests of one connection wait."""
+
+
+class HeadTooLarge(Exception):
+    """The head of a request is above HEAD_BYTES, or it has more than FIELDS header fields or trailers."""
+
+
+class CoalescingTransport:
+    """A transport that holds the head of an answer back until the body comes: headers and body in one write.
+
+    uvicorn writes them separately; each write goes through the whole network stack and wakes the client.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._head = b""
         self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+        self.abort, self.get_write_buffer_size = transport.abort, transport.get_write_buffer_size
 
     def write(self, data: bytes) -> None:
-        """Write, but for a head, which is held. A provisional one (100 Continue) is no head of an answer."""
+        """Write `data`, but hold the head of a final answer; a provisional one (100 Continue) is written at once."""
         if self._head:
             data, self._head = self._head + data, b""
         elif data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
@@ -58,47 +94,120 @@ class Joined:
         self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a head to which no body came: the answer to HEAD."""
+        """Write a head that has no body: the answer to HEAD."""
         if self._head:
             self.write(b"")
 
     def close(self) -> None:
-        """Close, when all is written."""
+        """Close when everything is written."""
         self.flush()
         self._transport.close()
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with errors in JSON, bodies handed over whole, and bounds on what a client may do.
+class _Flow(FlowControl):
+    """Flow control that does not resume reading while requests of the connection wait for their answers."""
 
-    Whatever is counted here is counted of requests that do not come in one piece: the others pay nothing for it.
+    def __init__(self, transport: Any, pipeline: Any) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with errors in JSON, bodies passed on whole, and limits on what a client may do.
+
+    `tests/test_uvicorn_parts.py` names the private parts of uvicorn that this class relies on.
     """
 
-    buffered = 0
-    # The scope of the last request that has arrived, and of the one that was looked at last, and since when.
-    arrived: Any = ()
-    looked: Any = ()
-    since = 0.0
-    held = 0
+    def __init__(self, *words: Any, limits: Limits, together: Held, **named: Any) -> None:
+        super().__init__(*words, **named)
+        self.limits = limits
+        self.together = together
+        self.held = 0
+        # The scope of the last request that arrived whole.
+        self.arrived: Any = ()
+        # The scope that the last periodic check saw, and since when; and since when the client does not read.
+        self.seen: Any = ()
+        self.since = self.unread_since = 0.0
+        # Bytes of the last piece; the head that arrives in pieces, and its bytes without the first piece.
+        self.count = self.head = self.trailers = 0
+        self.head_of: Any = ()
+        self.active: Any = None
+        self.task: asyncio.Task[None] | None = None
+        # Status and reason that follow the answers which the connection is still owed.
+        self.failure: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Refuse a connection that is one too many."""
+        """Accept a connection; when there are too many, close the one that has been inactive for longest."""
         super().connection_made(transport)  # type: ignore[arg-type]  # a TCP server's
-        self.transport = Joined(self.transport)  # type: ignore[assignment]  # what uvicorn uses of one
+        self.transport = CoalescingTransport(self.transport)  # type: ignore[assignment]  # what uvicorn uses of one
+        self.flow = _Flow(transport, self.pipeline)
         if len(self.connections) > CONNECTIONS:
-            self.refuse(503, f"there are {CONNECTIONS} connections already; try again.")
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; count it where it does not complete a request."""
-        super().data_received(data)
+        """Parse `data`; check the limits when it does not complete a request."""
+        self.count = count = len(data)
+        self.held += count
+        self.together.count += count
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, PipelineFull):
+                self._fail(503, f"More than {PIPELINE} requests wait on this connection; send them one by one.")
+            elif isinstance(error.__context__, HeadTooLarge):
+                self._fail(431, HEAD_LIMITS)
+            else:
+                self._fail(400, f"Invalid HTTP request received. {EXPECTED}")
+            return
         if self.scope is not self.arrived:
-            self._hold(len(data))
+            self._check_incomplete(count)
+
+    def on_message_begin(self) -> None:
+        """Begin a request, unless too many wait already."""
+        if len(self.pipeline) >= PIPELINE:
+            raise PipelineFull
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header field; drop a trailer, which RFC 9110, 6.5.1, forbids to merge into the headers."""
+        headers = self.headers
+        if headers is None:
+            self.trailers += 1
+            if self.trailers > FIELDS:
+                raise HeadTooLarge
+            if name.lower() in (b"connection", b"proxy-connection") and b"close" in value.lower():
+                # The parser obeys it, and would ignore all further requests.
+                raise httptools.HttpParserError("a trailer must not close the connection")
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        headers.append((name, value))
+        if len(headers) > FIELDS:
+            raise HeadTooLarge
+
+    def on_headers_complete(self) -> None:
+        """Pass the request on to the application, or queue it."""
+        if self.count > HEAD_BYTES or self.head_of is self.scope:
+            self._check_head()
+        if self.parser.should_upgrade():
+            return
+        super().on_headers_complete()
+        self.headers = None  # type: ignore[assignment]  # what follows is no header
+        self.trailers = 0
 
     def on_body(self, body: bytes) -> None:
         """Collect a body; wake the application when it is complete, or before that when it is above HIGH_WATER.
 
-        uvicorn's own limit of 64 KiB stops the reading in the middle of a 224 px image, or does not, by the chance of
-        how the kernel cut it: two populations of latency.
+        uvicorn's own limit of 64 KiB stops reading in the middle of a 224 px image or not, depending on how the kernel
+        split it, which makes two populations of latency.
         """
         cycle = self.cycle
         if cycle.response_complete:
@@ -110,29 +219,43 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wake the application."""
+        if self.parser.should_upgrade():
+            return
         self.arrived = self.scope
         cycle = self.cycle
         if cycle.response_complete:
-            self._forget()
+            self._release()
             return
-        if self.held:
-            cycle.on_response = self._release
         cycle.more_body = False
         cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request."""
-        self.transport.flush()  # type: ignore[attr-defined]  # see Joined
-        super().on_response_complete()
+        """Go on to the next request of the connection.
+
+        uvicorn would start a timer for the idle connection here; `check` does without one per request.
+        """
+        self.server_state.total_requests += 1
+        self.transport.flush()  # type: ignore[attr-defined]  # see CoalescingTransport
+        if self.transport.is_closing():
+            return
+        self._release()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.failure is not None:
+            self.refuse(*self.failure)
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what the connection held."""
+        """Release what the connection held, and cancel the request whose client has gone."""
         super().connection_lost(exc)
-        self._forget()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, and close: where the next request begins is unknown."""
-        self.refuse(400, f"{msg} {EXPECTED}")
+        self.pipeline.clear()
+        self.together.count -= self.held
+        self.held = 0
+        if self.active is not None and not self.active.response_complete and self.task is not None:
+            self.active.disconnected = True
+            self.task.cancel()
 
     def refuse(self, status: int, error: str) -> None:
         """Answer without the application, and close."""
@@ -141,43 +264,139 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(head + CLOSING % len(content) + content)
         self.transport.close()
 
-    def look(self, time: float) -> None:
-        """Close the connection when a request has been under way since `RECEIVE_SECONDS` before `time`."""
-        if self.scope is self.arrived or self.flow.read_paused or self.transport.is_closing():
+    def check(self, time: float) -> None:
+        """Close the connection when it is too slow or idle for too long. `time` is in seconds of the event loop."""
+        if self.flow.write_paused or self.transport.is_closing():
+            self.unread_since = self.unread_since or time
+            unread = self.transport.get_write_buffer_size()
+            if time - self.unread_since >= SEND_SECONDS + unread / SLOWEST:
+                self.transport.abort()
             return
-        if self.looked is not self.scope:
-            self.looked, self.since = self.scope, time
-        elif time - self.since >= RECEIVE_SECONDS:
+        self.unread_since = 0.0
+        if self._is_owed():
+            return
+        if self.seen is not self.scope:
+            self.seen, self.since = self.scope, time
+        elif self._is_idle():
+            if time - self.since >= self.limits.keep_alive_seconds:
+                self.transport.close()
+        elif time - self.since >= RECEIVE_SECONDS + self.held / SLOWEST:
             if self._is_answered():
                 self.transport.close()
             else:
                 self.refuse(408, f"No whole request within {RECEIVE_SECONDS} s. {EXPECTED}")
 
-    def _hold(self, count: int) -> None:
-        if self.transport.is_closing() or self._is_answered():
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.active = cycle
+        task = self.task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _check_head(self) -> None:
+        """Raise HeadTooLarge for a head above HEAD_BYTES; one of a single small piece need not be added up."""
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
+            raise HeadTooLarge
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request that offers another protocol again, without the offer: HTTP/1.1 answers it.
+
+        The parser takes `rest`, what follows its head, for the other protocol's.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._fail(400, f"CONNECT is not offered. {EXPECTED}")
             return
-        self.held += count
-        Protocol.buffered += count
-        if self.held > HEAD_BYTES and (self.cycle is None or self.cycle.scope is not self.scope):
-            self.refuse(431, f"The head of the request is above {HEAD_BYTES} bytes.")
-        elif Protocol.buffered > BUFFERED:
-            self.refuse(503, f"All requests together are above {BUFFERED} bytes; try again.")
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(option for option in value.split(b",") if option.strip().lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn does: what follows a request with "Connection: close" is no error.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        again = b"\r\n".join([*lines, b"", b""]) + rest
+        self.held -= len(again)
+        self.together.count -= len(again)
+        self.data_received(again)
+
+    def _fail(self, status: int, error: str) -> None:
+        """Refuse what cannot be parsed, after the answers to the whole requests before it."""
+        if self.failure is not None:
+            return
+        if self._is_answered():
+            self.transport.close()
+            return
+        arrives = self.scope is not self.arrived
+        if arrives and self.pipeline and self.pipeline[0][0].scope is self.scope:
+            self.pipeline.popleft()
+        is_owed = self.active is not None and not self.active.response_complete
+        if is_owed and not (arrives and self.active.scope is self.scope):
+            self.failure = status, error
+            self.flow.pause_reading()
+        else:
+            self.refuse(status, error)
+
+    def _check_incomplete(self, count: int) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_answered():
+            self._release()
+        elif self.cycle is None or self.cycle.scope is not self.scope:
+            # The piece in which a head begins also holds the end of what comes before it, and is not counted.
+            self.head = self.head + count if self.head_of is self.scope else 0
+            self.head_of = self.scope
+            if self.head > HEAD_BYTES:
+                self._fail(431, HEAD_LIMITS)
+        if self.together.count > self.limits.held_bytes:
+            # The largest one, for a few large requests that never end must not keep out the small ones.
+            incomplete = [one for one in self._others() if one.scope is not one.arrived]
+            largest = max(incomplete, key=lambda one: one.held, default=self)
+            error = f"The requests that arrive together hold more than {self.limits.held_bytes} bytes; try again."
+            largest._fail(503, error)
+
+    def _make_room(self) -> None:
+        waiting = [one for one in self._others() if one is not self and not one._is_owed()]
+        if not waiting:
+            self.refuse(503, f"{CONNECTIONS} connections are in use; try again.")
+            return
+        now = self.loop.time()
+        longest = min(waiting, key=lambda one: one.since if one.seen is one.scope else now)
+        if longest._is_idle():
+            longest.transport.close()
+        else:
+            longest.refuse(503, f"There are {CONNECTIONS} connections, and this one sends no request; try again.")
+
+    def _others(self) -> list["Protocol"]:
+        """All connections that are open."""
+        return [one for one in self.connections if isinstance(one, Protocol) and not one.transport.is_closing()]
+
+    def _is_owed(self) -> bool:
+        """Whether the client waits for the server: for an answer, or for what it sent to be read."""
+        return self.flow.read_paused or (
+            self.scope is self.arrived and self.cycle is not None and not self.cycle.response_complete
+        )
+
+    def _is_idle(self) -> bool:
+        return self.scope is self.arrived
 
     def _is_answered(self) -> bool:
-        """Whether the request that is under way has its answer already, and the rest of its body is thrown away."""
+        """Whether the request that arrives has its answer already, and the rest of its body is thrown away."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
 
     def _release(self) -> None:
-        self._forget()
-        self.on_response_complete()
-
-    def _forget(self) -> None:
-        Protocol.buffered -= self.held
-        self.held = 0
+        """Count what is held anew: nothing, but for the bodies of requests that still wait or arrive."""
+        held = 0
+        if self.pipeline or self.scope is not self.arrived:
+            held = sum(len(cycle.body) for cycle, _ in self.pipeline)
+            if self.cycle is not None and not self.cycle.response_complete:
+                held += len(self.cycle.body)
+        self.together.count -= self.held - held
+        self.held = held
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: a client is refused, and not left waiting, until the model is loaded.
+    """A bound socket that does not listen yet, so that clients are refused instead of left waiting while a model loads.
 
     Raises BadInput when the address cannot be had.
     """
@@ -191,15 +410,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Any, listener: socket.socket, announce: Callable[[dict[str, str]], None]) -> None:
-    """Serve the ASGI `app` until SIGTERM or Ctrl-C, then answer what is under way and return.
+def serve(app: Any, listener: socket.socket, limits: Limits, announce: Callable[[dict[str, str]], None]) -> None:
+    """Serve the ASGI `app` until SIGTERM or Ctrl-C, then answer the requests that have arrived and return.
 
-    `announce` is called when the server answers, with the classes of its event loop and its protocol.
+    `announce` is called when the server is ready, with the classes of its event loop and its protocol.
     """
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=partial(Protocol, limits=limits, together=Held()),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -209,12 +428,11 @@ def serve(app: Any, listener: socket.socket, announce: Callable[[dict[str, str]]
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     host, port = listener.getsockname()[:2]
     try:
-        # Of two processes that bound the same free port, the second one learns of the first only here.
+        # Two processes can bind the same free port; the second one fails only here.
         listener.listen(config.backlog)
     except OSError as error:
         raise _refused(host, port, error) from None
@@ -233,16 +451,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = type(asyncio.get_running_loop())
-        protocol = self.config.http_protocol_class
-        self._announce({"event_loop": _name(loop), "http_protocol": _name(protocol)})
+        self._announce({"event_loop": _name(loop), "http_protocol": _name(Protocol)})
 
     async def on_tick(self, counter: int) -> bool:
-        # uvicorn's own clock, ten times a second: no request needs a timer of its own.
+        # uvicorn calls this ten times per second, so that no request needs a timer of its own.
         if counter % 10 == 0:
             time = asyncio.get_running_loop().time()
             for connection in tuple(self.server_state.connections):
                 assert isinstance(connection, Protocol)
-                connection.look(time)
+                connection.check(time)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,4 +1,7 @@
-"""Where a prediction runs: in the event loop, in one inference thread behind a bounded queue, or many at once."""
+"""Where a prediction runs: in the event loop, in one inference thread behind a bounded queue, or many at once.
+
+Beside that, the one thread in which expensive bodies are decoded, and the watch that notices a thread that hangs.
+"""
 
 import asyncio
 import queue
@@ -6,11 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from math import ceil
-from typing import Any, NamedTuple, Protocol
+from math import ceil, isfinite
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +25,25 @@ from medserve.timing import now
 from serve.runtimes import Runtime, pad, predict
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Decoded = TypeVar("Decoded")
 
 Outcome = tuple[NDArray[np.float32], int, int]
 """Scores, and the nanoseconds at which the prediction began and ended."""
 
-STEADY = 8
-"""Predictions over which their pace is averaged."""
-HOPE = 0.8
+AVERAGED = 8
+"""Predictions over which the time per request is averaged."""
+ADMISSION_FRACTION = 0.8
 """Share of its deadline that a request may be expected to take, for some take longer than expected."""
+QUEUED_BYTES = 32 << 20
+"""Bytes of images that requests in the queue may hold together; a single request may hold more."""
 
 
 class Busy(Exception):
-    """A request is refused at once, for it would wait for too long."""
+    """A request is refused at once, for it would wait too long or take too much memory."""
 
 
 class TooLate(Exception):
-    """A request whose deadline passed before it was answered."""
+    """The deadline of a request passed before it was answered."""
 
 
 class Dispatch(Protocol):
@@ -45,26 +52,43 @@ class Dispatch(Protocol):
     batches: Counter[int]
 
     def waiting(self) -> int:
-        """How many requests wait for the inference thread."""
+        """Requests that wait for the inference thread."""
 
-    async def __call__(self, images: NDArray[np.uint8], within: int | None = None, /) -> Outcome:
-        """Await the prediction of uint8 (N, H, W, C) images, `within` so many nanoseconds where something waits.
+    def busy_since(self) -> int | None:
+        """Nanosecond at which the prediction that runs began, null when none runs, 0 when none can run any more."""
+
+    async def __call__(self, images: NDArray[np.uint8], timeout_ns: int | None = None, /) -> Outcome:
+        """Await the prediction of uint8 (N, H, W, C) images; where requests wait, for at most `timeout_ns`.
 
         Raises Busy, TooLate, and whatever the runtime raises.
         """
 
 
-def dispatch(runtime: Runtime, deployment: Deployment) -> Dispatch:
-    """The deployment's way of predicting.
+def dispatch(runtime: Runtime, deployment: Deployment, classes: int) -> Dispatch:
+    """The deployment's way of predicting, whose scores are checked: float32 (N, `classes`), all of them finite.
 
     Raises BadInput for concurrent dispatch of a runtime that does not say when a prediction is due.
     """
     sizes = deployment.batch_sizes
     if deployment.dispatch == "concurrent":
-        return Concurrent(runtime, sizes)
-    if deployment.dispatch == "thread":
-        return InThread(lambda images: predict(runtime, images, sizes), deployment)
-    return Inline(lambda images: predict(runtime, images, sizes))
+        return Concurrent(runtime, sizes, classes)
+
+    def checked(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = predict(runtime, images, sizes)
+        check_scores(scores, len(images), classes)
+        return scores
+
+    return InThread(checked, deployment) if deployment.dispatch == "thread" else Inline(checked)
+
+
+def check_scores(scores: NDArray[np.float32], count: int, classes: int) -> None:
+    """Raise RuntimeError for anything but finite numbers of shape (`count`, `classes`)."""
+    if not isinstance(scores, np.ndarray) or scores.shape != (count, classes):
+        shape = getattr(scores, "shape", type(scores).__name__)
+        raise RuntimeError(f"the runtime returned scores of shape {shape}; expected ({count}, {classes})")
+    # The sum of squares is finite only if every score is; it takes a fifth of the time of `isfinite(...).all()`.
+    if not isfinite(np.vdot(scores, scores)):
+        raise RuntimeError("the runtime returned scores that are not finite")
 
 
 class Inline:
@@ -72,20 +96,24 @@ class Inline:
 
     def __init__(self, predict: Predict) -> None:
         self.batches: Counter[int] = Counter()
-        self.begun: int | None = None
+        self._began: int | None = None
         self._predict = predict
 
     def waiting(self) -> int:
-        """None waits."""
+        """No request waits."""
         return 0
 
-    async def __call__(self, images: NDArray[np.uint8], _within: int | None = None) -> Outcome:
+    def busy_since(self) -> int | None:
         """See Dispatch."""
-        self.begun = started = now()
+        return self._began
+
+    async def __call__(self, images: NDArray[np.uint8], _timeout_ns: int | None = None) -> Outcome:
+        """See Dispatch."""
+        self._began = started = now()
         try:
             scores = self._predict(images)
         finally:
-            self.begun = None
+            self._began = None
         done = now()
         self.batches[len(images)] += 1
         return scores, started, done
@@ -94,18 +122,22 @@ class Inline:
 class Concurrent:
     """Begin every prediction at once and await, in the event loop, the instant at which it is due."""
 
-    def __init__(self, runtime: Runtime, batch_sizes: tuple[int, ...]) -> None:
+    def __init__(self, runtime: Runtime, batch_sizes: tuple[int, ...], classes: int) -> None:
         due: Callable[[Any], int] | None = getattr(runtime, "due", None)
         if due is None:
             raise BadInput("this runtime does not say when a prediction is due; 'dispatch' must be inline or thread")
         self.batches: Counter[int] = Counter()
-        self._runtime, self._due, self._batch_sizes = runtime, due, batch_sizes
+        self._runtime, self._due, self._batch_sizes, self._classes = runtime, due, batch_sizes, classes
 
     def waiting(self) -> int:
-        """None waits."""
+        """No request waits."""
         return 0
 
-    async def __call__(self, images: NDArray[np.uint8], _within: int | None = None) -> Outcome:
+    def busy_since(self) -> int | None:
+        """Nothing blocks."""
+        return None
+
+    async def __call__(self, images: NDArray[np.uint8], _timeout_ns: int | None = None) -> Outcome:
         """See Dispatch."""
         started = now()
         y = self._runtime.run(self._runtime.place(pad(images, self._batch_sizes)))
@@ -113,6 +145,7 @@ class Concurrent:
         while (left := self._due(y) - now()) > 0:
             await asyncio.sleep(ceil(left / 1e6) / 1e3)
         scores = self._runtime.fetch(y)[: len(images)]
+        check_scores(scores, len(images), self._classes)
         self.batches[len(images)] += 1
         return scores, started, now()
 
@@ -126,12 +159,12 @@ class Job(NamedTuple):
 
 
 class InThread:
-    """Predict in one thread, first come first served; at most `queue` requests wait.
+    """Predict in one thread, first come first served; at most `queue` requests of QUEUED_BYTES together wait.
 
-    Requests that wait are put together up to `batch_images` images. For more of them the thread waits only where there
-    were more of late, and no longer than `batch_delay_ms`: who is alone is served at once. A request is refused at once
-    when by the pace of late it could not be answered within its deadline; one whose deadline has passed is not
-    computed. One that has no answer after `patience_seconds` raises TimeoutError: the runtime hangs.
+    The thread joins waiting requests into batches of up to `batch_images` images. It waits for more only if the last
+    batch had more, and at most `batch_delay_ms`: a lone request skips the batch delay. A request is refused at once
+    when, by the recent time per request, it could not be answered within its deadline; a request whose deadline has
+    passed, or whose client has gone, is not computed.
     """
 
     def __init__(self, predict: Predict, deployment: Deployment) -> None:
@@ -140,38 +173,44 @@ class InThread:
         self._bound = deployment.queue
         self._most = deployment.batch_images
         self._delay = round(deployment.batch_delay_ms * 1e6)
-        self._within = sys.maxsize if deployment.deadline_ms is None else round(deployment.deadline_ms * 1e6)
-        self._patience = deployment.patience_seconds
+        self._timeout = sys.maxsize if deployment.deadline_ms is None else round(deployment.deadline_ms * 1e6)
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._inside = self._peak = 0
-        self._pace = 0.0
-        threading.Thread(target=self._work, name="inference", daemon=True).start()
+        self._inside = self._peak = self._bytes = 0
+        self._per_request = 0.0
+        self._began: int | None = None
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
 
     def waiting(self) -> int:
-        """How many requests wait for the thread."""
+        """Requests that wait for the thread."""
         return self._jobs.qsize()
 
-    async def __call__(self, images: NDArray[np.uint8], within: int | None = None) -> Outcome:
+    def busy_since(self) -> int | None:
         """See Dispatch."""
-        # Only the event loop puts, so the size cannot grow between this look and the put.
+        return self._began if self._thread.is_alive() else 0
+
+    async def __call__(self, images: NDArray[np.uint8], timeout_ns: int | None = None) -> Outcome:
+        """See Dispatch."""
+        # Only the event loop puts, so the size cannot grow between this check and the put.
         if self._jobs.qsize() >= self._bound:
             raise Busy("as many requests wait as the queue holds")
-        within = self._within if within is None else min(within, self._within)
-        # Who comes alone is always tried, or a pace that is out of date would keep everybody out.
-        if self._inside and self._pace * (self._inside + 1) > HOPE * within:
+        if self._inside and self._bytes + images.nbytes > QUEUED_BYTES:
+            raise Busy(f"the requests that wait hold {self._bytes} bytes already")
+        timeout = self._timeout if timeout_ns is None else min(timeout_ns, self._timeout)
+        # A lone request is always tried, or a time per request that is out of date would refuse all of them.
+        if self._inside and self._per_request * (self._inside + 1) > ADMISSION_FRACTION * timeout:
             raise Busy("so many requests wait that this one's deadline would pass")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._inside += 1
+        self._bytes += images.nbytes
         self._peak = max(self._peak, self._inside)
-        due = now() + within
+        due = now() + timeout
         self._jobs.put(Job(images, future, due))
         try:
-            async with asyncio.timeout(self._patience):
-                outcome = await future
-        except TimeoutError:
-            raise TimeoutError(f"no answer within {self._patience:g} s") from None
+            outcome = await future
         finally:
             self._inside -= 1
+            self._bytes -= images.nbytes
         if now() > due:
             raise TooLate
         return outcome
@@ -180,23 +219,29 @@ class InThread:
         held: Job | None = None
         while True:
             first, held = held or self._jobs.get(), None
-            if not self._is_wanted(first):
-                continue
-            jobs, held = self._gather(first)
-            images = [job.images for job in jobs]
-            batch = images[0] if len(images) == 1 else np.concatenate(images)
-            started = now()
+            jobs = [first]
             try:
-                scores = self._predict(batch)
-            except Exception as error:  # whatever a framework raises belongs to the requests, not to this thread
+                if not self._is_wanted(first):
+                    continue
+                jobs, held = self._gather(first)
+                self._settle_batch(jobs)
+            except BaseException as error:  # whatever it is, it belongs to these requests and not to this thread
                 _settle([(job, error) for job in jobs])
-                continue
-            done = now()
-            self.batches[len(batch)] += 1
-            self._pace += ((done - started) / len(jobs) - self._pace) / STEADY
-            ends = list(accumulate(len(one) for one in images))
-            parts = [scores[begin:end] for begin, end in pairwise([0, *ends])]
-            _settle([(job, (part, started, done)) for job, part in zip(jobs, parts, strict=True)])
+
+    def _settle_batch(self, jobs: list[Job]) -> None:
+        images = [job.images for job in jobs]
+        batch = images[0] if len(images) == 1 else np.concatenate(images)
+        self._began = started = now()
+        try:
+            scores = self._predict(batch)
+        finally:
+            self._began = None
+        done = now()
+        self.batches[len(batch)] += 1
+        self._per_request += ((done - started) / len(jobs) - self._per_request) / AVERAGED
+        ends = list(accumulate(len(part) for part in images))
+        parts = [scores[begin:end] for begin, end in pairwise([0, *ends])]
+        _settle([(job, (part, started, done)) for job, part in zip(jobs, parts, strict=True)])
 
     def _gather(self, first: Job) -> tuple[list[Job], Job | None]:
         """The requests of one prediction, and the first of the next one where it is already here."""
@@ -218,7 +263,7 @@ class InThread:
         return jobs, None
 
     def _is_wanted(self, job: Job) -> bool:
-        """Whether somebody still waits for a request, in time."""
+        """Whether the client still waits for a request, in time."""
         if job.future.done():
             return False
         if now() <= job.due:
@@ -227,30 +272,77 @@ class InThread:
         return False
 
 
-def watch(inline: Inline, patience: float, give_up: Callable[[], None]) -> None:
-    """Call `give_up` when a prediction has lasted for `patience` seconds: the event loop itself cannot tell."""
+class Decoding:
+    """Decode bodies in one thread beside the event loop: an image or a compressed body may take long.
+
+    At most `queue` bodies wait.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._bound = deployment.queue
+        self._waiting = 0
+        self._began: int | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    def busy_since(self) -> int | None:
+        """Nanosecond at which the decoding that runs began, null when none runs."""
+        return self._began
+
+    async def __call__(self, decode: Callable[[], Decoded], timeout_ns: int | None) -> Decoded:
+        """Await `decode()` for at most `timeout_ns`. Raises Busy, TooLate, and whatever it raises."""
+        if self._waiting >= self._bound:
+            raise Busy("as many bodies wait to be decoded as the queue holds")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(None if timeout_ns is None else timeout_ns / 1e9):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, decode)
+        except TimeoutError:
+            raise TooLate from None
+        finally:
+            self._waiting -= 1
+
+    def _run(self, decode: Callable[[], Decoded]) -> Decoded:
+        self._began = now()
+        try:
+            return decode()
+        finally:
+            self._began = None
+
+
+class Watched(Protocol):
+    """What may hang."""
+
+    def busy_since(self) -> int | None:
+        """Nanosecond at which the work that runs began, null when none runs."""
+
+
+def watch(watched: Sequence[Watched], patience: float, give_up: Callable[[], None]) -> None:
+    """Call `give_up` when a piece of work has lasted for `patience` seconds: it cannot be ended in any other way."""
 
     def look() -> None:
-        begun = None
-        while begun is None or now() - begun <= patience * 1e9:
+        while all(
+            since is None or now() - since <= patience * 1e9 for since in (each.busy_since() for each in watched)
+        ):
             time.sleep(patience / 4)
-            begun = inline.begun
         give_up()
 
     threading.Thread(target=look, name="watch", daemon=True).start()
 
 
-def _settle(settled: list[tuple[Job, Outcome | Exception]]) -> None:
+def _settle(settled: list[tuple[Job, Outcome | BaseException]]) -> None:
     """Hand outcomes over to the event loop, which is woken once for all of them."""
-    with suppress(RuntimeError):  # the loop has ended, and with it all who waited
+    with suppress(RuntimeError):  # the loop has ended, and with it all requests
         settled[0][0].future.get_loop().call_soon_threadsafe(_deliver, settled)
 
 
-def _deliver(settled: list[tuple[Job, Outcome | Exception]]) -> None:
+def _deliver(settled: list[tuple[Job, Outcome | BaseException]]) -> None:
     for job, outcome in settled:
         if job.future.done():
             continue
         if isinstance(outcome, Exception):
             job.future.set_exception(outcome)
+        elif isinstance(outcome, BaseException):
+            # Not an Exception itself, or it would end the event loop.
+            job.future.set_exception(RuntimeError(f"{type(outcome).__name__}: {outcome}"))
         else:
             job.future.set_result(outcome)

@@ -18,6 +18,10 @@ from medserve import process, wire
 from medserve.errors import EVENTS
 
 PATIENCE = 60
+LARGEST_REQUEST_BYTES = (16 << 20) + 12 * (4 << 20)
+"""Of a deployment of small images: an image file of 16 MiB, and 4 Mpx as decoded, in colour, and as coefficients."""
+GROWTH_BYTES = (64 << 20) + LARGEST_REQUEST_BYTES
+"""By which one client makes a server process grow at most."""
 
 
 @dataclass

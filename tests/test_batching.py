@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from server_process import PATIENCE
 
@@ -159,19 +160,86 @@ def test_predictions_are_counted_by_their_images() -> None:
     assert infer.waiting() == 0
 
 
-def test_a_prediction_that_never_comes_raises_and_its_request_is_not_computed_again() -> None:
+def test_a_prediction_that_hangs_is_noticed_by_the_watch() -> None:
+    gate, given_up = Gate(), threading.Event()
+
+    async def main() -> None:
+        infer = in_thread(gate)
+        scheduler.watch([infer], 0.05, given_up.set)
+        hung = asyncio.create_task(infer(marked(0)))
+        assert await asyncio.to_thread(given_up.wait, PATIENCE)
+        assert infer.busy_since()
+        gate.release.set()
+        assert values((await hung)[0]) == [0]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), SystemExit(3), None])
+def test_the_thread_survives_whatever_a_prediction_does(error: BaseException | None) -> None:
+    """A result that is no array, and what is raised even outside of the prediction, belong to its requests."""
+    failing = [True]
+
+    def predict(images: NDArray[np.uint8]) -> Any:
+        if failing.pop() if failing else False:
+            if error is None:
+                return None
+            raise error
+        return images.reshape(-1, 1).astype(np.float32)
+
+    async def main() -> None:
+        infer = in_thread(predict)
+        with pytest.raises((MemoryError, RuntimeError, TypeError)):
+            await infer(marked(1))
+        assert values((await infer(marked(2)))[0]) == [2]
+        assert infer.busy_since() is None
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_ended_is_noticed_by_the_watch() -> None:
+    given_up = threading.Event()
+
+    class Ended:
+        def busy_since(self) -> int:
+            return 0
+
+    scheduler.watch([Ended()], 0.05, given_up.set)
+    assert given_up.wait(PATIENCE)
+
+
+def test_images_of_waiting_requests_are_bounded_in_bytes() -> None:
     gate = Gate()
 
-    async def main() -> list[Any]:
-        infer = in_thread(gate, patience_seconds=0.05)
-        hung = await asyncio.gather(infer(marked(0)), infer(marked(1)), return_exceptions=True)
+    async def main() -> None:
+        infer = in_thread(gate)
+        third = np.zeros((scheduler.QUEUED_BYTES // 3 + 1, 1, 1, 1), np.uint8)
+        tasks = [asyncio.create_task(infer(third)) for _ in range(2)]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        with pytest.raises(scheduler.Busy, match="requests that wait hold"):
+            await infer(third)
         gate.release.set()
-        return [*hung, await infer(marked(2))]
+        await asyncio.gather(*tasks)
+        # A request that is alone may be larger than the bound.
+        await infer(np.concatenate([third] * 4))
 
-    *hung, after = asyncio.run(main())
-    assert [str(error) for error in hung] == ["no answer within 0.05 s"] * 2
-    assert values(after[0]) == [2]
-    assert gate.batches == [[0], [2]]
+    asyncio.run(main())
+
+
+def test_a_request_whose_client_has_gone_is_not_computed() -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        infer = in_thread(gate)
+        tasks = [asyncio.create_task(infer(marked(number))) for number in (1, 2, 3)]
+        await asyncio.to_thread(gate.running.wait, PATIENCE)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        gate.release.set()
+        await asyncio.gather(tasks[0], tasks[2])
+
+    asyncio.run(main())
+    assert gate.batches == [[1], [3]]
 
 
 def test_a_batch_that_fails_fails_each_of_its_requests() -> None:

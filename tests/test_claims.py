@@ -13,7 +13,7 @@ from loadtest.results.claims import JudgedClaim, judge
 from loadtest.results.flags import Row
 from loadtest.results.pairs import compare
 from medserve.study import Claim, Subject
-from medserve.tables import TRAPS
+from medserve.tables import TIMING_MISTAKES
 
 FACTOR = {"pytorch": 1.0, "keras_tf": 1.5, "flax_nnx": 0.6}
 ACCURACY = {"pytorch": 0.985, "keras_tf": 0.95, "flax_nnx": 0.986}
@@ -35,7 +35,7 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         "batch_images": 1,
         "seed": 0,
         "profile": profile,
-        "trap": next((trap for trap in TRAPS if profile.endswith(trap)), None),
+        "trap": next((trap for trap in TIMING_MISTAKES if profile.endswith(trap)), None),
         "batch": 1,
         "mode": {"in": "in-process", "cl": "closed-loop"}.get(profile[:2], "open-loop"),
         "status": "done",

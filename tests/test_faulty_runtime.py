@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulty_server import HANGS, RAISES
+from faulty_server import HANGS, NO_ARRAY, NOT_FINITE, RAISES, WRONG_SHAPE
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
@@ -46,22 +46,11 @@ def test_a_runtime_that_raises(empty: Path, image: NDArray[np.uint8], dispatch: 
     assert [line["event"] for line in rest] == ["ready again", "draining", "ended"]
 
 
-def test_a_thread_that_hangs(empty: Path, image: NDArray[np.uint8], tmp_path: Path) -> None:
-    words = ["--runtime", "null", "--dispatch", "thread", "--queue", "1", "--patience", "0.2"]
-    with (tmp_path / "log").open("wb") as stderr, serving(empty, *words, program=PROGRAM, stderr=stderr) as server:
-        failed = server.infer(np.full_like(image, HANGS))
-        assert failed.status == 500
-        assert failed.error == "the runtime failed: TimeoutError: no answer within 0.2 s"
-        assert readiness(server) == {503}
-        # The queue holds one; its request fails as well, and the next is refused at once.
-        assert [server.infer(image).status for _ in range(2)] == [500, 503]
-        server.child.terminate()
-        assert server.child.wait(PATIENCE) == 0
-    assert log(tmp_path / "log")[1]["reason"] == failed.error
-
-
-def test_an_event_loop_that_hangs_ends_and_says_why(empty: Path, image: NDArray[np.uint8], tmp_path: Path) -> None:
-    words = ["--runtime", "null", "--patience", "0.2"]
+@pytest.mark.parametrize("dispatch", ["inline", "thread"])
+def test_a_runtime_that_hangs_ends_the_server_which_says_why(
+    empty: Path, image: NDArray[np.uint8], dispatch: str, tmp_path: Path
+) -> None:
+    words = ["--runtime", "null", "--dispatch", dispatch, "--patience", "0.2"]
     with (tmp_path / "log").open("wb") as stderr, serving(empty, *words, program=PROGRAM, stderr=stderr) as server:
         with pytest.raises(ConnectionError):
             server.infer(np.full_like(image, HANGS))
@@ -71,3 +60,23 @@ def test_an_event_loop_that_hangs_ends_and_says_why(empty: Path, image: NDArray[
         assert event == {"event": "error", "reason": "the runtime hangs: null has not answered for 0.2 s"}
     _, line = log(tmp_path / "log")
     assert (line["level"], line["reason"]) == ("critical", event["reason"])
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "thread"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (NOT_FINITE, "the runtime returned scores that are not finite"),
+        (WRONG_SHAPE, "the runtime returned scores of shape (1, 7); expected (1, 8)"),
+        (NO_ARRAY, "the runtime returned scores of shape list; expected (1, 8)"),
+    ],
+)
+def test_scores_that_are_none_are_a_500_and_not_ready(
+    empty: Path, image: NDArray[np.uint8], dispatch: str, value: int, reason: str
+) -> None:
+    with serving(empty, "--runtime", "null", "--dispatch", dispatch, program=PROGRAM) as server:
+        failed = server.infer(np.full_like(image, value))
+        assert (failed.status, failed.error) == (500, f"the runtime failed: RuntimeError: {reason}")
+        assert readiness(server) == {503}
+        assert server.infer(np.zeros_like(image)).status == 200
+        assert readiness(server) == {200}

@@ -83,12 +83,48 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
-@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (4_097, 1)])
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (2**22 + 1, 1), (2049, 2048)])
 def test_absurd_dimensions_are_refused_before_they_are_decoded(width: int, height: int) -> None:
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
-    with pytest.raises(BadInput, match="expected at most 4096 a side|decompression bomb"):
+    with pytest.raises(BadInput, match="expected at most 4,194,304 pixels|decompression bomb"):
         images.decode(body, SHAPE)
+
+
+def progressive(side: int, scans: int) -> bytes:
+    """A progressive JPEG of one colour, whose last scan is repeated until there are so many."""
+    body = encoded(np.full((side, side, 3), 9, np.uint8), "JPEG", progressive=True)
+    last = body.rindex(b"\xff\xda")
+    # Ten scans, of which the last is one of refinement that may be repeated; the end of image follows it.
+    return body[:last] + body[last:-2] * (scans - body.count(b"\xff\xda") + 1) + body[-2:]
+
+
+@pytest.mark.parametrize(("side", "scans"), [(8, 65), (2048, 8000), (2048, 17)])
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(side: int, scans: int) -> None:
+    body = progressive(side, scans)
+    with pytest.raises(BadInput, match=f"the JPEG has {scans} scans"):
+        images.decode(body, SHAPE)
+
+
+@pytest.mark.parametrize(("side", "scans"), [(8, 64), (64, 10), (1024, 10)])
+def test_a_usual_progressive_jpeg_is_decoded(side: int, scans: int) -> None:
+    assert images.decode(progressive(side, scans), SHAPE).images == pytest.approx(9, abs=2)
+
+
+def test_compressed_text_of_a_png_is_bounded() -> None:
+    body = encoded(np.zeros(SHAPE, np.uint8))
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 20)))
+    with pytest.raises(BadInput, match="cannot be decoded"):
+        images.decode(body[:33] + text * 5 + body[33:], SHAPE)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+def test_a_compressed_image_file_is_refused(served: Server, image: NDArray[np.uint8], encoding: str) -> None:
+    path = f"/v2/models/{served.model}/classify"
+    refused = served.ask("POST", path, encoded(image[0]), {"Content-Encoding": encoding})
+    assert refused.status == 415
+    assert refused.error == f"Content-Encoding is '{encoding}'; expected none: image files are compressed"
+    assert served.ask("POST", path, encoded(image[0]), {"Content-Encoding": "identity"}).status == 200
 
 
 def test_a_posted_file_is_ranked(served: Server, onnx: Path) -> None:

@@ -158,7 +158,7 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
-        ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue to batch"),
+        ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue, which batching"),
         ('title = "Mini"', 'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]', "expected 1 to 32, the largest"),
         ('title = "Mini"', 'title = "Mini"\nbatch_images = []', "'batch_images' is empty"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),

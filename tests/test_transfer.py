@@ -27,7 +27,7 @@ from medserve.spec import Recipe
 from medserve.store import read_checkpoint, sha256
 from medserve.tables import ARCHITECTURES
 from train import loop, pretrained
-from train.frameworks import learns
+from train.frameworks import is_trained
 
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
@@ -60,7 +60,7 @@ def test_only_what_learns_changes(jobs: Jobs, framework: str, name: str, case: s
     outcome, architecture, recipe = jobs[framework], NETWORKS[name], CASES[case]
     before, after = (outcome.weights(f"{name}-{case}-{when}") for when in ("before", "after"))
     changed = {key for key in before if not np.array_equal(before[key], after[key])}
-    assert changed == {key for key in before if learns(architecture, recipe, key)}
+    assert changed == {key for key in before if is_trained(architecture, recipe, key)}
     assert changed
     assert changed != before.keys()
 
@@ -121,11 +121,11 @@ def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     env = {**os.environ, "MEDMNIST_ROOT": str(tiny), **ONE_THREAD}
     code = (
         "import sys\nfrom pathlib import Path\nfrom medserve.spec import Recipe\nfrom train import data, loop\n"
-        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._keep\n"
+        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._save_state\n"
         "def kept(trainer, states, state):\n"
         "    folder = keep(trainer, states, state)\n"
         "    return folder if len(state.history) != stop else sys.exit(3)\n"
-        "loop._keep = kept\n"
+        "loop._save_state = kept\n"
         "recipe = Recipe(batch=16, epochs=4, head_epochs=2, balanced=True)\n"
         "loop.train(data.open_dataset('bloodmnist', 28, unofficial=True), 'cnn', 'pytorch', recipe, out)\n"
     )

@@ -210,10 +210,10 @@ def test_server_and_generator_share_no_physical_core(monkeypatch: pytest.MonkeyP
     assert len(spare) == sum(topology[cpu] not in used for cpu in topology)
 
 
-def test_the_waiting_parent_steps_aside_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waiting_parent_avoids_the_measured_cpus_and_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     before, pinned = usable_cpus(), []
     monkeypatch.setattr(machine, "spare_cpus", lambda _measured: before[-1:])
-    with machine.aside((0,)):
+    with machine.avoid_cpus((0,)):
         pinned.append(usable_cpus())
     assert usable_cpus() == before
     assert pinned == [before[-1:] if hasattr(os, "sched_setaffinity") else before]

@@ -174,32 +174,32 @@ BINARY = {"binary_data_size": 36}
         (request_of(shape=[9, *SHAPE]), None, "N from 1 to 8"),
         (request_of(shape=list(SHAPE)), None, "expected .N, 3, 4, 3."),
         (request_of(datatype="FP32"), None, "datatype 'FP32'; expected 'UINT8'"),
-        (request_of(name="picture"), None, "expected exactly one, named 'image'"),
+        (request_of(name="picture"), None, "expected a single input named 'image'"),
         (
             request_of(data=[7] * 35),
             None,
-            r"has 35 numbers in its brackets; expected 36, flat or nested as \[1, 3, 4, 3\]",
+            r"has 35 elements; expected 36 numbers, flat or nested as \[1, 3, 4, 3\]",
         ),
-        (request_of(data=[[7] * 18] * 2), None, "36 numbers in its brackets; expected 36"),
+        (request_of(data=[[7] * 18] * 2), None, "has 36 elements; expected 36 numbers"),
         (request_of(data=[256] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[-1] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[0.5] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=["a"] * 36), None, "whole numbers from 0 to 255"),
-        (request_of(data=[[1], [2, 3]]), None, "has 3 numbers"),
-        (request_of(data=7), None, "has 1 numbers"),
+        (request_of(data=[[1], [2, 3]]), None, "has 3 elements"),
+        (request_of(data=7), None, "has 1 elements"),
         (request_of(data=[1000] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[True] * 36), None, "whole numbers from 0 to 255"),
         (request_of(data=[float("nan")] * 36), None, "not an Open Inference Protocol v2 request"),
         (request_of(data=...), None, "neither 'data' nor the parameter 'binary_data_size'"),
         (request_of(parameters=BINARY), None, "both 'data' and 'binary_data_size'"),
-        (request_of(data=..., parameters=BINARY), None, "says binary_data_size 36 and 0 bytes follow"),
-        (request_of(data=..., parameters={"binary_data_size": -36}), None, "says binary_data_size -36"),
+        (request_of(data=..., parameters=BINARY), None, "has binary_data_size 36, and 0 bytes follow"),
+        (request_of(data=..., parameters={"binary_data_size": -36}), None, "has binary_data_size -36"),
         (request_of() + b"x", str(len(request_of())), "1 bytes follow the JSON head"),
         (request_of(), "9999", "expected a whole number up to the body's"),
         (request_of(), "-1", "expected a whole number"),
         (request_of(), "٣", "expected a whole number"),
         (b"", None, "not an Open Inference Protocol v2 request"),
-        (b'{"inputs": []}', None, "expected exactly one, named 'image'"),
+        (b'{"inputs": []}', None, "expected a single input named 'image'"),
     ],
 )
 def test_a_refusal_says_what_was_expected(body: bytes, length: str | None, expected: str) -> None:
@@ -248,7 +248,7 @@ def test_the_request_says_how_scores_go_back(more: dict[str, Any], binary: bool)
 @pytest.mark.parametrize(("timeout", "within"), [(5, 5_000), (0, None), (None, None)])
 def test_a_timeout_is_in_microseconds(timeout: int | None, within: int | None) -> None:
     body = json.dumps(json.loads(request_of()) | {"parameters": {"timeout": timeout}}).encode()
-    assert wire.decode_request(body, None, SHAPE).within == within
+    assert wire.decode_request(body, None, SHAPE).timeout_ns == within
 
 
 @pytest.mark.parametrize("binary", [True, False])

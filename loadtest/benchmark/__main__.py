@@ -1,9 +1,9 @@
 """`python -m loadtest.benchmark`: measures the load generator, the statistics and the report against targets.
 
 `coverage` tests the statistics on simulated series, `report` writes the report of a large run, `repeat` compares two
-runs of one study, `cold` starts servers, `serving` compares the wrapper with other servers. `load` measures the
-generator: the blocks of a comparison alternate, so that disturbances affect both sides alike. Servers have one core,
-the generator and the reference clients, one at a time, another one. The parts:
+runs of one study, `cold` starts servers, `serving` compares the wrapper with other servers, `hostile` attacks it.
+`load` measures the generator: the blocks of a comparison alternate, so that disturbances affect both sides alike.
+Servers have one core, the generator and the reference clients, one at a time, another one. The parts:
 
 schedule   send lag, and dispersion of the arrivals, of Poisson schedules against the null server
 generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+import loadtest
 from loadtest.benchmark import other_clients, rooflines
 from loadtest.benchmark.bench import Bench, Line
 from medserve import errors
@@ -221,6 +222,33 @@ def serving(
     else:
         print("\n".join(comparison.markdown(rows)), end="\n\n")
         _tell(lines, json)
+
+
+@app.command()
+def hostile(
+    only: Annotated[str, typer.Option(help="Attacks, with commas.", show_default="all")] = "",
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--source", help="Source tree of a server; repeat it to compare.", show_default="this one"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send up to 64 MB from one client to a fresh server per attack: memory, longest wait for health, end by SIGTERM.
+
+    Everything stays on this machine. Example: python -m loadtest.benchmark hostile --source ../old --source .
+    """
+    from loadtest.benchmark.hostile import ATTACKS
+    from loadtest.benchmark.resilience import markdown, measure
+
+    names = only.split(",") if only else list(ATTACKS)
+    for name in names:
+        pick(ATTACKS, "attack", name)
+    rows = measure(sources or [Path(loadtest.__file__).parents[1]], names)
+    if json:
+        _print_json(list(rows))
+    else:
+        for line in markdown(rows):
+            print(line, flush=True)
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:

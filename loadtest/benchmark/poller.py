@@ -21,7 +21,7 @@ from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
 from medserve import errors, machine, store
 from medserve.errors import CannotRun
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 CONNECTIONS = 32
@@ -84,7 +84,7 @@ def open_loop(
     unsent: list[Exchange] = []
     sent = answered = 0
     try:
-        with quiet_collector():
+        with gc_paused():
             start = now()
             due = (start + offsets).tolist()
             end = due[-1] + round(timeout_seconds * 1e9)

@@ -19,7 +19,7 @@ from loadtest.generator.connections import ConnectionCounter
 from loadtest.generator.payload import Load
 from loadtest.generator.records import Records
 from medserve import machine
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class LoadTest:
     def begin(self, cpus: tuple[int, ...]) -> None:
         """Pin the process to `cpus` and pause the garbage collector."""
         machine.pin(cpus)
-        self._paused.enter_context(quiet_collector())
+        self._paused.enter_context(gc_paused())
         self._cpu = time.process_time()
 
     def whole_share(self) -> Share:

@@ -2,12 +2,19 @@
 
 By hand, with Locust's web page, against any server of the Open Inference Protocol v2:
 
-    locust -f loadtest/generator/locustfile.py --host http://127.0.0.1:8000 [--rate 50] [--samples samples.parquet]
+    locust -f loadtest/generator/locustfile.py --web-host 127.0.0.1 --host http://127.0.0.1:8000 [--rate 50]
+
+The page has no login: every client that reaches it can start and stop tests. It listens on 127.0.0.1 unless --web-host
+says otherwise, and sets neither files nor the server's address (`loadtest.generator.web_page`). With --samples FILE,
+the second test of a page writes its record beside that of the first: samples.parquet, samples-2.parquet.
 
 With `--processes`, or with `--master` and `--worker` on one or several machines, the same test is made by several
-processes, and the master writes the one record. Started by the program, the plan is the file named by MEDSERVE_LOAD.
-Users talk through the connections and the parser of FastHttpUser, with requests that are bytes beforehand: building
-each one anew costs as much as all the rest.
+processes, and the master writes the one record. Master and workers know no login and no encryption: they exchange
+msgpack messages with whoever connects. Bind the master's port by --master-bind-host to 127.0.0.1 for --processes, and
+to an address of a trusted network for workers on other machines.
+
+Started by the program, the plan is the file named by MEDSERVE_LOAD. Users talk through the connections and the parser
+of FastHttpUser, with requests that are bytes beforehand: building each one anew costs as much as all the rest.
 """
 
 import os
@@ -25,7 +32,7 @@ from locust.env import Environment
 from locust.exception import StopTest, StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.generator import payload
+from loadtest.generator import payload, web_page
 from loadtest.generator.connections import BLOCK_BYTES, Connections, InFlightRequest, TimedResponse
 from loadtest.generator.distributed import Master, Worker, host
 from loadtest.generator.load_test import LoadTest, Share, arrivals
@@ -53,6 +60,8 @@ sys.setswitchinterval(20e-6)
 current: LoadTest | None = None
 refusal = "it got no plan"
 link: Worker | Master | None = None
+tests_started = 0
+"""Tests that this process has started."""
 
 
 class Client(FastHttpUser):
@@ -217,7 +226,9 @@ def _spin_until(due: int) -> None:
 
 @events.init_command_line_parser.add_listener
 def _options(parser: Any) -> None:
-    add = parser.add_argument_group("medserve").add_argument
+    parser.set_defaults(web_host=web_page.ADDRESS)
+    said = f"The web page listens on {web_page.ADDRESS} unless --web-host names another address."
+    add = parser.add_argument_group("medserve", said).add_argument
     add("--model", default="", help="Model to ask; the server's only one when not given.")
     add("--rate", type=float, default=0.0, help="Requests per second, by arrival schedule; 0: users back to back.")
     add("--arrivals", choices=["constant", "poisson", "bursts"], default="constant", help="How they arrive.")
@@ -236,6 +247,8 @@ def _init(environment: Environment, **_: Any) -> None:
         process.die_with_parent()
     _join(environment)
     options = environment.parsed_options
+    if environment.web_ui:
+        web_page.guard(environment.web_ui.app, environment.web_ui.host, environment.host)
     if options.headless:
         # The plan has its own end; Locust's would cut off the last answers.
         options.medserve_seconds, options.run_time = options.run_time, None
@@ -255,8 +268,9 @@ def _join(environment: Environment) -> None:
 
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:
-    global current, refusal
+    global current, refusal, tests_started
     options = environment.parsed_options
+    tests_started += 1
     try:
         if options.worker:
             load = msgspec.json.decode(options.medserve_plan, type=Load)
@@ -325,7 +339,10 @@ def _manual_load(url: str, options: Namespace) -> Load:
         seconds=float(getattr(options, "medserve_seconds", None) or options.run_time or MANUAL_SECONDS),
         warmup_seconds=0.0,
     )
-    return Load(url=url.rstrip("/"), model=model, profile=profile, shape=shape, out=options.samples or None)
+    out = Path(options.samples) if options.samples else None
+    if out is not None and tests_started > 1:
+        out = out.with_stem(f"{out.stem}-{tests_started}")
+    return Load(url=url.rstrip("/"), model=model, profile=profile, shape=shape, out=str(out) if out else None)
 
 
 def _joined(value: str | list[str] | None) -> str | None:

@@ -140,7 +140,7 @@ class _Launch:
         log = self._scratch / "locust.log"
         monitor = Monitor(server.pid, measured)
         try:
-            with machine.aside(measured):
+            with machine.avoid_cpus(measured):
                 generate(load, log, server.why_dead, look=monitor.look)
         except CannotRun:
             shutil.copy(log, result.folder / log.name)

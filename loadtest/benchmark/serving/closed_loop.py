@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from loadtest.benchmark.poller import Exchange
 from loadtest.generator.payload import TIMEOUT_SECONDS
 from medserve.errors import CannotRun
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 
 class Block(NamedTuple):
@@ -32,7 +32,7 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
     sent_at: dict[int, int] = {}
     sent = answered = 0
     try:
-        with quiet_collector():
+        with gc_paused():
             start = heard = now()
             for _ in range(min(connections, count)):
                 exchange = Exchange((parts.hostname or "", parts.port or 80))

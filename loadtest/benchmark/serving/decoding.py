@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from loadtest.benchmark.bench import Line
 from medserve import wire
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 SIDE = 224
 TARGET = 5.0
@@ -49,7 +49,7 @@ def decoders(repeats: int) -> Iterator[Line]:
 
 
 def _milliseconds(decode: Callable[[bytes], NDArray[np.uint8]], body: bytes, image: NDArray[np.uint8]) -> float:
-    with quiet_collector():
+    with gc_paused():
         before = now()
         found = decode(body)
         spent = now() - before

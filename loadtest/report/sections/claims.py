@@ -9,7 +9,7 @@ from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
 from medserve.spec import LoadProfile
 from medserve.study import Subject
-from medserve.tables import TRAPS
+from medserve.tables import TIMING_MISTAKES
 
 TONES: dict[Finding, Tone] = {
     "holds": "good",
@@ -134,7 +134,7 @@ def _mistake_line(facts: Facts, mistaken: JudgedClaim, judged: list[JudgedClaim]
 
 
 def _mistake(load: LoadProfile) -> str:
-    return TRAPS[load.trap] if load.trap else CLOSED
+    return TIMING_MISTAKES[load.trap] if load.trap else CLOSED
 
 
 def _subject(subject: Subject) -> str:

