@@ -10,7 +10,7 @@ the second test of a page writes its record beside that of the first: samples.pa
 
 With `--processes`, or with `--master` and `--worker` on one or several machines, the same test is made by several
 processes, and the master writes the one record. Master and workers know no login and no encryption: they exchange
-msgpack messages with whoever connects. Bind the master's port by --master-bind-host to 127.0.0.1 for --processes, and
+msgpack messages with any host that connects. Bind the master's port by --master-bind-host to 127.0.0.1 for --processes, and
 to an address of a trusted network for workers on other machines.
 
 Started by the program, the plan is the file named by MEDSERVE_LOAD. Users talk through the connections and the parser
