@@ -8,7 +8,7 @@ import pytest
 from medserve.glossary import GLOSSARY
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("medserve", "serve", "train")
+PACKAGES = ("medserve", "serve", "train", "loadtest")
 METAPHORS = (
     "rulers?",
     "ledgers?",

@@ -259,7 +259,7 @@ def test_the_report_says_how_the_ruler_did(tmp_path: Path) -> None:
     store.write_json(run / "selftest" / "selftest.json", made_selftest(False))
     found = facts.read(run)
     text = markdown.write(page.compose(found, "run"))
-    assert "### Known answers" in text
+    assert "### Load-generator self-test" in text
     assert "| mixed delays: p50 at 100/s | 2.20 | 2.00 | 0.150 | ms | **does not hold** |" in text
     assert "| 28 | 9,000 | 6,300 |" in text
     caution = "Load-generator self-test failed (1 check, first mixed delays: p50 at 100/s)"

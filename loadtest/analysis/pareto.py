@@ -88,10 +88,9 @@ def limits(bounds: Collection[float]) -> list[float]:
 
 
 def best(candidates: Collection[Candidate], percentile: str, limit: float) -> Choice:
-    """Of the candidates below the limit whose accuracy interval reaches the best one's, the fastest.
+    """The fastest of the candidates below the limit whose accuracy interval overlaps with that of the most accurate.
 
-    Accuracies are told apart when their intervals do not overlap. As they are shares of the same test images, this asks
-    for more than a paired test would.
+    As accuracies are shares of the same test images, to compare intervals asks for more than a paired test would.
     """
     within = [candidate for candidate in candidates if candidate.bounds.get(percentile, inf) < limit]
     if not within:

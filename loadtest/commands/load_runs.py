@@ -18,7 +18,7 @@ from loadtest.commands.shared import print_figures
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
 from loadtest.results import faults, latency
-from loadtest.results.record_summary import COLUMNS, as_text, summarise
+from loadtest.results.record_summary import COLUMNS, as_text, number, summarise
 from medserve.errors import CannotRun
 from medserve.progress import Progress
 from medserve.spec import LoadProfile
@@ -115,10 +115,10 @@ def ladder(runs: Runs, steps: Sequence[int], json: bool) -> None:
         row["beyond_saturation"] = point is not None and row["users"] > point
         if row["beyond_saturation"]:
             row.update({name: None for name in row if name.endswith(("_ms", "_low", "_high"))})
-        percentiles = " ".join(f"{_number(row[name]):>9}" for name in ("p50_ms", "p99_ms"))
+        percentiles = " ".join(f"{number(row[name]):>9}" for name in ("p50_ms", "p99_ms"))
         mark = "  <- saturation point" if row["users"] == point else ""
         mark = "  beyond saturation: queueing latency" if row["beyond_saturation"] else mark
-        lines.append(f"{row['users']:>5} {_number(row['rate_delivered']):>11} {percentiles}{mark}")
+        lines.append(f"{row['users']:>5} {number(row['rate_delivered']):>11} {percentiles}{mark}")
     figures = {"url": plan.url, "model": plan.model, "saturation_point": point}
     print_figures(figures | {"incomplete": first_problem, "steps": rows}, lines, json)
     if first_problem is not None:
@@ -144,7 +144,3 @@ def _load_words(profile: LoadProfile) -> str:
         return f"{profile.arrivals} arrivals" + ("" if profile.rate is None else f" at {profile.rate:g}/s")
     gap = f", {profile.gap_seconds:g} s apart" if profile.gap_seconds else " back to back"
     return f"{profile.users} {'user' if profile.users == 1 else 'users'}{gap}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

@@ -9,9 +9,9 @@ says otherwise, and sets neither files nor the server's address (`loadtest.gener
 the second test of a page writes its record beside that of the first: samples.parquet, samples-2.parquet.
 
 With `--processes`, or with `--master` and `--worker` on one or several machines, the same test is made by several
-processes, and the master writes the one record. Master and workers know no login and no encryption: they exchange
-msgpack messages with whoever connects. Bind the master's port by --master-bind-host to 127.0.0.1 for --processes, and
-to an address of a trusted network for workers on other machines.
+processes, and the master writes the one record. Master and workers have no login and no encryption: they exchange
+msgpack messages with any host that connects. Bind the master's port by --master-bind-host to 127.0.0.1 for
+--processes, and to an address of a trusted network for workers on other machines.
 
 Started by the program, the plan is the file named by MEDSERVE_LOAD. Users talk through the connections and the parser
 of FastHttpUser, with requests that are bytes beforehand: building each one anew costs as much as all the rest.

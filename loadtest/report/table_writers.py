@@ -26,7 +26,7 @@ def forms(table: Table) -> Iterator[tuple[str, str]]:
 
 
 def as_csv(table: Table) -> str:
-    """Every cell: its value where it has one, and what stands beside it in a column of its own."""
+    """Every cell: its value if it has one, else its text; notes have columns of their own."""
     places = range(len(table.columns))
     noted = [any(line.cells[place].note for line in table.lines) for place in places]
     remarked = any(line.remarks for line in table.lines)

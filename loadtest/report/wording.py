@@ -70,8 +70,8 @@ def estimate(row: Row, name: str = "p50") -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share with two decimals."""
-    return ABSENT if share is None else f"{share * 100:.2f} %"
+    """A share in per cent with two decimals, without the sign."""
+    return ABSENT if share is None else f"{share * 100:.2f}"
 
 
 def several(count: int, thing: str) -> str:

@@ -108,7 +108,7 @@ def as_text(figures: dict[str, Any]) -> str:
     if terms := figures.get("breakdown"):
         lines += ["", f"{'latency breakdown':<20} {'p50 ms':>10} {'p99 ms':>10} {'mean share':>11}"]
         lines += [
-            f"{term['name']:<20} {_value(term['p50_ms']):>10} {_value(term['p99_ms']):>10} {term['share']:>11.1%}"
+            f"{term['name']:<20} {number(term['p50_ms']):>10} {number(term['p99_ms']):>10} {term['share']:>11.1%}"
             for term in terms
         ]
     return "\n".join(lines)
@@ -121,7 +121,7 @@ def _plain(figures: dict[str, Any]) -> list[str]:
 def _with_interval(figures: dict[str, Any], name: str) -> str:
     if figures[f"{name}_ms"] is None:
         return "not estimable"
-    return f"{figures[f'{name}_ms']:.4g} ms ({_value(figures[f'{name}_low'])} to {_value(figures[f'{name}_high'])})"
+    return f"{figures[f'{name}_ms']:.4g} ms ({number(figures[f'{name}_low'])} to {number(figures[f'{name}_high'])})"
 
 
 def _definitions(figures: dict[str, Any]) -> list[str]:
@@ -131,10 +131,11 @@ def _definitions(figures: dict[str, Any]) -> list[str]:
     for name in PERCENTILES:
         values = [figures[f"{name}_{of}"] for of in ("ms", "service_ms", "uncorrected_ms")]
         omitted = None if values[0] is None or values[2] is None else values[0] - values[2]
-        words = [_value(value) for value in (*values, omitted)]
+        words = [number(value) for value in (*values, omitted)]
         lines.append(f"{name.replace('_', '.'):<12} " + " ".join(f"{word:>14}" for word in words))
     return lines
 
 
-def _value(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
     return "-" if value is None else f"{value:.4g}"

@@ -13,7 +13,7 @@ from loadtest.report.cells import deployment_cell
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Table
-from loadtest.report.wording import Labels, interval, number
+from loadtest.report.wording import Labels, interval, number, percent
 from loadtest.results.flags import deployment
 from loadtest.results.table import Row
 from medserve.spec import LoadProfile
@@ -88,9 +88,9 @@ def fronts(facts: Facts) -> Table | None:
     lines = []
     for name, row in known.items():
         share = accuracy(facts, row)
-        bounds = f"[{_percent(share.low)}, {_percent(share.high)}]"
+        bounds = f"[{percent(share.low)}, {percent(share.high)}]"
         cells = [deployment_cell(facts, labels, row), Cell(str(row["size"]), value=row["size"])]
-        cells.append(Cell(_percent(share.value), bounds, share.value))
+        cells.append(Cell(percent(share.value), bounds, share.value))
         here = {plane.profile: plane for plane in planes if name in plane.rows}
         cells += [_standing(labels, here[profile], name) if profile in here else Cell("") for profile in profiles]
         lines.append(Line(tuple(cells)))
@@ -150,13 +150,13 @@ def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: di
     share = accuracy(facts, row)
     others = [f"{labels.full(rows[cell])}, {rows[cell]['size']} px" for cell in choice.alike]
     shown = others if len(others) < 3 else [*others[:2], f"{len(others) - 2} more"]
-    bounds = "" if share.low is None or share.high is None else f"[{share.low * 100:.2f}, {share.high * 100:.2f}]"
+    bounds = "" if share.low is None else f"[{percent(share.low)}, {percent(share.high)}]"
     return Line(
         (
             Cell(objective, where, choice.limit),
             Cell(wording.framework(row["framework"]), labels.kind(row), mark=wording.mark(row)),
             Cell(str(row["size"]), value=row["size"]),
-            Cell(f"{share.value * 100:.2f}", bounds, share.value),
+            Cell(percent(share.value), bounds, share.value),
             Cell(number(row[f"{name}_ms"]), interval(row[f"{name}_low"], row[f"{name}_high"]), row[f"{name}_ms"]),
             Cell(number(row["p50_ms"]), interval(row["p50_low"], row["p50_high"]), row["p50_ms"]),
             Cell("; ".join(shown) or "none", tone="" if shown else "muted"),
@@ -218,7 +218,7 @@ def _point(labels: Labels, plane: Plane, name: str, text: str) -> Point:
     row, point = plane.rows[name], plane.points[name]
     share, latency = point.accuracy, point.latency
     ends = (None if share.low is None else share.low * 100, None if share.high is None else share.high * 100)
-    words = f"{_percent(share.value)} % at a median of {number(latency.value)} ms {interval(latency.low, latency.high)}"
+    words = f"{percent(share.value)} % at a median of {number(latency.value)} ms {interval(latency.low, latency.high)}"
     return drawing.point(
         row, name, f"{_named(labels, row)}: {words}", share.value * 100, ends,
         x=latency.value, x_low=latency.low, x_high=latency.high, faded=name in plane.dominated, text=text,
@@ -227,7 +227,3 @@ def _point(labels: Labels, plane: Plane, name: str, text: str) -> Point:
 
 def _named(labels: Labels, row: Row) -> str:
     return f"{labels.full(row)}, {row['size']} px"
-
-
-def _percent(share: float | None) -> str:
-    return wording.ABSENT if share is None else f"{share * 100:.2f}"

@@ -49,7 +49,7 @@ def _deployment_line(facts: Facts, labels: Labels, profiles: Sequence[LoadProfil
     for profile in profiles:
         cells += [_measured(group.get(profile.name), name, profile) for name in _shown(profile)]
     parity = row["parity_max_abs"]
-    cells.append(Cell(ABSENT if row["accuracy"] is None else f"{row['accuracy'] * 100:.2f}", value=row["accuracy"]))
+    cells.append(Cell(wording.percent(row["accuracy"]), value=row["accuracy"]))
     cells.append(Cell(number(parity), value=parity))
     status, tone = _status(facts, list(group.values()))
     cells.append(Cell(status, tone=tone))
