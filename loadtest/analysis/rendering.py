@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from loadtest.analysis.verdicts import Row, deployment
-from medserve.errors import unknown
+from medserve.errors import printable, unknown
 from medserve.spec import Noun
 
 CLOSED = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
@@ -20,6 +20,8 @@ HEADS = [
     "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
     "p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
 ]  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a cell begins that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: of a row that is not valid, and of one that was disturbed or did not settle."""
 
@@ -52,12 +54,26 @@ def _whole(rows: list[Row], form: str) -> str:
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue().rstrip("\n")
+        heads = list(rows[0]) if rows else []
+        return as_csv([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
     raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
+
+
+def as_csv(lines: Iterable[Iterable[Any]]) -> str:
+    """Lines of cells as CSV. A text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_inert(value) for value in line] for line in lines)
+    return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _word(value: Any) -> str:
@@ -170,7 +186,7 @@ def _notes(rows: list[Row]) -> list[str]:
         names = list(dict.fromkeys(deployment(row) for row in cells))
         what = cells[0]["cell"] if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"{what}{more}: {reason}")
+        lines.append(printable(f"{what}{more}: {reason}"))
     return lines
 
 

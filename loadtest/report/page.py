@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.analysis import rendering
-from loadtest.analysis.verify import PUBLISHED, seal
+from loadtest.analysis.verify import PUBLISHED, SUMS, seal
 from loadtest.report import (
     answer,
     charts,
@@ -40,7 +40,11 @@ from medserve.tables import DATASETS
 
 
 def write(run: Path, out: Path | None = None) -> list[Path]:
-    """Write the report of a run and return the files, the page first. Raises BadInput when `run` is no run."""
+    """Write the report of a run and return the files, the page first. Raises BadInput when `run` is no run.
+
+    A write that fails leaves the report that was there. From the first new file on until all are there and have their
+    digests, there is no SHA256SUMS, and `medserve verify` says that nothing was published.
+    """
     out = out or run / "report.html"
     if out.suffix != ".html":
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
@@ -49,10 +53,15 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
     written[run / PUBLISHED] = rendering.render([*found.rows, *found.trapped], "json").encode()
     written |= {out.parent / name: content for name, content in _beside(page)}
-    for path, content in written.items():
-        store.write_bytes(path, content)
-    seal(run)
+    publish(run, written)
     return list(written)
+
+
+def publish(run: Path, written: dict[Path, bytes]) -> None:
+    """Write the files of a report, by path, and SHA256SUMS of the whole run."""
+    with store.new_files(written):
+        (run / SUMS).unlink(missing_ok=True)
+    seal(run)
 
 
 def compose(found: Facts, folder: str) -> Page:
