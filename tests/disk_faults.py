@@ -110,10 +110,9 @@ class _Raw(io.FileIO):
 
 def where(path: Any, folder: int | None = None) -> str:
     """The path behind a path, or a descriptor, or a name in an open folder."""
-    if isinstance(path, int):
-        return os.readlink(f"/proc/self/fd/{path}")
-    path = os.fsdecode(path)
-    return path if folder is None else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    opened = path if isinstance(path, int) else folder
+    place = "" if opened is None else str(Path(f"/proc/self/fd/{opened}").readlink())
+    return place if isinstance(path, int) else str(Path(place, os.fsdecode(path)))
 
 
 def attempt(write: Callable[[], object], disk: Disk, exchange: bool = True, record: Path | None = None) -> str:
@@ -144,7 +143,7 @@ def check_order(done: list[tuple[str, str, str]]) -> None:
     """Assert that all is on the disk before it gets its name, and that the name is there before the writer ends."""
     dirty: set[str] = set()
     for kind, path, source in done:
-        parent = os.path.dirname(path)
+        parent = str(Path(path).parent)
         if kind in ("open", "write", "mkdir"):
             dirty |= {path, parent}
         elif kind == "fsync":

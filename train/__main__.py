@@ -42,12 +42,13 @@ def run(
 
     Example: medserve train --dataset synthetic --size 28 --out checkpoints/cells --set epochs=4
     """
-    # A mistyped name is told before anything is unpacked or drawn.
+    # A mistyped name is told before anything is unpacked or drawn. A path such as `runs/x/.` has no name of its own.
+    out = out.resolve()
+    errors.check_name("checkpoint", out.name)
     pick(ARCHITECTURES, "architecture", architecture)
     plugins.literals("train.frameworks", framework)
     recipe = _recipe(set_ or [])
-    # A path such as `runs/x/.` has no name to call the checkpoint by.
-    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())
+    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out)
 
 
 @app.command("parity")

@@ -20,7 +20,7 @@ HEADS = [
     "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
     "p99 ms as a closed loop", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
 ]  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = ("=", "+", "-", "@", "\t", "\n")
 """How a cell begins that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: of a row that is not valid, and of one that was disturbed or did not settle."""
@@ -67,13 +67,19 @@ def as_csv(lines: Iterable[Iterable[Any]]) -> str:
 
 
 def _inert(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str):
         return value
+    # The csv module does not quote a carriage return, at which spreadsheets begin a new line.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
     try:
-        float(value)
+        float(text)
     except ValueError:
-        return f"'{value}"
-    return value
+        return False
+    return True
 
 
 def _word(value: Any) -> str:

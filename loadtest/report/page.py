@@ -45,6 +45,13 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     A write that fails leaves the report that was there. From the first new file on until all are there and have their
     digests, there is no SHA256SUMS, and `medserve verify` says that nothing was published.
     """
+    written = files(run, out)
+    publish(run, written)
+    return list(written)
+
+
+def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
+    """What the report of a run consists of, by path, the page first. Raises BadInput when `run` is no run."""
     out = out or run / "report.html"
     if out.suffix != ".html":
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
@@ -52,9 +59,7 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
     written[run / PUBLISHED] = rendering.render([*found.rows, *found.trapped], "json").encode()
-    written |= {out.parent / name: content for name, content in _beside(page)}
-    publish(run, written)
-    return list(written)
+    return written | {out.parent / name: content for name, content in _beside(page)}
 
 
 def publish(run: Path, written: dict[Path, bytes]) -> None:
