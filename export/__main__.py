@@ -46,6 +46,7 @@ def export(
 
     Example: medserve export runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0 --format onnx --out artifacts/cells
     """
+    errors.check_name("artifact", out.name)
     checkpoint = store.read_checkpoint(checkpoint_folder)
     framework = framework or checkpoint.framework
     exporter = plugins.load("export.frameworks", framework)

@@ -3,7 +3,6 @@
 The load generator and the timer write it; everything that is published about a measurement is a function of its rows.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from medserve import store
 from medserve.errors import BadInput
 
 SCHEMA = pa.schema(
@@ -83,13 +83,13 @@ def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema = SCHEMA, fa
 
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
     """Write tables one after the other as one Parquet file, as `write` does."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = store.partial_of(path)
     described = schema.with_metadata({"facts": msgspec.json.encode(facts)})
     try:
         with pq.ParquetWriter(partial, described, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
-        partial.replace(path)
+        store.commit(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

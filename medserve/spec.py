@@ -1,7 +1,7 @@
 """Every noun of the project, frozen and typed. Stages exchange these as JSON; none of them does anything when read."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,6 +16,9 @@ Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Golden = Literal["test", "drawn"]
 Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
+NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
+"""What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
+Name = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,7 +147,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     """
 
     schema: int = SCHEMA
-    name: str
+    name: Name
     dataset: str
     size: int
     classes: tuple[str, ...]
@@ -178,7 +181,7 @@ class Certificate(Noun, frozen=True, kw_only=True):
     certificate cannot be used.
     """
 
-    runtime: str
+    runtime: Name
     images: int
     max_abs: float | None
     max_log_abs: float | None
@@ -209,9 +212,9 @@ class Artifact(Noun, frozen=True, kw_only=True):
     """
 
     schema: int = SCHEMA
-    name: str
+    name: Name
     transplanted: str | None = None
-    format: str
+    format: Name
     precision: Precision = "float32"
     opset: int | None
     compiled_for: str | None = None
@@ -255,8 +258,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
     the runtime's own, and it checks them. `threads = 0` are as many as there are usable cores.
     """
 
-    artifact: str
-    runtime: str
+    artifact: Name
+    runtime: Name
     device: Device = "cpu"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 32)
@@ -285,7 +288,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     nothing.
     """
 
-    name: str
+    name: Name
     mode: Mode
     batch: int = 1
     users: int = 1

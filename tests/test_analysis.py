@@ -25,9 +25,10 @@ from loadtest.analysis import intervals
 from loadtest.results import latency
 from loadtest.results.record_summary import as_text, summarise
 from loadtest.results.table import read, rows
-from loadtest.results.writers import render, short
+from loadtest.results.writers import as_csv, render, render_nouns, short
 from medserve import store
 from medserve.errors import BadInput
+from medserve.jobs import Failure
 from medserve.result import Result
 from medserve.spec import Recipe
 from medserve.study import Measure, Study, plan
@@ -290,6 +291,17 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     tables, notes = short(found)
     assert [drawn.row_count for drawn in tables] == [3, 3]
     assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])
+def test_no_cell_of_a_csv_is_run_by_a_spreadsheet(text: str) -> None:
+    """A reason may say what a framework, or a file of somebody else, said."""
+    line = [text, -2.5, "-2.5", f"plain{text}", None]
+    (read_back,) = csv.reader(io.StringIO(as_csv([line]), newline=""))
+    text = text.replace("\r", "\n")
+    assert read_back == [f"'{text}", "-2.5", "-2.5", f"plain{text}", ""]
+    failure = Failure(stage=text, name="x", reason="r")
+    assert next(csv.DictReader(io.StringIO(render_nouns([failure], "csv"), newline="")))["stage"] == f"'{text}"
 
 
 def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> None:

@@ -45,12 +45,14 @@ def run(
 
     Example: medserve train --dataset synthetic --size 28 --out checkpoints/cells --set epochs=4
     """
+    # A path such as `runs/x/.` gives the checkpoint no name; the resolved one does.
+    out = out.resolve()
+    errors.check_name("checkpoint", out.name)
     # A mistyped name fails before the data set is unpacked or drawn.
     pick(ARCHITECTURES, "architecture", architecture)
     plugins.literals("train.frameworks", framework)
     recipe = _recipe(set_ or [])
-    # A path such as `runs/x/.` gives the checkpoint no name; the resolved one does.
-    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())
+    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out)
 
 
 @app.command("parity")

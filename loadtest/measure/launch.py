@@ -250,7 +250,7 @@ def _check(plan: Launch) -> None:
 def _scratch(results: Path) -> Iterator[Path]:
     """A folder for logs and plans. Its name is one that `store.sweep` removes should this process be killed."""
     results.mkdir(parents=True, exist_ok=True)
-    folder = results / f".launch.{os.getpid()}.partial"
+    folder = store.partial_of(results / "launch")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -25,14 +25,25 @@ from loadtest.report.sections import (
     training,
 )
 from loadtest.results import writers
-from loadtest.results.verify import PUBLISHED, seal
+from loadtest.results.verify import PUBLISHED, SUMS, seal
 from medserve import store, study
 from medserve.errors import BadInput
 from medserve.tables import DATASETS
 
 
 def write(run: Path, out: Path | None = None) -> list[Path]:
-    """Write the report of a run and return the files, the page first. Raises BadInput when `run` is no run."""
+    """Write the report of a run and return the files, the page first. Raises BadInput when `run` is no run.
+
+    A write that fails leaves the report that was there. From the first new file on until all are there and have their
+    digests, there is no SHA256SUMS, and `medserve verify` says that nothing was published.
+    """
+    written = files(run, out)
+    publish(run, written)
+    return list(written)
+
+
+def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
+    """What the report of a run consists of, by path, the page first. Raises BadInput when `run` is no run."""
     out = out or run / "report.html"
     if out.suffix != ".html":
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
@@ -40,11 +51,14 @@ def write(run: Path, out: Path | None = None) -> list[Path]:
     page = compose(found, run.resolve().name)
     written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
     written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
-    written |= {out.parent / name: content for name, content in _beside(page)}
-    for path, content in written.items():
-        store.write_bytes(path, content)
+    return written | {out.parent / name: content for name, content in _beside(page)}
+
+
+def publish(run: Path, written: dict[Path, bytes]) -> None:
+    """Write the files of a report, by path, and SHA256SUMS of the whole run."""
+    with store.new_files(written):
+        (run / SUMS).unlink(missing_ok=True)
     seal(run)
-    return list(written)
 
 
 def compose(found: Facts, folder: str) -> Page:

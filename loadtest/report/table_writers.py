@@ -1,12 +1,11 @@
 """A table of the report as a file: CSV with full precision, Markdown, and LaTeX for a paper."""
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 
 from loadtest.report import markdown
 from loadtest.report.model import Cell, Column, Table
+from loadtest.results import writers
 
 SYMBOLS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$",
@@ -33,15 +32,13 @@ def as_csv(table: Table) -> str:
     heads = []
     for column, beside in zip(table.columns, noted, strict=True):
         heads += [_head(column), *[f"{_head(column)} (beside)"] * beside]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*heads, *["remarks"] * remarked])
+    lines: list[list[str | float]] = [[*heads, *["remarks"] * remarked]]
     for line in table.lines:
         values: list[str | float] = []
         for cell, beside in zip(line.cells, noted, strict=True):
             values += [cell.text if cell.value is None else cell.value, *[cell.note] * beside]
-        writer.writerow([*values, *["; ".join(line.remarks)] * remarked])
-    return text.getvalue()
+        lines.append([*values, *["; ".join(line.remarks)] * remarked])
+    return writers.as_csv(lines)
 
 
 def as_latex(table: Table) -> str:

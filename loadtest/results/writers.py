@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from loadtest.results.flags import Row, deployment
-from medserve.errors import unknown
+from medserve.errors import printable, unknown
 from medserve.spec import Noun
 
 COLUMNS = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
@@ -20,6 +20,8 @@ HEADS = [
     "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
     "uncorrected p99 ms", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
 ]  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\n")
+"""How a cell begins that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
 
@@ -52,12 +54,32 @@ def _whole(rows: list[Row], form: str) -> str:
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue().rstrip("\n")
+        heads = list(rows[0]) if rows else []
+        return as_csv([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
     raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
+
+
+def as_csv(lines: Iterable[Iterable[Any]]) -> str:
+    """Lines of cells as CSV. A text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_inert(value) for value in line] for line in lines)
+    return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote a carriage return, at which spreadsheets begin a new line.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _word(value: Any) -> str:
@@ -170,7 +192,7 @@ def _notes(rows: list[Row]) -> list[str]:
         names = list(dict.fromkeys(deployment(row) for row in cells))
         what = cells[0]["cell"] if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"{what}{more}: {reason}")
+        lines.append(printable(f"{what}{more}: {reason}"))
     return lines
 
 
