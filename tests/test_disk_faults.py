@@ -15,7 +15,7 @@ from conftest import Stage
 from disk_faults import FAULTS, Disk, Fault, attempt, check_order
 from test_runner import leftovers
 
-from loadtest.analysis import verify
+from loadtest.results import verify
 from loadtest.report import page
 from medserve import runner, store, study
 from medserve.empty import empty_artifact

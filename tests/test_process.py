@@ -11,7 +11,7 @@ import psutil
 import pytest
 from test_runner import children_of, gone, mini, tried
 
-from loadtest.analysis import table
+from loadtest.results import table
 from medserve import process, runner, study
 
 LEFT = """
