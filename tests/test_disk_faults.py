@@ -15,8 +15,8 @@ from conftest import Stage
 from disk_faults import FAULTS, Disk, Fault, attempt, check_order
 from test_runner import leftovers
 
-from loadtest.results import verify
 from loadtest.report import page
+from loadtest.results import verify
 from medserve import runner, store, study
 from medserve.empty import empty_artifact
 from medserve.jobs import Failure
