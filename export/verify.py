@@ -73,7 +73,7 @@ def certify(
     if golden == "drawn":
         with np.load(folder / "golden.npz") as drawn:
             found = scores_of(folder, form, reference.shape[1], drawn["images"], runtime)
-            certificate = _add_golden(certificate, float(np.abs(found - drawn["scores"]).max()))
+            certificate = add_golden(certificate, float(np.abs(found - drawn["scores"]).max()))
     # With them the certificate can be derived again, and artifacts can be compared with one another.
     np.save(folder / scores_file(form, runtime), scores)
     files = store.digests(folder, without="certificate.json")
@@ -82,7 +82,7 @@ def certify(
     store.write_json(folder / "certificate.json", msgspec.structs.replace(certificate, subject=made_of))
 
 
-def _add_golden(certificate: Certificate, error: float) -> Certificate:
+def add_golden(certificate: Certificate, error: float) -> Certificate:
     """With the largest |difference| on drawn golden images, where a float32 model must keep the same limit."""
     if not np.isfinite(error):
         reason = "the scores of the golden images are not finite"

@@ -288,4 +288,4 @@ def read_artifact(folder: Path, digest: str | None = None) -> Artifact:
 def _check_named(folder: Path, files: dict[str, str], required: tuple[str, ...], mend: str) -> None:
     for name in required:
         if name not in files:
-            raise BadInput(f"{folder}: its manifest lists no {name}, so nothing vouches for that file; {mend}")
+            raise BadInput(f"{folder}: its manifest lists no {name}, so that file cannot be verified; {mend}")

@@ -1,4 +1,4 @@
-"""An artifact whose manifest does not vouch for all that would be loaded is refused in one line, before loading it."""
+"""An artifact whose manifest does not cover all that would be loaded is refused in one line, before loading it."""
 
 import hashlib
 import json
@@ -113,9 +113,9 @@ NOT_ABOUT = "is not about the model, golden file, scores and class names of this
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (list_nothing, f"its manifest lists no {MODEL}, so nothing vouches for that file; export it again"),
-        (leave_out(MODEL), f"its manifest lists no {MODEL}, so nothing vouches for that file; export it again"),
-        (leave_out("golden.npz"), "its manifest lists no golden.npz, so nothing vouches for that file; export it"),
+        (list_nothing, f"its manifest lists no {MODEL}, so that file cannot be verified; export it again"),
+        (leave_out(MODEL), f"its manifest lists no {MODEL}, so that file cannot be verified; export it again"),
+        (leave_out("golden.npz"), "its manifest lists no golden.npz, so that file cannot be verified; export it"),
         (leave_out("scores.npy"), "scores.npy: not in the manifest of cells; remove it, or export it again"),
         (link_the_model, f"its manifest lists no {MODEL}"),
         (link_inside, f"{MODEL}: a symbolic link; an artifact holds no links, so put the file itself there"),
@@ -137,7 +137,7 @@ NOT_ABOUT = "is not about the model, golden file, scores and class names of this
         (claim(images=0), "is of 0 images; the checkpoint has 1024 test images; export it again"),
     ],
 )
-def test_a_manifest_that_does_not_vouch_for_everything_is_refused(copy: Path, change: Forge, line: str) -> None:
+def test_a_manifest_that_does_not_cover_everything_is_refused(copy: Path, change: Forge, line: str) -> None:
     forge(copy, change)
     assert line in refusal(copy)
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_lists_what_is_read_of_it(checkpoint: Path, tmp_path: Path)
         manifest = json.loads((checkpoint / "checkpoint.json").read_bytes())
         del manifest["files"][name]
         (copy / "checkpoint.json").write_text(json.dumps(manifest))
-        with pytest.raises(BadInput, match=f"its manifest lists no {name}, so nothing vouches for that file; train it"):
+        with pytest.raises(BadInput, match=f"its manifest lists no {name}, so that file cannot be verified; train it"):
             store.read_checkpoint(copy)
 
 

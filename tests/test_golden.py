@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import Checkpoints, check_stage
 
 from export.golden import draw
+from export.verify import add_golden
 from medserve import plugins, store
+from medserve.certificate import check, compare
+from medserve.errors import BadInput
 
 PREDICT = """
 import sys
@@ -68,14 +72,28 @@ def test_drawn_golden_images_have_the_scores_of_the_trainers_own_function(
     check_stage("loadtest", "time", str(out), "--seconds", "0.2")
 
 
+@pytest.mark.parametrize(("error", "valid"), [(9e-5, True), (2e-4, False), (float("nan"), False)])
+def test_a_float32_model_keeps_its_limit_on_drawn_images_too(error: float, valid: bool) -> None:
+    reference = np.random.default_rng(7).dirichlet(np.ones(8), 500).astype(np.float32)
+    proof = compare(reference, reference, reference.argmax(1), runtime="null", versions={})
+    found = add_golden(proof, error)
+    assert (found.valid, found.reason is None) == (valid, valid)
+    assert found.golden_max_abs == (None if np.isnan(error) else error)
+
+
 def test_reduced_precision_says_how_far_off_it_is_on_drawn_images(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
     words = ["--format", "onnx", "--precision", "int8", "--golden", "drawn", "--out", str(out)]
     check_stage("export", str(checkpoint), *words)
-    proof = store.read_artifact(out).certificate
+    artifact = store.read_artifact(out)
+    proof = artifact.certificate
     assert (proof.kind, proof.valid) == ("lossy", True)
     assert proof.golden_max_abs is not None
     assert proof.golden_max_abs > 1e-4
+    check(artifact)
+    silent = msgspec.structs.replace(proof, golden_max_abs=None)
+    with pytest.raises(BadInput, match=r"calls itself valid with the largest \|differences\| \[0\.\d+, None\]"):
+        check(msgspec.structs.replace(artifact, certificate=silent))
     check_stage("loadtest", "time", str(out), "--seconds", "0.2")
 
 

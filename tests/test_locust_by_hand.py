@@ -151,7 +151,7 @@ def test_the_web_page_sets_no_file_no_address_and_no_other_option(tmp_path: Path
     assert kept.read_text() == "the only copy"
 
 
-def test_the_web_page_obeys_no_page_of_another_site() -> None:
+def test_the_web_page_refuses_posts_from_another_site() -> None:
     with stub(lambda handler: handler.scores(UNIFORM)) as server, web_page("--host", server.url) as (page, _):
         form = urllib.parse.urlencode(FORM).encode()
         said = refused(f"{page}/swarm", form, Origin="http://elsewhere.example")

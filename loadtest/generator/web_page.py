@@ -13,7 +13,7 @@ POSTS = ("locust.swarm", "locust.stop", "locust.reset_stats")
 
 
 def guard(app: Flask, listens: str, host: str | None) -> None:
-    """Refuse what the page of Locust must not do: set anything but SETTINGS, or obey a page of another site.
+    """Refuse a post to the page of Locust that sets anything but SETTINGS, or comes from a page of another site.
 
     `listens` is the address of the page, `host` that of the server under test, null where the command line has none.
     """
