@@ -87,7 +87,7 @@ def slows_down(handler: Handler) -> None:
 
 
 STOPPED = r"the server stopped answering [\d.]+ s into the run: all \d+ requests since then failed \(.+\); its log"
-SOME = r'\d+ of \d+ requests failed, the first 0\.\d+ s into the run: HTTP 503: {"error": "busy"}; ask for'
+SOME = r'\d+ of \d+ requests failed, the first 0\.\d+ s into the run: HTTP 503: {"error": "busy"}; reduce the rate'
 SLOWER = r"no steady state: median \w+ from [\d.]+ ms to [\d.]+ ms [\d.]+ s in"
 OPEN, CLOSED = ("--rate", "50"), ("--users", "1")
 
@@ -144,7 +144,7 @@ def test_a_server_of_another_protocol_or_none_is_one_line(stage: Stage, monkeypa
     with stub(calm) as server:
         other = load(stage, server, "--model", "m", "--objective", "p99<50ms")
     nobody = load(stage, server, "--ladder", "1,2")
-    for done, words in ((other, "does not describe m as a classifier"), (nobody, "no server answers at")):
+    for done, words in ((other, "does not describe m as an image classifier"), (nobody, "no server answers at")):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert words in done.stderr
