@@ -25,6 +25,8 @@ _TAIL = 1 << 16
 """Bytes of the end of a log in which its last line is looked for."""
 _LOOK_SECONDS = 0.2
 """Pause between two looks at a child where the system cannot wake its parent at its end."""
+_SLEEP_SECONDS = 86400.0
+"""Longest sleep where it can; a system call takes no more than 24 days."""
 
 
 def start(
@@ -80,10 +82,11 @@ def output(child: "subprocess.Popen[bytes]", seconds: float) -> Iterator[bytes]:
         if end is not None:
             opened.callback(os.close, end)
             waiting.register(end, selectors.EVENT_READ)
+        pause = _LOOK_SECONDS if end is None else _SLEEP_SECONDS
         running = True
         while running:
             left = deadline - time.monotonic()
-            ready = {key.fd for key, _ in waiting.select(left if end is not None else min(left, _LOOK_SECONDS))}
+            ready = {key.fd for key, _ in waiting.select(min(left, pause))}
             running = end not in ready if end is not None else child.poll() is None
             if not running:
                 _kill_group(child)

@@ -41,12 +41,16 @@ def test_a_job_ends_although_what_it_left_holds_its_pipe(tmp_path: Path, where: 
         os.kill(left, signal.SIGKILL)
 
 
-def test_what_a_child_prints_last_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wakes", [True, False], ids=["woken", "looking"])
+def test_what_a_child_prints_last_is_read(wakes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the system cannot tell of a child's end, and it is looked for."""
+    if not wakes:
+        monkeypatch.setattr(process, "_end_of", lambda child: None)
     code = "import os, sys; os.write(1, b'{}\\n' * 20_000 + b'end'); os.close(1); sys.stderr.write('late')"
     child = process.start(["-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdout is not None
     with child.stdout:
-        assert list(process.output(child, 60.0)) == [b"{}\n"] * 20_000 + [b"end"]
+        assert list(process.output(child, study.MOST_HOURS * 3600)) == [b"{}\n"] * 20_000 + [b"end"]
     assert child.wait() == 0
 
 
