@@ -18,10 +18,8 @@ from medserve import process, wire
 from medserve.errors import EVENTS
 
 PATIENCE = 60
-LARGEST_REQUEST_BYTES = (16 << 20) + 12 * (4 << 20)
-"""Of a deployment of small images: an image file of 16 MiB, and 4 Mpx as decoded, in colour, and as coefficients."""
-GROWTH_BYTES = (64 << 20) + LARGEST_REQUEST_BYTES
-"""By which one client makes a server process grow at most."""
+GROWTH_BYTES = 64 << 20
+"""By which one client makes a server process grow at most, above what the largest legal request takes."""
 
 
 @dataclass
@@ -52,6 +50,7 @@ class Server:
     url: str
     model: str
     facts: dict[str, Any]
+    memory: dict[str, int]
     child: "subprocess.Popen[bytes]"
 
     @property
@@ -60,6 +59,11 @@ class Server:
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
+
+    @property
+    def growth_bytes(self) -> int:
+        """By which one client may make the process grow: its own promise at the start."""
+        return GROWTH_BYTES + self.memory["largest_request_bytes"]
 
     @property
     def infer_path(self) -> str:
@@ -112,7 +116,7 @@ def serving(
         event = json.loads(child.stdout.readline() or b'{"event": "none"}')
         assert event["event"] == "ready", event
         assert event["pid"] == child.pid
-        yield Server(event["url"], event["model"], event["process"], child)
+        yield Server(event["url"], event["model"], event["process"], event["memory"], child)
     finally:
         process.stop(child)
         child.stdout.close()
