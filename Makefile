@@ -33,7 +33,7 @@ bench-wrapper: $(READY)
 bench-serving: $(READY)
 	$(BIN)/python -m loadtest.benchmark serving
 
-# The load generator against its targets, and beside referees of other designs (wrk: Debian package wrk).
+# The load generator against its targets, and against clients of other designs (wrk: Debian package wrk).
 bench-load: $(READY)
 	$(BIN)/python -m loadtest.benchmark load
 

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from export.golden import write_test
 from medserve import errors, machine, plugins, stage, store
-from medserve.certificate import unproven
+from medserve.certificate import check, unproven
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
-from medserve.spec import Artifact, Certificate, Checkpoint, Precision
+from medserve.spec import Artifact, Certificate, Checkpoint, Golden, Precision
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
-
-GOLDEN_IMAGES = 32
 
 
 def export(
@@ -35,13 +32,21 @@ def export(
     runtime: Annotated[
         list[str] | None, typer.Option(help="Certify it for this one too, beside the format's own; repeatable.")
     ] = None,
+    golden: Annotated[
+        Golden, typer.Option(help="Images of golden.npz: 32 of the test split, or drawn ones that show no patient.")
+    ] = "test",
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
 
     Any framework opens any checkpoint: what the others export of it is held to the same scores of the trainer.
 
+    An artifact carries 32 golden images, by which a server checks itself. By default they are of the test split, so
+    whoever gets the artifact gets these patients' images; --golden drawn takes drawn images instead. Either way it
+    carries the scores of all test images, without the images. Its last line is the digest for `serve --sha256`.
+
     Example: medserve export runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0 --format onnx --out artifacts/cells
     """
+    errors.check_name("artifact", out.name)
     checkpoint = store.read_checkpoint(checkpoint_folder)
     framework = framework or checkpoint.framework
     exporter = plugins.load("export.frameworks", framework)
@@ -62,11 +67,14 @@ def export(
         exporter.export(checkpoint, load_file(checkpoint_folder / "weights.safetensors"), form, path, **reduced)
         if precision == "int8":
             stage.ask(["-m", "export.quantise", str(path), str(data / "train_images.npy")])
-        _write_golden(partial, checkpoint_folder, data)
+        if golden == "test":
+            write_test(partial, checkpoint_folder, data)
+        else:
+            stage.ask(["-m", "export.golden", str(partial), str(checkpoint_folder)])
         if row.triton_platform is not None:
             (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
         proven = ["-m", "export.verify", str(partial), str(checkpoint_folder), str(data), "--format", form]
-        proven += ["--precision", precision]
+        proven += ["--precision", precision, "--golden", golden]
         certificate = _certify(partial, proven, row.runtime)
         further = _certify_further(partial, proven, others, certificate.images)
         artifact = Artifact(
@@ -81,14 +89,17 @@ def export(
             further=further,
             operators=_operators(path) if form == "onnx" else {},
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
+            golden=golden,
             versions=machine.versions(),
-            files=store.digests(partial, without="artifact.json"),
+            files=store.digests(partial, without=store.ARTIFACT),
         )
-        store.write_json(partial / "artifact.json", artifact)
+        check(artifact)
+        store.write_json(partial / store.ARTIFACT, artifact)
     _report(artifact, out)
     if not certificate.valid:
         where = _divergence(checkpoint_folder, framework)
         raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}; {where}")
+    print(f"{out / store.ARTIFACT}: SHA-256 {store.sha256(out / store.ARTIFACT)}", file=sys.stderr)
 
 
 def triton_config(platform: str, checkpoint: Checkpoint) -> str:
@@ -112,21 +123,12 @@ def _test_split(checkpoint: Checkpoint) -> Path:
     words = ["-m", "train", "data", "prepare", checkpoint.dataset, "--size", str(checkpoint.size), "--json"]
     words += ["--unofficial"] if checkpoint.unofficial else []
     prepared = msgspec.json.decode(stage.ask(words), type=Prepared)
-    if prepared.digest != checkpoint.data_digest:
+    if (prepared.digest, prepared.classes) != (checkpoint.data_digest, checkpoint.classes):
         raise BadInput(
             f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
             "train it again"
         )
     return Path(prepared.folder)
-
-
-def _write_golden(folder: Path, checkpoint_folder: Path, data: Path) -> None:
-    images: NDArray[np.uint8] = np.load(data / "test_images.npy", mmap_mode="r")
-    scores = np.load(checkpoint_folder / "test_scores.npy")
-    if len(images) != len(scores):
-        raise BadInput(f"{checkpoint_folder}: {len(scores)} test scores for {len(images)} test images; train it again")
-    chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(int)
-    np.savez(folder / "golden.npz", images=images[chosen], scores=scores[chosen])
 
 
 def _certify(folder: Path, words: list[str], runtime: str) -> Certificate:
@@ -159,7 +161,7 @@ def _certify_further(folder: Path, words: list[str], runtimes: list[str], images
 
 
 def _report(artifact: Artifact, out: Path) -> None:
-    for proof in (artifact.certificate, *artifact.further):
+    for proof in artifact.certificates:
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
         said = "valid" if proof.valid else f"NOT valid: {proof.reason}"
         print(

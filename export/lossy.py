@@ -4,17 +4,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medserve.certificate import LOSS
 from medserve.spec import Certificate
 
-POINTS = 0.01
-"""Accuracy that an artifact of reduced precision may lose, by the lower end of the interval."""
 QUANTILE = 1.96
 
 
 def relax(
     proof: Certificate, scores: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> Certificate:
-    """A float32 `proof` as one of reduced precision: valid when the accuracy is certain to fall by less than a point.
+    """A float32 `proof` as one of reduced precision: valid when, with 95 % confidence, accuracy falls by less than 1 %.
 
     `scores` and `reference` are float32 (N, classes), `labels` int64 (N,). Errors and changed decisions stay in it.
     """
@@ -22,8 +21,8 @@ def relax(
         return msgspec.structs.replace(proof, kind="lossy", limit_abs=None)
     low, high = paired_change(scores.argmax(1) == labels, reference.argmax(1) == labels)
     reason = None
-    if low <= -POINTS:
-        reason = f"95 % interval of the change of accuracy [{low:.4f}, {high:.4f}]; it must lie above -{POINTS}"
+    if low <= -LOSS:
+        reason = f"95 % interval of the change of accuracy [{low:.4f}, {high:.4f}]; it must lie above -{LOSS}"
     return msgspec.structs.replace(
         proof, kind="lossy", limit_abs=None, accuracy_change=(low, high), valid=reason is None, reason=reason
     )

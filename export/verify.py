@@ -8,14 +8,15 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 from export import lossy
 from medserve import errors, machine, plugins, store
-from medserve.certificate import compare
-from medserve.spec import Deployment, Device, Precision
+from medserve.certificate import LIMIT, compare, subject
+from medserve.spec import Certificate, Checkpoint, Deployment, Device, Golden, Precision
 from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
 
@@ -59,6 +60,7 @@ def certify(
     form: Annotated[str, typer.Option("--format", help="Format of the exported model.")],
     runtime: Annotated[str, typer.Option(help="Runtime that is proven.")],
     precision: Annotated[Precision, typer.Option(help="Precision of the exported model.")],
+    golden: Annotated[Golden, typer.Option(help="Where the golden images are from.")],
 ) -> None:
     """Write `certificate.json` and the scores that it is about into FOLDER."""
     reference = np.load(checkpoint / "test_scores.npy")
@@ -68,9 +70,28 @@ def certify(
     certificate = compare(scores, reference, labels, runtime=runtime, versions=machine.versions())
     if precision != "float32":
         certificate = lossy.relax(certificate, scores, reference, labels)
-    # With them the certificate can be derived again, and artifacts can be held to one another.
+    if golden == "drawn":
+        with np.load(folder / "golden.npz") as drawn:
+            found = scores_of(folder, form, reference.shape[1], drawn["images"], runtime)
+            certificate = add_golden(certificate, float(np.abs(found - drawn["scores"]).max()))
+    # With them the certificate can be derived again, and artifacts can be compared with one another.
     np.save(folder / scores_file(form, runtime), scores)
-    store.write_json(folder / "certificate.json", certificate)
+    files = store.digests(folder, without="certificate.json")
+    trained = store.read_json(checkpoint / "checkpoint.json", Checkpoint)
+    made_of = subject(trained, form, precision, golden, runtime, files)
+    store.write_json(folder / "certificate.json", msgspec.structs.replace(certificate, subject=made_of))
+
+
+def add_golden(certificate: Certificate, error: float) -> Certificate:
+    """With the largest |difference| on drawn golden images, where a float32 model must keep the same limit."""
+    if not np.isfinite(error):
+        reason = "the scores of the golden images are not finite"
+        return msgspec.structs.replace(certificate, valid=False, reason=certificate.reason or reason)
+    certificate = msgspec.structs.replace(certificate, golden_max_abs=error)
+    if certificate.valid and certificate.kind == "float32" and error > LIMIT:
+        reason = f"largest |difference of probabilities| on the golden images is {error:.2e}; the limit is {LIMIT:.0e}"
+        return msgspec.structs.replace(certificate, valid=False, reason=reason)
+    return certificate
 
 
 if __name__ == "__main__":

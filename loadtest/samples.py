@@ -1,9 +1,8 @@
-"""The raw record of a measurement: one row a request, integer nanoseconds, null where unknown. Parquet files.
+"""The raw record of a measurement: one row per request, integer nanoseconds, null where unknown. Parquet files.
 
-Everything that is published about a measurement is a function of these rows.
+The load generator and the timer write it; everything that is published about a measurement is a function of its rows.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from medserve import store
 from medserve.errors import BadInput
 
 SCHEMA = pa.schema(
@@ -22,10 +22,10 @@ SCHEMA = pa.schema(
         *(
             (name, pa.int64())
             for name in (
-                "intended_ns",  # when the schedule wanted the request out; null in a closed loop
+                "intended_ns",  # the intended start, by the schedule; null in a closed loop
                 "sent_ns",  # before its first byte was written
-                "first_byte_ns",  # the first byte of the answer was there
-                "done_ns",  # the whole answer was there, or the failure was known
+                "first_byte_ns",  # when the first byte of the answer arrived
+                "done_ns",  # when the whole answer had arrived, or the failure was known
                 "server_received_ns",  # the server's own stamps, on the same host only
                 "server_sent_ns",
                 "queue_ns",  # the server's stages
@@ -36,18 +36,24 @@ SCHEMA = pa.schema(
         ),
         ("status", pa.int32()),  # of HTTP; 0 without an answer; 200 in process
         ("error", pa.string()),
-        ("image", pa.int64()),  # the first image of the batch, by its place in the file
+        ("image", pa.int64()),  # index of the first image of the batch in the file
         ("batch", pa.int32()),
-        ("connection", pa.int32()),  # numbered as they are opened
+        ("connection", pa.int32()),  # numbered in the order of opening
         ("warmup", pa.bool_()),
         ("wrong", pa.bool_()),  # the scores are not the expected ones
     ]
 )
+SERVER_STAGES = ("queue", "decode", "infer", "encode")
+"""The stages that a server reports, in this order; their columns end in _ns."""
 STAGES = pa.schema([("place_ns", pa.int64()), ("run_ns", pa.int64()), ("fetch_ns", pa.int64()), ("warmup", pa.bool_())])
 
-ALWAYS = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
-"""Columns that are never null."""
+NEVER_NULL = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
 
+MAX_IN_FLIGHT = 1000
+"""Requests that one process of the generator has in flight at most; further ones wait for a free connection.
+
+geventhttpclient looks at idle connections with select(2), which ends at 1024.
+"""
 WRONG = 1e-3
 """Largest |difference of probabilities| to the certified scores that still counts as the same answer.
 
@@ -56,12 +62,12 @@ Ten times what a certificate allows: a batch of another size may be summed in an
 
 
 def differs(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    """Whether float32 (N, classes) scores are other than the expected ones, by WRONG; a NaN is."""
+    """Whether float32 (N, classes) scores differ from the expected ones by more than WRONG; a NaN does."""
     return scores.shape != expected.shape or not np.abs(scores - expected).max(initial=0.0) <= WRONG
 
 
 def as_table(columns: Mapping[str, Any], schema: pa.Schema = SCHEMA) -> pa.Table:
-    """Columns (lists or arrays) as a table of the schema; an absent one is all null."""
+    """Columns (lists or arrays) as a table of the schema; an absent column is all null."""
     count = len(next(iter(columns.values())))
     arrays = [
         pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(count, field.type)
@@ -71,25 +77,25 @@ def as_table(columns: Mapping[str, Any], schema: pa.Schema = SCHEMA) -> pa.Table
 
 
 def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
-    """Write columns as Parquet, atomically, with `facts` (any JSON) about how they came about."""
+    """Write columns as Parquet, atomically, with `facts` (any JSON) about the process that recorded them."""
     write_tables(path, [as_table(columns, schema)], schema, facts)
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
     """Write tables one after the other as one Parquet file, as `write` does."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = store.partial_of(path)
     described = schema.with_metadata({"facts": msgspec.json.encode(facts)})
     try:
         with pq.ParquetWriter(partial, described, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
-        partial.replace(path)
+        store.commit(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCHEMA) -> pa.Table:
-    """The rows of a file, or only some columns of them. Raises BadInput with one line when it is not such a file."""
+    """The rows of a file, or only the columns of these names. Raises BadInput when it is not such a file."""
     try:
         found = pq.read_schema(path)
         if found.remove_metadata() != schema:
@@ -100,7 +106,7 @@ def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCH
         raise BadInput(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not a Parquet file of samples: {error}") from None
-    for name in set(ALWAYS) & set(table.column_names):
+    for name in set(NEVER_NULL) & set(table.column_names):
         if table[name].null_count:
             raise BadInput(f"{path}: {table[name].null_count} rows without {name}; measure the cell again")
     if {"sent_ns", "done_ns", "status"} <= set(table.column_names):
@@ -111,15 +117,9 @@ def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCH
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What the writer said about itself."""
+    """The facts that were written with a record."""
     facts: dict[str, Any] = msgspec.json.decode((pq.read_schema(path).metadata or {}).get(b"facts", b"{}")) or {}
     return facts
-
-
-def is_good(table: pa.Table) -> NDArray[np.bool_]:
-    """Which requests were answered, and not wrongly."""
-    good = pc.and_(pc.equal(table["status"], 200), pc.invert(pc.fill_null(table["wrong"], False)))
-    return np.asarray(good.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -127,7 +127,7 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def mark(path: Path, reason: str) -> None:
-    """Write into a record's facts that it is incomplete, and why: {"incomplete": reason}."""
+    """Mark a record as incomplete: {"incomplete": reason} in its facts."""
     with pq.ParquetFile(path) as file:
         groups = (file.read_row_group(number) for number in range(file.num_row_groups))
         write_tables(path, groups, file.schema_arrow.remove_metadata(), read_facts(path) | {"incomplete": reason})

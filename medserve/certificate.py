@@ -1,15 +1,21 @@
-"""The certificate: scores of a whole test split against those that they must equal."""
+"""The certificate: scores of a whole test split against those that they must equal, and what they are scores of."""
 
+import hashlib
+
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput
 from medserve.scores import score
-from medserve.spec import Certificate
+from medserve.spec import Artifact, Certificate, Checkpoint, Golden, Precision
+from medserve.tables import DATASETS, FORMATS, scores_file
 
 LIMIT = 1e-4
 TIE_MARGIN = 2e-4
 LOG_FLOOR = 1e-6
+LOSS = 0.01
+"""Accuracy that an artifact of reduced precision may lose, by the lower end of the 95 % interval."""
 
 
 def compare(
@@ -74,6 +80,68 @@ def unproven(images: int, runtime: str, reason: str) -> Certificate:
         reason=reason,
         versions={},
     )
+
+
+def subject(
+    checkpoint: Checkpoint, form: str, precision: Precision, golden: Golden, runtime: str, files: dict[str, str]
+) -> str:
+    """Hexadecimal SHA-256 of what a certificate is about, so that none of it can be exchanged unnoticed.
+
+    These are the files of the version folder, the golden file and the scores by `runtime` (with their digests, from the
+    manifest's `files`), the precision, the kind of golden images, and of the checkpoint its files, data set, image size
+    and class names in label order.
+    """
+    version = FORMATS[form].path.partition("/")[0] + "/"
+    certified = {"golden.npz", scores_file(form, runtime)}
+    listed = sorted((name, digest) for name, digest in files.items() if name in certified or name.startswith(version))
+    trained = (checkpoint.dataset, checkpoint.size, checkpoint.classes, sorted(checkpoint.files.items()))
+    content = msgspec.json.encode((form, precision, golden, runtime, trained, listed))
+    return hashlib.sha256(content).hexdigest()
+
+
+def check(artifact: Artifact) -> None:
+    """Raise BadInput when the class names are not the data set's, or a certificate that calls itself valid is not.
+
+    A valid certificate keeps the limits of the artifact's precision, and is about the files and names of this manifest.
+    """
+    checkpoint = artifact.checkpoint
+    known = DATASETS.get(checkpoint.dataset)
+    if known is not None and known.class_digest not in ("", class_digest(checkpoint.classes)):
+        raise BadInput(
+            f"{artifact.name}: its class names are not those of {known.name} in label order; train and export it again"
+        )
+    for proof in artifact.certificates:
+        if proof.valid and (reason := _fault(artifact, proof)):
+            raise BadInput(f"{artifact.name}: its certificate for {proof.runtime} {reason}; export it again")
+
+
+def class_digest(classes: tuple[str, ...]) -> str:
+    """Hexadecimal SHA-256 of class names in label order."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest()
+
+
+def _fault(artifact: Artifact, proof: Certificate) -> str | None:
+    """What contradicts a certificate that calls itself valid, null where nothing does."""
+    checkpoint, exact = artifact.checkpoint, artifact.precision == "float32"
+    kind, limit = ("float32", LIMIT) if exact else ("lossy", None)
+    if (proof.kind, proof.limit_abs, proof.tie_margin) != (kind, limit, TIE_MARGIN):
+        return (
+            f"is of kind {proof.kind}, limit {proof.limit_abs} and tie margin {proof.tie_margin}; "
+            f"{artifact.precision} has {kind}, {limit} and {TIE_MARGIN}"
+        )
+    if proof.images != checkpoint.test.images or not proof.images:
+        return f"is of {proof.images} images; the checkpoint has {checkpoint.test.images} test images"
+    errors = [proof.max_abs, *([proof.golden_max_abs] if artifact.golden == "drawn" else [])]
+    if not all(error is not None and 0 <= error <= (LIMIT if exact else 1) for error in errors):
+        return f"calls itself valid with the largest |differences| {errors}"
+    if exact and proof.decisions_changed != 0:
+        return f"calls itself valid with {proof.decisions_changed} decisions changed"
+    if not exact and (proof.accuracy_change is None or not proof.accuracy_change[0] > -LOSS):
+        return f"calls itself valid with a change of accuracy of {proof.accuracy_change}"
+    made_of = subject(checkpoint, artifact.format, artifact.precision, artifact.golden, proof.runtime, artifact.files)
+    if scores_file(artifact.format, proof.runtime) not in artifact.files or proof.subject != made_of:
+        return "is not about the model, golden file, scores and class names of this manifest"
+    return None
 
 
 def _largest(gap: NDArray[np.floating]) -> float | None:

@@ -58,8 +58,8 @@ def run(
     if json:
         print(msgspec.json.encode({"state": "finished", "run": str(folder.resolve()), "failed": failed}).decode())
     else:
-        subprocess.run([sys.executable, "-m", "loadtest", "results", str(folder), "--format", "table"], check=True)
-        subprocess.run([sys.executable, "-m", "loadtest", "report", str(folder)], check=True, stdout=subprocess.DEVNULL)
+        _finish("results", str(folder), "--format", "table")
+        _finish("report", str(folder), stdout=subprocess.DEVNULL)
         print(f"\nReport:  {folder.resolve()}/report.html\nResults: {folder.resolve()}")
     if failed:
         raise errors.CannotRun(
@@ -115,6 +115,12 @@ def doctor_(
         raise errors.CannotRun(f"a measurement here would not be sound: {', '.join(bad)}")
 
 
+def _finish(command: str, *words: str, stdout: int | None = None) -> None:
+    done = subprocess.run([sys.executable, "-m", "loadtest", command, *words], check=False, stdout=stdout)
+    if done.returncode:
+        raise errors.CannotRun(f"`medserve {command} {words[0]}` failed, for the reason above; run it again by hand")
+
+
 def _forward(stage: str, command: str, words: list[str]) -> NoReturn:
     """Become the stage: signals, exit code and output are its own."""
     os.execv(sys.executable, [sys.executable, "-m", stage, *filter(None, [command]), *words])  # noqa: S606 (our own stage)
@@ -154,11 +160,12 @@ class _Screen:
             mark = "" if step.state == "done" else f"   FAILED: {step.note}"
             took = duration(step.seconds or 0.0)
             place = f"[{step.done}/{step.total}]"
-            print(f"{clear}{place:>8} {step.kind:<10} {step.name}  {took}{left}{mark}", file=sys.stderr, flush=True)
+            words = errors.printable(f"{place:>8} {step.kind:<10} {step.name}  {took}{left}{mark}")
+            print(f"{clear}{words}", file=sys.stderr, flush=True)
         elif self._terminal and time.monotonic() - self._last > 0.5:
             # Nothing is drawn while a cell is measured: stages that measure send no progress.
             self._last = time.monotonic()
-            words = f"         {step.kind:<10} {step.name}  {step.note}"
+            words = errors.printable(f"         {step.kind:<10} {step.name}  {step.note}")
             print(f"{clear}{words[: Console().width - 1]}", end="", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""An artifact without a model: all that a runtime needs which computes nothing, and so all that measures the ruler."""
+"""An artifact without a model, for runtimes that need none: null and delay."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from medserve.spec import Artifact, Certificate, Checkpoint, Recipe, Scores
 
 
 def empty_artifact(folder: Path, size: int) -> Path:
-    """Write an artifact without a model into `folder`: all that the null runtime needs. Returns `folder`."""
+    """Write an artifact without a model for images of `size` x `size` pixels into `folder`; returns `folder`."""
     recipe, scores = Recipe(), Scores(accuracy=0.125, balanced_accuracy=0.125, auc=0.5, images=0)
     checkpoint = Checkpoint(
         name="empty",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -10,10 +11,32 @@ from typing import NoReturn
 import msgspec
 
 from medserve import process
+from medserve.jobs import Ended
+from medserve.spec import NAME
 
 # Set by the study runner, so that the last words of a stage can be read by a program.
 EVENTS = "MEDSERVE_EVENTS"
 INTERRUPTED = 130
+MENDS = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or write to another file system",
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.EROFS: "give a folder on another disk",
+    errno.EIO: "the disk failed to read or write; look into the system log, and use another disk",
+    errno.ESTALE: "the network file system lost it; mount it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the system has too many open files; end other programs",
+    errno.ENOMEM: "end other programs, or take a machine with more memory",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "remove the symbolic link",
+    errno.ENOTDIR: "a file has the place of a folder; give another path",
+    errno.EISDIR: "a folder has the place of a file; give another path",
+    errno.EEXIST: "give another path",
+    errno.EADDRINUSE: "end the program that uses it, or give another address",
+}
+"""What the system refuses and the user can mend, by the error's number; all else keeps its traceback."""
 
 
 class BadInput(ValueError):
@@ -32,6 +55,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     return BadInput(f"unknown {kind} {name!r}{hint}; there is: {', '.join(names) or 'none'}")
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raise BadInput for a name that cannot be part of a path on every system."""
+    if re.search(NAME, name) is None:
+        raise BadInput(
+            f"{kind} {name[:80]!r}: cannot be part of a path; use letters, digits, '.', '_' and '-', at most 200,"
+            " and not dots alone"
+        )
+
+
+def printable(text: str) -> str:
+    """Text as it may go to a terminal: control characters, which could rewrite the screen, become their escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def main(command: Callable[[], None]) -> NoReturn:
     """Run a command as a process of its own: it ends with its parent, and SIGTERM unwinds it like Ctrl-C.
 
@@ -47,9 +84,10 @@ def main(command: Callable[[], None]) -> NoReturn:
         _last_words(str(error), 1)
     except OSError as error:
         # A full disk or a missing permission is the user's to mend, and a traceback does not say how.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EADDRINUSE):
+        if error.errno not in MENDS:
             raise
-        _last_words(f"{error.strerror}: {error.filename or 'the output folder'}", 1)
+        where = f": {error.filename}" if error.filename else ""
+        _last_words(f"{error.strerror}{where}; {MENDS[error.errno]}", 1)
     except KeyboardInterrupt:
         _last_words("interrupted", INTERRUPTED)
     except SystemExit as leaving:
@@ -61,8 +99,8 @@ def main(command: Callable[[], None]) -> NoReturn:
 
 
 def _last_words(line: str, code: int) -> NoReturn:
-    line = " ".join(line.split())
+    line = printable(" ".join(line.split()))
     if os.environ.get(EVENTS):
-        print(msgspec.json.encode({"event": "error", "reason": line}).decode(), flush=True)
+        print(msgspec.json.encode(Ended(line)).decode(), flush=True)
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

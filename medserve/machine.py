@@ -1,4 +1,4 @@
-"""What a result must say about where it was taken, and which cores a measurement may use."""
+"""The machine: what a result records about it, and which CPUs a measurement uses."""
 
 import hashlib
 import os
@@ -21,18 +21,18 @@ DISTRIBUTIONS = (
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Installed versions of the named distributions (all that matter when none is named), without importing them."""
-    found = {"python": platform.python_version(), "medserve": medserve.__version__}
+    """Installed versions of the named distributions (without names: of all that matter), without importing them."""
+    installed = {"python": platform.python_version(), "medserve": medserve.__version__}
     for name in names or DISTRIBUTIONS:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def fingerprint() -> dict[str, Any]:
-    """The machine in plain values; a value that the system does not tell is null."""
+    """The machine as plain values; a value that the system does not report is null."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_model(),
@@ -51,7 +51,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def target(compiler: str) -> str:
-    """What compiled code is bound to: architecture, processor and its instructions, version of the `compiler`."""
+    """What compiled code depends on: architecture, processor, its instructions, and the version of the `compiler`."""
     text = _read("/proc/cpuinfo") or ""
     flags = next((line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     instructions = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
@@ -69,8 +69,8 @@ def usable_cpus() -> tuple[int, ...]:
 def divide_cpus(threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """CPUs for the server (or the in-process timer) and for the load generator, on disjoint physical cores.
 
-    The server gets as many cores as it has threads (all for 0), the generator the next one. Where there are too few,
-    both share what there is; the result shows it by its affinities.
+    The server gets as many cores as it has threads, the load generator the next core. If there are too few cores, or
+    `threads` is 0, both get all usable CPUs; the affinities in the result show it.
     """
     cores: dict[tuple[int, ...], int] = {}
     for cpu in usable_cpus():
@@ -88,8 +88,8 @@ def spare_cpus(measured: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @contextmanager
-def aside(measured: tuple[int, ...]) -> Iterator[None]:
-    """Keep this process, while it waits, off the `measured` CPUs and their siblings, where there are others."""
+def avoid_cpus(measured: tuple[int, ...]) -> Iterator[None]:
+    """Keep this process off the `measured` CPUs and their hyper-thread siblings, if there are other CPUs."""
     before = usable_cpus()
     pin(spare_cpus(measured))
     try:
@@ -99,21 +99,21 @@ def aside(measured: tuple[int, ...]) -> Iterator[None]:
 
 
 def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
-    """Bind this process to `cpus` where the system can; returns the affinity that it really has."""
+    """Pin this process to `cpus` if the system supports it; returns the effective affinity."""
     if cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
     return usable_cpus()
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Variables that bound the thread pools which libraries size when they are loaded; 0 threads: one a usable CPU."""
+    """Environment variables that limit the thread pools of libraries; 0 threads: one per usable CPU."""
     threads = threads or len(usable_cpus())
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     return {name: str(threads) for name in names} | {"TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def process_facts() -> dict[str, Any]:
-    """What can be read back of this process: affinity, threads, allocator, memory."""
+    """Effective settings of this process: affinity, threads, allocator, peak memory."""
     status = dict(line.split(":", 1) for line in (_read("/proc/self/status") or "").splitlines() if ":" in line)
     peak = status.get("VmHWM", "").split()
     return {
@@ -161,5 +161,5 @@ def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []

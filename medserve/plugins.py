@@ -1,4 +1,4 @@
-"""Plug-ins are files: found by name, described by the literals at their top, imported only when chosen."""
+"""Plug-ins are files of a package. Literals at the top of a file describe it; it is imported only when chosen."""
 
 import ast
 import importlib
@@ -10,13 +10,13 @@ from medserve.errors import CannotRun, unknown
 
 
 def names(package: str) -> list[str]:
-    """The plug-ins of a package (`serve.runtimes`), sorted, without importing any of them."""
+    """The names of the plug-ins of a package such as `serve.runtimes`, sorted, without importing them."""
     return sorted(path.stem for path in _folder(package).glob("*.py") if not path.stem.startswith("_"))
 
 
 def literals(package: str, name: str) -> dict[str, tuple[str, ...]]:
-    """The upper-case tuples of strings at the top of a plug-in's file (REQUIRES, READS, WRITES), not imported."""
-    found: dict[str, tuple[str, ...]] = {}
+    """The upper-case tuples of strings in a plug-in's file (REQUIRES, READS, WRITES), without importing it."""
+    constants: dict[str, tuple[str, ...]] = {}
     for node in ast.parse(_path(package, name).read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
             try:
@@ -24,21 +24,21 @@ def literals(package: str, name: str) -> dict[str, tuple[str, ...]]:
             except ValueError:
                 continue
             if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-                found[node.targets[0].id] = value
-    return found
+                constants[node.targets[0].id] = value
+    return constants
 
 
 def missing(package: str, name: str) -> list[str]:
-    """The top-level modules that a plug-in REQUIRES and that cannot be found here, without importing them."""
+    """The top-level modules that a plug-in REQUIRES and that are not installed, without importing any."""
     required = literals(package, name).get("REQUIRES", ())
     return [module for module in required if importlib.util.find_spec(module) is None]
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Import a plug-in. Raises BadInput for an unknown name, CannotRun with the reason when it cannot be imported."""
+    """Import a plug-in. Raises BadInput for an unknown name, CannotRun with the reason if the import fails."""
     _path(package, name)
     if absent := missing(package, name):
-        raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; ask medserve doctor")
+        raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; run medserve doctor")
     try:
         return importlib.import_module(f"{package}.{name}")
     except ImportError as error:
@@ -46,7 +46,7 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def need(module: str, purpose: str) -> ModuleType:
-    """Import a library that only a part of a plug-in wants. Raises CannotRun with the reason when it cannot be."""
+    """Import a library that only part of a plug-in needs. Raises CannotRun with `purpose` if the import fails."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

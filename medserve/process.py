@@ -1,18 +1,30 @@
-"""Child processes that never outlive their parent, and stop when they are told to."""
+"""Child processes that never outlive their parent, and stop when they are told to.
+
+Each child leads a process group of its own, so that what it leaves behind can be ended with it. Ctrl-C at a terminal
+reaches the process in front alone, and that one stops its children.
+"""
 
 import ctypes
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
 PARENT = "MEDSERVE_PARENT"
 _PR_SET_PDEATHSIG = 1
+_PIPE = 1 << 20
+"""Bytes; a pipe holds no more, unless a privileged process enlarged it."""
+_TAIL = 1 << 16
+"""Bytes of the end of a log in which its last line is looked for."""
+_LOOK_SECONDS = 0.2
+"""Pause between two looks at a child where the system cannot wake its parent at its end."""
 
 
 def start(
@@ -29,6 +41,7 @@ def start(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
+        process_group=0,
         env={**os.environ, **(env or {}), PARENT: str(os.getpid())},
     )
 
@@ -50,15 +63,61 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def output(child: "subprocess.Popen[bytes]", seconds: float) -> Iterator[bytes]:
+    """The lines that a child prints to its pipe until it ends; this process sleeps in between.
+
+    The pipe may be held open by processes that the child leaves behind: those of its group are killed, and no others
+    are waited for. Raises TimeoutExpired when the child runs for longer than `seconds`; it then still runs.
+    """
+    assert child.stdout is not None
+    pipe, rest = child.stdout.fileno(), b""
+    deadline = time.monotonic() + seconds
+    os.set_blocking(pipe, False)
+    with ExitStack() as opened:
+        waiting = opened.enter_context(selectors.DefaultSelector())
+        waiting.register(pipe, selectors.EVENT_READ)
+        end = _end_of(child)
+        if end is not None:
+            opened.callback(os.close, end)
+            waiting.register(end, selectors.EVENT_READ)
+        running = True
+        while running:
+            left = deadline - time.monotonic()
+            ready = {key.fd for key, _ in waiting.select(left if end is not None else min(left, _LOOK_SECONDS))}
+            running = end not in ready if end is not None else child.poll() is None
+            if not running:
+                _kill_group(child)
+            elif left <= 0:
+                raise subprocess.TimeoutExpired(child.args, seconds)
+            if running and pipe not in ready:
+                continue
+            try:
+                piece = os.read(pipe, _PIPE)
+            except BlockingIOError:
+                continue
+            if not piece and running:
+                # The child closed it. Its end is still to come.
+                waiting.unregister(pipe)
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
 def stop(process: "subprocess.Popen[bytes]", patience: float = 10.0) -> int:
-    """End a child that this process started: SIGTERM, `patience` seconds, SIGKILL. Returns its exit code."""
+    """End a child that this process started: SIGTERM, `patience` seconds, SIGKILL. Returns its exit code.
+
+    What is left of its process group is killed.
+    """
     if process.poll() is None:
         process.terminate()
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
-    return process.wait()
+    code = process.wait()
+    _kill_group(process)
+    return code
 
 
 def describe_exit(code: int) -> str:
@@ -74,7 +133,9 @@ def describe_exit(code: int) -> str:
 
 def last_line(path: Path) -> str:
     """The last non-empty line of a log, for a reason in a row."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - _TAIL))
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:500] if lines else ""
 
 
@@ -82,6 +143,20 @@ def interruptible() -> None:
     """Let SIGTERM unwind like Ctrl-C, so that `finally` blocks stop children and remove partial folders."""
     # Not by raising SIGINT, which a shell script's background processes ignore.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _end_of(child: "subprocess.Popen[bytes]") -> int | None:
+    """A descriptor that can be read when a child has ended; None where the system has no such thing."""
+    try:
+        return os.pidfd_open(child.pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _kill_group(child: "subprocess.Popen[bytes]") -> None:
+    # While a member is left, the system gives the group's number to no other; process numbers go round in a long cycle.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _watch(parent: int) -> None:

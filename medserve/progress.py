@@ -3,12 +3,11 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
-from medserve.errors import EVENTS
+from medserve.errors import EVENTS, printable
+from medserve.jobs import Progressed
 
 
 class Progress:
@@ -36,12 +35,11 @@ class Progress:
         self._written = now
         steps = done - self._first_done
         left = (now - self._started) / steps * (self.total - done) if steps > 0 else None
-        event = {"event": "progress", "done": done, "total": self.total, "unit": self.unit, "note": note}
-        event["seconds_left"] = None if finished else left
+        event = Progressed(done, self.total, self.unit, note, None if finished else left)
         if self._events:
             print(msgspec.json.encode(event).decode(), flush=True)
             return
-        line = f"{self.what}: {describe(event)}"
+        line = printable(f"{self.what}: {describe(event)}")
         line += f", {duration(now - self._started)}" if finished else ""
         if self._terminal:
             sys.stderr.write(f"\r\x1b[2K{line}" + ("\n" if finished else ""))
@@ -81,13 +79,13 @@ class Jobs:
         return sum(count * sum(self._seconds[kind]) / len(self._seconds[kind]) for kind, count in waiting.items())
 
 
-def describe(event: Mapping[str, Any]) -> str:
-    """A progress event in words, as `Progress` makes it."""
-    words = [f"{event['unit']} {event['done']}/{event['total']}"]
-    if event["note"]:
-        words.append(event["note"])
-    if event["seconds_left"] is not None:
-        words.append(f"{duration(event['seconds_left'])} left")
+def describe(event: Progressed) -> str:
+    """A progress event in words."""
+    words = [f"{event.unit} {event.done}/{event.total}"]
+    if event.note:
+        words.append(event.note)
+    if event.seconds_left is not None:
+        words.append(f"{duration(event.seconds_left)} left")
     return ", ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""What measuring leaves behind: disturbed windows, the self-test of the ruler, and the result of a launch."""
+"""The files that a measurement writes: the result of a launch with its windows, and the load-generator self-test."""
 
 from typing import Any, Literal
 
@@ -8,11 +8,11 @@ from medserve.spec import SCHEMA, Artifact, Cell, Noun
 
 
 class Window(Noun, frozen=True, kw_only=True):
-    """What the system did in a stretch of a measurement; what it does not tell is null. `reason`: why it is disturbed.
+    """The system during an interval of a measurement; values that it does not report are null.
 
-    `stolen` and `others` are CPU seconds of the measured cores that the hypervisor took, and that went to neither the
-    server nor the client; `throttled` counts throttling events of heat or quota, `switches` involuntary context
-    switches of the server and the client.
+    `stolen` and `others` are CPU seconds of the measured cores that the hypervisor and other processes took;
+    `throttled` counts throttling events by heat or CPU quota, `switches` involuntary context switches of the server
+    and the client. `reason` says why the window is disturbed, null if it is not.
     """
 
     start_ns: int
@@ -26,7 +26,7 @@ class Window(Noun, frozen=True, kw_only=True):
 
 
 class Check(Noun, frozen=True, kw_only=True):
-    """A line of a self-test: what was measured, what is true, how far apart they may be; `ok` null is not judged."""
+    """A check of the self-test: measured value, true value and allowed difference; `ok` is null if it is not judged."""
 
     name: str
     measured: float | None
@@ -37,9 +37,10 @@ class Check(Noun, frozen=True, kw_only=True):
 
 
 class SelfTest(Noun, frozen=True, kw_only=True):
-    """`selftest/selftest.json`: the ruler tried on known answers. `files` as in Checkpoint.
+    """`selftest/selftest.json`: the load generator tested on servers with known delays. `files` as in Checkpoint.
 
-    `roofline` maps a side in pixels to the requests a second that the generator and the null server reach together.
+    `roofline` maps an image side in pixels to the requests per second that the load generator reaches with the null
+    runtime.
     """
 
     schema: int = SCHEMA
@@ -52,14 +53,15 @@ class SelfTest(Noun, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that do not hold."""
+        """The failed checks."""
         return tuple(check for check in self.checks if check.ok is False)
 
 
 class Result(Noun, frozen=True, kw_only=True):
-    """`result.json`: one launch of one cell. The raw samples beside it are the truth; no statistic is stored.
+    """`result.json`: one launch of one cell. It has no statistics; they are computed from the samples in its folder.
 
-    `process` is what was read back from the running processes (threads, affinity, versions); `files` as in Checkpoint.
+    `process` has the effective settings of the running processes (threads, affinity, versions); `files` as in
+    Checkpoint.
     """
 
     schema: int = SCHEMA

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
+from subprocess import PIPE, TimeoutExpired
 
 import msgspec
 
 from medserve import errors, machine, process, store
 from medserve.errors import BadInput
-from medserve.jobs import Failure, Launch, Prepared
+from medserve.jobs import Ended, Failure, Launch, Prepared, Progressed
 from medserve.progress import Jobs, describe
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, LoadProfile
@@ -43,16 +42,24 @@ class Step(msgspec.Struct, frozen=True):
 Listener = Callable[[Step], None]
 KINDS = ("in-process", "http", "trap", "cold")
 """Of launches, in the order in which a deployment goes through them."""
+FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
+"""In a run's folder: what the run and its report write."""
 
 
 def run(study: Study, out: Path, listen: Listener) -> int:
     """Do all that is missing of a study in the folder `out`. Returns the number of failed jobs and cells.
 
-    Raises BadInput when `out` holds another study or is in use.
+    Raises BadInput when `out` is in use, or holds something else than a run of this study.
     """
     out = out.resolve()
+    _check_folder(study, out)
     with _locked(out):
-        _settle(study, out)
+        # Another run may have begun there in the meantime.
+        _check_folder(study, out)
+        store.sweep(out, FOLDERS)
+        path = out / "study.json"
+        if not path.is_file() or store.read_json(path, Study) != study:
+            store.write_json(path, study)
         return _Run(study, plan(study), out, listen).walk()
 
 
@@ -219,7 +226,10 @@ class _Run:
             words += ["--unofficial"] if self._study.unofficial else []
             said: list[bytes] = []
             reason = self._run("data", f"{training.dataset}-{training.size}", words, said=said)
-            self._data[key] = reason or msgspec.json.decode(b"".join(said), type=Prepared)
+            try:
+                self._data[key] = reason or msgspec.json.decode(b"".join(said), type=Prepared)
+            except msgspec.MsgspecError as error:
+                self._data[key] = f"`medserve data prepare` printed no data set: {error}"
         return self._data[key]
 
     def _checkpoint(self, training: Training) -> Path:
@@ -260,19 +270,20 @@ class _Run:
         with log.open("wb") as errors_to:
             child = process.start(words, stdout=PIPE, stderr=errors_to, env={**(env or {}), errors.EVENTS: "1"})
             try:
-                assert child.stdout is not None
-                for line in child.stdout:
+                for line in process.output(child, self._study.job_hours * 3600):
                     event = _event(line)
-                    if event is None:
-                        if said is not None:
-                            said.append(line)
-                    elif event["event"] == "progress":
+                    if isinstance(event, Progressed):
                         self._say("progress", kind, name, describe(event))
-                    elif event["event"] == "error":
-                        reason = str(event["reason"])
-                code = child.wait()
+                    elif isinstance(event, Ended):
+                        reason = event.reason
+                    elif said is not None:
+                        said.append(line)
+            except TimeoutExpired:
+                reason = f"ended after {self._study.job_hours:g} h, the time limit; raise 'job_hours' in the study"
             finally:
-                process.stop(child)
+                code = process.stop(child)
+                assert child.stdout is not None
+                child.stdout.close()
         seconds = time.monotonic() - started
         self._jobs.done(kind, seconds)
         if code == 0:
@@ -290,7 +301,7 @@ class _Run:
 def _locked(out: Path) -> Iterator[None]:
     """Hold the run's folder; the lock goes with the process, however it ends."""
     out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
+    descriptor = os.open(out / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -301,16 +312,23 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _settle(study: Study, out: Path) -> None:
-    """Sweep what a killed run left, and hold the folder to one study."""
-    store.sweep(out)
+def _check_folder(study: Study, out: Path) -> None:
+    """Raise BadInput when `out` is neither free nor a run of this study. Changes nothing."""
     path = out / "study.json"
     if path.is_file():
         before, now = msgspec.to_builtins(store.read_json(path, Study)), msgspec.to_builtins(study)
-        if different := [field for field in now if before[field] != now[field]]:
+        # A time limit changes no result, and a run that met it goes on with a higher one.
+        if different := [field for field in now if before[field] != now[field] and field != "job_hours"]:
             raise BadInput(f"{out} holds a run of this study with another '{different[0]}'; give another --out")
-    else:
-        store.write_json(path, study)
+    elif out.is_dir():
+        for found in sorted(out.iterdir()):
+            partial = store.PARTIAL.fullmatch(found.name)
+            # A self-test may have been made by hand.
+            made = found.name == "selftest" and (found / "selftest.json").is_file()
+            if not (made or found.name == ".lock" or (partial and partial["name"] in ("study.json", "selftest"))):
+                raise BadInput(f"{out} holds {found.name!r} and is no run; give another --out, or an empty folder")
+    elif out.exists():
+        raise BadInput(f"{out} is a file; give another --out")
 
 
 def _kind(profile: LoadProfile) -> str:
@@ -324,9 +342,8 @@ def _over_http(deployed: Deployed) -> bool:
     return any(_kind(profile) == "http" for profile in deployed.profiles)
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def _event(line: bytes) -> Progressed | Ended | None:
     try:
-        event = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+        return msgspec.json.decode(line, type=Progressed | Ended)
+    except msgspec.MsgspecError:
         return None
-    return event if isinstance(event, dict) and "event" in event else None

@@ -1,4 +1,4 @@
-"""Scores of a split, computed once for all frameworks, equal to those of the `medmnist` package's Evaluator."""
+"""The scores of a split, the same for all frameworks and equal to those of the `medmnist` package's Evaluator."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,11 @@ from medserve.spec import Scores
 
 
 def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scores:
-    """Accuracy, balanced accuracy (mean recall) and macro one-vs-rest AUC of (n, classes) `probabilities`.
+    """Accuracy, balanced accuracy (mean recall) and macro one-vs-rest AUC.
 
-    AUC as in MedMNIST v2 (Yang et al., 2023): the unweighted mean of the classes' areas. Raises BadInput for shapes
-    that do not fit, values that are not finite, and a class without an image or with all: its area is undefined.
+    `labels` are int64 (n,), `probabilities` float32 (n, classes). The AUC is that of MedMNIST v2 (Yang et al., 2023):
+    the unweighted mean over the classes. Raises BadInput for other shapes, for values that are not finite, and for a
+    class with no image or with all images, whose AUC is undefined.
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
         raise BadInput(
@@ -19,16 +20,16 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scor
         )
     if not np.isfinite(probabilities).all():
         raise BadInput(f"scores of image {np.flatnonzero(~np.isfinite(probabilities).all(1))[0]} are not finite")
-    right = probabilities.argmax(1) == labels
+    correct = probabilities.argmax(1) == labels
     recalls, areas = [], []
     for column in range(probabilities.shape[1]):
         of_class = labels == column
         if not 0 < of_class.sum() < len(labels):
             raise BadInput(f"class {column} has {of_class.sum()} of {len(labels)} images; its AUC is undefined")
-        recalls.append(right[of_class].mean())
+        recalls.append(correct[of_class].mean())
         areas.append(_area(of_class, probabilities[:, column]))
     return Scores(
-        accuracy=float(right.mean()),
+        accuracy=float(correct.mean()),
         balanced_accuracy=float(np.mean(recalls)),
         auc=float(np.mean(areas)),
         images=len(labels),
@@ -36,7 +37,7 @@ def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scor
 
 
 def _area(positive: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """Area under the ROC curve by ranks (Mann & Whitney, 1947); ties share their mean rank."""
+    """Area under the ROC curve from ranks (Mann & Whitney, 1947); equal scores share their mean rank."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     positives = int(positive.sum())

@@ -1,7 +1,7 @@
 """Every noun of the project, frozen and typed. Stages exchange these as JSON; none of them does anything when read."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,7 +14,11 @@ Mode = Literal["in-process", "closed-loop", "open-loop"]
 Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 Precision = Literal["float32", "bfloat16", "int8"]
+Golden = Literal["test", "drawn"]
 Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
+NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
+"""What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
+Name = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +26,10 @@ class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DatasetSpec(Noun, frozen=True, kw_only=True):
-    """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images a split."""
+    """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images per split.
+
+    `class_digest` is `medserve.certificate.class_digest` of its class names, empty where any names will do.
+    """
 
     name: str
     title: str
@@ -32,6 +39,7 @@ class DatasetSpec(Noun, frozen=True, kw_only=True):
     test: int
     sizes: tuple[int, ...]
     licence: str
+    class_digest: str = ""
 
     def count(self, split: Split) -> int:
         """Images in a split."""
@@ -139,7 +147,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     """
 
     schema: int = SCHEMA
-    name: str
+    name: Name
     dataset: str
     size: int
     classes: tuple[str, ...]
@@ -168,10 +176,12 @@ class Certificate(Noun, frozen=True, kw_only=True):
     `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
     `near_ties` the images where they are not. An error that is not finite is null, and so is an AUC that is undefined.
     One of reduced precision is `lossy`: it has no `limit_abs`, and says by the 95 % interval of `accuracy_change` what
-    the precision costs.
+    the precision costs. `golden_max_abs` is the largest |difference| on drawn golden images, null where they are of the
+    test split. `subject` is the SHA-256 of what was certified (`medserve.certificate.subject`); without it the
+    certificate cannot be used.
     """
 
-    runtime: str
+    runtime: Name
     images: int
     max_abs: float | None
     max_log_abs: float | None
@@ -182,10 +192,12 @@ class Certificate(Noun, frozen=True, kw_only=True):
     limit_abs: float | None
     tie_margin: float
     accuracy_change: tuple[float, float] | None = None
+    golden_max_abs: float | None = None
     kind: Literal["float32", "lossy"]
     valid: bool
     reason: str | None
     versions: dict[str, str]
+    subject: str = ""
 
 
 class Artifact(Noun, frozen=True, kw_only=True):
@@ -194,13 +206,15 @@ class Artifact(Noun, frozen=True, kw_only=True):
     `compiled_for` is the machine that a compiled model is bound to (`medserve.machine.target`), null for one that runs
     anywhere. `transplanted` names the framework into whose network the weights were put, null for the one that trained
     them. `certificate` is that of the format's own runtime, `further` those of others that read it. `operators` counts
-    the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk.
+    the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk. `golden` says whether
+    the images of `golden.npz` are of the test split or drawn. `files` maps the relative path of every other file of the
+    folder to its SHA-256.
     """
 
     schema: int = SCHEMA
-    name: str
+    name: Name
     transplanted: str | None = None
-    format: str
+    format: Name
     precision: Precision = "float32"
     opset: int | None
     compiled_for: str | None = None
@@ -209,12 +223,23 @@ class Artifact(Noun, frozen=True, kw_only=True):
     further: tuple[Certificate, ...] = ()
     operators: dict[str, int] = {}
     model_bytes: int = 0
+    golden: Golden = "test"
     versions: dict[str, str]
     files: dict[str, str]
 
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """All of them, that of the format's own runtime first."""
+        return (self.certificate, *self.further)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model file belongs to it: none does where only the null runtime is certified."""
+        return any(proof.runtime != "null" for proof in self.certificates)
+
     def certificate_of(self, runtime: str) -> Certificate | None:
-        """The proof for a runtime, null where there is none."""
-        return next((one for one in (self.certificate, *self.further) if one.runtime == runtime), None)
+        """The certificate for a runtime, null where there is none."""
+        return next((proof for proof in self.certificates if proof.runtime == runtime), None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -233,8 +258,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
     the runtime's own, and it checks them. `threads = 0` are as many as there are usable cores.
     """
 
-    artifact: str
-    runtime: str
+    artifact: Name
+    runtime: Name
     device: Device = "cpu"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 32)
@@ -259,10 +284,11 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
 
     `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
     `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `trap`
-    names the mistake that is made on purpose (`medserve.tables.TRAPS`): such a row judges claims, and ranks nothing.
+    names the mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and ranks
+    nothing.
     """
 
-    name: str
+    name: Name
     mode: Mode
     batch: int = 1
     users: int = 1

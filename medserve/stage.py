@@ -1,4 +1,4 @@
-"""One stage asks another: a process of its own, for what it prints."""
+"""Runs a stage in a process of its own and returns its output."""
 
 from collections.abc import Iterable
 from tempfile import TemporaryFile
@@ -7,10 +7,10 @@ from medserve import errors, process
 from medserve.errors import BadInput, CannotRun
 
 
-def ask(words: Iterable[str]) -> bytes:
-    """Run `python -m ...` to its end and return what it printed. Raises BadInput or CannotRun with its last line."""
+def ask(arguments: Iterable[str]) -> bytes:
+    """Run `python ARGUMENTS` and return its standard output. Raises BadInput or CannotRun with its last error line."""
     with TemporaryFile() as out, TemporaryFile() as err:
-        child = process.start(words, stdout=out, stderr=err, env={errors.EVENTS: ""})
+        child = process.start(arguments, stdout=out, stderr=err, env={errors.EVENTS: ""})
         try:
             code = child.wait()
         finally:
@@ -19,6 +19,6 @@ def ask(words: Iterable[str]) -> bytes:
         err.seek(0)
         if code != 0:
             lines = [line for line in err.read().decode(errors="replace").splitlines() if line.strip()]
-            why = lines[-1].removeprefix("error: ") if lines else process.describe_exit(code)
-            raise BadInput(why) if code == 2 else CannotRun(why)
+            reason = lines[-1].removeprefix("error: ") if lines else process.describe_exit(code)
+            raise BadInput(reason) if code == 2 else CannotRun(reason)
         return out.read()

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import msgspec
 
 from medserve import deployments, plugins
-from medserve.errors import BadInput, unknown
+from medserve.errors import BadInput, check_name, unknown
 from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 STUDIES = Path(__file__).parent / "studies"
+MOST_HOURS = 8760.0
+"""A year: the longest time limit of a job."""
 
 
 class Measure(Noun, frozen=True, kw_only=True):
@@ -61,7 +63,8 @@ class Study(Noun, frozen=True, kw_only=True):
     recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported and measured,
     all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far training spreads.
     `dispatch` to `deadline_ms` are those of every deployment, one for each of `batch_images`.
-    The report says how long training took to a validation accuracy of `target_accuracy`.
+    The report says how long training took to a validation accuracy of `target_accuracy`. A job (a training, an export,
+    a launch) that runs for more than `job_hours` is ended and counts as failed; the next run resumes a training.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Study(Noun, frozen=True, kw_only=True):
     variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     serves: tuple[str, ...] = ()
     target_accuracy: float | None = None
+    job_hours: float = 24.0
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
@@ -201,6 +205,8 @@ def plan(study: Study) -> Plan:
                 if study.null:
                     deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
+    for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
+        check_name("cell", name)
     return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=measured)
 
 
@@ -237,6 +243,9 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 def _check(study: Study) -> None:
     matrix = ("datasets", "sizes", "architectures", "frameworks", "formats", "precisions", "threads", "seeds")
+    check_name("study", study.name)
+    for variant in study.variants:
+        check_name("variant", variant)
     for field in (*matrix, "batch_images", "measure"):
         if not getattr(study, field):
             raise BadInput(f"'{field}' is empty; name at least one")
@@ -258,6 +267,8 @@ def _check(study: Study) -> None:
             pick(FORMATS, "format", name)
     if study.launches < 1 or min(study.threads) < 0:
         raise BadInput("'launches' must be at least 1, and 'threads' positive, or 0 for all usable cores")
+    if not 0 < study.job_hours <= MOST_HOURS:
+        raise BadInput(f"'job_hours' is {study.job_hours:g}; expected more than 0, at most {MOST_HOURS:g}")
     for measure in study.measure:
         for profile in measure.profiles:
             if (batch := pick(PROFILES, "profile", profile).batch) > max(study.batch_sizes):

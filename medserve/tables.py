@@ -1,4 +1,4 @@
-"""One row each: data sets, architectures, formats, load profiles. A new row is all that a new one of a kind needs."""
+"""Tables of data sets, architectures, formats and load profiles. A new entry needs a new row here only."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,19 +7,22 @@ from medserve.errors import unknown
 from medserve.spec import Architecture, DatasetSpec, LoadProfile, Noun, Trap
 
 OPSET = 18
-"""The ONNX operator set of every export: the newest that all three converters write (tf2onnx stops there)."""
+"""The ONNX opset of every export: the newest that all three converters support (tf2onnx is the limit)."""
 
 ROOFLINE = 0.7
-"""Share of what load generator and null server reach together, up to which what is measured is the server."""
+"""Highest valid rate, as a share of the rate that the load generator reaches with the null runtime.
+
+Above it, the latency of the load generator is a part of what is measured.
+"""
 
 INPUT = "image"
 OUTPUT = "probabilities"
 
 
 class Format(Noun, frozen=True, kw_only=True):
-    """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` its default reader.
+    """A file format of artifacts. `path` is relative to the artifact's folder, `runtime` is the default runtime.
 
-    One that is `compiled_by` a distribution is code for one machine and one version of it.
+    A format that is `compiled_by` a distribution depends on the machine and on the distribution's version.
     """
 
     name: str
@@ -36,6 +39,7 @@ DATASETS = {
             name="synthetic",
             title="Synthetic cells (procedural)",
             classes=8,
+            class_digest="64bff723de6e3987af37d9ea1fb60419b65a6a051b50010f20facd87f71b40a9",
             train=4096,
             val=512,
             test=1024,
@@ -46,6 +50,7 @@ DATASETS = {
             name="bloodmnist",
             title="BloodMNIST",
             classes=8,
+            class_digest="f781bdba5352e4a641223f8eb85717ca889ff59898dbf32f0033f994e89059e8",
             train=11_959,
             val=1_712,
             test=3_421,
@@ -56,6 +61,7 @@ DATASETS = {
             name="dermamnist",
             title="DermaMNIST",
             classes=7,
+            class_digest="6f71991b4bb7985383ed14fe9760b99ecf14f9b654d36de8dbe5199c6837bd9a",
             train=7_007,
             val=1_003,
             test=2_005,
@@ -66,6 +72,7 @@ DATASETS = {
             name="pathmnist",
             title="PathMNIST",
             classes=9,
+            class_digest="b255b5802ade263ca4771c983b1a6d31533a7f149f4bae0428d92415325449ee",
             train=89_996,
             val=10_004,
             test=7_180,
@@ -105,7 +112,7 @@ ARCHITECTURES = {
             std=(0.229, 0.224, 0.225),
             last_stage=("layer4",),
         ),
-        # v1.5: the stride lies on the 3x3.
+        # v1.5: the stride is in the 3x3 convolution.
         Architecture(
             name="resnet50",
             family="resnet",
@@ -121,7 +128,7 @@ ARCHITECTURES = {
             std=(0.229, 0.224, 0.225),
             last_stage=("layer4",),
         ),
-        # The original.
+        # The original: the stride is in the first 1x1 convolution.
         Architecture(
             name="resnet50_v1",
             family="resnet",
@@ -193,43 +200,43 @@ FORMATS = {
     )
 }
 
-TRAPS: dict[Trap, str] = {
-    "predict": "Keras by its predict, which is made for whole data sets, in place of the model's function",
+TIMING_MISTAKES: dict[Trap, str] = {
+    "predict": "Keras' predict, which is made for whole data sets, in place of the model's function",
     "unsynchronised": "the clock stops when the call returns, not when the scores have arrived",
-    "compile-inside": "the mean of the first hundred calls, compilation among them",
-    "one-image": "one image again and again",
-    "default-threads": "as many threads as there are cores, which is what each framework takes when it is not told",
+    "compile-inside": "the mean of the first hundred calls, including compilation",
+    "one-image": "the same image in every call",
+    "default-threads": "one thread per core, the default of each framework",
     "json": "images and scores as JSON numbers",
 }
-"""The classic mistakes of published comparisons, each a profile below: the claims ledger says which turn a ranking."""
+"""Common mistakes of published comparisons. Each has a profile below, which shows how it changes a ranking."""
 
 PROFILES = {
     row.name: row
     for row in (
-        # The batch ladder.
+        # Batch sizes.
         *(
             LoadProfile(name=f"in-process-{batch}", mode="in-process", batch=batch, seconds=5.0, warmup_seconds=1.0)
             for batch in (1, 2, 4, 8, 16, 32, 64, 128)
         ),
-        # The traps of timing in process.
+        # Timing mistakes in process.
         *(
             LoadProfile(
-                name=f"in-process-1-{trap}",
+                name=f"in-process-1-{mistake}",
                 mode="in-process",
-                trap=trap,
+                trap=mistake,
                 seconds=5.0,
-                warmup_seconds=0.0 if trap == "compile-inside" else 1.0,
+                warmup_seconds=0.0 if mistake == "compile-inside" else 1.0,
             )
-            for trap in TRAPS
-            if trap != "json"
+            for mistake in TIMING_MISTAKES
+            if mistake != "json"
         ),
         LoadProfile(name="closed-1-json", mode="closed-loop", trap="json", seconds=10.0, warmup_seconds=2.0),
-        # The ladder of users.
+        # Numbers of users.
         *(
             LoadProfile(name=f"closed-{users}", mode="closed-loop", users=users, seconds=10.0, warmup_seconds=2.0)
             for users in (1, 2, 4, 8, 16, 32)
         ),
-        # One user who rests after each answer.
+        # A single user who pauses after each response.
         *(
             LoadProfile(
                 name=f"idle-{milliseconds}ms",
@@ -255,7 +262,7 @@ PROFILES = {
             )
             for rate in (10, 50, 200, 500)
         ),
-        # As many requests a second as open-50, eight at a time.
+        # As many requests per second as open-50, eight at a time.
         LoadProfile(
             name="bursts-50",
             mode="open-loop",
@@ -273,12 +280,12 @@ Row = TypeVar("Row")
 
 
 def scores_file(form: str, runtime: str) -> str:
-    """Where an artifact keeps the scores on the test split by a runtime: `scores.npy` for the format's own."""
+    """The file of a runtime's test scores in an artifact's folder; `scores.npy` is that of the default runtime."""
     return "scores.npy" if runtime == FORMATS[form].runtime else f"scores.{runtime}.npy"
 
 
 def pick(table: Mapping[str, Row], kind: str, name: str) -> Row:
-    """The row called `name`. Raises BadInput that lists what there is."""
+    """The row of that name. Raises BadInput that lists the known names."""
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]

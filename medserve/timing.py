@@ -1,4 +1,4 @@
-"""One clock and one timed loop. A timed region ends when the bytes of the scores are on the host."""
+"""The clock and the timed loop. A timed region ends when the bytes of the scores are on the host."""
 
 import gc
 import sys
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 now = time.perf_counter_ns
-"""The clock: monotonic integer nanoseconds, on Linux CLOCK_MONOTONIC and so common to all processes of a host."""
+"""The clock: monotonic integer nanoseconds; on Linux CLOCK_MONOTONIC, which all processes of a host share."""
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Freeze and switch off the garbage collector, so that its pauses are not the subject's."""
+def gc_paused() -> Iterator[None]:
+    """Disable the garbage collector, so that its pauses are not measured."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -31,12 +31,12 @@ def timed_loop(
 ) -> NDArray[np.int64]:
     """Call `call(0)`, `call(1)`, ... back to back for `seconds`, at least `at_least` and at most `at_most` times.
 
-    Returns (n, 2) int64: nanoseconds before and after each call. What the call must not hold: preparation of its
-    input, first-call compilation (warm up before), and work that is still under way when it returns.
+    Returns int64 (n, 2): nanoseconds before and after each call. A call must not include the preparation of its input
+    or a compilation (warm up first), and must not return before its work is done.
     """
     stamps: list[int] = []
     stamp = stamps.append
-    with quiet_collector():
+    with gc_paused():
         end = now() + round(seconds * 1e9)
         index = 0
         while True:

@@ -1,8 +1,8 @@
-"""Open Inference Protocol v2 over HTTP: request and response bytes to arrays and back, binary extension and JSON.
+"""Open Inference Protocol v2 over HTTP: encodes and decodes requests and responses, in JSON and in binary.
 
-Protocol: KServe's `required_api.md` for the JSON form, Triton's `extension_binary_data.md` for the binary one: the JSON
-head comes first, its length stands in the header `Inference-Header-Content-Length`, the tensors follow in their order.
-Triton's `extension_classification.md` has the likeliest classes, `extension_schedule_policy.md` the timeout.
+The JSON form follows KServe's `required_api.md`, the binary one Triton's `extension_binary_data.md`: first a JSON head,
+whose length is in the header `Inference-Header-Content-Length`, then the tensors in their order. The likeliest classes
+follow Triton's `extension_classification.md`, the timeout `extension_schedule_policy.md`.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from medserve.tables import INPUT, OUTPUT
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
 SERVER_TIMING = "Server-Timing"
-"""Response header of our servers: milliseconds of each stage, to the nanosecond (W3C Server Timing)."""
+"""Response header of medserve: milliseconds per stage, with nanosecond digits (W3C Server Timing)."""
 CLOCK = "Medserve-Clock"
-"""Response header of our servers: `timing.now` when the application had the head, and when its answer was encoded."""
+"""Response header of medserve: `timing.now` when the request head had arrived and when the response was encoded."""
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 
 DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 BLOCK = 1 << 16
-"""Characters of JSON numbers that are read at a time: few enough to stay in the processor's cache."""
+"""Characters of JSON numbers that are decoded at a time; they fit into the processor's cache."""
 MAX_BATCH = 4096
-"""Images a request may carry; more is a mistake or an attack, and is refused before anything is allocated."""
+"""Images per request; a request for more is refused before any memory is allocated for it."""
 
 
 class _Parameters(msgspec.Struct):
@@ -41,7 +41,7 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: _Parameters | None = None
-    # Decoded only once shape and type are known to be right; empty when absent.
+    # Decoded after shape and type are checked; empty when absent.
     data: msgspec.Raw = msgspec.Raw()
 
 
@@ -75,9 +75,10 @@ class _Response(msgspec.Struct):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A decoded infer request: uint8 (N, H, W, C) images, and whether the scores go back in binary.
+    """A decoded inference request with uint8 (N, H, W, C) images.
 
-    With `likeliest`, that many classes of each image go back instead. The client waits for `timeout_ns`.
+    `binary`: the client wants the response in binary. `likeliest`: it wants this number of likeliest classes per image
+    in place of the scores. `timeout_ns`: it waits this long for the response.
     """
 
     images: NDArray[np.uint8]
@@ -96,7 +97,7 @@ _encode = msgspec.json.Encoder().encode
 def decode_request(
     body: bytes, head_length: str | None, shape: tuple[int, int, int], largest: int = MAX_BATCH
 ) -> Request:
-    """Decode a request to infer 1 to `largest` images of `shape` (H, W, C). Raises BadInput that says what is wrong."""
+    """Decode an inference request for 1 to `largest` images of `shape` (H, W, C). Raises BadInput for other bodies."""
     end = _head_end(body, head_length)
     view = memoryview(body)
     try:
@@ -104,28 +105,28 @@ def decode_request(
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"the request is not an Open Inference Protocol v2 request: {error}") from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
-        given = [tensor.name for tensor in request.inputs]
-        raise BadInput(f"inputs are {_brief(given)}; expected exactly one, named '{INPUT}'")
+        names = [tensor.name for tensor in request.inputs]
+        raise BadInput(f"inputs are {_shortened(names)}; expected a single input named '{INPUT}'")
     tensor = request.inputs[0]
-    wanted = request.outputs
+    outputs = request.outputs
     binary, timeout_ns, likeliest = False, None, None
     if request.parameters is not None:
         binary, timeout_ns = request.parameters.binary_data_output, _timeout_ns(request.parameters.timeout)
-    if wanted:
-        if len(wanted) != 1 or wanted[0].name != OUTPUT:
-            raise BadInput(f"outputs are {_brief([output.name for output in wanted])}; expected only '{OUTPUT}'")
-        choice = wanted[0].parameters
-        if choice is not None:
-            likeliest = choice.classification
+    if outputs:
+        if len(outputs) != 1 or outputs[0].name != OUTPUT:
+            raise BadInput(f"outputs are {_shortened([output.name for output in outputs])}; expected only '{OUTPUT}'")
+        parameters = outputs[0].parameters
+        if parameters is not None:
+            likeliest = parameters.classification
             if likeliest is not None and likeliest < 1:
                 raise BadInput(f"the parameter 'classification' is {likeliest}; expected a number of classes")
-            if choice.binary_data is not None:
-                binary = choice.binary_data
+            if parameters.binary_data is not None:
+                binary = parameters.binary_data
     if tensor.datatype != "UINT8":
-        raise BadInput(f"input '{INPUT}' has datatype {_brief(repr(tensor.datatype))}; expected 'UINT8'")
+        raise BadInput(f"input '{INPUT}' has datatype {_shortened(repr(tensor.datatype))}; expected 'UINT8'")
     if len(tensor.shape) != 4 or tuple(tensor.shape[1:]) != shape or not 0 < tensor.shape[0] <= largest:
         raise BadInput(
-            f"input '{INPUT}' has shape {_brief(tensor.shape)}; "
+            f"input '{INPUT}' has shape {_shortened(tensor.shape)}; "
             f"expected [N, {', '.join(map(str, shape))}], N from 1 to {largest}"
         )
     return Request(_array(tensor, view[end:], "input"), request.id, binary, likeliest, timeout_ns)
@@ -134,7 +135,7 @@ def decode_request(
 def encode_request(
     images: NDArray[np.uint8], *, binary: bool = True, id: str | None = None
 ) -> tuple[dict[str, str], bytes]:
-    """Headers and body of an infer request for uint8 (N, H, W, C) images."""
+    """Headers and body of an inference request for uint8 (N, H, W, C) images."""
     request: dict[str, Any] = {} if id is None else {"id": id}
     tensor: dict[str, Any] = {"name": INPUT, "shape": images.shape, "datatype": "UINT8"}
     if not binary:
@@ -150,9 +151,9 @@ def encode_request(
 def encode_response(
     model: str, version: str, scores: NDArray[np.float32], request: Request, classes: Sequence[str] = ()
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """ASGI headers (without Content-Length) and body that carry float32 (N, classes) `scores` back.
+    """ASGI headers (without Content-Length) and body of the response with float32 (N, classes) `scores`.
 
-    `classes` are the names for a request that asks for the likeliest.
+    `classes` are the class names; only a response with the likeliest classes needs them.
     """
     tensor: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": scores.shape}
     response: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": [tensor]}
@@ -176,22 +177,22 @@ def encode_response(
 
 
 def decode_response(body: bytes, head_length: str | None) -> NDArray[np.float32]:
-    """The float32 (N, classes) scores of an infer response. Raises BadInput when it is not one."""
+    """The scores of an inference response, float32 (N, classes). Raises BadInput for any other body."""
     end = _head_end(body, head_length)
     try:
         response = _decode_response(memoryview(body)[:end])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"the answer is not an Open Inference Protocol v2 response: {error}") from None
+        raise BadInput(f"the response is not an Open Inference Protocol v2 response: {error}") from None
     for tensor in response.outputs:
         if tensor.name == OUTPUT and tensor.datatype == "FP32":
             if len(tensor.shape) != 2 or min(tensor.shape) < 1:
                 raise BadInput(f"output '{OUTPUT}' has shape {tensor.shape}; expected [N, classes]")
             return _array(tensor, memoryview(body)[end:], "output")
-    raise BadInput(f"the answer has no FP32 output named '{OUTPUT}'")
+    raise BadInput(f"the response has no FP32 output named '{OUTPUT}'")
 
 
 def server_timing(queue: int, decode: int, infer: int, encode: int) -> bytes:
-    """The value of `Server-Timing` for stages of as many nanoseconds."""
+    """The value of the `Server-Timing` header for the nanoseconds of each stage."""
     return b"queue;dur=%.6f, decode;dur=%.6f, infer;dur=%.6f, encode;dur=%.6f" % (
         queue / 1e6,
         decode / 1e6,
@@ -201,7 +202,7 @@ def server_timing(queue: int, decode: int, infer: int, encode: int) -> bytes:
 
 
 def parse_server_timing(value: str) -> dict[str, int]:
-    """Stage names to nanoseconds, of any server's `Server-Timing`; an entry without a readable duration is left out."""
+    """Nanoseconds by stage, from the `Server-Timing` header of any server; skips entries without a valid duration."""
     stages: dict[str, int] = {}
     for entry in value.split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
@@ -230,13 +231,13 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
     if size is None:
         return _json_array(tensor, rest, what, dtype, count).reshape(tensor.shape)
     if len(tensor.data):
-        raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected one of them")
+        raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected either")
     if size != count * dtype.itemsize or size != len(rest):
         raise BadInput(
-            f"{what} '{tensor.name}' says binary_data_size {size} and {len(rest)} bytes follow the JSON head; "
+            f"{what} '{tensor.name}' has binary_data_size {size}, and {len(rest)} bytes follow the JSON head; "
             f"its shape {tensor.shape} needs {count * dtype.itemsize}"
         )
-    # A fifth of the time of frombuffer and reshape.
+    # Takes a fifth of the time of frombuffer and reshape.
     return np.ndarray(tensor.shape, dtype, rest)
 
 
@@ -254,38 +255,38 @@ def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[An
     if values.dtype.kind not in "if":
         raise BadInput(f"'data' of {what} '{tensor.name}' must hold numbers")
     if values.size != count or (values.ndim > 1 and values.shape != tuple(tensor.shape)):
-        found = list(values.shape)
-        raise BadInput(f"'data' of {what} '{tensor.name}' has shape {found}; expected {tensor.shape} or flat")
+        shape = list(values.shape)
+        raise BadInput(f"'data' of {what} '{tensor.name}' has shape {shape}; expected {tensor.shape} or flat")
     return values.astype(dtype).ravel()
 
 
 def _whole_numbers(tensor: _Tensor, what: str, count: int) -> NDArray[np.uint8]:
-    """Whole numbers from 0 to 255, flat or nested as the tensor's shape, by arithmetic on their text at once.
+    """Decode whole numbers from 0 to 255, flat or nested like the tensor's shape, by array operations on their text.
 
-    A list of so many Python numbers would take five times as long, and a hostile one any memory.
+    Python's list of numbers would take five times as long, and for a hostile request an unlimited amount of memory.
     """
     text = bytes(tensor.data)
-    # It is known to be JSON: between the brackets and commas there is a number, or what is left over here.
+    # The text is valid JSON, so between brackets and commas there are numbers only, or characters that remain here.
     skeleton = text.translate(None, b"0123456789 \n\r\t")
     if skeleton not in (_brackets([count]), _brackets(tensor.shape)):
         if skeleton.translate(None, b"[],"):
             raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255")
         raise BadInput(
-            f"'data' of {what} '{tensor.name}' has {skeleton.count(b',') + 1} numbers in its brackets; "
-            f"expected {count}, flat or nested as {tensor.shape}"
+            f"'data' of {what} '{tensor.name}' has {skeleton.count(b',') + 1} elements; "
+            f"expected {count} numbers, flat or nested as {tensor.shape}"
         )
-    # The first character is a bracket, and so is the last, which needs no look: nothing is copied to have a margin.
-    pieces = (b"   "[at:] + text[max(at - 3, 0) : at + BLOCK + 1] for at in range(0, len(text) - 1, BLOCK))
+    # First and last character are brackets. The last one is skipped, so that it serves as the margin behind the text.
+    chunks = (b"   "[at:] + text[max(at - 3, 0) : at + BLOCK + 1] for at in range(0, len(text) - 1, BLOCK))
     try:
-        return np.concatenate([_numbers(np.frombuffer(piece, np.uint8)) for piece in pieces])
+        return np.concatenate([_numbers(np.frombuffer(chunk, np.uint8)) for chunk in chunks])
     except OverflowError:
         raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255") from None
 
 
 def _numbers(around: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The numbers that end in a text, of which three characters more are given before it and one behind it.
+    """The numbers that end in a text; `around` is the text with three more characters before and one after it.
 
-    Raises OverflowError for one above 255.
+    Raises OverflowError for a number above 255.
     """
     digits = around - np.uint8(ord("0"))
     is_digit = digits < 10
@@ -300,34 +301,34 @@ def _numbers(around: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _brackets(shape: Sequence[int]) -> bytes:
-    """What is left of the JSON of an array when its numbers are taken out."""
+    """The JSON of an array without its numbers: brackets and commas."""
     *outer, last = shape
-    found = b"[" + b"," * (last - 1) + b"]"
+    skeleton = b"[" + b"," * (last - 1) + b"]"
     for size in reversed(outer):
-        found = b"[" + b",".join([found] * size) + b"]"
-    return found
+        skeleton = b"[" + b",".join([skeleton] * size) + b"]"
+    return skeleton
 
 
-def _brief(value: object) -> str:
-    """What a client sent, as much of it as fits into a line."""
+def _shortened(value: object) -> str:
+    """A value that a client sent, cut to the length of a line."""
     text = str(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _timeout_ns(timeout: int | None) -> int | None:
-    """Nanoseconds of a timeout in microseconds, null for 0, which means none."""
+    """A timeout in microseconds as nanoseconds; None for 0, which means no timeout."""
     if timeout is not None and timeout < 0:
         raise BadInput(f"the parameter 'timeout' is {timeout}; expected microseconds")
     return timeout * 1000 if timeout else None
 
 
 def _likeliest(scores: NDArray[np.float32], count: int, classes: Sequence[str]) -> list[str]:
-    """Score, index and name of so many classes of each row, as many as there are at most."""
+    """Score, index and name of the `count` likeliest classes of each row, of all classes if there are fewer."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return [f"{row[at]:f}:{at}:{classes[at]}" for row, places in zip(scores, best, strict=True) for at in places]
 
 
 def _as_bytes(texts: list[str]) -> bytes:
-    """Each text behind its length in four bytes, little end first."""
+    """Each text after its length in bytes, as four bytes, little-endian."""
     encoded = (text.encode() for text in texts)
     return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)

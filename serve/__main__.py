@@ -7,6 +7,7 @@ is pinned and its environment set.
 import gc
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +20,8 @@ from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")
+PORT = "MEDSERVE_PORT"
+"""Environment variable that the health check of a container reads too."""
 
 GROWTH_BYTES = 64 << 20
 """Bytes that one client can make the process grow by, above what the largest request takes."""
@@ -27,7 +30,10 @@ RECEIVED_BYTES = 24 << 20
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="ARTIFACT", help="Folder of an exported model; it is a program."),
+    ],
     runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of the runtime; 0: as many as usable cores.")] = 1,
@@ -57,20 +63,36 @@ def serve(
         str | None, typer.Option(metavar="JSON", help="All of the above as one JSON object, instead of them.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar=PORT, help="Port to listen on; 0 takes any free one.")
+    ] = 8000,
     keep_alive: Annotated[
         float, typer.Option(min=1, help="Seconds after which a connection without requests is closed.")
     ] = 75.0,
     cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.", show_default="all")] = "",
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="Serve only this artifact: the SHA-256 of its artifact.json, which lists those of all its files.",
+        ),
+    ] = None,
 ) -> None:
     """Serve an artifact by the Open Inference Protocol v2 over HTTP. SIGTERM and Ctrl-C end it when all is answered.
 
+    An artifact is a program: its framework executes the model file (TorchScript, SavedModel, AOTInductor and others)
+    with the rights of this process, when it is loaded and at every request. Digests and certificate tell that it was
+    not changed, not who made it. Serve only what you or somebody you trust exported, and pin it with --sha256.
+
     Example: medserve serve artifacts/cells --threads 1 --cpus 0 --port 8000
     """
+    if port and os.environ.get(PORT) not in (None, "", str(port)):
+        raise BadInput(f"--port is {port}, but {PORT} is {os.environ[PORT]}; set {PORT} alone")
+    manifest, digest = _read_manifest(folder, sha256)
     if deployment is None:
         asked = Deployment(
             artifact=folder.name,
-            runtime=runtime or _default_runtime(folder),
+            runtime=runtime or pick(FORMATS, "format", manifest.format).runtime,
             device=device,
             threads=threads,
             batch_sizes=_numbers("--batch-sizes", batch_sizes),
@@ -87,10 +109,10 @@ def serve(
     deployments.check(asked)
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
-    _serve(folder, asked, host, port, keep_alive)
+    _serve(folder, digest, asked, host, port, keep_alive)
 
 
-def _serve(folder: Path, deployment: Deployment, host: str, port: int, keep_alive: float) -> None:
+def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: int, keep_alive: float) -> None:
     from medserve import plugins
     from medserve.timing import now
     from serve import logs, protocol, scheduler
@@ -102,7 +124,7 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int, keep_aliv
         # Opening would import it too: apart, the cost of the library is not that of the model.
         plugins.load("serve.runtimes", deployment.runtime)
         imported = now()
-        runtime, artifact = open_runtime(folder, deployment)
+        runtime, artifact = open_runtime(folder, deployment, digest=digest)
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
         infer = scheduler.dispatch(runtime, deployment, len(artifact.checkpoint.classes))
         application = App(artifact, deployment, infer)
@@ -117,17 +139,19 @@ def _serve(folder: Path, deployment: Deployment, host: str, port: int, keep_aliv
             address, bound = listener.getsockname()[:2]
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
-            facts = {**machine.process_facts(), **http, **collector, **loading}
-            fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
             memory = {"largest_request_bytes": application.largest_request, "held_bytes": limits.held_bytes}
+            facts = {**machine.process_facts(), **http, **collector, **loading, **memory}
+            fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
+            fields["sha256"] = digest
             logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
-                _say({"event": "ready", **fields, "memory": memory, "process": {**facts, "runtime": runtime.facts()}})
+                _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
-                print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.", flush=True)
+                print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.")
                 largest, growth = application.largest_request >> 20, GROWTH_BYTES >> 20
-                print(f"Memory: the largest request takes {largest} MiB, all together {growth} MiB more.", flush=True)
+                print(f"Memory: the largest request takes {largest} MiB, all together {growth} MiB more.")
+                print(f"{folder / store.ARTIFACT}: SHA-256 {digest}", flush=True)
 
         protocol.serve(application, listener, limits, announce)
 
@@ -145,8 +169,16 @@ def _say(event: dict[str, Any]) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def _default_runtime(folder: Path) -> str:
-    return pick(FORMATS, "format", store.read_json(folder / "artifact.json", Artifact).format).runtime
+def _read_manifest(folder: Path, reviewed: str | None) -> tuple[Artifact, str]:
+    """The manifest and its SHA-256. Raises BadInput when that is not `reviewed`, where it is given."""
+    if reviewed is not None and not re.fullmatch("[0-9a-fA-F]{64}", reviewed):
+        raise BadInput(
+            f"--sha256 is {reviewed!r}; expected the 64 hexadecimal digits that `medserve export` or a server printed"
+        )
+    path = folder / store.ARTIFACT
+    digest = None if reviewed is None else reviewed.lower()
+    manifest = store.read_json(path, Artifact, digest)
+    return manifest, digest or store.sha256(path)
 
 
 def _decode(option: str, text: str, kind: type[Value]) -> Value:

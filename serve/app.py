@@ -165,12 +165,14 @@ class App:
             raise _too_large(route)
         end = given.get(b"inference-header-content-length")
         head_length = None if end is None else end.decode("latin-1")
-        encoding = _encoding(route, given) if b"content-encoding" in given else None
+        encoding = _encoding(route, request_headers) if b"content-encoding" in given else None
         try:
             message = await receive()
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 body = await bodies.rest(body, receive, route.limit)
+            if len(body) > route.limit:
+                raise bodies.TooLarge
             complete = now()
             if encoding is None and (head_length is not None or len(body) <= LARGE_JSON) and not route.is_file:
                 request: DecodedRequest = route.decode(body, head_length)
@@ -274,19 +276,17 @@ def _decode(route: Codec, body: bytes, head_length: str | None, encoding: bytes 
     return request
 
 
-def _encoding(route: Codec, given: dict[bytes, bytes]) -> bytes | None:
+def _encoding(route: Codec, headers: Headers) -> bytes | None:
     """The Content-Encoding of a request, null for none. Raises a 415 for what the route does not read."""
-    encoding = given[b"content-encoding"].lower()
-    if encoding == b"identity":
+    values = b",".join(value for name, value in headers if name == b"content-encoding").lower().split(b",")
+    codings = [coding.strip() for coding in values if coding.strip() not in (b"", b"identity")]
+    if not codings:
         return None
-    if encoding not in route.encodings:
+    if len(codings) > 1 or codings[0] not in route.encodings:
+        given = b", ".join(codings).decode("latin-1")[:40]
         expected = " or ".join(known.decode() for known in route.encodings) or "none: image files are compressed"
-        raise Refusal(415, f"Content-Encoding is {encoding.decode('latin-1')[:40]!r}; expected {expected}")
-    return encoding
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
+        raise Refusal(415, f"Content-Encoding is {given!r}; expected {expected}")
+    return codings[0]
 
 
 def _busy(busy: Busy) -> Refusal:

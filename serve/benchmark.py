@@ -1,8 +1,8 @@
-"""`python -m serve.benchmark`: what the wrapper costs.
+"""`python -m serve.benchmark`: the time per request that the wrapper adds.
 
-Latency over one connection of the wrapper with the null runtime, less that of a bare ASGI application which reads the
-body and answers a fixed one, on the same uvicorn, uvloop and protocol. Blocks of both alternate, so that what the
-machine does meanwhile meets both alike; the servers share one core, the client has another.
+The latency of the wrapper with the null runtime, minus that of a bare ASGI application that reads the body and sends a
+constant response, both over a single connection and on the same uvicorn, uvloop and HTTP protocol. Blocks of requests
+to each alternate, so that disturbances of the machine affect both. The servers share a core, the client has another.
 """
 
 import socket
@@ -22,14 +22,14 @@ import typer
 
 from medserve import errors, machine, process, wire
 from medserve.empty import empty_artifact
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 TARGETS = {28: 25.0, 224: 60.0}
-"""Microseconds that the wrapper may cost, by the side of its images in pixels."""
+"""Microseconds per request that the wrapper may add, by the side of the images in pixels."""
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Microseconds of one request at one size; `difference` of p50s a pair of blocks: median, and its quartiles."""
+    """Microseconds per request at an image size; `difference` of the p50s of paired blocks: median and quartiles."""
 
     size: int
     requests: int
@@ -44,7 +44,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """One keep-alive connection that sends the same bytes again and again and knows how the answer ends."""
+    """A keep-alive connection that repeats a request, whose response is always the same."""
 
     def __init__(self, url: str, request: bytes) -> None:
         parts = urlsplit(url)
@@ -52,12 +52,12 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._request = request
         self._socket.sendall(request)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += self._socket.recv(65536)
-        head, _, body = answer.partition(b"\r\n\r\n")
+        response = b""
+        while b"\r\n\r\n" not in response:
+            response += self._socket.recv(65536)
+        head, _, body = response.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{url} answered {answer[:500]!r}")
+            raise RuntimeError(f"{url} answered {response[:500]!r}")
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         while len(body) < length:
             body += self._socket.recv(65536)
@@ -67,19 +67,19 @@ class Client:
         """The median latency of `count` requests, in microseconds."""
         receive, send, request, end = self._socket.recv, self._socket.sendall, self._request, self._end
         times = []
-        with quiet_collector():
+        with gc_paused():
             for _ in range(count):
                 before = now()
                 send(request)
-                answer = receive(65536)
-                while not answer.endswith(end):
-                    answer += receive(65536)
+                response = receive(65536)
+                while not response.endswith(end):
+                    response += receive(65536)
                 times.append(now() - before)
         return statistics.median(times) / 1e3
 
 
 async def bare(_scope: Any, receive: Any, send: Any) -> None:
-    """The ruler: an ASGI application that does nothing."""
+    """The baseline: an ASGI application that does nothing."""
     while (await receive())["more_body"]:
         pass
     headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"200")]
@@ -88,7 +88,7 @@ async def bare(_scope: Any, receive: Any, send: Any) -> None:
 
 
 def measure(size: int, blocks: int, requests: int) -> Cost:
-    """The wrapper's cost for one image of `size` pixels a request, over pairs of blocks."""
+    """The time that the wrapper adds per request with one image of `size` x `size` pixels, over pairs of blocks."""
     server_cpus, client_cpus = machine.divide_cpus(1)
     cpus = ",".join(map(str, server_cpus))
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
@@ -100,7 +100,7 @@ def measure(size: int, blocks: int, requests: int) -> Cost:
         empty_artifact(Path(folder), size)
         null = ["-m", "serve", folder, "--runtime", "null", "--port", "0", "--cpus", cpus]
         with _server(["-m", "serve.benchmark", "--bare", cpus]) as (a, a_url), _server(null) as (b, b_url):
-            before_pin = machine.usable_cpus()
+            own_cpus = machine.usable_cpus()
             machine.pin(client_cpus)
             clients = Client(a_url, request), Client(b_url, request)
             for client in clients:
@@ -110,7 +110,7 @@ def measure(size: int, blocks: int, requests: int) -> Cost:
             cpu = [
                 (_cpu_seconds(pid) - start) / blocks / requests * 1e6 for pid, start in zip((a, b), cpu, strict=True)
             ]
-            machine.pin(before_pin)
+            machine.pin(own_cpus)
     low, middle, high = statistics.quantiles([wrapper - bare_ for bare_, wrapper in pairs], n=4)
     return Cost(
         size=size,
@@ -127,13 +127,15 @@ def measure(size: int, blocks: int, requests: int) -> Cost:
 
 
 @contextmanager
-def _server(words: list[str]) -> Iterator[tuple[int, str]]:
-    child = process.start(words, stdout=subprocess.PIPE, env={errors.EVENTS: "1"})
+def _server(arguments: list[str]) -> Iterator[tuple[int, str]]:
+    child = process.start(arguments, stdout=subprocess.PIPE, env={errors.EVENTS: "1"})
     try:
         assert child.stdout is not None
-        event = msgspec.json.decode(child.stdout.readline() or b'{"event":"error","reason":"it said nothing"}')
+        event = msgspec.json.decode(
+            child.stdout.readline() or b'{"event":"error","reason":"it ended without a message"}'
+        )
         if event["event"] != "ready":
-            raise errors.CannotRun(f"{' '.join(words)}: {event['reason']}")
+            raise errors.CannotRun(f"{' '.join(arguments)}: {event['reason']}")
         yield child.pid, event["url"] + "/v2/models/empty/infer"
     finally:
         process.stop(child)
@@ -156,9 +158,7 @@ def _serve_bare(cpus: str) -> None:
 
 
 def _table(costs: list[Cost]) -> None:
-    print(
-        "  px  bare p50  wrapper p50  difference (quartiles)  target   CPU bare  CPU wrapper   [microseconds a request]"
-    )
+    print("  px  bare p50  wrapper p50  difference (quartiles)  target   CPU bare  CPU wrapper  [us per request]")
     for cost in costs:
         spread = f"{cost.difference:.1f} ({cost.difference_low:.1f} to {cost.difference_high:.1f})"
         target = "" if cost.target is None else f"{cost.target:.0f}"
@@ -169,13 +169,13 @@ def _table(costs: list[Cost]) -> None:
 
 
 def benchmark(
-    sizes: Annotated[str, typer.Option(help="Sides of the images in pixels, with commas.")] = "28,224",
-    blocks: Annotated[int, typer.Option(min=2, help="Pairs of blocks a size.")] = 40,
-    requests: Annotated[int, typer.Option(min=1, help="Requests a block.")] = 500,
+    sizes: Annotated[str, typer.Option(help="Sides of the images in pixels, separated by commas.")] = "28,224",
+    blocks: Annotated[int, typer.Option(min=2, help="Pairs of blocks per size.")] = 40,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per block.")] = 500,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     bare_cpus: Annotated[str | None, typer.Option("--bare", hidden=True)] = None,
 ) -> None:
-    """Measure what the wrapper adds to a bare ASGI application on the same HTTP server.
+    """Measure the time per request that the wrapper adds to a bare ASGI application on the same HTTP server.
 
     Example: python -m serve.benchmark --sizes 28,224 --blocks 40
     """

@@ -1,4 +1,4 @@
-"""Bodies of requests, up to a limit: in one piece or in many, as they are or compressed."""
+"""Reads and decompresses request bodies, up to a limit."""
 
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -9,19 +9,19 @@ from medserve.errors import BadInput
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-"""Content encodings that are read, with what zlib calls them."""
+"""The supported content encodings, with zlib's window sizes for them."""
 
 
 class TooLarge(Exception):
-    """A body above its limit."""
+    """The body is larger than its limit."""
 
 
 async def rest(body: bytes, receive: Receive, limit: int) -> bytes:
-    """A whole body of which `body` came first. Raises TooLarge as soon as it is."""
+    """The complete body, whose first part is `body`. Raises TooLarge as soon as it exceeds `limit` bytes."""
     parts, size, more = [body], len(body), True
     while more:
         message = await receive()
-        # A client that hangs up leaves a body too short to decode; its 400 goes nowhere.
+        # When a client disconnects, the body is incomplete; nothing reads the resulting 400.
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
         size += len(parts[-1])
@@ -31,7 +31,7 @@ async def rest(body: bytes, receive: Receive, limit: int) -> bytes:
 
 
 def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """A compressed body as it was. Raises TooLarge above `limit`, however small it came, and BadInput for damage."""
+    """The decompressed body. Raises TooLarge if it exceeds `limit` bytes, BadInput if it cannot be decompressed."""
     stream = zlib.decompressobj(WINDOWS[encoding])
     try:
         plain = stream.decompress(body, limit + 1)
@@ -40,5 +40,5 @@ def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
     if len(plain) > limit:
         raise TooLarge
     if not stream.eof or stream.unused_data:
-        raise BadInput(f"the body is not one whole {encoding.decode()} stream")
+        raise BadInput(f"the body is not a single complete {encoding.decode()} stream")
     return plain

@@ -1,4 +1,4 @@
-"""What happens to a server, one JSON object a line on standard error."""
+"""The log of a server: one JSON object per line on standard error."""
 
 import logging
 import sys
@@ -9,10 +9,10 @@ import msgspec
 
 
 class Lines(logging.Formatter):
-    """A record as one line: time, level, event, the fields that it was given, and the traceback where there is one."""
+    """A log record as one line: time, level, event, the fields of the record, and the traceback if it has any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object."""
+        """The record as a JSON object."""
         fields = record.args if isinstance(record.args, Mapping) else {}
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -26,7 +26,7 @@ class Lines(logging.Formatter):
 
 
 def begin() -> None:
-    """Log to standard error: what this project says, and the warnings of everybody else."""
+    """Log to standard error: this project at level INFO, libraries at level WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

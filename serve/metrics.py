@@ -1,7 +1,7 @@
-"""What Prometheus asks for: requests by status, duration by stage, images a prediction, how many wait, what is used.
+"""The `/metrics` page for Prometheus: requests, durations of stages, batch sizes, queue length, process resources.
 
-Counting lies on the path of every answer, and the library's own counters would cost as much as the wrapper: a duration
-is counted by the length of its nanoseconds in bits. The page is the library's.
+Every request updates the counts, and the library's own counters would cost as much time as the rest of the wrapper.
+Durations are therefore counted by the bit length of their nanoseconds; the library only writes the page.
 """
 
 from collections import Counter
@@ -15,27 +15,27 @@ from serve.scheduler import Dispatch
 
 STAGES = ("queue", "decode", "infer", "encode")
 SHORTEST, LONGEST = 10, 34
-"""Bits of the first and the last bucket: 1 microsecond and 17 s."""
+"""Bit lengths of the first and the last bucket of durations: below 1 microsecond and below 17 s."""
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The counts of one served model."""
+    """The metrics of one served model; `infer` reports batch sizes and the queue length."""
 
     def __init__(self, model: str, infer: Dispatch) -> None:
         self._model = model
         self._infer = infer
-        # Of errors only: the others are those whose stages were counted.
+        # Error responses by status; successful ones are counted by their stages.
         self._statuses: Counter[int] = Counter()
-        # By bits, and behind them the sum.
+        # Per stage: counts by bit length, then the sum of nanoseconds.
         self._stages = [[0] * 66 for _ in STAGES]
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def answered(self, queue: int, decode: int, infer: int, encode: int) -> None:
-        """A request was answered well, with so many nanoseconds in each stage."""
+        """Count a successful request; its stages are in nanoseconds."""
         of_queue, of_decode, of_infer, of_encode = self._stages
         of_queue[queue.bit_length()] += 1
         of_queue[-1] += queue
@@ -47,40 +47,42 @@ class Metrics:
         of_encode[-1] += encode
 
     def refused(self, status: int) -> None:
-        """A request was answered with an error."""
+        """Count an error response."""
         self._statuses[status] += 1
 
     def page(self) -> bytes:
-        """The page in Prometheus' text format."""
+        """The page in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """For the library: every metric as it is now."""
+        """Called by the library: the current value of every metric."""
         labels = [self._model]
         requests = CounterMetricFamily(
-            "inference_requests", "Requests to infer or to classify, by HTTP status.", labels=("model", "status")
+            "inference_requests", "Inference and classification requests by HTTP status.", labels=("model", "status")
         )
         answered = sum(self._stages[0][:-1])
         for status, count in sorted({**self._statuses, 200: answered}.items()):
             requests.add_metric([*labels, str(status)], count)
         yield requests
         duration = HistogramMetricFamily(
-            "inference_duration_seconds", "Seconds in each stage of an answered request.", labels=("model", "stage")
+            "inference_duration_seconds", "Seconds per stage of a successful request.", labels=("model", "stage")
         )
-        # What has b bits is below 2 ** b nanoseconds.
+        # A duration of b bits is below 2 ** b nanoseconds.
         bounds = [((1 << bits) - 1) / 1e9 for bits in range(SHORTEST, LONGEST + 1)]
         for stage, counts in zip(STAGES, self._stages, strict=True):
             *by_bits, total = counts
             below = [sum(by_bits[: bits + 1]) for bits in range(SHORTEST, LONGEST + 1)]
             duration.add_metric([*labels, stage], _buckets(bounds, [*below, sum(by_bits)]), total / 1e9)
         yield duration
-        images = HistogramMetricFamily("inference_batch_size", "Images of a prediction.", labels=("model",))
+        images = HistogramMetricFamily("inference_batch_size", "Images per prediction.", labels=("model",))
         batches = dict(self._infer.batches)
         below = [sum(count for size, count in batches.items() if size <= bound) for bound in IMAGES]
         total = sum(size * count for size, count in batches.items())
         images.add_metric(labels, _buckets(IMAGES, [*below, sum(batches.values())]), total)
         yield images
-        waiting = GaugeMetricFamily("inference_queue_length", "Requests that wait for the thread.", labels=("model",))
+        waiting = GaugeMetricFamily(
+            "inference_queue_length", "Requests that wait for the inference thread.", labels=("model",)
+        )
         waiting.add_metric(labels, self._infer.waiting())
         yield waiting
 

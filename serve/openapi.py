@@ -1,4 +1,4 @@
-"""What the server offers, as an OpenAPI document."""
+"""The OpenAPI document of a server."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ PATH = "/openapi.json"
 Schema = dict[str, Any]
 ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 STATUSES = {
-    400: "The body is not what it must be.",
-    403: "The request is of a web page: it has the header Origin.",
-    413: "The body is larger than any good request.",
-    415: "The body is compressed, and not by gzip or deflate.",
-    500: "The runtime failed; the server is not ready until it answers again.",
-    503: "Too many requests wait, or the server is stopping.",
+    400: "The body is invalid; the error says what is expected.",
+    403: "The request comes from a web page: it has an Origin header.",
+    413: "The body is larger than the largest valid request.",
+    415: "The body is compressed, but neither with gzip nor with deflate.",
+    500: "The runtime failed; the server is not ready until a prediction succeeds.",
+    503: "Too many requests wait, the runtime is not ready, or the server is stopping.",
     504: "The deadline of the request passed before it was answered.",
 }
 
@@ -25,9 +25,9 @@ STATUSES = {
 def document(
     artifact: Artifact, deployment: Deployment, models: tuple[str, ...], metrics: str, pages: Mapping[str, Any]
 ) -> Schema:
-    """The document: every page of `pages` by GET, and to infer and to classify of every one of `models` by POST."""
+    """The document: GET for each page of `pages`, POST for inference and classification below each path of `models`."""
     paths: dict[str, Schema] = {path: {"get": _page(path, page)} for path, page in pages.items()}
-    text = {"description": "The server in numbers, for Prometheus.", "content": {"text/plain": {}}}
+    text = {"description": "Metrics of the server, for Prometheus.", "content": {"text/plain": {}}}
     paths[metrics] = {"get": {"responses": {"200": text}}}
     for model in models:
         paths[f"{model}/infer"] = {"post": _infer(artifact, deployment.batch_sizes[-1])}
@@ -35,14 +35,14 @@ def document(
     info = {
         "title": f"{artifact.name} by the Open Inference Protocol v2",
         "version": medserve.__version__,
-        "description": "Tensors may also travel in binary behind the JSON, whose length then stands in the header "
-        "Inference-Header-Content-Length (binary tensor data extension).",
+        "description": "Tensors may follow the JSON in binary (binary tensor data extension); the header "
+        "Inference-Header-Content-Length then gives the length of the JSON.",
     }
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
 def _page(path: str, page: Any) -> Schema:
-    responses = {"200": _json("What the server says of itself.", {"const": page})}
+    responses = {"200": _json("Information about the server.", {"const": page})}
     if path.endswith("/ready"):
         responses["503"] = _json("The runtime failed or hangs.", ERROR)
     return {"responses": responses}
@@ -57,20 +57,20 @@ def _infer(artifact: Artifact, largest: int) -> Schema:
         name={"const": INPUT},
         datatype={"const": "UINT8"},
         shape={"type": "array", "prefixItems": [batch, *sides], "minItems": 4, "maxItems": 4},
-        data={"type": "array", "description": "Whole numbers from 0 to 255, flat or nested as the shape."},
+        data={"type": "array", "description": "Whole numbers from 0 to 255, flat or nested like the shape."},
         parameters=_object((), binary_data_size=size),
     )
-    chosen = _object(
+    output = _object(
         ("name",),
         name={"const": OUTPUT},
         parameters=_object((), binary_data={"type": "boolean"}, classification={"type": "integer", "minimum": 1}),
     )
-    timeout = {**size, "description": "Microseconds that the client would wait; 0: as long as the deployment says."}
+    timeout = {**size, "description": "Microseconds that the client waits; 0: the deadline of the deployment."}
     request = _object(
         ("inputs",),
         id={"type": "string"},
         inputs={"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
-        outputs={"type": "array", "items": chosen, "maxItems": 1},
+        outputs={"type": "array", "items": output, "maxItems": 1},
         parameters=_object((), binary_data_output={"type": "boolean"}, timeout=timeout),
     )
     scores = _object(
@@ -88,7 +88,7 @@ def _infer(artifact: Artifact, largest: int) -> Schema:
         model_version={"type": "string"},
         outputs={"type": "array", "items": scores, "minItems": 1, "maxItems": 1},
     )
-    answer = _json("Probabilities of each image, or its likeliest classes.", response)
+    answer = _json("Probabilities, or the likeliest classes, of each image.", response)
     answer["content"]["application/octet-stream"] = {}
     return _posted({"application/json": {"schema": request}, "application/octet-stream": {}}, answer)
 
@@ -105,10 +105,13 @@ def _classify(artifact: Artifact) -> Schema:
         model_name={"const": artifact.name},
         model_version={"type": "string"},
         classes={"type": "array", "items": ranked, "minItems": 1},
-        resized_from={**pixels, "description": "Width and height of the file, where they are not the model's."},
+        resized_from={
+            **pixels,
+            "description": "Width and height of the image file, null if they are those of the model.",
+        },
     )
     content: Schema = {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}
-    return _posted(content, _json("The classes, the likeliest first.", response))
+    return _posted(content, _json("The classes, the likeliest one first.", response))
 
 
 def _posted(content: Schema, answer: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""The bodies of all GET requests: nothing that they say changes while the server lives."""
+"""The JSON pages for GET requests; they do not change while the server runs."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from serve import openapi
 VERSION = "1"
 METRICS = "/metrics"
 EXTENSIONS = ("binary_tensor_data", "classification", "schedule_policy", "model_configuration")
-"""What is offered beyond the protocol itself, by the names of its extensions."""
+"""The protocol extensions that the server implements, by their official names."""
 
 
 def models(artifact: Artifact) -> tuple[str, str]:
-    """The paths of the model, without and with its version."""
+    """The paths of the model, without and with the version."""
     return f"/v2/models/{artifact.name}", f"/v2/models/{artifact.name}/versions/{VERSION}"
 
 
 def pages(artifact: Artifact, deployment: Deployment) -> dict[str, bytes]:
-    """JSON by path."""
+    """The pages as JSON, by path."""
     classes = len(artifact.checkpoint.classes)
     platform = f"medserve_{deployment.runtime}"
     metadata = {
@@ -38,15 +38,15 @@ def pages(artifact: Artifact, deployment: Deployment) -> dict[str, bytes]:
         "input": [{"name": INPUT, "data_type": "TYPE_UINT8", "dims": artifact.image_shape}],
         "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [classes]}],
     }
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "/v2": {"name": "medserve", "version": medserve.__version__, "extensions": EXTENSIONS},
         "/v2/models": {"models": [artifact.name]},
         "/v2/health/live": {"live": True},
         "/v2/health/ready": {"ready": True},
     }
     for model in models(artifact):
-        found[model] = metadata
-        found[f"{model}/config"] = config
-        found[f"{model}/ready"] = {"name": artifact.name, "ready": True}
-    document = openapi.document(artifact, deployment, models(artifact), METRICS, found)
-    return {path: msgspec.json.encode(page) for path, page in {**found, openapi.PATH: document}.items()}
+        content[model] = metadata
+        content[f"{model}/config"] = config
+        content[f"{model}/ready"] = {"name": artifact.name, "ready": True}
+    document = openapi.document(artifact, deployment, models(artifact), METRICS, content)
+    return {path: msgspec.json.encode(page) for path, page in {**content, openapi.PATH: document}.items()}

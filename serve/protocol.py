@@ -69,7 +69,7 @@ class PipelineFull(Exception):
 
 
 class HeadTooLarge(Exception):
-    """A request has more than FIELDS header fields, or as many trailers."""
+    """The head of a request is above HEAD_BYTES, or it has more than FIELDS header fields or trailers."""
 
 
 class CoalescingTransport:
@@ -132,9 +132,9 @@ class Protocol(HttpToolsProtocol):
         # The scope that the last periodic check saw, and since when; and since when the client does not read.
         self.seen: Any = ()
         self.since = self.unread_since = 0.0
-        # The head that arrives in pieces, and its bytes without the first piece.
+        # Bytes of the last piece; the head that arrives in pieces, and its bytes without the first piece.
+        self.count = self.head = self.trailers = 0
         self.head_of: Any = ()
-        self.head = self.trailers = 0
         self.active: Any = None
         self.task: asyncio.Task[None] | None = None
         # Status and reason that follow the answers which the connection is still owed.
@@ -150,7 +150,7 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`; check the limits when it does not complete a request."""
-        count = len(data)
+        self.count = count = len(data)
         self.held += count
         self.together.count += count
         try:
@@ -182,6 +182,9 @@ class Protocol(HttpToolsProtocol):
             self.trailers += 1
             if self.trailers > FIELDS:
                 raise HeadTooLarge
+            if name.lower() in (b"connection", b"proxy-connection") and b"close" in value.lower():
+                # The parser obeys it, and would ignore all further requests.
+                raise httptools.HttpParserError("a trailer must not close the connection")
             return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
@@ -192,6 +195,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, or queue it."""
+        if self.count > HEAD_BYTES or self.head_of is self.scope:
+            self._check_head()
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
@@ -287,6 +292,11 @@ class Protocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def _check_head(self) -> None:
+        """Raise HeadTooLarge for a head above HEAD_BYTES; one of a single small piece need not be added up."""
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
+            raise HeadTooLarge
+
     def _decline(self, rest: bytes) -> None:
         """Read a request that offers another protocol again, without the offer: HTTP/1.1 answers it.
 
@@ -313,6 +323,9 @@ class Protocol(HttpToolsProtocol):
     def _fail(self, status: int, error: str) -> None:
         """Refuse what cannot be parsed, after the answers to the whole requests before it."""
         if self.failure is not None:
+            return
+        if self._is_answered():
+            self.transport.close()
             return
         arrives = self.scope is not self.arrived
         if arrives and self.pipeline and self.pipeline[0][0].scope is self.scope:

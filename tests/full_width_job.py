@@ -15,7 +15,7 @@ from medserve import plugins, store
 from medserve.empty import empty_artifact
 from medserve.spec import Architecture, Artifact, Recipe
 from medserve.tables import ARCHITECTURES, FORMATS
-from train.frameworks import Begin
+from train.frameworks import InitialState
 
 SIZE = 224
 CLASSES = 8
@@ -54,7 +54,7 @@ def main(framework: str, name: str, folder: Path) -> None:
         np.save(folder.with_name("images.npy"), images)
     weights = load_file(given)
     create = plugins.load("train.frameworks", framework).create
-    trainer = create(architecture, CLASSES, Recipe(), np.zeros(1, np.float32), Begin(weights=weights))
+    trainer = create(architecture, CLASSES, Recipe(), np.zeros(1, np.float32), InitialState(weights=weights))
     np.save(folder / "scores.npy", trainer.predict(images))
     del trainer
     exporter = plugins.load("export.frameworks", framework)

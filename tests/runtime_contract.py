@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recertify import recertify
 
 from medserve import machine, plugins, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Deployment
+from medserve.spec import Deployment
 from medserve.tables import FORMATS
 from serve.runtimes import Runtime, open_runtime, predict
 
@@ -127,12 +128,10 @@ def test_golden_images_get_the_trainers_scores() -> None:
 
 
 def changed(into: Path, file: str, content: bytes) -> Path:
-    """A copy of an artifact with another file under a right digest."""
+    """A copy of an artifact with another file, that its certificates are about."""
     shutil.copytree(FOLDER, into)
     (into / file).write_bytes(content)
-    artifact = store.read_json(into / "artifact.json", Artifact)
-    files = artifact.files | {file: store.sha256(into / file)}
-    store.write_json(into / "artifact.json", msgspec.structs.replace(artifact, files=files))
+    recertify(into)
     return into
 
 
@@ -166,10 +165,8 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
 @reads_a_model
 def test_an_artifact_without_golden_images_is_refused(tmp_path: Path) -> None:
     other = changed(tmp_path / "other", "golden.npz", b"")
-    artifact = store.read_json(other / "artifact.json", Artifact)
-    files = {file: digest for file, digest in artifact.files.items() if file != "golden.npz"}
-    store.write_json(other / "artifact.json", msgspec.structs.replace(artifact, files=files))
     (other / "golden.npz").unlink()
+    recertify(other)
     with pytest.raises(BadInput, match=r"no golden\.npz"):
         open_runtime(other, DEPLOYMENT)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from made_run import build, prove, study
 
-from loadtest.analysis.agreement import Agreement, agreements
-from loadtest.report import facts, proofs
+from loadtest.report import facts
+from loadtest.report.sections import certificates
+from loadtest.results.agreement import Agreement, agreements
 from medserve import store
 from medserve.spec import Artifact
 from medserve.study import Measure
@@ -84,13 +85,13 @@ def test_a_checkpoint_that_keeps_no_labels_has_none(run: Path) -> None:
 
 
 def test_the_report_has_a_line_a_checkpoint(run: Path) -> None:
-    table = proofs.agreements(facts.read(run))
+    table = certificates.agreements(facts.read(run))
     assert table is not None
     (line,) = table.lines
     assert [cell.text for cell in line.cells][:4] == ["PyTorch", "28", "0", "4"]
     assert line.cells[-1].text == "yes"
     spoil(run, np.float32(0.01))
-    table = proofs.agreements(facts.read(run))
+    table = certificates.agreements(facts.read(run))
     assert table is not None
     assert table.lines[0].cells[-1].text == "no"
     assert "0.01" in table.lines[0].cells[4].text

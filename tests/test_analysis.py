@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loadtest import samples
-from loadtest.analysis import intervals, rulers
-from loadtest.analysis.rendering import render, short
-from loadtest.analysis.summary import in_words, summarise
-from loadtest.analysis.table import read, rows
+from loadtest.analysis import intervals
+from loadtest.results import latency
+from loadtest.results.record_summary import as_text, summarise
+from loadtest.results.table import read, rows
+from loadtest.results.writers import as_csv, render, render_nouns, short
 from medserve import store
 from medserve.errors import BadInput
+from medserve.jobs import Failure
 from medserve.result import Result
 from medserve.spec import Recipe
 from medserve.study import Measure, Study, plan
@@ -35,11 +37,12 @@ KEYS = (
     "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, precision, device, threads, "
     "batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, "
     "p50_ms, p50_low, p50_high, "
-    "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_sent_ms, p99_sent_ms, p50_closed_ms, p99_closed_ms, "
+    "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_service_ms, p99_service_ms, "
+    "p50_uncorrected_ms, p99_uncorrected_ms, "
     "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "
     "decisions_changed, "
     "source_artifact, unofficial, valid, cpu_ms, peak_memory_bytes, import_seconds, load_seconds, ready_seconds, "
-    "first_answer_seconds, windows, disturbed, steady, bimodal, drifting, cached, knee"
+    "first_answer_seconds, windows, disturbed, steady, bimodal, drifting, cached, saturation"
 )
 
 
@@ -96,9 +99,9 @@ def table(**columns: Any) -> Any:
 
 def test_latency_is_from_the_intended_time_or_else_from_the_sending_and_failures_are_infinite() -> None:
     of_open = table(intended_ns=[10, 20], sent_ns=[15, 25], done_ns=[40, 60])
-    assert rulers.from_intended(of_open).tolist() == [30, 40]
+    assert latency.from_intended_start(of_open).tolist() == [30, 40]
     of_closed = table(sent_ns=[15, 25, 30], done_ns=[40, 60, 70], status=[200, 0, 200], wrong=[None, None, True])
-    assert rulers.from_intended(of_closed).tolist() == [25, math.inf, math.inf]
+    assert latency.from_intended_start(of_closed).tolist() == [25, math.inf, math.inf]
 
 
 def test_failures_count_in_every_percentile() -> None:
@@ -112,7 +115,7 @@ def test_failures_count_in_every_percentile() -> None:
 
 def test_nanoseconds_stay_exact_after_months_of_uptime() -> None:
     start = 2**60
-    assert rulers.from_intended(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
+    assert latency.from_intended_start(table(sent_ns=[start], done_ns=[start + 1])).tolist() == [1.0]
 
 
 STUDY = Study(
@@ -290,6 +293,17 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])
+def test_no_cell_of_a_csv_is_run_by_a_spreadsheet(text: str) -> None:
+    """A reason may say what a framework, or a file of somebody else, said."""
+    line = [text, -2.5, "-2.5", f"plain{text}", None]
+    (read_back,) = csv.reader(io.StringIO(as_csv([line]), newline=""))
+    text = text.replace("\r", "\n")
+    assert read_back == [f"'{text}", "-2.5", "-2.5", f"plain{text}", ""]
+    failure = Failure(stage=text, name="x", reason="r")
+    assert next(csv.DictReader(io.StringIO(render_nouns([failure], "csv"), newline="")))["stage"] == f"'{text}"
+
+
 def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no run"):
         rows(read(tmp_path))
@@ -297,14 +311,19 @@ def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_the_summary_of_one_record_says_counts_rates_and_all_rulers() -> None:
+def test_the_summary_of_one_record_has_counts_rates_and_all_definitions_of_latency() -> None:
     sent = np.arange(400) * 10_000_000
     record = table(intended_ns=sent, sent_ns=sent + 2_000_000, done_ns=sent + 3_000_000)
     said = summarise(record, seconds=4.0)
     assert (said["n"], said["failed"], said["rate_delivered"], said["p50_ms"]) == (400, 0, 100.0, 3.0)
-    assert (said["p99_ms"], said["p99_sent_ms"], said["p99_closed_ms"], said["p99_9_ms"]) == (3.0, 1.0, 1.0, None)
+    assert (said["p99_ms"], said["p99_service_ms"], said["p99_uncorrected_ms"], said["p99_9_ms"]) == (
+        3.0,
+        1.0,
+        1.0,
+        None,
+    )
     assert (said["lag_p50_us"], said["lag_p99_us"], said["steady"]) == (2000.0, 2000.0, True)
-    words = in_words(said | {"rate_asked": 100.0})
+    words = as_text(said | {"rate_asked": 100.0})
     assert "100/s of 100 asked" in words
     (line,) = [line.split() for line in words.splitlines() if line.startswith("p99 ")]
     assert line == ["p99", "3", "1", "1", "2"]

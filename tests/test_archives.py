@@ -1,9 +1,12 @@
 import hashlib
 import http.server
+import itertools
+import json
 import subprocess
 import sys
 import threading
 
+import disk_faults
 import msgspec
 import numpy as np
 import pytest
@@ -115,3 +118,33 @@ def test_fetch_says_what_failed_and_what_to_do(server, tmp_path):
     with pytest.raises(BadInput, match="is there, but is not the official archive; move it away"):
         archives.fetch(source(server), target)
     assert target.read_bytes() == b"mine"
+
+
+def test_an_archive_is_on_the_disk_before_it_has_its_name(server, tmp_path):
+    """After a power failure a file of its name has its content."""
+    record, folder = tmp_path / "record.json", tmp_path / "root"
+    folder.mkdir()
+    ended = disk_faults.attempt(
+        lambda: archives.fetch(source(server), folder / "bloodmnist.npz"), disk_faults.Disk(folder), record=record
+    )
+    assert ended == "done"
+    done = [step for step in json.loads(record.read_bytes()) if not step[1].endswith(".lock")]
+    assert [kind for kind, *_ in done].count("replace") == 1
+    disk_faults.check_order(done)
+
+
+@pytest.mark.parametrize("fault", disk_faults.FAULTS)
+def test_a_download_goes_on_after_a_fault_of_the_disk(server, tmp_path, fault):
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        disk = disk_faults.Disk(folder, fault, number)
+        ended = disk_faults.attempt(lambda: archives.fetch(source(server), folder / "bloodmnist.npz"), disk)  # noqa: B023
+        if (folder / "bloodmnist.npz").exists():
+            assert (folder / "bloodmnist.npz").read_bytes() == server.content
+        archives.fetch(source(server), folder / "bloodmnist.npz")
+        assert sorted(path.name for path in folder.iterdir()) == [".bloodmnist.npz.lock", "bloodmnist.npz"]
+        assert (folder / "bloodmnist.npz").read_bytes() == server.content
+        if ended == "done":
+            break
+    assert number > 5

@@ -1,4 +1,4 @@
-"""The benchmark of the load generator: its pure parts, its referees on known answers, and a glance at each part."""
+"""The benchmark of the load generator: its pure parts, other clients on known answers, and a glance at each part."""
 
 import json
 import shutil
@@ -19,18 +19,9 @@ from loadtest.benchmark import poller, wrk
 from loadtest.benchmark.__main__ import PARTS, render
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
-from loadtest.benchmark.referees import order_interval
-from loadtest.benchmark.rooflines import dispersion
-from loadtest.schedule import constant, poisson
+from loadtest.benchmark.other_clients import order_interval
 from medserve import wire
 from medserve.errors import CannotRun
-
-
-def test_the_index_of_dispersion_tells_random_from_even_and_from_bunched() -> None:
-    random = poisson(500.0, 30.0, 3)
-    assert dispersion(random) == pytest.approx(1.0, abs=0.1)
-    assert dispersion(constant(500.0, 30.0)) < 0.1
-    assert dispersion(np.repeat(poisson(50.0, 30.0, 3), 10)) > 8
 
 
 @given(st.integers(40, 5000), st.sampled_from([0.5, 0.9, 0.99]))
@@ -118,7 +109,7 @@ def scripted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Scripted]]:
 def test_the_poller_sends_by_schedule_and_knows_where_an_answer_ends(scripted: tuple[str, Scripted]) -> None:
     kind, server = scripted
     offsets = np.arange(40) * 2_000_000
-    rows = poller.open_loop(server.address, [REQUEST], offsets, patience=0.3 if kind == "silent" else 20.0)
+    rows = poller.open_loop(server.address, [REQUEST], offsets, timeout_seconds=0.3 if kind == "silent" else 20.0)
     intended, sent, done, status = rows.T
     assert np.array_equal(np.diff(intended), np.diff(offsets))
     assert (intended <= sent).all()

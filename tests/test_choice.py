@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.analysis import choice, distribution
-from loadtest.analysis.choice import Candidate
-from loadtest.analysis.surface import Bounded, Point, dominated, wilson
+from loadtest.analysis import distribution, pareto
+from loadtest.analysis.intervals import Interval, wilson
+from loadtest.analysis.pareto import Candidate, Point, dominated
 
 LATENCIES = st.floats(0.01, 1000)
 SHARES = st.integers(0, 200).map(lambda right: wilson(right / 200, 200))
@@ -20,7 +20,7 @@ def points(draw: st.DrawFn) -> list[Point]:
     found = []
     for number in range(draw(st.integers(0, 8))):
         middle, width = draw(LATENCIES), draw(st.floats(1, 2))
-        latency = Bounded(value=middle, low=middle / width, high=middle * width)
+        latency = Interval(value=middle, low=middle / width, high=middle * width)
         found.append(Point(name=str(number), model=str(number), latency=latency, accuracy=draw(SHARES)))
     return found
 
@@ -37,7 +37,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
 
 @given(points())
 def test_the_front_is_what_nothing_surpasses_and_nothing_on_it_is_dominated(found: list[Point]) -> None:
-    front, beaten = choice.front(found), dominated(found)
+    front, beaten = pareto.front(found), dominated(found)
     assert bool(front) == bool(found)
     assert not front & beaten.keys()
     on = sorted((one for one in found if one.name in front), key=lambda one: (one.latency.value, one.accuracy.value))
@@ -59,7 +59,7 @@ def test_the_best_holds_the_limit_and_no_other_that_does_is_better_for_certain(
 ) -> None:
     by_name = {one.name: one for one in found}
     holding = [one for one in found if one.bounds["p99"] < limit]
-    best = choice.best(found, "p99", limit)
+    best = pareto.best(found, "p99", limit)
     if not holding:
         assert best.best is None
         assert best.alike == ()
@@ -81,7 +81,7 @@ def test_the_best_holds_the_limit_and_no_other_that_does_is_better_for_certain(
 @given(candidates(), st.floats(0.01, 3000), st.floats(1, 10))
 def test_a_wider_limit_never_costs_accuracy(found: list[Candidate], limit: float, factor: float) -> None:
     by_name = {one.name: one for one in found}
-    near, far = choice.best(found, "p99", limit), choice.best(found, "p99", limit * factor)
+    near, far = pareto.best(found, "p99", limit), pareto.best(found, "p99", limit * factor)
     if near.best is not None:
         assert far.best is not None
         assert (by_name[far.best].accuracy.high or 0) >= (by_name[near.best].accuracy.low or 0)
@@ -89,12 +89,12 @@ def test_a_wider_limit_never_costs_accuracy(found: list[Candidate], limit: float
 
 @given(st.lists(st.one_of(st.just(math.inf), LATENCIES), max_size=8))
 def test_limits_are_round_and_span_the_bounds(bounds: list[float]) -> None:
-    found = choice.limits(bounds)
+    found = pareto.limits(bounds)
     known = [one for one in bounds if math.isfinite(one)]
     assert bool(found) == bool(known)
     assert found == sorted(set(found))
     for limit in found:
-        assert float(f"{limit:.0e}"[0]) in choice.STEPS
+        assert float(f"{limit:.0e}"[0]) in pareto.STEPS
     if known:
         assert found[0] > min(known)
         assert found[-1] > max(known)
@@ -105,9 +105,9 @@ def test_limits_are_round_and_span_the_bounds(bounds: list[float]) -> None:
 def test_an_objective_is_about_what_every_sample_carries() -> None:
     one = Candidate(name="a", median=1.0, accuracy=wilson(0.9, 100), bounds={"p50": 1.1, "p90": 1.5, "p99": math.inf})
     other = Candidate(name="b", median=1.0, accuracy=wilson(0.9, 100), bounds={"p50": 1.1, "p90": 1.5})
-    assert choice.carried([one], ("p99", "p90", "p50")) == "p99"
-    assert choice.carried([one, other], ("p99", "p90", "p50")) == "p90"
-    assert choice.carried([other], ("p99",)) is None
+    assert pareto.supported_percentile([one], ("p99", "p90", "p50")) == "p99"
+    assert pareto.supported_percentile([one, other], ("p99", "p90", "p50")) == "p90"
+    assert pareto.supported_percentile([other], ("p99",)) is None
 
 
 def test_of_equals_the_faster_and_of_better_ones_the_better() -> None:
@@ -115,10 +115,10 @@ def test_of_equals_the_faster_and_of_better_ones_the_better() -> None:
         return Candidate(name=name, median=median, accuracy=wilson(right / 1000, 1000), bounds={"p99": 2 * median})
 
     small, rival, large = made("small", 1.0, 900), made("rival", 1.5, 905), made("large", 9.0, 980)
-    assert choice.best([large, rival, small], "p99", 5.0).best == "small"
-    assert choice.best([large, rival, small], "p99", 5.0).alike == ("rival",)
-    assert choice.best([large, rival, small], "p99", 20.0).best == "large"
-    assert choice.best([large, rival, small], "p99", 1.0).best is None
+    assert pareto.best([large, rival, small], "p99", 5.0).best == "small"
+    assert pareto.best([large, rival, small], "p99", 5.0).alike == ("rival",)
+    assert pareto.best([large, rival, small], "p99", 20.0).best == "large"
+    assert pareto.best([large, rival, small], "p99", 1.0).best is None
 
 
 @given(st.lists(st.one_of(st.just(math.inf), st.floats(1.0, 1e9)), max_size=600))

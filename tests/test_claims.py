@@ -8,12 +8,12 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from loadtest.analysis.claims import Entry, judge
-from loadtest.analysis.pairs import compare
-from loadtest.analysis.surface import Response, response
-from loadtest.analysis.verdicts import Row
+from loadtest.analysis.scaling import Response, response
+from loadtest.results.claims import JudgedClaim, judge
+from loadtest.results.flags import Row
+from loadtest.results.pairs import compare
 from medserve.study import Claim, Subject
-from medserve.tables import TRAPS
+from medserve.tables import TIMING_MISTAKES
 
 FACTOR = {"pytorch": 1.0, "keras_tf": 1.5, "flax_nnx": 0.6}
 ACCURACY = {"pytorch": 0.985, "keras_tf": 0.95, "flax_nnx": 0.986}
@@ -35,7 +35,7 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         "batch_images": 1,
         "seed": 0,
         "profile": profile,
-        "trap": next((trap for trap in TRAPS if profile.endswith(trap)), None),
+        "trap": next((trap for trap in TIMING_MISTAKES if profile.endswith(trap)), None),
         "batch": 1,
         "mode": {"in": "in-process", "cl": "closed-loop"}.get(profile[:2], "open-loop"),
         "status": "done",
@@ -79,7 +79,7 @@ def claim(test: str, **other: Any) -> Claim:
 TRAINED = {(framework, size): [share] for (framework, share), size in product(ACCURACY.items(), SIZES)}
 
 
-def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[Entry]:
+def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[JudgedClaim]:
     return judge([one], [*ROWS, *others], percentiles, responses, trained, images=3421)
 
 
@@ -112,13 +112,13 @@ def test_a_trap_is_held_against_its_sound_protocol_and_says_what_it_turns() -> N
     profiles = ("in-process-1-compile-inside", "in-process-1-unsynchronised", "poisson-10", "closed-1", "closed-1-json")
     others = [row(framework, 224, "native", profile) for framework in FACTOR for profile in profiles]
     entries = {entry.profile: entry for entry in judged(claim("faster", first=JAX, second=PYTORCH), *others)}
-    assert {name: (entry.finding, entry.sound, entry.turn) for name, entry in entries.items()} == {
+    assert {name: (entry.finding, entry.sound, entry.effect) for name, entry in entries.items()} == {
         "in-process-1": ("holds", None, None),
         "poisson-10": ("holds", None, None),
-        "in-process-1-compile-inside": ("does not hold", "in-process-1", "turns it around"),
+        "in-process-1-compile-inside": ("does not hold", "in-process-1", "reversed"),
         "in-process-1-unsynchronised": ("holds", "in-process-1", "the same"),
-        "closed-1": ("undecided", "poisson-10", "hides it"),
-        "closed-1-json": ("holds", "closed-1", "makes one up"),
+        "closed-1": ("undecided", "poisson-10", "masked"),
+        "closed-1-json": ("holds", "closed-1", "spurious"),
     }
     assert list(entries)[:2] == ["in-process-1", "poisson-10"]
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_run import build, process_of, study
 
-from loadtest.analysis.table import read, rows
-from loadtest.report import costs, facts
-from loadtest.server import Server
+from loadtest.measure.server_process import ServerProcess
+from loadtest.report import facts
+from loadtest.report.sections import costs
+from loadtest.results.table import read, rows
 from medserve import store
 from medserve.result import Result
 from medserve.spec import Deployment
@@ -19,7 +20,7 @@ PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_second
 
 @pytest.mark.parametrize("side", [28, 29])
 def test_a_server_is_timed_from_its_start_to_its_first_answer(empty: Path, tmp_path: Path, side: int) -> None:
-    server = Server(empty, Deployment(artifact="empty", runtime="null"), (), tmp_path)
+    server = ServerProcess(empty, Deployment(artifact="empty", runtime="null"), (), tmp_path)
     try:
         server.wait_ready()
         server.answer_first(np.zeros((1, side, side, 3), np.uint8))
@@ -36,7 +37,7 @@ def test_a_server_is_timed_from_its_start_to_its_first_answer(empty: Path, tmp_p
 
 
 def test_a_dead_server_has_no_first_answer(empty: Path, tmp_path: Path) -> None:
-    server = Server(empty, Deployment(artifact="empty", runtime="null"), (), tmp_path)
+    server = ServerProcess(empty, Deployment(artifact="empty", runtime="null"), (), tmp_path)
     server.wait_ready()
     server.stop()
     server.answer_first(np.zeros((1, 28, 28, 3), np.uint8))
@@ -65,4 +66,4 @@ def test_the_costs_say_import_load_and_first_answer(tmp_path: Path) -> None:
         3,
         4,
     )
-    assert values["a correct prediction"] == pytest.approx(values["a request"] / 0.97)
+    assert values["per correct prediction"] == pytest.approx(values["per request"] / 0.97)

@@ -1,10 +1,11 @@
 """Machine code runs where it was compiled, and says so elsewhere."""
 
+import shutil
 from pathlib import Path
 
-import msgspec
 import pytest
 from conftest import Stage
+from recertify import recertify
 
 from medserve import machine, store
 from medserve.errors import CannotRun
@@ -15,10 +16,10 @@ from serve.runtimes import open_runtime
 def test_an_artifact_that_was_compiled_elsewhere_is_refused_in_one_line(aotinductor: Path, tmp_path: Path) -> None:
     artifact = store.read_artifact(aotinductor)
     assert artifact.compiled_for == machine.target("torch")
-    elsewhere = msgspec.structs.replace(artifact, compiled_for="riscv64, Another, instructions 0, torch 1.0", files={})
-    store.write_json(tmp_path / "artifact.json", elsewhere)
+    elsewhere = Path(shutil.copytree(aotinductor, tmp_path / "elsewhere"))
+    recertify(elsewhere, compiled_for="riscv64, Another, instructions 0, torch 1.0")
     with pytest.raises(CannotRun) as caught:
-        open_runtime(tmp_path, Deployment(artifact=artifact.name, runtime="aotinductor"))
+        open_runtime(elsewhere, Deployment(artifact=artifact.name, runtime="aotinductor"))
     assert "is compiled for another machine (riscv64, Another" in str(caught.value)
     assert str(caught.value).endswith(f"this one is {machine.target('torch')}; export it again here")
     assert "\n" not in str(caught.value)

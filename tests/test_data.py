@@ -93,7 +93,7 @@ def test_the_official_md5_makes_it_official_and_holds_it_to_the_table(home, monk
     md5 = hashlib.md5(archive(home).read_bytes()).hexdigest()
     row = archives.official("bloodmnist", 28)
     monkeypatch.setattr(data, "official", lambda *_: msgspec.structs.replace(row, md5=md5))
-    with pytest.raises(BadInput, match=r"has \(24, 8, 16\) images a split; expected \(11959, 1712, 3421\)"):
+    with pytest.raises(BadInput, match=r"has \(24, 8, 16\) images per split; expected \(11959, 1712, 3421\)"):
         data.open_dataset("bloodmnist", 28)
     assert not (home / "unpacked" / "bloodmnist").exists()
     monkeypatch.setitem(DATASETS, "bloodmnist", msgspec.structs.replace(DATASETS["bloodmnist"], **SPLITS))
@@ -108,7 +108,7 @@ BAD = {
     "another size": ({"test_images": np.zeros((16, 64, 64, 3), np.uint8)}, r"expected uint8 \(n, 28, 28, 3\)"),
     "fewer labels": ({"test_labels": np.zeros((15, 1), np.uint8)}, r"test_labels .*expected integers \(16, 1\)"),
     "labels of floats": ({"test_labels": np.zeros((16, 1))}, "test_labels is float64"),
-    "many labels an image": ({"test_labels": np.zeros((16, 14), np.uint8)}, "one an image"),
+    "many labels an image": ({"test_labels": np.zeros((16, 14), np.uint8)}, "one per image"),
     "a label too high": ({"val_labels": np.arange(1, 9)[:, None]}, "val_labels holds 1 to 8; expected 0 to 7"),
     "a label too low": ({"val_labels": np.arange(-1, 7)[:, None]}, "val_labels holds -1 to 6"),
     "an absent class": ({"val_labels": np.minimum(np.arange(8), 6)}, r"no image of class 7 \(platelet\)"),
@@ -239,7 +239,7 @@ def test_a_disk_that_fills_up_leaves_no_half_folder(home):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "while 0 MB were written; free some" in done.stderr
+    assert "while writing 0 MB; free some" in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(home / "unpacked") == [".bloodmnist.lock"]
 
@@ -260,7 +260,7 @@ def test_memory_stays_bounded_on_a_large_set(home):
 
         before = peak()
         opened = data.open_dataset("bloodmnist", 64, unofficial=True)
-        opened = data.Dataset(opened.folder, opened.manifest, resident=int(sys.argv[1]) << 20)
+        opened = data.Dataset(opened.folder, opened.manifest, max_resident_bytes=int(sys.argv[1]) << 20)
         for batch in np.random.default_rng(0).permutation(25_000).reshape(-1, 100):
             opened.take("train", batch)
         print(peak() - before)

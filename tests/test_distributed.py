@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from stub_server import SHAPE, UNIFORM, Stub, stub
 from test_locust_by_hand import free_port, locust, wait_for
 
-from loadtest import payload, samples, schedule
-from loadtest.client import generate
-from loadtest.merging import SERVER_STAMPS, STAMPS, Part, merge
-from loadtest.payload import Load
+from loadtest import samples
+from loadtest.generator import payload, schedule
+from loadtest.generator.merging import SERVER_STAMPS, STAMPS, WorkerRecord, merge
+from loadtest.generator.payload import Load
+from loadtest.measure.locust_process import generate
+from loadtest.results import latency
 from medserve import store
 from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
@@ -43,13 +45,13 @@ def check_schedule(table: pa.Table, profile: LoadProfile, seed: int = 0) -> None
     expected = schedule.arrivals(profile, seed)
     assert np.array_equal(intended - intended[0], expected - expected[0]), "the union is not the schedule"
     # Those of a burst leave together, in any order.
-    images = np.resize(np.random.default_rng(seed).permutation(payload.DRAWN), len(expected))
+    images = np.resize(np.random.default_rng(seed).permutation(payload.RANDOM_IMAGES), len(expected))
     asked = sorted(zip((intended - intended[0]).tolist(), table["image"].to_pylist(), strict=True))
     meant = sorted(zip((expected - expected[0]).tolist(), images.tolist(), strict=True))
     assert asked == meant, "not the images of one process"
     warm = intended - intended[0] + expected[0] < profile.warmup_seconds * 1e9
     assert np.array_equal(np.array(table["warmup"].to_pylist()), warm)
-    assert samples.is_good(table).all()
+    assert latency.succeeded(table).all()
 
 
 def test_two_processes_share_one_schedule_and_leave_one_record(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_the_users_of_a_closed_loop_are_spread(tmp_path: Path) -> None:
         generate(plan(server, profile, tmp_path), tmp_path / "locust.log", processes=2)
     table, facts = samples.read(tmp_path / "samples.parquet"), samples.read_facts(tmp_path / "samples.parquet")
     assert sorted(worker["connections"] for worker in facts["workers"]) == [1, 2]
-    order = np.random.default_rng(0).permutation(payload.DRAWN)
+    order = np.random.default_rng(0).permutation(payload.RANDOM_IMAGES)
     images, connections = table["image"].to_numpy(), table["connection"].to_numpy()
     firsts = {int(images[connections == connection][0]) for connection in range(3)}
     assert firsts == set(order[:3].tolist())
@@ -138,7 +140,7 @@ def test_when_a_worker_dies_the_record_of_the_others_is_kept_and_said_so(tmp_pat
     assert killed
     table = samples.read(tmp_path / "samples.parquet")
     assert len(table) > 10
-    assert samples.is_good(table).any()
+    assert latency.succeeded(table).any()
     assert (np.diff(table["intended_ns"].to_numpy()) >= 0).all()
     assert len(samples.read_facts(tmp_path / "samples.parquet")["workers"]) == 1
 
@@ -146,8 +148,8 @@ def test_when_a_worker_dies_the_record_of_the_others_is_kept_and_said_so(tmp_pat
 PROGRAM = """
 import sys
 from pathlib import Path
-from loadtest.client import generate
-from loadtest.payload import Load
+from loadtest.measure.locust_process import generate
+from loadtest.generator.payload import Load
 from medserve import store
 plan = store.read_json(Path(sys.argv[1]), Load)
 generate(plan, Path(sys.argv[1]).with_name("locust.log"), processes=2)
@@ -186,7 +188,7 @@ def test_a_worker_that_cannot_follow_the_plan_says_why(tmp_path: Path) -> None:
 ROWS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 5), st.booleans()), max_size=8)
 
 
-def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> Part:
+def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> WorkerRecord:
     """Requests that were sent so many nanoseconds after a start, some of them on schedule."""
     sent = [start + after for after, _, _ in rows]
     columns = {
@@ -197,7 +199,7 @@ def part(rows: list[tuple[int, int, bool]], start: int, same_clock: bool) -> Par
         "connection": [number % FACTS["connections"] for _, number, _ in rows],
         "image": list(range(len(rows))),
     }
-    return Part(samples.as_table(columns), start, "there", same_clock, FACTS)
+    return WorkerRecord(samples.as_table(columns), start, "there", same_clock, FACTS)
 
 
 @given(st.lists(st.tuples(ROWS, st.integers(0, 10**12), st.booleans()), min_size=1, max_size=4))

@@ -63,7 +63,7 @@ def test_what_else_runs_is_seen(
 ) -> None:
     looks = iter([(0, 0, 0), ticks])
     monkeypatch.setattr(doctor, "_times", lambda: next(looks))
-    monkeypatch.setattr(doctor, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "OBSERVED_SECONDS", 0.0)
     found = doctor._busy()
     assert found.level == level
     assert word in found.seen
@@ -85,7 +85,7 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch: pytes
 def test_a_runtime_for_gpus_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: [])
     monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": []})
-    assert doctor._runtime("onnx_tensorrt").seen == "it runs on a GPU only, and there is none"
+    assert doctor._runtime("onnx_tensorrt").seen == "runs on a GPU only, and this machine has none"
     monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": ["a GPU"]})
     monkeypatch.setattr(doctor, "find_library", lambda _name: None)
     assert doctor._runtime("onnx_tensorrt").seen == "the library nvinfer is not found"

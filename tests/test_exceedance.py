@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from loadtest.analysis.exceedance import autocorrelation_time, clopper_pearson, exceedance
 from loadtest.analysis.intervals import least_samples
+from loadtest.analysis.within_launch import autocorrelation_time, clopper_pearson, exceedance
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from loadtest import faults, samples
+from loadtest import samples
+from loadtest.results import faults
 
 
 def made(**columns: object) -> pa.Table:
@@ -22,7 +23,9 @@ def test_a_late_client_is_the_fault_of_the_client() -> None:
     assert faults.lateness(made(sent_ns=due + 100_000)) is None
     late = faults.lateness(made(sent_ns=due + 500_000))
     assert late is not None
-    assert late.startswith("the load generator could not keep its schedule: p50 is 2 ms from the intended time and 1.5")
+    assert late.startswith(
+        "the load generator could not keep its schedule: p50 is 2 ms from the intended start and 1.5"
+    )
     assert faults.lateness(made(intended_ns=[None] * 200, sent_ns=due + 500_000)) is None
 
 

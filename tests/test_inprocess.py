@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from conftest import Stage
 
-from loadtest import inprocess, samples
+from loadtest import samples
+from loadtest.measure import inprocess
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
@@ -140,7 +141,7 @@ def test_one_image_is_one_image() -> None:
 
 def test_who_times_compilation_has_no_warm_up_and_the_first_calls_only() -> None:
     _, table = trapped("compile-inside")
-    assert np.bincount(table["warmup"].to_numpy()).tolist() == [inprocess.FIRST]
+    assert np.bincount(table["warmup"].to_numpy()).tolist() == [inprocess.COLD_CALLS]
 
 
 def test_predict_is_the_runtimes_own() -> None:
@@ -149,13 +150,13 @@ def test_predict_is_the_runtimes_own() -> None:
 
 
 def test_a_pass_is_long_enough_for_a_median_and_short_enough_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inprocess, "AT_MOST", 9)
+    monkeypatch.setattr(inprocess, "MAX_CALLS", 9)
     table = samples.as_table(timed(Means(), 1, None).samples)
     assert np.bincount(table["warmup"].to_numpy()).tolist() == [9, 9]
     profile = LoadProfile(name="p", mode="in-process", seconds=1e-9, warmup_seconds=1e-9)
     deployment = Deployment(artifact="a", runtime="means", batch_sizes=(1,))
     found = inprocess.measure(Means(), deployment, profile, IMAGES, None, seed=0)
-    assert np.bincount(found.samples["warmup"]).tolist() == [inprocess.AT_LEAST, 1]
+    assert np.bincount(found.samples["warmup"]).tolist() == [inprocess.MIN_CALLS, 1]
 
 
 @pytest.mark.parametrize("threads", [1, 0])

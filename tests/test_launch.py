@@ -22,9 +22,9 @@ import pytest
 from conftest import Stage
 
 from loadtest import samples
-from loadtest.inprocess import FIRST
-from loadtest.launch import _settle
-from loadtest.payload import AUDITED
+from loadtest.generator.payload import AUDIT_PAIRS
+from loadtest.measure.inprocess import COLD_CALLS
+from loadtest.measure.launch import _mark_warmup
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import usable_cpus
@@ -129,7 +129,7 @@ def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[
         assert all(window.reason is None or window.reason.strip() for window in result.windows)
         assert ("audit.parquet" in result.files) == (cell.profile.mode == "closed-loop")
         if "audit.parquet" in result.files:
-            assert len(samples.read(folder / "audit.parquet")) == 2 * AUDITED
+            assert len(samples.read(folder / "audit.parquet")) == 2 * AUDIT_PAIRS
     assert len(samples.read(result_of(one, one.cells[1]) / "samples.parquet")) == 50
     assert [path.name for path in Path(one.results).rglob(".*")] == []
 
@@ -168,7 +168,7 @@ def test_what_came_before_the_steady_state_becomes_warm_up(tmp_path: Path) -> No
     columns = {"sent_ns": sent, "done_ns": sent + latencies, "status": np.full(600, 200), "batch": np.ones(600, int)}
     path = tmp_path / "samples.parquet"
     samples.write(path, columns | {"warmup": np.arange(600) < 10}, facts={"connections": 1})
-    said = _settle(path)
+    said = _mark_warmup(path)
     table = samples.read(path)
     assert said["steady"], said
     assert 95 <= int(column(table, "warmup").sum()) <= 110
@@ -272,5 +272,5 @@ def test_compilation_is_timed_in_a_process_of_its_own(
     code, (result,) = measure(msgspec.structs.replace(mixed, cells=mixed.cells[:1]), tmp_path)
     assert (code, result.reason) == (0, None)
     table = samples.read(Path(mixed.results) / mixed.cells[0].name / str(mixed.index) / "samples.parquet")
-    assert column(table, "warmup").tolist() == [False] * FIRST
+    assert column(table, "warmup").tolist() == [False] * COLD_CALLS
     assert "steady" not in result.process

@@ -13,10 +13,12 @@ import pytest
 from conftest import Stage
 from stub_server import CLASSES, SHAPE, UNIFORM, Handler, Stub, stub
 
-from loadtest import payload, samples
-from loadtest.analysis import intervals, rulers
-from loadtest.client import LOCUSTFILE, generate
-from loadtest.payload import Load
+from loadtest import samples
+from loadtest.analysis import intervals
+from loadtest.generator import payload
+from loadtest.generator.payload import Load
+from loadtest.measure.locust_process import LOCUSTFILE, generate
+from loadtest.results import latency
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import LoadProfile
 
@@ -60,10 +62,10 @@ def test_an_open_loop_sends_when_it_is_due_and_sees_a_stall_that_a_closed_loop_h
     gaps = np.diff(column(seen_open, "intended_ns"))
     assert (gaps == 20_000_000).all(), "the schedule was not kept to"
     # 50 requests a second met a second of standstill: all that were due in its first half waited for the other.
-    waited = np.sort(rulers.from_intended(seen_open))
+    waited = np.sort(latency.from_intended_start(seen_open))
     assert (waited > 0.49e9).sum() >= 24
     assert column(seen_open, "connection").max() >= 24, "a request waited for the answer of another"
-    hidden = np.sort(rulers.from_intended(seen_closed))
+    hidden = np.sort(latency.from_intended_start(seen_closed))
     assert (hidden > 0.49e9).sum() == 1
     assert intervals.percentile(waited, 0.8) > 0.49e9 > intervals.percentile(hidden, 0.8)
 
@@ -89,7 +91,7 @@ def test_what_the_client_itself_held_up_counts_from_the_intended_time_only(tmp_p
     assert (lag >= 0).all()
     late = lag > 0.2e9
     assert late.sum() >= 8
-    from_intended = rulers.from_intended(table)
+    from_intended = latency.from_intended_start(table)
     from_sent = column(table, "done_ns") - column(table, "sent_ns")
     assert (from_intended[late] > 0.2e9).all()
     assert np.median(from_sent[late]) < 0.2e9
@@ -110,7 +112,7 @@ def test_every_failure_is_recorded_and_ends_no_user(tmp_path: Path) -> None:
             case _:
                 handler.scores(UNIFORM)
 
-    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.RANDOM_IMAGES, axis=0))
     with stub(moody) as server:
         table = load(server, opened(rate=100, seconds=0.8), tmp_path, expected=str(tmp_path / "expected.npy"))
         asked = server.asked
@@ -124,8 +126,8 @@ def test_every_failure_is_recorded_and_ends_no_user(tmp_path: Path) -> None:
     wrong = table["wrong"].to_pylist()
     assert wrong.count(True) == 20
     assert wrong.count(False) == 20
-    assert samples.is_good(table).sum() == 20
-    assert np.isinf(rulers.from_intended(table)).sum() == 80
+    assert latency.succeeded(table).sum() == 20
+    assert np.isinf(latency.from_intended_start(table)).sum() == 80
 
 
 @pytest.mark.parametrize("profile", [opened(), closed()])
@@ -162,14 +164,14 @@ def test_an_audit_follows_the_timed_requests_and_shows_whether_a_server_remember
     with stub(noting) as server:
         table = load(server, closed(seconds=0.3), tmp_path, audit=str(tmp_path / "audit.parquet"))
     audit = samples.read(tmp_path / "audit.parquet")
-    assert len(table) + 2 * payload.AUDITED == len(bodies)
-    assert len(audit) == 2 * payload.AUDITED
-    assert column(audit, "image").tolist() == [pair for pair in range(payload.AUDITED) for _ in range(2)]
+    assert len(table) + 2 * payload.AUDIT_PAIRS == len(bodies)
+    assert len(audit) == 2 * payload.AUDIT_PAIRS
+    assert column(audit, "image").tolist() == [pair for pair in range(payload.AUDIT_PAIRS) for _ in range(2)]
     assert column(audit, "sent_ns").min() > column(table, "done_ns").max()
     assert (np.diff(column(audit, "sent_ns")) > 0).all()
     asked = bodies[len(table) :]
     assert asked[::2] == asked[1::2]
-    assert len(set(asked)) == payload.AUDITED
+    assert len(set(asked)) == payload.AUDIT_PAIRS
     assert not set(asked) & set(bodies[: len(table)])
 
 
@@ -209,7 +211,7 @@ def test_several_users_share_the_images_and_keep_a_connection_each(tmp_path: Pat
         table = load(server, closed(users=4), tmp_path, seed=3)
     assert set(column(table, "connection")) == {0, 1, 2, 3}
     assert samples.read_facts(tmp_path / "samples.parquet")["connections"] == 4
-    order = np.random.default_rng(3).permutation(payload.DRAWN)
+    order = np.random.default_rng(3).permutation(payload.RANDOM_IMAGES)
     images, connections = column(table, "image"), column(table, "connection")
     for connection in range(4):
         sent = images[connections == connection]
@@ -229,12 +231,12 @@ def test_a_record_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_other_scores_than_the_certified_ones_are_wrong(tmp_path: Path) -> None:
-    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.DRAWN, axis=0))
+    np.save(tmp_path / "expected.npy", np.repeat(UNIFORM, payload.RANDOM_IMAGES, axis=0))
     shifted = UNIFORM + np.array([[2e-3, -2e-3] + [0.0] * (CLASSES - 2)], np.float32)
     with stub(lambda handler: handler.scores(shifted)) as server:
         table = load(server, closed(), tmp_path, expected=str(tmp_path / "expected.npy"))
     assert all(table["wrong"].to_pylist())
-    assert np.isinf(rulers.from_intended(table)).all()
+    assert np.isinf(latency.from_intended_start(table)).all()
 
 
 def test_load_finds_the_model_and_says_what_it_saw(stage: Stage, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 from conftest import Stage
 from stub_server import CLASSES, SHAPE, UNIFORM, Handler, Stub, stub
 
-from loadtest import options, samples
+from loadtest import samples
+from loadtest.commands.load import load_profile, parse_ladder
+from loadtest.results import latency
 from medserve.errors import BadInput
 
 Answer = Callable[[Handler], None]
@@ -105,11 +107,11 @@ def test_a_fault_half_way_is_one_line_and_a_marked_record(
     stage: Stage, tmp_path: Path, answer: Answer, how: tuple[str, str], line: str
 ) -> None:
     out = tmp_path / "samples.parquet"
-    words = (*how, "--seconds", "1.8", "--warmup", "0.2", "--patience", "0.5", "--out", str(out))
+    words = (*how, "--seconds", "1.8", "--warmup", "0.2", "--timeout", "0.5", "--out", str(out))
     began = time.monotonic()
     with stub(answer) as server:
         done = load(stage, server, *words)
-    assert time.monotonic() - began < 25, "it waited longer than its patience"
+    assert time.monotonic() - began < 25, "it waited longer than its timeout"
     said = reason(done, out)
     assert re.match(line, said), said
     shown = stage("loadtest", "results", str(out))
@@ -164,7 +166,7 @@ def test_an_interrupted_run_ends_calmly_and_keeps_what_it_has(tmp_path: Path) ->
     assert len(samples.read(out)) >= 10
 
 
-def test_a_ladder_marks_the_knee_and_withholds_what_lies_above(stage: Stage) -> None:
+def test_a_ladder_marks_the_saturation_point_and_omits_latency_beyond_it(stage: Stage) -> None:
     one_at_a_time = threading.Lock()
 
     def queueing(handler: Handler) -> None:
@@ -176,17 +178,17 @@ def test_a_ladder_marks_the_knee_and_withholds_what_lies_above(stage: Stage) -> 
         done = load(stage, server, "--ladder", "1,4,2", "--seconds", "1.2", "--warmup", "0.3", "--json")
         text = load(stage, server, "--ladder", "1,3", "--seconds", "0.5", "--warmup", "0.1").stdout
     said = json.loads(done.stdout)
-    # Another load on this machine may deny a rung its steady state.
+    # Another load on this machine may deny a run its steady state.
     assert done.returncode == (0 if said["incomplete"] is None else 1)
     assert said["incomplete"] is None or "no steady state" in said["incomplete"]
-    assert said["knee"] == 1
-    assert [rung["users"] for rung in said["rungs"]] == [1, 2, 4]
-    assert [rung["above_knee"] for rung in said["rungs"]] == [False, True, True]
-    assert [rung["p50_ms"] is None for rung in said["rungs"]] == [False, True, True]
-    assert all(rung["rate_delivered"] > 0 for rung in said["rungs"])
+    assert said["saturation_point"] == 1
+    assert [step["users"] for step in said["steps"]] == [1, 2, 4]
+    assert [step["beyond_saturation"] for step in said["steps"]] == [False, True, True]
+    assert [step["p50_ms"] is None for step in said["steps"]] == [False, True, True]
+    assert all(step["rate_delivered"] > 0 for step in said["steps"])
     first, above = text.splitlines()[2:4]
-    assert first.endswith("<- knee")
-    assert re.search(r"3 +[\d.]+ +- +- +above the knee", above)
+    assert first.endswith("<- saturation point")
+    assert re.search(r"3 +[\d.]+ +- +- +beyond saturation", above)
 
 
 def test_an_objective_is_answered_with_an_interval(stage: Stage, tmp_path: Path) -> None:
@@ -237,13 +239,13 @@ def test_several_processes_share_a_schedule_and_make_one_record(stage: Stage, tm
         )  # fmt: skip
     # What is found to be warm-up counts in neither the requests nor the seconds.
     assert json.loads(done.stdout)["rate_delivered"] == pytest.approx(60, rel=0.1), done.stderr
-    assert samples.is_good(samples.read(out)).sum() == 60
+    assert latency.succeeded(samples.read(out)).sum() == 60
 
 
 def test_an_audit_finds_no_cache_where_there_is_none(stage: Stage) -> None:
     with stub(calm) as server:
         done = load(stage, server, "--audit", "--seconds", "0.3", "--warmup", "0", "--json")
-    assert json.loads(done.stdout)["repeats"]["cached"] is False
+    assert json.loads(done.stdout)["audit"]["cached"] is False
 
 
 def asked(**other: object) -> dict[str, object]:
@@ -255,19 +257,19 @@ def asked(**other: object) -> dict[str, object]:
 def test_options_become_a_profile(tmp_path: Path) -> None:
     trace = tmp_path / "trace.txt"
     trace.write_text("0\n0.5\n")
-    assert options.profile(**asked()).mode == "closed-loop"
-    assert options.profile(**asked(gap=0.1)).gap_seconds == 0.1
-    assert options.profile(**asked(rate=5.0)).arrivals == "constant"
-    assert options.profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
-    assert options.profile(**asked(objective=True)).arrivals == "poisson"
-    assert options.profile(**asked(trace=trace)).trace == str(trace)
-    assert options.parse_ladder("8,1,2,2") == (1, 2, 8)
+    assert load_profile(**asked()).mode == "closed-loop"
+    assert load_profile(**asked(gap=0.1)).gap_seconds == 0.1
+    assert load_profile(**asked(rate=5.0)).arrivals == "constant"
+    assert load_profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
+    assert load_profile(**asked(objective=True)).arrivals == "poisson"
+    assert load_profile(**asked(trace=trace)).trace == str(trace)
+    assert parse_ladder("8,1,2,2") == (1, 2, 8)
 
 
 @pytest.mark.parametrize(
     ("other", "line"),
     [
-        ({"ladder": True, "objective": True}, "ask one"),
+        ({"ladder": True, "objective": True}, "give one of them"),
         ({"ladder": True, "rate": 5.0}, "leave out --rate"),
         ({"rate": 5.0, "gap": 1.0}, "leave out --users and --gap"),
         ({"rate": 5.0, "users": 2}, "leave out --users and --gap"),
@@ -276,18 +278,18 @@ def test_options_become_a_profile(tmp_path: Path) -> None:
         ({"trace": Path("x"), "rate": 5.0}, "its own rate"),
         ({"trace": Path("/nowhere/x")}, "not a readable trace"),
         ({"arrivals": "poisson"}, "needs a --rate"),
-        ({"audit": True, "users": 2}, "--audit is made by one user"),
+        ({"audit": True, "users": 2}, "--audit needs one back-to-back user"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(other: dict[str, object], line: str) -> None:
     with pytest.raises(BadInput, match=line):
-        options.profile(**asked(**other))
+        load_profile(**asked(**other))
 
 
 @pytest.mark.parametrize("text", ["", "4", "1,x", "0,1", "1;2"])
 def test_a_refused_ladder_shows_the_form(text: str) -> None:
     with pytest.raises(BadInput, match="such as 1,2,4,8"):
-        options.parse_ladder(text)
+        parse_ladder(text)
 
 
 def test_files_are_checked_before_anything_is_sent(stage: Stage, tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.objective import LOWEST, WITHIN, Answer, Judged, Measure, Objective, Trial, parse, search
+from loadtest.analysis.slo_search import (
+    LOWEST_RATE,
+    RESOLUTION,
+    JudgedTrial,
+    Measure,
+    Objective,
+    SearchResult,
+    Trial,
+    parse_objective,
+    search,
+)
 from medserve.errors import BadInput, CannotRun
 
 P90 = Objective(p=0.9, limit_ms=50.0)
@@ -18,7 +28,7 @@ P90 = Objective(p=0.9, limit_ms=50.0)
     [("p99<50ms", 0.99, 50.0), ("p50 < 250us", 0.5, 0.25), (" p99.9<1.5s ", 0.999, 1500.0), ("p90<0.5ms", 0.9, 0.5)],
 )
 def test_an_objective_is_read(text: str, p: float, limit_ms: float) -> None:
-    assert parse(text) == Objective(p=p, limit_ms=pytest.approx(limit_ms))
+    assert parse_objective(text) == Objective(p=p, limit_ms=pytest.approx(limit_ms))
 
 
 @pytest.mark.parametrize(
@@ -26,21 +36,21 @@ def test_an_objective_is_read(text: str, p: float, limit_ms: float) -> None:
 )
 def test_a_refused_objective_shows_the_form(text: str) -> None:
     with pytest.raises(BadInput, match="such as p99<50ms"):
-        parse(text)
+        parse_objective(text)
 
 
 @given(st.integers(50, 99), st.integers(1, 10_000))
 def test_an_objective_is_spoken_as_it_is_read(percent: int, limit: int) -> None:
-    assert str(parse(f"p{percent}<{limit}ms")) == f"p{percent} < {limit:g} ms"
+    assert str(parse_objective(f"p{percent}<{limit}ms")) == f"p{percent} < {limit:g} ms"
 
 
 def found(
     measure: Measure, objective: Objective = P90, ceiling: float = 1e4, seed: int = 0, seconds: float = 10.0
-) -> Answer:
-    told: list[Judged] = []
+) -> SearchResult:
+    told: list[JudgedTrial] = []
     lefts: list[float] = []
 
-    def tell(judged: Judged, left: float) -> None:
+    def tell(judged: JudgedTrial, left: float) -> None:
         told.append(judged)
         lefts.append(left)
         assert len(told) < 150, "the search does not come to an end"
@@ -102,7 +112,7 @@ def test_a_sharp_edge_is_found_within_the_bracket(capacity: float) -> None:
     assert answer.high is not None
     assert answer.low <= capacity < answer.high
     # The rates that are tried have three digits.
-    assert answer.high <= answer.low * (1 + WITHIN) * 1.01
+    assert answer.high <= answer.low * (1 + RESOLUTION) * 1.01
     assert {trial.step for trial in answer.trials} >= {"bracket", "confirm"}
     assert answer.trials[-1].rate == answer.low
 
@@ -129,14 +139,14 @@ def test_whatever_a_server_does_the_search_ends(seed: int, noise: float) -> None
         assert "even at 1 request/s" in said
     else:
         assert answer.high is None or answer.low < answer.high
-        assert LOWEST <= answer.low <= 500.0
+        assert LOWEST_RATE <= answer.low <= 500.0
 
 
 def test_no_rate_above_the_ceiling_is_tried() -> None:
     answer = found(step(1e6), ceiling=700.0)
     assert (answer.low, answer.high, answer.reason) == (700.0, None, "enough")
     assert max(trial.rate for trial in answer.trials) == 700.0
-    assert str(answer) == "p90 < 50 ms holds up to 700 requests/s (nothing higher failed: enough)"
+    assert str(answer) == "p90 < 50 ms holds up to 700 requests/s (no higher rate failed: enough)"
 
 
 def test_a_rate_that_a_longer_trial_refutes_is_stepped_down_from() -> None:
@@ -159,7 +169,9 @@ def test_an_undecided_rate_is_prolonged_and_belongs_to_the_interval() -> None:
     answer = found(fuzzy)
     assert answer.high is not None
     assert answer.low <= 100 < 150 <= answer.high
-    lengths = [trial.seconds for trial in answer.trials if trial.seen.verdict == "undecided" and 100 < trial.rate < 150]
+    lengths = [
+        trial.seconds for trial in answer.trials if trial.exceedance.verdict == "undecided" and 100 < trial.rate < 150
+    ]
     # Once as the bracket is sought, then until it is long enough.
     assert lengths[:5] == [10.0, 10.0, 20.0, 40.0, 80.0]
 
@@ -178,7 +190,7 @@ def test_failed_requests_do_not_meet_an_objective() -> None:
 def test_a_client_that_lags_ends_the_search_unless_the_server_fails_by_itself() -> None:
     def lagging(capacity: float) -> Measure:
         def measure(rate: float, seconds: float, seed: int) -> Trial:
-            sent = step(capacity)(rate, seconds, seed).sent
+            sent = step(capacity)(rate, seconds, seed).service
             return Trial(sent + (20e6 if rate > 100 else 0.0), sent)
 
         return measure

@@ -10,13 +10,13 @@ from conftest import Checkpoints, Stage
 
 from medserve import plugins, store
 from medserve.certificate import compare
-from train.parity import Opened, line
+from train.parity import ParityResult, describe
 
 FRAMEWORKS = plugins.names("train.frameworks")
 LABELS = np.arange(40) % 4
 SCORES = np.random.default_rng(1).dirichlet(np.ones(4), 40).astype(np.float32)
 PROOF = compare(SCORES, SCORES, LABELS, runtime="keras_tf", versions={})
-EQUAL = Opened(framework="keras_tf", layers=9, divergence=None, logits=0.02, certificate=PROOF)
+EQUAL = ParityResult(framework="keras_tf", layers=9, divergence=None, logits=0.02, certificate=PROOF)
 
 
 def test_a_checkpoint_is_one_function_in_every_framework(stage: Stage, checkpoint_of: Checkpoints) -> None:
@@ -42,16 +42,18 @@ def test_a_checkpoint_is_one_function_in_every_framework(stage: Stage, checkpoin
 
 def test_a_line_says_how_nearly_it_is_the_same() -> None:
     assert EQUAL.reason is None
-    assert line(EQUAL).startswith("keras_tf    largest |difference| 0.0e+00 on 40 test images, 0 decisions changed, ")
-    assert line(EQUAL).endswith("logits at 0.02 of the limit; 9 layers agree")
+    assert describe(EQUAL).startswith(
+        "keras_tf    largest |difference| 0.0e+00 on 40 test images, 0 decisions changed, "
+    )
+    assert describe(EQUAL).endswith("logits at 0.02 of the limit; 9 layers agree")
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"divergence": "conv: 1 at [0, 0], expected 2"}, "first layer to differ: conv: 1 at [0, 0], expected 2"),
-        ({"logits": 1.5}, "logits differ by 1.5 times what is allowed"),
-        ({"logits": float("nan")}, "logits differ by nan times what is allowed"),
+        ({"logits": 1.5}, "logits differ by 1.5 times the allowed difference"),
+        ({"logits": float("nan")}, "logits differ by nan times the allowed difference"),
         (
             {"certificate": compare(SCORES[::-1], SCORES, LABELS, runtime="keras_tf", versions={})},
             "largest |difference of probabilities| is ",

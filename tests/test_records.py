@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import records, samples
-from loadtest.records import Records
+from loadtest import samples
+from loadtest.generator import records
+from loadtest.generator.records import Records
 from medserve import wire
 from medserve.errors import BadInput
 
@@ -159,7 +160,7 @@ def straightforward(noted: list[dict[str, Any]], measured_from: int) -> list[dic
         found.append(
             {f"{name}_ns": one[name] for name in ("intended", "sent", "first_byte", "done")}
             | {"server_received_ns": received, "server_sent_ns": sent}
-            | {f"{stage}_ns": stages.get(stage) for stage in records.STAGES}
+            | {f"{stage}_ns": stages.get(stage) for stage in samples.SERVER_STAGES}
             | {"status": one["status"], "error": error, "image": CHOSEN[one["request"], 0], "batch": 2}
             | {"connection": one["connection"], "warmup": origin(one) < measured_from, "wrong": wrong}
         )
@@ -171,7 +172,7 @@ def test_the_rows_are_those_of_a_straightforward_loop(
     noted: list[dict[str, Any]], measured_from: int, at_a_time: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "ROWS", at_a_time)
+        patch.setattr(records, "CHUNK_ROWS", at_a_time)
         assert rows(*noted, expected=EXPECTED, measured_from=measured_from) == straightforward(noted, measured_from)
 
 

@@ -10,16 +10,16 @@ import pytest
 from conftest import Stage
 from made_run import build, study
 
-from loadtest.analysis import table
-from loadtest.analysis.verdicts import deployment
 from loadtest.report import page, wording
+from loadtest.results import table
+from loadtest.results.flags import deployment
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure, plan
 
-FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "ledger", "training", "efficiency")
+FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "breakdown", "training", "efficiency")
 NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'
 FAILED = "synthetic-64-cnn-flax_nnx-s0.onnx.onnx_runtime.cpu-t1"
 NATIVE = {"pytorch": 1.0, "keras_tf": 2.0, "flax_nnx": 3.0}
@@ -184,7 +184,7 @@ def test_one_launch_gives_numbers_without_intervals_and_no_verdict(tmp_path: Pat
     made = study(launches=1, sizes=(28,), frameworks=("pytorch", "keras_tf"))
     page.write(build(tmp_path / "run", made, steady))
     text = " ".join(Reader((tmp_path / "run/report.html").read_text()).text.split())
-    assert "One launch a deployment: there are no intervals" in text
+    assert "One launch per deployment: there are no intervals" in text
     assert "is fastest" not in text
     assert "has the lowest median at 28 px, 0.500 ms, and is not separated from any other" in text
     assert (tmp_path / "run/figures/latency-one-size.svg").is_file()

@@ -11,21 +11,10 @@ import pytest
 from made_run import build, study
 
 from loadtest import samples
-from loadtest.report import (
-    charts,
-    choices,
-    distributions,
-    facts,
-    front,
-    ledgers,
-    page,
-    rates,
-    tabular,
-    training,
-    wording,
-)
+from loadtest.report import facts, page, table_writers, wording
 from loadtest.report.model import Cell as Shown
 from loadtest.report.model import Column, Figure, Line, Table
+from loadtest.report.sections import breakdown, choose, distributions, load, resolution, training
 from medserve.spec import Cell, Recipe
 from medserve.study import Deployed, Measure, Training
 
@@ -84,7 +73,7 @@ def lines(table: Table | None) -> list[list[str]]:
 
 
 def test_the_advice_is_the_most_accurate_that_holds_the_limit(read: facts.Facts) -> None:
-    table = choices.table(read)
+    table = choose.objectives(read)
     assert table is not None
     advice = {
         (line.cells[0].text.replace("\N{NO-BREAK SPACE}", " ").removesuffix(" ms"), line.cells[0].note): (
@@ -97,15 +86,15 @@ def test_the_advice_is_the_most_accurate_that_holds_the_limit(read: facts.Facts)
     # p99 is 1.49 times the median: 0.75 ms for ONNX at 28 px, 6 ms at 64 px.
     assert advice["p99 < 1", "1 user, back to back"] == ("PyTorch", "ONNX", "28")
     assert advice["p99 < 10", "1 user, back to back"] == ("PyTorch", "ONNX", "64")
-    assert advice["p99 < 10", "at 50 requests a second, Poisson"] == ("PyTorch", "ONNX", "64")
-    assert advice["p99 < 10", "at 200 requests a second, Poisson"] == ("PyTorch", "ONNX", "28")
-    assert advice["p99 < 100", "at 200 requests a second, Poisson"] == ("PyTorch", "ONNX", "64")
+    assert advice["p99 < 10", "at 50 requests per second, Poisson"] == ("PyTorch", "ONNX", "64")
+    assert advice["p99 < 10", "at 200 requests per second, Poisson"] == ("PyTorch", "ONNX", "28")
+    assert advice["p99 < 100", "at 200 requests per second, Poisson"] == ("PyTorch", "ONNX", "64")
     assert "in process" not in str(advice)
     assert len(advice) == 2 * (1 + len(RATES)), "a wider limit that changes nothing is no line"
 
 
 def test_whoever_is_as_accurate_but_slower_is_named(read: facts.Facts) -> None:
-    table = choices.table(read)
+    table = choose.objectives(read)
     assert table is not None
     assert "JAX/Flax ONNX, 28 px" not in table.lines[0].cells[-1].text, "its p99 lies above the limit"
     assert "PyTorch TorchScript, 64 px" not in table.lines[1].cells[-1].text
@@ -115,10 +104,10 @@ def test_whoever_is_as_accurate_but_slower_is_named(read: facts.Facts) -> None:
 
 def test_a_percentile_that_a_sample_does_not_carry_is_no_objective(tmp_path: Path) -> None:
     made = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("closed-1",)),))
-    few = choices.table(facts.read(build(tmp_path / "few", made, latency, count=100)))
+    few = choose.objectives(facts.read(build(tmp_path / "few", made, latency, count=100)))
     assert {words[0][:3] for words in lines(few)} == {"p90"}
     one = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("closed-1",)),), launches=1)
-    assert choices.table(facts.read(build(tmp_path / "one", one, latency))) is None
+    assert choose.objectives(facts.read(build(tmp_path / "one", one, latency))) is None
 
 
 def test_failures_are_above_every_limit(tmp_path: Path) -> None:
@@ -128,14 +117,14 @@ def test_failures_are_above_every_limit(tmp_path: Path) -> None:
         return columns
 
     made = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("closed-1",)),))
-    found = choices.table(facts.read(build(tmp_path / "run", made, latency, change=failing)))
+    found = choose.objectives(facts.read(build(tmp_path / "run", made, latency, change=failing)))
     assert [(words[0][:3], words[1]) for words in lines(found)] == [("p99", "PyTorch")]
     assert found is not None
     assert found.lines[0].cells[1].note == "TorchScript"
 
 
 def test_the_front_names_what_is_dominated_and_by_what(read: facts.Facts) -> None:
-    table = front.table(read)
+    table = choose.fronts(read)
     assert table is not None
     closed = [column.title for column in table.columns].index("HTTP, closed loop")
     standing = {
@@ -150,7 +139,7 @@ def test_the_front_names_what_is_dominated_and_by_what(read: facts.Facts) -> Non
 
 
 def test_the_front_is_drawn_with_every_deployment(read: facts.Facts) -> None:
-    figure = front.figure(read)
+    figure = choose.figure(read)
     words = said(figure)
     assert figure is not None
     assert len(figure.panels) == len(PROFILES)
@@ -169,16 +158,16 @@ def test_every_launch_is_a_line_of_its_own(read: facts.Facts) -> None:
     assert not any(math.isinf(end) for curves in read.curves.values() for one in curves.values() for end in one.shares)
 
 
-def test_latency_stands_against_the_delivered_rate_with_its_knee(read: facts.Facts) -> None:
-    words = said(rates.schedules(read))
+def test_latency_against_the_delivered_rate_marks_the_saturation_point(read: facts.Facts) -> None:
+    words = said(load.rates(read))
     delivered = next(row for row in read.rows if row["profile"] == "poisson-50")["rate_delivered"]
     assert [word for word in words if f"{wording.number(delivered)} requests/s: p50 0.50" in word]
     assert [word for word in words if ": p99 0.7" in word]
-    assert rates.users(read) is None, "one rung is no ladder"
+    assert load.users(read) is None, "one number of users is no ladder"
 
 
-def test_the_ledger_is_stacked_from_its_parts(read: facts.Facts) -> None:
-    words = said(ledgers.figure(read))
+def test_the_breakdown_is_stacked_from_its_parts(read: facts.Facts) -> None:
+    words = said(breakdown.figure(read))
     infer = next(word for word in words if word.startswith("PyTorch TorchScript, infer: 0.6"))
     assert infer.endswith("60.0 %")
 
@@ -214,11 +203,11 @@ def test_what_was_measured_wrongly_on_purpose_is_shown_nowhere(tmp_path: Path) -
     profiles = ("in-process-1-one-image", "closed-1-json", "in-process-1", "closed-1")
     made = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=profiles),))
     read = facts.read(build(tmp_path / "run", made, latency))
-    assert {row["profile"] for row in read.trapped} == set(profiles[:2])
-    assert {words[0] for words in lines(choices.table(read))} == {
+    assert {row["profile"] for row in read.mistaken} == set(profiles[:2])
+    assert {words[0] for words in lines(choose.objectives(read))} == {
         "p99\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}ms"
     }
-    for figure in (distributions.figure(read), front.figure(read), charts.latency_at_one_size(read)):
+    for figure in (distributions.figure(read), choose.figure(read), resolution.latency_at_one_size(read)):
         assert figure is not None
         assert len(figure.panels) == 2, figure.name
 
@@ -239,7 +228,7 @@ def test_every_table_is_a_file_in_three_forms(run: Path) -> None:
 def test_a_table_in_latex_has_one_line_a_line_and_nothing_that_latex_takes_amiss() -> None:
     columns = (Column("what & why", numeric=False), Column("p50", "ms", "HTTP_1"), Column("p99", "ms", "HTTP_1"))
     cells = (Shown("50 % of <all>"), Shown(f"6.56 {wording.TIMES} 10⁻⁷", "[1, 2]", 6.56e-7), Shown(wording.ABSENT))
-    found = tabular.as_latex(Table("", columns, (Line(cells, ("a\nremark",)),)))
+    found = table_writers.as_latex(Table("", columns, (Line(cells, ("a\nremark",)),)))
     assert found.splitlines() == [
         "% a remark",
         r"\begin{tabular}{lrr}",
@@ -251,6 +240,6 @@ def test_a_table_in_latex_has_one_line_a_line_and_nothing_that_latex_takes_amiss
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    assert tabular.as_csv(Table("", columns, (Line(cells, ("a\nremark",)),))).splitlines()[0] == (
+    assert table_writers.as_csv(Table("", columns, (Line(cells, ("a\nremark",)),))).splitlines()[0] == (
         'what & why,"HTTP_1, p50, ms","HTTP_1, p50, ms (beside)","HTTP_1, p99, ms",remarks'
     )

@@ -9,8 +9,9 @@ import pytest
 from made_run import LAG, MS, PARTS, Columns, build, study
 from test_report import Reader
 
-from loadtest.report import facts, ledgers, load, page, steadiness, wording
+from loadtest.report import facts, page, wording
 from loadtest.report.model import Table
+from loadtest.report.sections import breakdown, load, measurement
 from medserve import store
 from medserve.result import Check, SelfTest, Window
 from medserve.spec import Cell
@@ -84,38 +85,38 @@ def cells(table: Table | None, line: int = 0) -> dict[str, Any]:
     return dict(zip(heads, table.lines[line].cells, strict=True))
 
 
-def test_the_ledger_of_each_deployment_holds_the_parts_that_were_made(read: facts.Facts) -> None:
-    opened, closed = ledgers.tables(read)
+def test_the_breakdown_of_each_deployment_has_the_parts_that_were_made(read: facts.Facts) -> None:
+    opened, closed = breakdown.tables(read)
     row = cells(opened)
     assert row["Client client queue"].value == pytest.approx(LAG, rel=1e-2)
     assert row["Server infer"].value == pytest.approx(PARTS["infer"] * (1 - LAG), rel=1e-2)
-    assert re.fullmatch(r"p99 0\.07\d+, 4\.9 %", row["All unexplained rest"].note)
+    assert re.fullmatch(r"p99 0\.07\d+, 4\.9 %", row["All unattributed"].note)
     assert "Client client queue" not in cells(closed)
-    assert cells(closed)["All whole"].value == pytest.approx(1.0, rel=1e-2)
+    assert cells(closed)["All total"].value == pytest.approx(1.0, rel=1e-2)
 
 
-def test_the_second_way_is_in_process_and_the_null_server(read: facts.Facts) -> None:
-    row = cells(ledgers.tables(read)[1])
-    assert row["A second way in process + null"].value == pytest.approx(0.95, rel=1e-2)
-    assert row["A second way difference"].value == pytest.approx(0.05, abs=0.01)
-    assert row["A second way difference"].note.endswith(" %")
-    null = cells(ledgers.tables(read)[1], -1)
-    assert null["A second way difference"].text == wording.ABSENT
+def test_the_cross_check_is_in_process_and_the_null_server(read: facts.Facts) -> None:
+    row = cells(breakdown.tables(read)[1])
+    assert row["Cross-check in process + null"].value == pytest.approx(0.95, rel=1e-2)
+    assert row["Cross-check difference"].value == pytest.approx(0.05, abs=0.01)
+    assert row["Cross-check difference"].note.endswith(" %")
+    null = cells(breakdown.tables(read)[1], -1)
+    assert null["Cross-check difference"].text == wording.ABSENT
 
 
-def test_every_schedule_is_read_by_three_rulers(read: facts.Facts) -> None:
-    table = load.rulers(read)
+def test_every_schedule_has_latency_by_three_definitions(read: facts.Facts) -> None:
+    table = load.definitions(read)
     row = cells(table)
     assert table is not None
     assert [line.cells[2].text for line in table.lines[:2]] == ["50/s", "50/s Poisson"]
     assert row["Rate asked"].value == 50
-    assert row["p50 from intended"].value == pytest.approx(1.0, rel=1e-2)
-    assert row["p50 as closed loop"].value == pytest.approx(1 - LAG, rel=1e-2)
-    assert row["p50 hidden"].value == pytest.approx(LAG, rel=2e-2)
+    assert row["p50 from intended start"].value == pytest.approx(1.0, rel=1e-2)
+    assert row["p50 uncorrected"].value == pytest.approx(1 - LAG, rel=1e-2)
+    assert row["p50 omitted"].value == pytest.approx(LAG, rel=2e-2)
     assert row["Send lag p50"].value == pytest.approx(1000 * LAG, rel=1e-2)
 
 
-def test_the_ladder_is_quoted_up_to_its_knee(run: Path, read: facts.Facts) -> None:
+def test_closed_loops_have_latency_up_to_the_saturation_point(run: Path, read: facts.Facts) -> None:
     row = cells(load.ladder(read))
     assert row["2 users"].tone == "strong"
     assert "ms" in row["2 users"].note
@@ -123,30 +124,30 @@ def test_the_ladder_is_quoted_up_to_its_knee(run: Path, read: facts.Facts) -> No
     assert row["8 users"].value > row["2 users"].value
     drawn = (run / "figures" / "ladder.svg").read_text()
     assert drawn.count("2 users: median 1.2") >= 1
-    assert "(the knee)" in drawn
+    assert "(saturation point)" in drawn
     assert re.search(r"PyTorch[^\"]*, 4 users: median", drawn) is None
     assert re.search(r"8 users: 1,960 images/s", drawn)
 
 
-def test_resting_users_stand_beside_the_busy_one(read: facts.Facts) -> None:
-    row = cells(load.idle(read))
-    values = [row[f"Rest between requests {rest}"].value for rest in ("none", "10 ms", "1 s")]
+def test_users_with_pauses_are_beside_the_busy_one(read: facts.Facts) -> None:
+    row = cells(load.pauses(read))
+    values = [row[f"Pause between requests {pause}"].value for pause in ("none", "10 ms", "1 s")]
     assert values == pytest.approx([1.0, 1.02, 3.0], rel=1e-2)
 
 
-def test_main_tables_and_charts_leave_ladder_and_rests_to_their_sections(run: Path, read: facts.Facts) -> None:
+def test_main_tables_and_charts_leave_ladder_and_pauses_to_their_sections(run: Path, read: facts.Facts) -> None:
     text = (run / "report.md").read_text()
     first = text.partition("## Deployments")[2].partition("\n- ")[0]
     assert "users" not in first
-    assert "rests" not in first
+    assert "pauses" not in first
     assert "closed loop: p50" in first
     assert "8 users" not in (run / "figures" / "latency-one-size.svg").read_text()
 
 
-def test_disturbed_windows_and_steady_state_are_told(run: Path, read: facts.Facts) -> None:
-    row = cells(steadiness.table(read))
-    # Eight cells over HTTP, two launches each, three windows a launch.
-    assert (row["Windows watched"].value, row["Windows disturbed"].value) == (48, 16)
+def test_disturbed_windows_and_steady_state_are_reported(run: Path, read: facts.Facts) -> None:
+    row = cells(measurement.steadiness(read))
+    # Eight cells over HTTP, two launches each, three windows per launch.
+    assert (row["Windows monitored"].value, row["Windows disturbed"].value) == (48, 16)
     assert row["Steady state of its cells reached"].value == len(PROFILES)
     text = " ".join(Reader((run / "report.html").read_text()).text.split())
     assert "2 of 6 windows disturbed: another process took 40 % of a measured core" in text
@@ -157,5 +158,5 @@ def test_nothing_is_shown_that_the_study_did_not_measure(tmp_path: Path) -> None
     asked = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1",)),), launches=1)
     page.write(build(tmp_path / "run", asked, lambda *_: 1.0))
     text = (tmp_path / "run" / "report.md").read_text()
-    for heading in ("Three rulers", "Where the time goes", "The ladder of users", "One request now and then"):
+    for heading in ("Definitions of latency", "Where the time goes", "Closed loops by users", "Occasional requests"):
         assert heading not in text

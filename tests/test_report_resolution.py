@@ -6,7 +6,8 @@ import pytest
 from made_run import build, study
 from test_report import Reader
 
-from loadtest.report import claims, costs, facts, page, resolution
+from loadtest.report import facts, page
+from loadtest.report.sections import claims, costs, resolution
 from medserve.spec import Cell
 from medserve.study import Claim, Deployed, Measure, Subject
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from made_run import build, prove, study
 
-from loadtest.report import facts, page, proofs, training
+from loadtest.report import facts, page
 from loadtest.report.facts import Facts
+from loadtest.report.sections import certificates, training
 from medserve.spec import Recipe
 from medserve.study import Measure
 
@@ -75,11 +76,11 @@ def test_charts_tell_recipes_and_seeds_apart(found: Facts) -> None:
 
 def test_one_function_is_proven_of_what_is_served(run: Path) -> None:
     prove(run)
-    table = proofs.agreements(facts.read(run))
+    table = certificates.agreements(facts.read(run))
     assert table is not None
     (line,) = table.lines
     assert column(table, "recipe") == ["whole"]
     assert column(table, "deployments") == ["4"]
     assert line.cells[-1].text == "yes"
     written = page.write(run)
-    assert "One function" in written[0].read_text()
+    assert "Agreement of deployments" in written[0].read_text()

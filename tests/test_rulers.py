@@ -1,4 +1,4 @@
-"""Three rulers, the knee of a ladder, the audit of repeats: pure functions against what is known of them."""
+"""Definitions of latency, the saturation point, the cache audit: pure functions against what is known of them."""
 
 import math
 from typing import Any
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import samples
-from loadtest.analysis import audit, rulers
-from loadtest.analysis.knee import Rung, knee
+from loadtest.analysis import audit
+from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.results import latency
 from medserve.errors import BadInput
 
 MS = 1_000_000
@@ -31,13 +32,15 @@ def served(due: np.ndarray, service: np.ndarray) -> np.ndarray:
     return np.array(done)
 
 
-def test_the_rulers_differ_by_the_schedules_waiting_and_by_what_a_closed_loop_skips() -> None:
+def test_the_definitions_differ_by_waiting_in_the_client_and_by_omitted_requests() -> None:
     due = np.arange(1000) * 10 * MS
     service = np.full(1000, 4 * MS)
     service[500] = 1000 * MS
     done = served(due, service)
     table = record(intended_ns=due, sent_ns=due + MS // 2, done_ns=done + MS // 2)
-    intended, sent, closed = (np.sort(of(table)) for of in (rulers.from_intended, rulers.from_sent, rulers.closed_loop))
+    intended, sent, closed = (
+        np.sort(of(table)) for of in (latency.from_intended_start, latency.service_time, latency.uncorrected)
+    )
     assert intended.max() == pytest.approx(1000.5 * MS)
     assert (intended - sent).tolist() == [MS / 2] * 1000
     # The stall made 166 wait for longer than 4 ms; a closed loop tells of it once, and then of the queue's end.
@@ -67,16 +70,16 @@ def test_a_closed_loop_takes_the_first_request_that_is_due_after_its_answer(
     at, took, good = zip(*rows, strict=True)
     done = [start + length for start, length in zip(at, took, strict=True)]
     table = record(intended_ns=at, sent_ns=at, done_ns=done, status=[200 if one else 500 for one in good])
-    assert rulers.closed_loop(table).tolist() == expected
+    assert latency.uncorrected(table).tolist() == expected
 
 
 def test_a_walk_goes_on_over_the_blocks_that_it_is_cut_into(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     due = np.cumsum(rng.integers(1, 100, 1000))
     table = record(intended_ns=due, sent_ns=due, done_ns=due + rng.integers(1, 700, 1000))
-    whole = rulers.closed_loop(table)
-    monkeypatch.setattr(rulers, "BLOCK", 7)
-    assert rulers.closed_loop(table).tolist() == whole.tolist()
+    whole = latency.uncorrected(table)
+    monkeypatch.setattr(latency, "BLOCK", 7)
+    assert latency.uncorrected(table).tolist() == whole.tolist()
 
 
 def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None:
@@ -87,39 +90,39 @@ def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None
         status=[200, 0, 200],
         wrong=[None, None, True],
     )
-    for ruler in (rulers.from_intended, rulers.from_sent, rulers.closed_loop):
+    for ruler in (latency.from_intended_start, latency.service_time, latency.uncorrected):
         assert np.isinf(ruler(table)).tolist() == [False, True, True]
-    assert rulers.lag(table).tolist() == [1, 1]
+    assert latency.send_lag(table).tolist() == [1, 1]
 
 
 @given(st.permutations([1, 2, 4, 8, 16]))
-def test_the_knee_is_where_the_power_peaks(order: list[int]) -> None:
+def test_the_saturation_point_is_where_the_power_peaks(order: list[int]) -> None:
     # One server of 10 ms with 10 ms elsewhere: two users fill it, and more only wait (asymptotes of Denning & Buzen).
-    rungs = [Rung(users=n, throughput=min(n / 20, 1 / 10) * 1e3, p50_ms=max(20.0, n * 10.0)) for n in order]
-    assert knee(rungs) == 2
-    flat = [Rung(users=n, throughput=10.0, p50_ms=1.0) for n in order]
-    assert knee(flat) == 1
+    steps = [LoadStep(users=n, throughput=min(n / 20, 1 / 10) * 1e3, p50_ms=max(20.0, n * 10.0)) for n in order]
+    assert saturation_point(steps) == 2
+    flat = [LoadStep(users=n, throughput=10.0, p50_ms=1.0) for n in order]
+    assert saturation_point(flat) == 1
 
 
-def test_a_ladder_without_rungs_is_refused() -> None:
-    with pytest.raises(BadInput, match="rungs"):
-        knee([])
+def test_a_ladder_without_steps_is_refused() -> None:
+    with pytest.raises(BadInput, match="needs load steps"):
+        saturation_point([])
 
 
-def pairs(first: np.ndarray, second: np.ndarray, **other: Any) -> Any:
+def of_pairs(first: np.ndarray, second: np.ndarray, **other: Any) -> Any:
     took = np.stack([first, second], axis=1).reshape(-1).astype(np.int64)
     sent = np.cumsum(np.concatenate([[0], took[:-1]]))
-    return record(sent_ns=sent, done_ns=sent + took, **other)
+    return latency.service_time(record(sent_ns=sent, done_ns=sent + took, **other))
 
 
 def test_the_audit_tells_a_cache_from_noise() -> None:
     rng = np.random.default_rng(3)
     first = rng.lognormal(math.log(5 * MS), 0.2, 32)
-    found = audit.repeats(pairs(first, first * rng.lognormal(math.log(0.2), 0.2, 32)))
+    found = audit.audit(of_pairs(first, first * rng.lognormal(math.log(0.2), 0.2, 32)))
     assert found.cached
     assert found.low < 0.2 < found.high < 0.3
     assert found.pairs == 32
-    alike = audit.repeats(pairs(first, first * rng.lognormal(0, 0.2, 32)))
+    alike = audit.audit(of_pairs(first, first * rng.lognormal(0, 0.2, 32)))
     assert not alike.cached
     assert alike.low < 1 < alike.high
 
@@ -128,7 +131,7 @@ def test_the_audits_interval_covers_the_median_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(400):
-        found = audit.repeats(pairs(np.full(32, 1e9), rng.lognormal(math.log(1e9), 0.3, 32)))
+        found = audit.audit(of_pairs(np.full(32, 1e9), rng.lognormal(math.log(1e9), 0.3, 32)))
         held += found.low <= 1 <= found.high
     assert 0.93 <= held / 400 <= 1
 
@@ -137,6 +140,6 @@ def test_an_audit_counts_only_pairs_that_were_answered_twice() -> None:
     first = np.full(8, 5.0 * MS)
     status = [200] * 16
     status[3] = 503
-    assert audit.repeats(pairs(first, first, status=status)).pairs == 7
+    assert audit.audit(of_pairs(first, first, status=status)).pairs == 7
     with pytest.raises(BadInput, match="5 answered pairs, needs 6"):
-        audit.repeats(pairs(first[:5], first[:5]))
+        audit.audit(of_pairs(first[:5], first[:5]))

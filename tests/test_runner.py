@@ -1,10 +1,10 @@
 """A study as its user runs it: real processes, killed and resumed, with failures that become rows."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,7 +16,8 @@ import psutil
 import pytest
 from conftest import Stage
 
-from medserve import store
+from medserve import runner, store
+from medserve import study as studies
 from medserve.result import Check, Result, SelfTest
 
 MINI = """
@@ -219,6 +220,46 @@ def test_a_folder_holds_one_study(stage: Stage, root: Path, tmp_path: Path) -> N
     assert "holds a run of this study with another 'datasets'; give another --out" in done.stderr
 
 
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(stage: Stage, root: Path, tmp_path: Path) -> None:
+    study, another, empty = mini(tmp_path), tmp_path / "another", tmp_path / "empty"
+    others = [".cache/.any.partial", ".thesis.partial/chapter.tex", "results/.x.12.partial", ".x.12.partial/file"]
+    for folder in (tmp_path / "thesis", another):
+        for name in others:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+    (another / "study.json").write_text(MINI)
+    (tmp_path / "selftest" / "selftest").mkdir(parents=True)
+    (tmp_path / "file").write_text("mine")
+    lines = {
+        "thesis": "holds '.cache' and is no run; give another --out, or an empty folder",
+        "another": "study.json: not a valid Study",
+        "selftest": "holds 'selftest' and is no run",
+        "file": "is a file; give another --out",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, line in lines.items():
+        done = stage("medserve.cli", "run", str(study), "--out", str(tmp_path / name))
+        assert done.returncode == 2
+        assert line in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+    # What a run leaves that was killed before it had written its study is no obstacle.
+    empty.mkdir()
+    (empty / ".study.json.12.partial").write_text("{")
+    (empty / ".lock").touch()
+    runner._check_folder(studies.read(str(study)), empty)
+
+
+def test_the_lock_belongs_to_its_owner(tmp_path: Path) -> None:
+    """Whoever can open it can hold it."""
+    before = os.umask(0)
+    try:
+        with runner._locked(tmp_path / "run"):
+            assert stat.S_IMODE((tmp_path / "run" / ".lock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_two_runs_do_not_share_a_folder(stage: Stage, root: Path, tmp_path: Path) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
     first = start(study, out)
@@ -239,6 +280,8 @@ def test_two_runs_do_not_share_a_folder(stage: Stage, root: Path, tmp_path: Path
     [
         (["run", "slow"], "error: unknown study 'slow'; there is: "),
         (["run", "missing.toml"], "error: missing.toml: no such study file"),
+        (["train", "--dataset", "synthetic", "--out", "a b"], "error: checkpoint 'a b': cannot be part of a path"),
+        (["export", "nowhere", "--format", "onnx", "--out", ".."], "error: artifact '..': cannot be part of a path"),
         (["train", "--dataset", "x", "--size", "28", "--framework", "pytorch", "--out", "o"], "unknown dataset 'x'"),
         (["serve", "nowhere"], "nowhere"),
         (["results", "nowhere"], "nowhere"),
@@ -269,8 +312,8 @@ def test_ctrl_c_of_a_stage_reaches_the_user_as_one_line(root: Path, tmp_path: Pa
         env={**os.environ},
         text=True,
     )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(6)
+    assert process.stderr is not None
+    assert process.stderr.readline(), "its first line says that it works"
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130

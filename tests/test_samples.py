@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadtest import samples
-from loadtest.records import Records
+from loadtest.generator.records import Records
+from loadtest.results import latency
 from medserve.errors import BadInput
 
 NAMES = [
@@ -27,7 +28,7 @@ def test_the_columns_are_those_of_the_contract() -> None:
 def test_a_record_is_good_when_it_was_answered_and_not_wrongly() -> None:
     columns = {"done_ns": [1, 1, 1, 1], "status": [200, 0, 200, 503], "wrong": [None, None, True, None]}
     table = samples.as_table(columns | {"batch": [1] * 4, "warmup": [False] * 4})
-    assert samples.is_good(table).tolist() == [True, False, False, False]
+    assert latency.succeeded(table).tolist() == [True, False, False, False]
 
 
 def written(folder: Path) -> Path:

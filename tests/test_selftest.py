@@ -1,4 +1,4 @@
-"""The ruler's own test: records of known answers, honest and lying ones; and a short run of the real parts."""
+"""The load generator's self-test: records of known answers, true and false ones; and a short run of the real parts."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from loadtest import known_answers, samples, schedule, selftest
-from loadtest.report import facts, markdown, page, ruler
+from loadtest import samples
+from loadtest.generator import schedule
+from loadtest.report import facts, markdown, page
+from loadtest.report.sections import measurement
+from loadtest.selftest import known_answers
+from loadtest.selftest import run as selftest
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Check, SelfTest
@@ -95,7 +99,7 @@ def test_an_honest_ruler_passes() -> None:
     assert found["mixed delays: p99"].truth == 30
     assert found["mixed delays: p99.9"].ok is None
     assert found["stall: p99"].truth == pytest.approx(800, abs=100)
-    closed = found["stall: p99 that a closed loop prints"]
+    closed = found["stall: uncorrected p99"]
     assert closed.ok is None
     assert closed.measured is not None
     assert closed.measured < 10
@@ -149,12 +153,12 @@ def test_the_client_is_seen_to_be_late_and_even() -> None:
     arrivals = poisson(500, 20)
     found = by_name(known_answers.sending(record(arrivals, np.zeros(1))))
     assert found["send lag: p99"].measured == 0
-    assert found["index of dispersion of the sendings"].measured == pytest.approx(1, abs=0.25)
+    assert found["index of dispersion of the sent requests"].measured == pytest.approx(1, abs=0.25)
     even = record(schedule.constant(500, 20), np.zeros(1))
     late = with_column(even, "sent_ns", even["sent_ns"].to_numpy() + 3 * MS)
     found = by_name(known_answers.sending(late))
     assert found["send lag: p50"].measured == pytest.approx(3)
-    assert found["index of dispersion of the sendings"].measured == pytest.approx(0, abs=0.01)
+    assert found["index of dispersion of the sent requests"].measured == pytest.approx(0, abs=0.01)
 
 
 def line(measured: float | None, ok: bool | None, limit: float | None = 1.0) -> Check:
@@ -164,16 +168,16 @@ def line(measured: float | None, ok: bool | None, limit: float | None = 1.0) -> 
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=9))
 def test_of_repetitions_the_worst_is_judged(measured: list[float]) -> None:
     tried = [[line(value, abs(value - 10) <= 1)] for value in measured]
-    (found,) = known_answers.sum_up(tried, " at 50/s")
+    (found,) = known_answers.worst_of(tried, " at 50/s")
     assert found.ok is all(check.ok for (check,) in tried)
     assert abs((found.measured or 0.0) - 10) == max(abs(value - 10) for value in measured)
     assert found.name == "p50 at 50/s" + (f", worst of {len(measured)}" if len(measured) > 1 else "")
 
 
 def test_what_cannot_be_measured_is_the_worst_and_of_what_is_shown_the_middle_one_stands() -> None:
-    (found,) = known_answers.sum_up([[line(10.0, True)], [line(None, False)], [line(30.0, False)]], "")
+    (found,) = known_answers.worst_of([[line(10.0, True)], [line(None, False)], [line(30.0, False)]], "")
     assert (found.measured, found.ok) == (None, False)
-    (found,) = known_answers.sum_up([[line(value, None, None)] for value in (3.0, 900.0, 4.0)], "")
+    (found,) = known_answers.worst_of([[line(value, None, None)] for value in (3.0, 900.0, 4.0)], "")
     assert (found.name, found.measured) == ("p50, median of 3", 4.0)
 
 
@@ -195,8 +199,8 @@ def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
         *("known delays: slope", "known delays: intercept"),
         *(f"known delays: p50 of {delay} ms" for delay in (0, 1, 5, 20)),
         *(f"mixed delays: {name}" for name in ("p50", "p90", "p99", "p99.9")),
-        *("send lag: p50", "send lag: p99", "index of dispersion of the sendings"),
-        *("stall: p99", "stall: p99 that a closed loop prints"),
+        *("send lag: p50", "send lag: p99", "index of dispersion of the sent requests"),
+        *("stall: p99", "stall: uncorrected p99"),
         "requests answered",
     ]
     assert all(check.measured is not None for check in found.checks)
@@ -214,10 +218,10 @@ def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--rate", "fast"], "--rate is 'fast'; expected numbers with commas, as in 50,200"),
-        (["--rate", "0"], "0 requests a second for 3 s are too few to judge; expected 50 requests at least"),
+        (["--rate", "0"], "0 requests per second for 3 s are too few to judge; expected 50 requests at least"),
         (["--size", "4"], "size 4 px; expected 8 to 1024"),
         (["--size", ""], "a self-test needs at least one size and one rate"),
-        (["--out", "{taken}"], "something else than a self-test lies there; give another --out"),
+        (["--out", "{taken}"], "holds something other than a self-test; give another --out"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_one_line(
@@ -240,10 +244,10 @@ def made_selftest(ok: bool, roofline: float = 9000.0) -> SelfTest:
 def test_a_failed_check_is_one_line_with_numbers() -> None:
     assert selftest.why_failed(made_selftest(True)) is None
     assert selftest.why_failed(made_selftest(False)) == (
-        "the self-test failed: mixed delays: p50 at 100/s is 2.2, in truth 2 ms; "
+        "load-generator self-test failed: mixed delays: p50 at 100/s is 2.2, the truth is 2 ms; "
         "stop what else runs on this machine and try again"
     )
-    table = selftest.in_words(made_selftest(False)).splitlines()
+    table = selftest.as_text(made_selftest(False)).splitlines()
     assert table[2].split() == ["mixed", "delays:", "p50", "at", "100/s", "2.2", "2", "0.15", "ms", "FAILED"]
     assert table[3].split() == ["roofline", "of", "28", "px", "9,000", "requests/s"]
 
@@ -251,14 +255,14 @@ def test_a_failed_check_is_one_line_with_numbers() -> None:
 def test_the_report_says_how_the_ruler_did(tmp_path: Path) -> None:
     study = made_run.study(frameworks=("pytorch",), sizes=(28,), launches=1)
     run = made_run.build(tmp_path / "run", study, lambda *_: 1.0)
-    assert (ruler.checks(facts.read(run)), ruler.caution(facts.read(run))) == (None, None)
+    assert (measurement.checks(facts.read(run)), measurement.selftest_caution(facts.read(run))) == (None, None)
     store.write_json(run / "selftest" / "selftest.json", made_selftest(False))
     found = facts.read(run)
     text = markdown.write(page.compose(found, "run"))
-    assert "### Known answers" in text
+    assert "### Load-generator self-test" in text
     assert "| mixed delays: p50 at 100/s | 2.20 | 2.00 | 0.150 | ms | **does not hold** |" in text
     assert "| 28 | 9,000 | 6,300 |" in text
-    caution = "The ruler failed its self-test (1 check, first mixed delays: p50 at 100/s)"
+    caution = "Load-generator self-test failed (1 check, first mixed delays: p50 at 100/s)"
     assert caution in text.split("## ")[0], "it must stand at the top"
     assert json.dumps(caution)[1:-1] in page.html(page.compose(found, "run"))
     with pytest.raises(BadInput):

@@ -12,7 +12,7 @@ import pytest
 from conftest import Artifacts, Stage
 
 from loadtest.benchmark.bench import Bench
-from loadtest.benchmark.serving import environments, peers, turns
+from loadtest.benchmark.serving import comparison, environments, peers
 from medserve.errors import CannotRun
 
 STRANGER = """
@@ -38,11 +38,11 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 """
 
 
-def beside(stranger: peers.Peer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[turns.Row]:
+def beside(stranger: peers.Peer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[comparison.Row]:
     monkeypatch.setattr(peers, "PEERS", (stranger,))
-    monkeypatch.setattr(turns, "install", lambda _folder, _packages: Path(sys.executable).parent)
+    monkeypatch.setattr(comparison, "install", lambda _folder, _packages: Path(sys.executable).parent)
     bench = Bench(tmp_path, 1.0, model)
-    return turns.compare(bench, model, tmp_path, [stranger.name], rounds=2, count=60, tell=lambda _: None)
+    return comparison.compare(bench, model, tmp_path, [stranger.name], rounds=2, count=60, tell=lambda _: None)
 
 
 def stranger(tmp_path: Path, off: float) -> peers.Peer:

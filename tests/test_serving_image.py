@@ -1,14 +1,18 @@
 """A serving image holds the wrapper and one runtime: what it installs is enough, and no more than that runtime's."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from stub_server import UNIFORM, stub
 
 from medserve import plugins
 
@@ -90,3 +94,57 @@ def test_the_image_is_built_from_what_there_is() -> None:
     assert all((ROOT / name).exists() for name in copied)
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["packages"]) <= copied
+
+
+def instruction(name: str) -> str:
+    """What follows the last line of the Dockerfile that begins with `name`."""
+    return re.findall(rf"^{name} (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
+
+
+def command(name: str) -> list[str]:
+    """The words of an instruction in JSON, with this Python in place of the image's."""
+    python, *words = json.loads(instruction(name))
+    assert python == "/medserve/bin/python"
+    return [sys.executable, *words]
+
+
+def healthy(port: int) -> bool:
+    done = subprocess.run(
+        command("HEALTHCHECK CMD"), env={**os.environ, "MEDSERVE_PORT": str(port)}, capture_output=True
+    )
+    return done.returncode == 0
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_the_image_runs_as_a_user_by_number_who_is_not_root() -> None:
+    found = re.fullmatch(r"(\d+):(\d+)", instruction("USER"))
+    assert found is not None
+    assert 0 not in map(int, found.groups())
+
+
+def test_the_health_check_follows_the_port_of_the_server(empty: Path) -> None:
+    port, other = free_port(), free_port()
+    assert instruction("ENV") == f"MEDSERVE_PORT={instruction('EXPOSE')}"
+    words = [*command("ENTRYPOINT"), str(empty), "--runtime", "null", "--host", "127.0.0.1"]
+    env = {**os.environ, "MEDSERVE_PORT": str(port)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as server:
+        try:
+            assert server.stdout is not None
+            assert f"http://127.0.0.1:{port}/" in server.stdout.readline()
+            assert healthy(port)
+            assert not healthy(other)
+        finally:
+            server.terminate()
+    done = subprocess.run([*words, "--port", str(other)], capture_output=True, text=True, env=env)
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: --port is {other}, but MEDSERVE_PORT is {port}; set MEDSERVE_PORT alone"
+
+
+def test_a_server_that_answers_and_is_not_ready_is_not_healthy() -> None:
+    with stub(lambda handler: handler.scores(UNIFORM)) as server:  # it knows no readiness: 404
+        assert not healthy(urllib.parse.urlsplit(server.url).port or 0)

@@ -11,8 +11,8 @@ from conftest import Stage
 from made_run import build, study
 from scipy import stats
 
-from loadtest.analysis import table
 from loadtest.benchmark import coverage, large, publishing, repeatability, simulated
+from loadtest.results import table
 from medserve.errors import CannotRun
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure
@@ -95,7 +95,7 @@ def test_two_runs_that_say_the_opposite_are_told(tmp_path: Path, stage: Stage) -
     alike = repeatability.twice(old, same)
     assert len(alike) == 2
     assert [one.overlaps for one in alike] == [True, True]
-    assert not any(one.turned for one in alike)
+    assert not any(one.reversed for one in alike)
     assert "2 of 2 intervals overlap" in repeatability.markdown(alike)
     done = stage("loadtest.benchmark", "repeat", str(old), str(turned))
     assert done.returncode == 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.analysis import steady
+from loadtest.results import latency
 
 MS = 1_000_000
 
@@ -113,12 +114,12 @@ def record(latencies: NDArray[np.float64], warm: int = 0, **other: Any) -> Any:
 def test_what_is_found_only_lengthens_the_assumed_warm_up() -> None:
     values = noise(1000)
     values[:300] *= 5
-    table, found = steady.mark(record(values, warm=50))
+    table, found = latency.mark_warmup(record(values, warm=50))
     marked = int(table["warmup"].to_numpy().sum())
     assert found.steady
     assert marked == 50 + found.start
     assert 295 <= marked <= 310
-    calm, found = steady.mark(record(noise(1000), warm=50))
+    calm, found = latency.mark_warmup(record(noise(1000), warm=50))
     assert calm["warmup"].to_numpy().sum() == 50
     assert found.start == 0
 
@@ -127,6 +128,6 @@ def test_rows_in_another_order_are_marked_by_when_they_were_due() -> None:
     values = noise(1000)
     values[:300] *= 5
     order = np.random.default_rng(1).permutation(1000)
-    straight, _ = steady.mark(record(values))
-    mixed, _ = steady.mark(record(values).take(order))
+    straight, _ = latency.mark_warmup(record(values))
+    mixed, _ = latency.mark_warmup(record(values).take(order))
     assert mixed["warmup"].to_numpy().tolist() == straight["warmup"].to_numpy()[order].tolist()

@@ -98,3 +98,50 @@ def test_digests_find_a_changed_a_missing_and_an_outside_file(tmp_path: Path) ->
     (tmp_path / "1" / "model").unlink()
     with pytest.raises(BadInput, match=r"1/model: named in the manifest, but missing"):
         store.check_digests(tmp_path, files)
+
+
+def test_a_sweep_takes_the_writers_own_names_only(tmp_path: Path) -> None:
+    """Other programs have names of that kind too, and a link may lead anywhere."""
+    elsewhere = tmp_path / "elsewhere"
+    kept = [
+        *(".any.partial", ".thesis.partial/chapter.tex", "x.12.partial", ".x.12.partial.bak", ".x.12a.partial"),
+        *(".12.partial", "other/.x.12.partial", "results/.old.partial/x", "results/a/.x.partial"),
+    ]
+    for name in [*kept, "results/.x.12.partial/deep/file", "results/a/.0.7.old.partial/file", ".report.html.3.partial"]:
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "run" / "results" / "a" / "0").mkdir()
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / ".x.12.partial").write_text("mine")
+    for link in ("results/link", "results/.link.12.partial", "logs"):
+        (tmp_path / "run" / link).symlink_to(elsewhere / "deep")
+    store.sweep(tmp_path / "run", ("results", "logs"))
+    assert os.listdir(elsewhere / "deep") == [".x.12.partial"]
+    files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files == set(kept)
+    assert (tmp_path / "run" / "results" / ".link.12.partial").is_symlink()
+
+
+def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
+    """Its writer was killed before the new folder had its name."""
+    for name in (".a.12.old.partial", ".a.12.partial", ".b.12.old.partial", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    store.sweep(tmp_path)
+    assert {path.name: (path / "file").read_text() for path in tmp_path.iterdir()} == {
+        "a": ".a.12.old.partial",
+        "b": "b",
+    }
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    with pytest.raises(RuntimeError), store.new_files({tmp_path / "one": b"new", tmp_path / "two": b"new"}):
+        assert (tmp_path / "one").read_bytes() == b"old"
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["one"]
+    assert (tmp_path / "one").read_bytes() == b"old"
+    with store.new_files({tmp_path / "one": b"new", tmp_path / "two": b"new"}):
+        pass
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"one": b"new", "two": b"new"}

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from medserve import study
 from medserve.errors import BadInput
+from medserve.spec import Deployment, LoadProfile
 
 MINIMAL = """
 name = "mini"
@@ -158,9 +160,11 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
-        ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue to batch"),
+        ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue, which batching"),
         ('title = "Mini"', 'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]', "expected 1 to 32, the largest"),
         ('title = "Mini"', 'title = "Mini"\nbatch_images = []', "'batch_images' is empty"),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = 0', "'job_hours' is 0; expected more than 0, at most 8760"),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = inf', "'job_hours' is inf"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),
     ],
 )
@@ -170,6 +174,36 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path, old: str, new: str,
     with pytest.raises(BadInput, match=line) as refused:
         read(tmp_path, text.replace(old, new))
     assert "\n" not in str(refused.value)
+
+
+NAMES = ["../../evil", "/etc/cron.d", "..", ".", "a/b", "a b", "", "a\\u001b[2J", "a\\n", "\u00e4", "x" * 201]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_would_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """A study's name chooses the folder of its run, a variant's that of a checkpoint."""
+    for text in (
+        MINIMAL.replace('name = "mini"', f'name = "{name}"'),
+        f'{MINIMAL}\n[variants."{name}"]\nepochs = 3\n',
+    ):
+        with pytest.raises(
+            BadInput, match=r"mini\.toml: (study|variant) '.*': cannot be part of a path; use letters"
+        ) as refused:
+            read(tmp_path, text)
+        assert str(refused.value).isprintable()
+
+
+def test_names_that_fit_alone_may_be_too_long_together(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cell 'synthetic-28-cnn-v+'.*200"):
+        read(tmp_path, f"{MINIMAL}\n[variants.{'v' * 180}]\nepochs = 3\n")
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "/etc/x", "a b", "", "a\n"])
+def test_a_name_in_a_manifest_cannot_lead_elsewhere(name: str) -> None:
+    profile = {"name": name, "mode": "in-process", "seconds": 1.0, "warmup_seconds": 0.1}
+    for noun, kind in (({"artifact": name, "runtime": "null"}, Deployment), (profile, LoadProfile)):
+        with pytest.raises(msgspec.ValidationError, match="Expected `str` matching regex"):
+            msgspec.convert(noun, kind)
 
 
 def test_an_unknown_study_lists_the_studies() -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.analysis.surface import Bounded, Point, crossover, dominated, in_logs, response, wilson
+from loadtest.analysis.intervals import Interval, log_t_interval, wilson
+from loadtest.analysis.pareto import Point, dominated
+from loadtest.analysis.scaling import crossover, response
 
 SIZES = (28, 64, 128, 224)
 
@@ -84,7 +86,7 @@ def test_wilsons_interval_is_the_textbooks() -> None:
 
 def test_only_what_is_certainly_worse_is_dominated() -> None:
     def point(name: str, model: str, latency: tuple[float, float], accuracy: tuple[float, float]) -> Point:
-        ends = (Bounded(value=sum(pair) / 2, low=pair[0], high=pair[1]) for pair in (latency, accuracy))
+        ends = (Interval(value=sum(pair) / 2, low=pair[0], high=pair[1]) for pair in (latency, accuracy))
         return Point(name=name, model=model, latency=next(ends), accuracy=next(ends))
 
     points = [
@@ -95,12 +97,12 @@ def test_only_what_is_certainly_worse_is_dominated() -> None:
         point("perhaps as fast, worse", "d", (1.05, 1.2), (0.80, 0.90)),
     ]
     assert dominated(points) == {"same model, slower": "fast", "slower and worse": "fast"}
-    without = Point(name="no interval", model="a", latency=Bounded(value=9.0), accuracy=Bounded(value=0.1))
+    without = Point(name="no interval", model="a", latency=Interval(value=9.0), accuracy=Interval(value=0.1))
     assert "no interval" not in dominated([*points, without])
 
 
 def test_a_geometric_mean_lies_in_its_interval() -> None:
-    found = in_logs([1.0, 4.0])
+    found = log_t_interval([1.0, 4.0])
     assert found.value == pytest.approx(2.0)
     assert found.low is not None
     assert found.high is not None

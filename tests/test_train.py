@@ -19,7 +19,7 @@ from medserve.tables import ARCHITECTURES
 from train import loop
 from train.batches import augment, batches
 from train.data import open_dataset
-from train.frameworks import DRAWN
+from train.frameworks import RANDOM
 
 SPLITS = {"train": 100, "val": 16, "test": 24}
 WORDS = ("train", "run", "--dataset", "bloodmnist", "--size", "28", "--unofficial")
@@ -166,11 +166,11 @@ def kill_after(epoch, out, root):
 
 def test_a_training_killed_twice_ends_with_the_same_weights(whole, tiny, stage, tmp_path):
     out = tmp_path / "tiny"
-    assert "goes on" not in kill_after(2, out, tiny)
-    assert "goes on after epoch" in kill_after(6, out, tiny)
+    assert "resuming" not in kill_after(2, out, tiny)
+    assert "resuming after epoch" in kill_after(6, out, tiny)
     done = stage(*WORDS, *TINY, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
     assert done.returncode == 0, done.stderr
-    assert "goes on after epoch" in done.stderr
+    assert "resuming after epoch" in done.stderr
     for name in ("weights.safetensors", "resume.safetensors"):
         expected, found = load_file(whole / name), load_file(out / name)
         assert found.keys() == expected.keys()
@@ -185,8 +185,8 @@ def test_a_finished_checkpoint_is_left_alone_and_another_is_refused(whole, data,
     before = (whole / "checkpoint.json").stat().st_mtime_ns
     recipe = Recipe(batch=16, epochs=10)
     assert loop.train(data, "cnn", "pytorch", recipe, whole) == read_checkpoint(whole)
-    assert "left alone" in capfd.readouterr().err
-    with pytest.raises(BadInput, match="other inputs.*epochs 10, asked 3.*choose another --out"):
+    assert "already finished" in capfd.readouterr().err
+    with pytest.raises(BadInput, match="other inputs.*epochs is 10, requested 3.*choose another --out"):
         loop.train(data, "cnn", "pytorch", msgspec.structs.replace(recipe, epochs=3), whole)
     assert (whole / "checkpoint.json").stat().st_mtime_ns == before
 
@@ -195,9 +195,9 @@ def test_a_folder_of_something_else_is_never_replaced(data, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     for out in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
-        with pytest.raises(BadInput, match="exists and is no checkpoint; choose another --out"):
+        with pytest.raises(BadInput, match="exists and is not a checkpoint; choose another --out"):
             loop.train(data, "cnn", "pytorch", Recipe(batch=16, epochs=1), out)
-    with pytest.raises(BadInput, match="is a file, or lies in one"):
+    with pytest.raises(BadInput, match="is a file, or below a file"):
         loop.train(data, "cnn", "pytorch", Recipe(batch=16, epochs=1), tmp_path / "mine" / "thesis.txt" / "x")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
@@ -205,7 +205,7 @@ def test_a_folder_of_something_else_is_never_replaced(data, tmp_path):
 def interrupted(data, recipe, out, monkeypatch):
     """Train, but stop before the checkpoint is written; returns the folder of the last state."""
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(loop, "_write", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(loop, "_write_checkpoint", lambda *_: (_ for _ in ()).throw(InterruptedError))
         loop.train(data, "cnn", "pytorch", recipe, out)
     return max((out.parent / f".{out.name}.resume").iterdir())
 
@@ -214,7 +214,7 @@ def test_the_state_of_other_inputs_is_discarded(data, tmp_path, monkeypatch, cap
     out = tmp_path / "it"
     interrupted(data, Recipe(batch=16, epochs=1), out, monkeypatch)
     checkpoint = loop.train(data, "cnn", "pytorch", Recipe(batch=16, epochs=1, seed=1), out)
-    assert "of other inputs (seed 0, asked 1); discarded" in capfd.readouterr().err
+    assert "has other inputs (seed is 0, requested 1); discarded" in capfd.readouterr().err
     assert checkpoint.recipe.seed == 1
 
 
@@ -227,14 +227,14 @@ def test_a_damaged_state_is_not_resumed(data, tmp_path, monkeypatch, capfd):
     weights.write_bytes(content)
     checkpoint = loop.train(data, "cnn", "pytorch", recipe, out)
     told = capfd.readouterr().err
-    assert "not resumed" in told
-    assert "goes on" not in told
+    assert "cannot resume" in told
+    assert "resuming" not in told
     assert len(checkpoint.history) == 2
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_state(data, tmp_path):
     recipe = Recipe(batch=16, epochs=5, learning_rate=1e30)
-    with pytest.raises(CannotRun, match=r"the loss is nan at step \d+: epoch \d, batch \d.*lower learning_rate"):
+    with pytest.raises(CannotRun, match=r"the loss is nan at step \d+: epoch \d, batch \d.*learning_rate below"):
         loop.train(data, "cnn", "pytorch", recipe, tmp_path / "it")
     assert not (tmp_path / "it").exists()
 
@@ -281,7 +281,7 @@ def test_bad_words_are_one_line_and_exit_code_2(stage, tiny, tmp_path, words, me
 
 def test_untrained_is_at_chance_and_trained_is_not(checkpoint):
     synthetic = open_dataset("synthetic", 28)
-    fresh = loop._trainer(ARCHITECTURES["cnn"], "pytorch", Recipe(), DRAWN, 8, 1)
+    fresh = loop._trainer(ARCHITECTURES["cnn"], "pytorch", Recipe(), RANDOM, 8, 1)
     untrained = loop.predict(fresh, synthetic, "test", 128).argmax(1) == synthetic.labels("test")
     assert untrained.mean() < 0.25
     assert 0.25 < read_checkpoint(checkpoint).test.accuracy < 1

@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 from conftest import Stage
 from job import Jobs
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
 from transfer_job import CASES, CLASS_WEIGHTS, CLASSES, NETWORKS
 
 from medserve import plugins
-from medserve.errors import BadInput
+from medserve.errors import BadInput, CannotRun
 from medserve.spec import Recipe
 from medserve.store import read_checkpoint, sha256
 from medserve.tables import ARCHITECTURES
 from train import loop, pretrained
-from train.frameworks import learns
+from train.frameworks import is_trained
 
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
@@ -60,7 +61,7 @@ def test_only_what_learns_changes(jobs: Jobs, framework: str, name: str, case: s
     outcome, architecture, recipe = jobs[framework], NETWORKS[name], CASES[case]
     before, after = (outcome.weights(f"{name}-{case}-{when}") for when in ("before", "after"))
     changed = {key for key in before if not np.array_equal(before[key], after[key])}
-    assert changed == {key for key in before if learns(architecture, recipe, key)}
+    assert changed == {key for key in before if is_trained(architecture, recipe, key)}
     assert changed
     assert changed != before.keys()
 
@@ -121,11 +122,11 @@ def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     env = {**os.environ, "MEDMNIST_ROOT": str(tiny), **ONE_THREAD}
     code = (
         "import sys\nfrom pathlib import Path\nfrom medserve.spec import Recipe\nfrom train import data, loop\n"
-        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._keep\n"
+        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._save_state\n"
         "def kept(trainer, states, state):\n"
         "    folder = keep(trainer, states, state)\n"
         "    return folder if len(state.history) != stop else sys.exit(3)\n"
-        "loop._keep = kept\n"
+        "loop._save_state = kept\n"
         "recipe = Recipe(batch=16, epochs=4, head_epochs=2, balanced=True)\n"
         "loop.train(data.open_dataset('bloodmnist', 28, unofficial=True), 'cnn', 'pytorch', recipe, out)\n"
     )
@@ -191,14 +192,15 @@ def test_weights_of_another_network_are_refused_with_the_first_mismatches(
 
 
 def test_fetched_weights_are_checked_converted_and_stored_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: tuple[str, Path]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch = pytest.importorskip("torch")
     url, folder = shelf
     monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path))
     state = {"conv1.weight": torch.ones(2, 3, 1, 1), "bn1.num_batches_tracked": torch.tensor(7)}
     torch.save(state, folder / "made.pth")
-    name = f"resnet18-{sha256(folder / 'made.pth')[:8]}.pth"
+    downloaded = sha256(folder / "made.pth")
+    name = f"resnet18-{downloaded[:8]}.pth"
     (folder / "made.pth").rename(folder / name)
     monkeypatch.setitem(pretrained.FILES, "resnet18", name)
     path = pretrained.fetch("resnet18", url)
@@ -208,7 +210,37 @@ def test_fetched_weights_are_checked_converted_and_stored_once(
     assert [one.name for one in path.parent.iterdir() if one.suffix == ".pth"] == []
     digest, weights = pretrained.initial("imagenet", ARCHITECTURES["resnet18"])
     assert digest == sha256(path)
+    # The whole digest of what was downloaded is kept, and told where it could not be checked.
+    with safe_open(path, "numpy") as stored:
+        said = stored.metadata()
+    assert said == {"source": f"{url}{name}", "sha256": downloaded}
+    assert (
+        f"{name}: its SHA-256 is {downloaded}, of which only the first 8 characters are checked"
+        in capsys.readouterr().err
+    )
     assert weights["conv1.weight"].dtype == np.float32
+
+
+def test_weights_are_held_to_the_whole_digest_where_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: tuple[str, Path]
+) -> None:
+    """Another file with the same first 32 bits can be made in minutes."""
+    for name, digest in pretrained.DIGESTS.items():
+        assert name in pretrained.FILES.values()
+        assert len(digest) == 64
+        assert digest.startswith(name.rpartition("-")[2].removesuffix(".pth"))
+    url, folder = shelf
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path))
+    (folder / "made.pth").write_bytes(b"made to have the same first characters")
+    found = sha256(folder / "made.pth")
+    name = f"resnet18-{found[:8]}.pth"
+    (folder / "made.pth").rename(folder / name)
+    expected = found[:8] + "0" * 56
+    monkeypatch.setitem(pretrained.FILES, "resnet18", name)
+    monkeypatch.setitem(pretrained.DIGESTS, name, expected)
+    with pytest.raises(CannotRun, match=f"the download has {found}, expected SHA-256 {expected}; removed"):
+        pretrained.fetch("resnet18", url)
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == [f".{name}.lock"]
 
 
 @pytest.mark.parametrize(

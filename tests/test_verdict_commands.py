@@ -11,9 +11,9 @@ import pytest
 from made_run import build, study
 
 from loadtest import samples
-from loadtest.analysis import regression, table
-from loadtest.analysis.verify import verify
 from loadtest.report import page
+from loadtest.results import regression, table
+from loadtest.results.verify import verify
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Result

@@ -8,9 +8,8 @@ import pytest
 from made_run import MS, Change, Columns, build, study
 
 from loadtest import samples
-from loadtest.analysis import launches
-from loadtest.analysis.rendering import render, short
-from loadtest.analysis.table import Row, read, rows
+from loadtest.results.table import Row, read, rows
+from loadtest.results.writers import render, short
 from medserve import store
 from medserve.result import Check, Result, SelfTest, Window
 from medserve.spec import Cell
@@ -78,22 +77,28 @@ def test_a_run_without_faults_has_valid_rows_and_nothing_to_say(tmp_path: Path) 
     run = made(tmp_path, "in-process-1", OPEN)
     with_selftest(run)
     row = pick(run, OPEN)
-    assert (row["valid"], row["reason"], row["steady"], row["knee"], row["cached"]) == (True, None, True, None, None)
-    assert row["p50_sent_ms"] == pytest.approx(0.98 * row["p50_ms"], rel=1e-3)
-    assert row["p50_closed_ms"] == row["p50_sent_ms"]
+    assert (row["valid"], row["reason"], row["steady"], row["saturation"], row["cached"]) == (
+        True,
+        None,
+        True,
+        None,
+        None,
+    )
+    assert row["p50_service_ms"] == pytest.approx(0.98 * row["p50_ms"], rel=1e-3)
+    assert row["p50_uncorrected_ms"] == row["p50_service_ms"]
     assert (row["lag_p50_us"], row["lag_p99_us"]) == (pytest.approx(20.01), pytest.approx(20.01))
-    assert pick(run, "in-process-1")["p50_sent_ms"] is None
+    assert pick(run, "in-process-1")["p50_service_ms"] is None
 
 
-def test_a_ruler_that_was_not_tested_is_said_and_one_that_failed_spoils_every_row(tmp_path: Path) -> None:
+def test_a_missing_selftest_is_a_reason_and_a_failed_one_makes_every_row_invalid(tmp_path: Path) -> None:
     run = made(tmp_path, "in-process-1", OPEN)
     row = pick(run, OPEN)
-    assert (row["valid"], row["reason"]) == (True, "the ruler was not tested in this run")
+    assert (row["valid"], row["reason"]) == (True, "this run has no self-test of the load generator")
     assert pick(run, "in-process-1")["reason"] is None
     with_selftest(run, FINE, Check(name="planted stall", measured=4.0, truth=1000.0, limit=50.0, unit="ms", ok=False))
     for row in rows(read(run)):
         assert not row["valid"]
-        assert "the ruler failed its self-test: planted stall" in row["reason"]
+        assert "load-generator self-test failed: planted stall" in row["reason"]
 
 
 def held_up(columns: Columns) -> Columns:
@@ -106,7 +111,7 @@ def test_a_late_client_makes_a_row_invalid(tmp_path: Path) -> None:
     with_selftest(run)
     row = pick(run, OPEN)
     assert not row["valid"]
-    assert row["reason"].startswith("the client sent late: p50 from the intended time is 50 % above")
+    assert row["reason"].startswith("the client sent late: p50 from the intended start is 50 % above")
     assert pick(run, "closed-1")["valid"]
     assert "invalid" in render([row], "markdown")
     assert "!" in str([list(column.cells) for table in short([row])[0] for column in table.columns])
@@ -116,7 +121,7 @@ def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fau
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Eight connections, a request each millisecond, and a server that answers each 20 ms after its sending.
-    monkeypatch.setattr(launches, "CONNECTIONS", 8)
+    monkeypatch.setattr(samples, "MAX_IN_FLIGHT", 8)
     due = np.arange(800) * MS
     sent, free = [], [0] * 8
     for start in due.tolist():
@@ -127,10 +132,10 @@ def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fau
     run = made(tmp_path, OPEN, change=lambda cell, _: columns | plain)
     with_selftest(run)
     row = pick(run, OPEN)
-    assert row["p50_ms"] > 5 * row["p50_sent_ms"]
+    assert row["p50_ms"] > 5 * row["p50_service_ms"]
     assert row["valid"]
     assert "no steady state" in row["reason"]
-    monkeypatch.setattr(launches, "CONNECTIONS", 1000)
+    monkeypatch.setattr(samples, "MAX_IN_FLIGHT", 1000)
     assert "the client sent late" in pick(run, OPEN)["reason"]
 
 
@@ -146,17 +151,17 @@ def test_a_cell_near_the_generators_roofline_is_refused_but_not_the_floor_nor_on
     assert pick(run, "closed-2", "null")["valid"]
 
 
-def test_above_the_knee_latency_is_not_quoted_and_throughput_stands(tmp_path: Path) -> None:
+def test_beyond_the_saturation_point_latency_is_removed_and_throughput_is_kept(tmp_path: Path) -> None:
     run = made(tmp_path, *LADDER, "idle-10ms", change=lambda cell, columns: columns | busy(cell, columns))
     with_selftest(run)
     one, two, eight = (pick(run, profile) for profile in LADDER)
-    assert [row["knee"] for row in (one, two, eight)] == [False, True, False]
+    assert [row["saturation"] for row in (one, two, eight)] == [False, True, False]
     assert two["p50_ms"] == pytest.approx(1.2, rel=1e-2)
     assert (eight["p50_ms"], eight["p99_high"]) == (None, None)
     assert eight["throughput"] > two["throughput"]
-    assert "above the knee of its ladder (2 users)" in eight["reason"]
+    assert "beyond the saturation point (2 users)" in eight["reason"]
     assert eight["valid"]
-    assert pick(run, "idle-10ms")["knee"] is None
+    assert pick(run, "idle-10ms")["saturation"] is None
 
 
 def busy(cell: Cell, columns: Columns) -> Columns:

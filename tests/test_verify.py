@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from made_run import build, prove, restate, study
 
-from loadtest.analysis.verify import seal, verify
 from loadtest.report import page
+from loadtest.results.verify import seal, verify
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Result

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import watch
-from loadtest.watch import Seen, Watch, window
+from loadtest.measure import monitor
+from loadtest.measure.monitor import Counters, Monitor, window
 from medserve import machine
 from medserve.machine import usable_cpus
 
@@ -30,37 +30,37 @@ on_linux = pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the coun
 
 
 def test_idle_and_stolen_time_are_of_the_measured_cpus_only() -> None:
-    assert watch.cpu_times(STAT, frozenset({0})) == pytest.approx((410 * TICK, 5 * TICK))
-    assert watch.cpu_times(STAT, frozenset({0, 1})) == pytest.approx((730 * TICK, 12 * TICK))
-    assert watch.cpu_times(STAT, frozenset({10})) == pytest.approx((210 * TICK, 0.0))
+    assert monitor.cpu_times(STAT, frozenset({0})) == pytest.approx((410 * TICK, 5 * TICK))
+    assert monitor.cpu_times(STAT, frozenset({0, 1})) == pytest.approx((730 * TICK, 12 * TICK))
+    assert monitor.cpu_times(STAT, frozenset({10})) == pytest.approx((210 * TICK, 0.0))
 
 
 @pytest.mark.parametrize(
     "text", ["", "cpu0 0 0 0 0 0 0 0 0 0 0\n", "cpu0 1 2 3 4\n", "cpu1 1 2 3 4 5 6 7 8 9 10\n", "intr 1 2\n\n"]
 )
 def test_a_system_that_tells_no_details_is_null(text: str) -> None:
-    assert watch.cpu_times(text, frozenset({0})) is None
+    assert monitor.cpu_times(text, frozenset({0})) is None
 
 
 def test_the_texts_of_a_process_and_a_cgroup() -> None:
     stat = "12 (a b) c) (d) S 1 12 12 0 -1 4194304 100 0 0 0 70 30 5 2 20 0 9 0 100 0 0"
-    assert watch.cpu_seconds(stat) == pytest.approx(107 * TICK)
+    assert monitor.cpu_seconds(stat) == pytest.approx(107 * TICK)
     status = "Name:\tx\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t34\nx86_Thread_features:\t\n"
-    assert watch.involuntary(status) == 34
-    assert watch.involuntary("Name:\tx\n") is None
-    assert watch.throttled_periods("nr_periods 10\nnr_throttled 3\nthrottled_time 99\n") == 3
-    assert watch.throttled_periods("usage_usec 1\n") is None
+    assert monitor.involuntary_switches(status) == 34
+    assert monitor.involuntary_switches("Name:\tx\n") is None
+    assert monitor.throttled_periods("nr_periods 10\nnr_throttled 3\nthrottled_time 99\n") == 3
+    assert monitor.throttled_periods("usage_usec 1\n") is None
 
 
 def test_every_cgroup_above_a_process_may_bound_it() -> None:
-    assert watch.cgroups("0::/a/b\n") == ["a/b", "a", ""]
-    found = watch.cgroups("9:memory:/m\n4:cpu,cpuacct:/docker/x\n2:cpuset:/\n1:cpu:/\n")
+    assert monitor.cgroups("0::/a/b\n") == ["a/b", "a", ""]
+    found = monitor.cgroups("9:memory:/m\n4:cpu,cpuacct:/docker/x\n2:cpuset:/\n1:cpu:/\n")
     assert found == ["cpu,cpuacct/docker/x", "cpu,cpuacct/docker", "cpu,cpuacct", "cpu"]
 
 
-def seen(at: float, **counters: float) -> Seen:
+def seen(at: float, **counters: float) -> Counters:
     start = {"idle": 10.0, "stolen": 1.0, "ours": 2.0, "throttled": 4, "switches": 5, "load": 0.5}
-    return Seen(at=round(at * 1e9), **{name: value + counters.get(name, 0) for name, value in start.items()})
+    return Counters(at=round(at * 1e9), **{name: value + counters.get(name, 0) for name, value in start.items()})
 
 
 def test_a_quiet_window_has_no_reason() -> None:
@@ -104,8 +104,8 @@ def test_no_window_has_a_negative_number(grown: list[float], cores: int) -> None
 
 
 def test_what_the_system_does_not_tell_is_null_and_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_text", lambda _path: None)
-    looked = Watch(os.getpid(), (0,))
+    monkeypatch.setattr(monitor, "_text", lambda _path: None)
+    looked = Monitor(os.getpid(), (0,))
     looked.look(1)
     (found,) = looked.close()
     assert (found.stolen, found.others, found.throttled, found.switches, found.reason) == (None,) * 5
@@ -114,8 +114,8 @@ def test_what_the_system_does_not_tell_is_null_and_no_disturbance(monkeypatch: p
 
 def test_windows_are_a_second_long_and_a_short_rest_joins_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     at = iter([0.0, 0.4, 0.8, 1.1, 1.6, 2.3, 2.5])
-    monkeypatch.setattr(watch, "_see", lambda *_: seen(next(at)))
-    looked = Watch(1, (0,))
+    monkeypatch.setattr(monitor, "_read_counters", lambda *_: seen(next(at)))
+    looked = Monitor(1, (0,))
     for _ in range(6):
         looked.look(2)
     bounds = [(round(one.start_ns / 1e8), round(one.end_ns / 1e8)) for one in looked.close()]
@@ -123,7 +123,7 @@ def test_windows_are_a_second_long_and_a_short_rest_joins_the_last(monkeypatch: 
 
 
 def test_a_watch_that_never_looked_has_no_windows() -> None:
-    assert Watch(None, ()).close() == ()
+    assert Monitor(None, ()).close() == ()
 
 
 @contextmanager
@@ -138,8 +138,8 @@ def spinning(cpu: int) -> Iterator[psutil.Process]:
             child.kill()
 
 
-def watched(server: int | None, client: int | None, cpu: int) -> watch.Window:
-    looked = Watch(server, (cpu,))
+def watched(server: int | None, client: int | None, cpu: int) -> monitor.Window:
+    looked = Monitor(server, (cpu,))
     for _ in range(3):
         time.sleep(0.2)
         looked.look(client)
@@ -178,7 +178,7 @@ def test_what_server_and_client_take_is_not_others() -> None:
 def test_a_look_at_a_process_that_ended_is_left_out() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    looked = Watch(os.getpid(), ())
+    looked = Monitor(os.getpid(), ())
     looked.look(child.pid)
     assert looked.close() == () or not Path("/proc/stat").is_file()
 
@@ -210,10 +210,10 @@ def test_server_and_generator_share_no_physical_core(monkeypatch: pytest.MonkeyP
     assert len(spare) == sum(topology[cpu] not in used for cpu in topology)
 
 
-def test_the_waiting_parent_steps_aside_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waiting_parent_avoids_the_measured_cpus_and_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     before, pinned = usable_cpus(), []
     monkeypatch.setattr(machine, "spare_cpus", lambda _measured: before[-1:])
-    with machine.aside((0,)):
+    with machine.avoid_cpus((0,)):
         pinned.append(usable_cpus())
     assert usable_cpus() == before
     assert pinned == [before[-1:] if hasattr(os, "sched_setaffinity") else before]

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from loadtest.analysis import within
+from loadtest.analysis import within_launch
 
 MS = 1_000_000
 TRIALS = 1000
@@ -39,7 +39,7 @@ def test_the_interval_holds_the_truth_in_about_95_of_100(
     inside = 0
     for _ in range(TRIALS):
         values = series(generator, count, correlation)
-        found = within.estimate(values, np.sort(values), p)
+        found = within_launch.percentile_interval(values, np.sort(values), p)
         assert found.low is not None
         assert found.high is not None
         inside += found.low <= truth <= found.high
@@ -50,7 +50,7 @@ def test_just_enough_requests_hold_the_truth_as_often() -> None:
     truth = float(np.exp(0.2 * stats.norm.ppf(0.99)))
     generator = np.random.default_rng(4)
     made = (series(generator, 400, 0.0) for _ in range(TRIALS))
-    found = [within.estimate(values, np.sort(values), 0.99) for values in made]
+    found = [within_launch.percentile_interval(values, np.sort(values), 0.99) for values in made]
     ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
     assert len(ends) > 0.8 * TRIALS
     assert 0.93 <= np.mean([low <= truth <= high for low, high in ends]) <= 0.98
@@ -63,7 +63,7 @@ def test_correlated_requests_widen_it() -> None:
     calm, sticky = (series(generator, 4000, correlation) for correlation in (0.0, 0.9))
     widths = []
     for values in (calm, sticky):
-        found = within.estimate(values, np.sort(values), 0.5)
+        found = within_launch.percentile_interval(values, np.sort(values), 0.5)
         assert found.low is not None
         assert found.high is not None
         widths.append(found.high - found.low)
@@ -72,9 +72,11 @@ def test_correlated_requests_widen_it() -> None:
 
 def test_what_the_record_cannot_carry_has_a_reason() -> None:
     values = series(np.random.default_rng(3), 367, 0.0)
-    assert "p99 not estimable (n = 367, needs 368)" in str(within.estimate(values, np.sort(values), 0.99).reason)
+    assert "p99 not estimable (n = 367, needs 368)" in str(
+        within_launch.percentile_interval(values, np.sort(values), 0.99).reason
+    )
     failed = np.full(1000, np.inf)
-    assert "infinite" in str(within.estimate(failed, failed, 0.5).reason)
-    assert within.estimate(failed[:0], failed[:0], 0.5).value is None
+    assert "infinite" in str(within_launch.percentile_interval(failed, failed, 0.5).reason)
+    assert within_launch.percentile_interval(failed[:0], failed[:0], 0.5).value is None
     few = np.where(np.arange(1000) < 100, np.inf, MS)
-    assert within.estimate(few, np.sort(few), 0.899).high is None
+    assert within_launch.percentile_interval(few, np.sort(few), 0.899).high is None

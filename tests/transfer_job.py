@@ -15,7 +15,7 @@ from small_networks import CLASSES, DROPPING, SMALL
 
 from medserve import plugins
 from medserve.spec import Recipe
-from train.frameworks import Begin, Trainer
+from train.frameworks import InitialState, Trainer
 
 STEPS = 3
 RATES = np.full(STEPS, 1e-3, np.float32)
@@ -46,7 +46,7 @@ def main(framework: str, folder: Path) -> None:
             weights = drawn(fresh)
             weighed = CLASS_WEIGHTS if case == "balanced" else None
             trainer: Trainer = create(
-                architecture, CLASSES, recipe, RATES, Begin(weights=weights, class_weights=weighed)
+                architecture, CLASSES, recipe, RATES, InitialState(weights=weights, class_weights=weighed)
             )
             save_file(trainer.weights(), folder / f"{name}-{case}-before.safetensors")
             found[f"{name}-{case}-parameters"] = trainer.parameters

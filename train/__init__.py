@@ -1,1 +1,1 @@
-"""Data in, checkpoints out: the same recipe in every framework."""
+"""Training: data sets in, checkpoints out, with the same recipe in every framework."""

@@ -1,4 +1,4 @@
-"""`python -m train run` makes a checkpoint, `parity` opens it in every framework, `data` keeps the data sets."""
+"""`python -m train`: `run` trains a checkpoint, `parity` compares it between frameworks, `data` manages data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,52 +15,58 @@ from medserve.tables import ARCHITECTURES, DATASETS, pick
 from train import archives, data, loop, parity, pretrained
 
 app = typer.Typer(
-    help="Data in, checkpoints out.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Train checkpoints, compare them between frameworks, manage data sets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
-sets = typer.Typer(help="List, fetch and unpack data sets.", no_args_is_help=True)
-app.add_typer(sets, name="data")
+data_commands = typer.Typer(help="List, fetch and unpack data sets.", no_args_is_help=True)
+app.add_typer(data_commands, name="data")
 
 Name = Annotated[str, typer.Argument(metavar="DATASET", help=f"One of: {', '.join(DATASETS)}.")]
 Size = Annotated[int, typer.Option(help="Height and width of the images in pixels.")]
-Unofficial = Annotated[bool, typer.Option("--unofficial", help="Accept an archive whose MD5 is not the official one.")]
+Unofficial = Annotated[bool, typer.Option("--unofficial", help="Accept an archive without the official MD5.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def run(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(DATASETS)}.")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to be made.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
     size: Size = 28,
     architecture: Annotated[str, typer.Option(help=f"One of: {', '.join(ARCHITECTURES)}.")] = "cnn",
-    framework: Annotated[str, typer.Option(help="A file of train/frameworks.")] = "pytorch",
+    framework: Annotated[str, typer.Option(help="Framework that trains: a file of train/frameworks.")] = "pytorch",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe. Repeatable.")
     ] = None,
     unofficial: Unofficial = False,
 ) -> None:
-    """Train one checkpoint, or go on where a killed training stopped. Uses all cores unless OMP_NUM_THREADS says less.
+    """Train one checkpoint, or resume a training that was killed. Uses all cores unless OMP_NUM_THREADS limits them.
 
     Example: medserve train --dataset synthetic --size 28 --out checkpoints/cells --set epochs=4
     """
-    # A mistyped name is told before anything is unpacked or drawn.
+    # A path such as `runs/x/.` gives the checkpoint no name; the resolved one does.
+    out = out.resolve()
+    errors.check_name("checkpoint", out.name)
+    # A mistyped name fails before the data set is unpacked or drawn.
     pick(ARCHITECTURES, "architecture", architecture)
     plugins.literals("train.frameworks", framework)
     recipe = _recipe(set_ or [])
-    # A path such as `runs/x/.` has no name to call the checkpoint by.
-    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out.resolve())
+    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out)
 
 
 @app.command("parity")
 def parity_(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
     framework: Annotated[
-        list[str] | None, typer.Option(help="Open it in this one; repeatable.", show_default="all that are installed")
+        list[str] | None, typer.Option(help="Framework to compare. Repeatable.", show_default="all installed ones")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Open a checkpoint in every framework and prove that they compute one function; else name the layer where not.
+    """Check that every framework computes the same function from a checkpoint; if not, name the first layer to differ.
 
-    Logits may differ by 1e-4 + 1e-4 |logit|, probabilities on the whole test split by 1e-4, and no clear decision.
+    Logits may differ by 1e-4 + 1e-4 |logit|, probabilities of the whole test split by 1e-4; only near ties may decide
+    for another class.
 
     Example: medserve parity runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0
     """
@@ -69,36 +75,37 @@ def parity_(
     names = framework or [
         name for name in plugins.names("train.frameworks") if not plugins.missing("train.frameworks", name)
     ]
-    opened = parity.open_everywhere(checkpoint, names)
+    results = parity.compare_frameworks(checkpoint, names)
     if json:
-        _print_json([msgspec.to_builtins(one) | {"agrees": one.reason is None} for one in opened])
-    for one in opened if not json else []:
-        typer.echo(parity.line(one))
-    if parted := [f"{one.framework} ({one.reason})" for one in opened if one.reason]:
-        raise CannotRun(f"{checkpoint.name}: another function in {', '.join(parted)}")
+        _print_json([msgspec.to_builtins(result) | {"agrees": result.reason is None} for result in results])
+    else:
+        for result in results:
+            typer.echo(parity.describe(result))
+    if differing := [f"{result.framework} ({result.reason})" for result in results if result.reason]:
+        raise CannotRun(f"{checkpoint.name}: another function in {', '.join(differing)}")
 
 
-@sets.command("list")
+@data_commands.command("list")
 def list_(json: Json = False) -> None:
-    """Show the data sets, and at which sizes they are here (archive, or unpacked)."""
-    here = {
-        spec.name: [size for size in spec.sizes or range(8, 1025) if data.is_here(spec.name, size)]
+    """List the data sets and the sizes that are on this machine, as an archive or unpacked."""
+    available = {
+        spec.name: [size for size in spec.sizes or range(8, 1025) if data.is_available(spec.name, size)]
         for spec in DATASETS.values()
     }
     if json:
-        _print_json([msgspec.to_builtins(spec) | {"here": here[spec.name]} for spec in DATASETS.values()])
+        _print_json([msgspec.to_builtins(spec) | {"here": available[spec.name]} for spec in DATASETS.values()])
         return
     typer.echo(f"root: {data.root()}")
     for spec in DATASETS.values():
         typer.echo(
             f"{spec.name:<10}  {spec.classes} classes, {spec.train}/{spec.val}/{spec.test} images, "
-            f"{_sizes(spec.sizes) or 'any size'}; here: {_sizes(here[spec.name]) or 'none'}; {spec.licence}"
+            f"{_sizes(spec.sizes) or 'any size'}; here: {_sizes(available[spec.name]) or 'none'}; {spec.licence}"
         )
 
 
-@sets.command()
+@data_commands.command()
 def fetch(dataset: Name, size: Size = 28) -> None:
-    """Download an official archive and check its MD5; run again, it goes on where it stopped.
+    """Download an official archive and check its MD5. Run again, it resumes the download.
 
     Example: medserve data fetch bloodmnist --size 64
     """
@@ -110,18 +117,18 @@ def fetch(dataset: Name, size: Size = 28) -> None:
     typer.echo(target)
 
 
-@sets.command()
-def weights(architecture: Annotated[str, typer.Argument(help="An architecture with ImageNet weights.")]) -> None:
-    """Download weights trained on ImageNet, once, for recipes with `initial=imagenet`.
+@data_commands.command()
+def weights(architecture: Annotated[str, typer.Argument(help="Architecture with ImageNet weights.")]) -> None:
+    """Download weights trained on ImageNet, for recipes with `initial=imagenet`.
 
     Example: medserve data weights resnet50
     """
     typer.echo(pretrained.fetch(architecture))
 
 
-@sets.command()
+@data_commands.command()
 def prepare(dataset: Name, size: Size = 28, unofficial: Unofficial = False, json: Json = False) -> None:
-    """Unpack or draw a data set where that has not been done, and check the digest of every array.
+    """Unpack or draw a data set if necessary, and check the digest of every array.
 
     Example: medserve data prepare synthetic --size 64
     """

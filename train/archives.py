@@ -14,23 +14,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medserve.errors import BadInput, CannotRun
+from medserve.errors import BadInput, CannotRun, printable
 from medserve.progress import Progress
 from medserve.spec import Noun
-from medserve.store import CHUNK, file_digest
+from medserve.store import CHUNK, commit, file_digest
 
 MB = 1_000_000
+SHA256_LENGTH = 64
 TIMEOUT = 60.0
 """Seconds without a byte after which a download gives up; run again, it goes on where it stopped."""
 
 
 class Source(Noun, frozen=True, kw_only=True):
-    """An official archive: address, MD5 or the beginning of its SHA-256, names of its classes in label order."""
+    """An official archive: address, MD5 or the SHA-256 or its beginning, names of its classes in label order.
+
+    A beginning of 8 characters tells a damaged file, but anybody can make another file with the same 32 bits.
+    """
 
     url: str
     md5: str = ""
     sha256: str = ""
     classes: tuple[str, ...] = ()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether only the beginning of the SHA-256 is known."""
+        return not self.md5 and len(self.sha256) < SHA256_LENGTH
 
     def differs(self, path: Path) -> str | None:
         """The digest of a file that is not this archive; null for the archive itself."""
@@ -85,9 +94,9 @@ def fetch(source: Source, target: Path) -> None:
             ) from None
         if found := source.differs(partial):
             partial.unlink()
-            expected = f"MD5 {source.md5}" if source.md5 else f"SHA-256 {source.sha256}..."
+            expected = f"MD5 {source.md5}" if source.md5 else f"SHA-256 {source.sha256}" + "..." * source.is_short
             raise CannotRun(f"{source.url}: the download has {found}, expected {expected}; removed, run again")
-        partial.rename(target)
+        commit(partial, target)
 
 
 def _download(url: str, partial: Path) -> None:
@@ -121,7 +130,7 @@ def _download(url: str, partial: Path) -> None:
 
 def say(line: str) -> None:
     """One line for a person. Standard output is the programs'."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

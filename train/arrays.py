@@ -1,6 +1,6 @@
-"""Filling a folder with a data set's arrays, from an npz archive or from the drawing, in constant memory.
+"""Write the arrays of a data set into a folder, from an npz archive or drawn, in constant memory.
 
-Nothing here knows of MD5s, manifests or root folders.
+`train.data` handles MD5s, manifests and root folders.
 """
 
 import zipfile
@@ -23,25 +23,25 @@ from train.archives import MB
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
-"""What reading a damaged archive raises."""
+DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+"""The exceptions that reading a damaged archive raises."""
 
 
 def check_members(archive: Path) -> int:
-    """Bytes that the archive's arrays need unpacked. Raises BadInput for a missing array, DAMAGE for a broken file."""
+    """Bytes of the unpacked arrays. Raises BadInput for a missing array, one of DAMAGE_ERRORS for a damaged archive."""
     with zipfile.ZipFile(archive) as members:
         sizes = {info.filename: info.file_size for info in members.infolist()}
-    wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
-    for key in wanted:
+    required = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
+    for key in required:
         if f"{key}.npy" not in sizes:
-            raise BadInput(f"{archive}: has no array {key!r}; expected MedMNIST's six: {', '.join(wanted)}")
-    return sum(sizes[f"{key}.npy"] for key in wanted)
+            raise BadInput(f"{archive}: has no array {key!r}; expected MedMNIST's six: {', '.join(required)}")
+    return sum(sizes[f"{key}.npy"] for key in required)
 
 
 def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Stream the archive's members into `folder`, checking them; returns the images a split.
+    """Check the archive's arrays and write them into `folder`; returns the number of images per split.
 
-    Raises BadInput that names the array and what was expected, DAMAGE for a broken file.
+    Raises BadInput that names the array and what was expected, one of DAMAGE_ERRORS for a damaged archive.
     """
     counts = []
     with zipfile.ZipFile(archive) as members:
@@ -49,11 +49,11 @@ def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> 
         progress = Progress(f"unpack {archive.name}", -(-total // MB), "MB")
         done = 0
 
-        def pieces(file: IO[bytes]) -> Iterator[bytes]:
+        def chunks(file: IO[bytes]) -> Iterator[bytes]:
             nonlocal done
-            while piece := file.read(CHUNK):
-                yield piece
-                done += len(piece)
+            while chunk := file.read(CHUNK):
+                yield chunk
+                done += len(chunk)
                 progress.update(done // MB)
 
         for split in SPLITS:
@@ -63,7 +63,7 @@ def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> 
                     gray = " (grey images are not supported)" if shape[1:] in ((size, size), (size, size, 1)) else ""
                     expected = f"uint8 (n, {size}, {size}, 3)"
                     raise BadInput(f"{archive}: {split}_images is {dtype} {shape}; expected {expected}{gray}")
-                _write(folder / f"{split}_images.npy", shape, np.uint8, pieces(file))
+                _write(folder / f"{split}_images.npy", shape, np.uint8, chunks(file))
             with members.open(f"{split}_labels.npy") as file:
                 labels = _labels(file, members, archive, shape[0], classes)
             _write(folder / f"{split}_labels.npy", labels.shape, np.int64, [labels.data])
@@ -73,12 +73,12 @@ def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> 
 
 
 def draw(folder: Path, spec: DatasetSpec, size: int) -> None:
-    """Draw all splits of the synthetic set into `folder`."""
+    """Draw all splits of the synthetic data set into `folder`."""
     counts = {split: spec.count(split) for split in SPLITS}
     progress = Progress(f"draw {spec.name} at {size} px", sum(counts.values()), "image")
     done = 0
 
-    def pieces(cells: synthetic.Cells) -> Iterator[memoryview]:
+    def chunks(cells: synthetic.Cells) -> Iterator[memoryview]:
         nonlocal done
         for images in synthetic.draw(cells, size):
             yield images.data
@@ -87,12 +87,12 @@ def draw(folder: Path, spec: DatasetSpec, size: int) -> None:
 
     for split, count in counts.items():
         cells = synthetic.cells(split, count)
-        _write(folder / f"{split}_images.npy", (count, size, size, 3), np.uint8, pieces(cells))
+        _write(folder / f"{split}_images.npy", (count, size, size, 3), np.uint8, chunks(cells))
         _write(folder / f"{split}_labels.npy", (count,), np.int64, [cells.labels.data])
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype at the head of an .npy stream. Raises ValueError when it is none, or in Fortran order."""
+    """Shape and dtype from the header of an .npy stream. Raises ValueError for another format or Fortran order."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -106,21 +106,22 @@ def _header(file: IO[bytes], members: zipfile.ZipFile, archive: Path) -> tuple[t
     try:
         shape, dtype = read_header(file)
     except (ValueError, TokenError) as error:
-        # NumPy parses a header as Python, and a damaged one can fail as that.
+        # NumPy parses the header as Python source, so a damaged header can raise TokenError.
         raise BadInput(f"{archive}: {member.filename} is not a plain array: {error}") from None
     if file.tell() + prod(shape) * dtype.itemsize != member.file_size:
-        raise BadInput(f"{archive}: {member.filename} has {member.file_size} bytes; not what {dtype} {shape} needs")
+        size = member.file_size
+        raise BadInput(f"{archive}: {member.filename} has {size} bytes, which is wrong for {dtype} {shape}")
     return shape, dtype
 
 
 def _labels(
     file: IO[bytes], members: zipfile.ZipFile, archive: Path, count: int, classes: tuple[str, ...]
 ) -> NDArray[np.int64]:
-    """The labels of a split of `count` images: every one in range, every class at least once."""
+    """int64 labels of a split with `count` images. Raises BadInput for labels out of range, a class without images."""
     name = file.name.removesuffix(".npy")
     shape, dtype = _header(file, members, archive)
     if dtype.kind not in "iu" or shape not in ((count,), (count, 1)):
-        raise BadInput(f"{archive}: {name} is {dtype} {shape}; expected integers ({count}, 1), one an image")
+        raise BadInput(f"{archive}: {name} is {dtype} {shape}; expected integers ({count}, 1), one per image")
     if not count:
         raise BadInput(f"{archive}: {name} is empty; expected at least one image of each class")
     labels = np.frombuffer(file.read(), dtype).astype(np.int64)
@@ -132,10 +133,10 @@ def _labels(
     return labels
 
 
-def _write(path: Path, shape: tuple[int, ...], dtype: type[np.generic], pieces: Iterable[memoryview | bytes]) -> None:
-    # Written, not mapped: a full disk is then an error and not a SIGBUS.
+def _write(path: Path, shape: tuple[int, ...], dtype: type[np.generic], chunks: Iterable[memoryview | bytes]) -> None:
+    # A full disk raises OSError here; with a memory-mapped file it would be a SIGBUS.
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for piece in pieces:
-            file.write(piece)
+        for chunk in chunks:
+            file.write(chunk)

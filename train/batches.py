@@ -1,7 +1,8 @@
-"""Training batches: order and augmentation drawn once in NumPy, so that every framework sees the same bytes.
+"""Training batches. NumPy draws order and augmentation, so that every framework trains on the same bytes.
 
-All that is random in an epoch follows from (seed, epoch), so a resumed training needs no random state. The last,
-incomplete batch of an epoch is left out: every step has one shape, and the leavings differ from epoch to epoch.
+All random numbers of an epoch depend on (seed, epoch) only, so resuming a training needs no saved random state. The
+last, incomplete batch of an epoch is left out, so that all batches have the same shape; which images it holds differs
+between epochs.
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
-    """Batches of the training split: images uint8 (batch, H, W, 3), labels int64 (batch,). `epoch` counts from 0."""
+    """Batches of the training split: uint8 (batch, H, W, 3) images, int64 (batch,) labels. `epoch` counts from 0."""
     labels = data.labels("train")
     rng = np.random.Generator(np.random.PCG64([recipe.seed, epoch]))
     used = len(labels) // recipe.batch * recipe.batch
     order = rng.permutation(len(labels))[:used].reshape(-1, recipe.batch)
-    # Each is drawn whether the recipe wants it or not, so that leaving one out does not change the others.
+    # Drawn even if the recipe disables an augmentation, so that disabling it does not change the others.
     flips = rng.integers(0, 2, (2, *order.shape), np.uint8).astype(bool) & recipe.flips
     transposes = rng.integers(0, 2, order.shape, np.uint8).astype(bool) & recipe.transposes
     shifts = rng.integers(-recipe.shift, recipe.shift + 1, (2, *order.shape))
@@ -32,37 +33,37 @@ def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
         images = data.take("train", chosen)
         return augment(images, flips[:, step], transposes[step], shifts[:, step]), labels[chosen]
 
-    # One batch ahead, in a thread: NumPy and the frameworks both leave the interpreter to others while they compute.
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(make, 0)
+    # A thread prepares the next batch; NumPy and the frameworks release the interpreter lock while they compute.
+    with ThreadPoolExecutor(1) as executor:
+        upcoming = executor.submit(make, 0)
         for step in range(len(order)):
-            batch = following.result()
+            batch = upcoming.result()
             if step + 1 < len(order):
-                following = ahead.submit(make, step + 1)
+                upcoming = executor.submit(make, step + 1)
             yield batch
 
 
 def augment(
     images: NDArray[np.uint8], flips: NDArray[np.bool_], transposes: NDArray[np.bool_], shifts: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Transposed, flipped, then shifted copies of square uint8 (n, S, S, C) `images`.
+    """Transposed, flipped, then shifted copies of square images, uint8 (n, S, S, C).
 
-    `flips` is (2, n): upside down, left to right; `shifts` is (2, n): pixels down, pixels right. What a shift uncovers
-    shows the image mirrored about its outermost pixel.
+    `flips` is (2, n): upside down, left to right; `shifts` is (2, n): pixels down, pixels right. A shift fills the
+    uncovered pixels with the image mirrored about its outermost pixel.
     """
     count, size, _, channels = images.shape
     rows, columns = (_sources(size, flips[axis], shifts[axis]) for axis in range(2))
-    # One gather does it all: where each pixel comes from in the flat list of pixels.
+    # A single gather: the index of each source pixel in the flattened list of pixels.
     down = np.where(transposes, 1, size)[:, None]
     right = np.where(transposes, size, 1)[:, None]
     origin = np.arange(count)[:, None] * size * size
     source = (rows * down + origin)[:, :, None] + (columns * right)[:, None, :]
-    shown: NDArray[np.uint8] = images.reshape(-1, channels).take(source, axis=0, mode="clip")
-    return shown
+    augmented: NDArray[np.uint8] = images.reshape(-1, channels).take(source, axis=0, mode="clip")
+    return augmented
 
 
 def _sources(size: int, flip: NDArray[np.bool_], shift: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, size): the source line of each line along one axis."""
+    """Source row (or column) of each row (or column) of the augmented image, int64 (n, size)."""
     line = np.abs(np.arange(size) - shift[:, None])
     line = np.minimum(line, 2 * (size - 1) - line)
     source: NDArray[np.int64] = np.where(flip[:, None], size - 1 - line, line)

@@ -1,8 +1,8 @@
-"""The training loop that all frameworks share: rates, epochs, scores, state, checkpoint.
+"""The training loop of all frameworks: learning rates, epochs, scores, resumable state, checkpoint.
 
-After every epoch the trainer's state goes into a hidden folder beside the checkpoint-to-be. A training that is killed
-at any moment goes on from the last whole one and ends with the weights of an uninterrupted training, for everything
-random follows from (seed, epoch).
+After every epoch the trainer's state is saved in a hidden folder beside the future checkpoint. A training that is
+killed at any moment resumes from the last complete state and ends with the weights of an uninterrupted training,
+because all random numbers depend on (seed, epoch) only.
 """
 
 import shutil
@@ -28,11 +28,11 @@ from train import pretrained
 from train.archives import say
 from train.batches import batches
 from train.data import Dataset
-from train.frameworks import Begin, Trainer
+from train.frameworks import InitialState, Trainer
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
-    """All that a checkpoint follows from."""
+    """Everything that determines a checkpoint."""
 
     dataset: str
     size: int
@@ -44,7 +44,7 @@ class Inputs(Noun, frozen=True, kw_only=True):
 
 
 class State(Noun, frozen=True, kw_only=True):
-    """`state.json`: a training after some epochs. `step_seconds` holds every step's time; `files` as in Checkpoint."""
+    """`state.json`: a training after some epochs. `step_seconds` has one value per step; `files` as in Checkpoint."""
 
     inputs: Inputs
     versions: dict[str, str]
@@ -54,9 +54,9 @@ class State(Noun, frozen=True, kw_only=True):
 
 
 def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out: Path) -> Checkpoint:
-    """Train a network and write its checkpoint folder `out`; a finished one of the same inputs is left alone.
+    """Train a network and write its checkpoint folder `out`; keep a finished checkpoint with the same inputs.
 
-    Raises BadInput for a recipe or an `out` that cannot be used, CannotRun that names the step of a loss not finite.
+    Raises BadInput for an invalid recipe or `out`, CannotRun with the step number when a loss is not finite.
     """
     network = pick(ARCHITECTURES, "architecture", architecture)
     _check(recipe, data)
@@ -71,14 +71,14 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
         data_digest=data.digest,
     )
     states = out.with_name(f".{out.name}.resume")
-    checkpoint = _finished(out, inputs)
+    checkpoint = _finished_checkpoint(out, inputs)
     if checkpoint is None:
-        _make_folder(states)
+        _make_state_folder(states)
         steps = len(data.labels("train")) // recipe.batch
         fresh = State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
-        state, kept = _last(states, fresh)
-        if kept is not None:
-            weights = load_file(kept / "weights.safetensors")
+        state, saved = _last_state(states, fresh)
+        if saved is not None:
+            weights = load_file(saved / "weights.safetensors")
         progress = Progress(f"train {out.name}", recipe.epochs * steps, "step")
         progress.resume(len(state.step_seconds))
         last = 0
@@ -86,34 +86,36 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
             first, last = last, last + phase.epochs
             if last <= len(state.history) < recipe.epochs:
                 continue
-            begin = Begin(weights=weights, class_weights=_class_weights(recipe, data))
-            trainer = _trainer(network, framework, phase, begin, len(data.classes), steps)
-            if kept is not None and len(state.history) > first:
-                trainer.restore(kept)
+            initial = InitialState(weights=weights, class_weights=_class_weights(recipe, data))
+            trainer = _trainer(network, framework, phase, initial, len(data.classes), steps)
+            if saved is not None and len(state.history) > first:
+                trainer.restore(saved)
             for epoch in range(len(state.history), last):
                 try:
-                    state = _epoch(trainer, data, state, epoch, progress)
+                    state = _train_epoch(trainer, data, state, epoch, progress)
                 except FloatingPointError as error:
-                    told = f"the state after epoch {epoch} is kept in {states}" if epoch else "nothing was kept"
-                    raise CannotRun(f"{error}; {told}; try a lower learning_rate than {phase.learning_rate}") from None
-                kept = _keep(trainer, states, state)
+                    saved_state = f"the state after epoch {epoch} is in {states}" if epoch else "no state was saved"
+                    mend = f"try a learning_rate below {phase.learning_rate}"
+                    raise CannotRun(f"{error}; {saved_state}; {mend}") from None
+                saved = _save_state(trainer, states, state)
             weights = trainer.weights()
-        checkpoint = _write(trainer, data, state, out)
+        checkpoint = _write_checkpoint(trainer, data, state, out)
     shutil.rmtree(states, ignore_errors=True)
     return checkpoint
 
 
 def phases(recipe: Recipe) -> list[Recipe]:
-    """The head alone where the recipe begins with it, then what it trains, each with rates and moments of its own."""
+    """The phases of a recipe, each with its own rates and optimiser: `head_epochs` of the head alone, then the rest."""
     head = msgspec.structs.replace(recipe, trains="head", learning_rate=recipe.head_rate, epochs=recipe.head_epochs)
     rest = msgspec.structs.replace(recipe, epochs=recipe.epochs - recipe.head_epochs)
     return [phase for phase in (head, rest) if phase.epochs]
 
 
 def learning_rates(recipe: Recipe, steps: int) -> NDArray[np.float32]:
-    """One rate a step: one cycle with cosine annealing (Smith & Topin, 2018), constants as in torch's OneCycleLR.
+    """One rate per step, float32 (steps,): one cycle with cosine annealing (Smith & Topin, 2018).
 
-    From a 25th of the rate up to it in 30 % of the steps, then down to a 250,000th.
+    It rises from a 25th of the recipe's rate to that rate in 30 % of the steps, then falls to a 250,000th of it. The
+    constants are those of torch's OneCycleLR.
     """
     top, start, end = recipe.learning_rate, recipe.learning_rate / 25, recipe.learning_rate / 25e4
     step = np.arange(steps, dtype=np.float64)
@@ -124,11 +126,11 @@ def learning_rates(recipe: Recipe, steps: int) -> NDArray[np.float32]:
 
 
 def predict(trainer: Trainer, data: Dataset, split: Split, batch: int) -> NDArray[np.float32]:
-    """Probabilities of a whole split, float32 (n, classes), in file order and in batches of one shape."""
+    """Probabilities of a whole split, float32 (n, classes), in file order; all batches have the same shape."""
     count = len(data.labels(split))
     scores = []
     for start in range(0, count, batch):
-        # The last batch is filled up with its own last image: another shape would be compiled for itself.
+        # The last batch is padded with its last image: a framework would compile another shape separately.
         indices = np.minimum(np.arange(start, start + batch), count - 1)
         scores.append(trainer.predict(data.take(split, indices)))
     return np.concatenate(scores)[:count]
@@ -148,32 +150,32 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         ("head_rate", 0 < recipe.head_rate < float("inf"), "above 0"),
         ("hidden", recipe.hidden >= 0, "at least 0"),
         ("drop_out", 0 <= recipe.drop_out < 1, "from 0 to below 1"),
-        ("trains", recipe.trains == "all" or recipe.initial, "all, for without 'initial' the rest stays as drawn"),
+        ("trains", recipe.trains == "all" or recipe.initial, "all, because without 'initial' the rest stays random"),
     )
     for name, holds, expected in bounds:
         if not holds:
             raise BadInput(f"recipe: {name} is {getattr(recipe, name)}; expected {expected}")
 
 
-def _finished(out: Path, inputs: Inputs) -> Checkpoint | None:
-    """The checkpoint in `out` when it is of these inputs, None when `out` is free. Raises BadInput otherwise."""
+def _finished_checkpoint(out: Path, inputs: Inputs) -> Checkpoint | None:
+    """The checkpoint in `out` if it has these inputs, None if `out` is free. Raises BadInput otherwise."""
     if not out.exists():
         return None
     if not (out / "checkpoint.json").is_file():
         if out.is_dir() and not any(out.iterdir()):
             return None
-        raise BadInput(f"{out}: exists and is no checkpoint; choose another --out")
+        raise BadInput(f"{out}: exists and is not a checkpoint; choose another --out")
     checkpoint = read_checkpoint(out)
-    known = Inputs(**{name: getattr(checkpoint, name) for name in Inputs.__struct_fields__})
-    if known != inputs:
-        differences = _differences(known, inputs)
-        raise BadInput(f"{out}: holds a checkpoint of other inputs ({differences}); remove it or choose another --out")
-    say(f"{out}: finished before, left alone")
+    existing = Inputs(**{name: getattr(checkpoint, name) for name in Inputs.__struct_fields__})
+    if existing != inputs:
+        differences = _differences(existing, inputs)
+        raise BadInput(f"{out}: has a checkpoint of other inputs ({differences}); remove it or choose another --out")
+    say(f"{out}: already finished")
     return checkpoint
 
 
 def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
-    """Inverse frequencies of the classes, with a mean of 1 over the training images."""
+    """Inverse class frequencies, float32 (classes,), with mean 1 over the training images; None if not `balanced`."""
     if not recipe.balanced:
         return None
     counts = np.bincount(data.labels("train"), minlength=len(data.classes))
@@ -181,11 +183,13 @@ def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
     return weights.astype(np.float32)
 
 
-def _trainer(network: Architecture, framework: str, recipe: Recipe, begin: Begin, classes: int, steps: int) -> Trainer:
+def _trainer(
+    network: Architecture, framework: str, recipe: Recipe, initial: InitialState, classes: int, steps: int
+) -> Trainer:
     rates = learning_rates(recipe, recipe.epochs * steps)
     create = plugins.load("train.frameworks", framework).create
     try:
-        trainer: Trainer = create(network, classes, recipe, rates, begin)
+        trainer: Trainer = create(network, classes, recipe, rates, initial)
     except BadInput as error:
         raise BadInput(f"{recipe.initial}: {error}") from None
     if trainer.parameters != (expected := network.parameters(classes, recipe.hidden)):
@@ -195,30 +199,30 @@ def _trainer(network: Architecture, framework: str, recipe: Recipe, begin: Begin
     return trainer
 
 
-def _last(states: Path, fresh: State) -> tuple[State, Path | None]:
-    """The last whole state of these inputs and its folder; `fresh` and none where there is none."""
+def _last_state(states: Path, fresh: State) -> tuple[State, Path | None]:
+    """The last complete state with the inputs of `fresh`, and its folder; else `fresh` and None."""
     for folder in sorted(states.glob("epoch-*"), key=lambda path: path.name, reverse=True):
         try:
             state = read_json(folder / "state.json", State)
             check_digests(folder, state.files)
         except BadInput as error:
-            say(f"not resumed: {error}")
+            say(f"cannot resume from a state: {error}")
             continue
         if (state.inputs, state.versions) != (fresh.inputs, fresh.versions):
             differences = _differences(state, fresh)
-            say(f"{states}: of other inputs ({differences}); discarded, training starts anew")
+            say(f"{states}: has other inputs ({differences}); discarded, training starts from the beginning")
             break
-        say(f"goes on after epoch {len(state.history)} of {fresh.inputs.recipe.epochs}")
+        say(f"resuming after epoch {len(state.history)} of {fresh.inputs.recipe.epochs}")
         return state, folder
     return fresh, None
 
 
-def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: Progress) -> State:
+def _train_epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: Progress) -> State:
     """Train one epoch and score the validation split."""
     recipe = state.inputs.recipe
-    last = f", val accuracy {state.history[-1].val_accuracy:.4f}" if state.history else ""
+    accuracy = f", val accuracy {state.history[-1].val_accuracy:.4f}" if state.history else ""
     losses, seconds = [], []
-    began, cpu = time.perf_counter(), time.process_time()
+    started, cpu = time.perf_counter(), time.process_time()
     for images, labels in batches(data, recipe, epoch):
         start = time.perf_counter()
         loss = trainer.step(images, labels)
@@ -227,61 +231,61 @@ def _epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, progress: 
         if not isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {done}: epoch {epoch + 1}, batch {len(seconds)}")
         losses.append(loss)
-        progress.update(done, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}{last}")
-    trained, cpu = time.perf_counter() - began, time.process_time() - cpu
+        progress.update(done, f"epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}{accuracy}")
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
     scores = predict(trainer, data, "val", recipe.batch)
     if not np.isfinite(scores).all():
         raise FloatingPointError(f"the validation scores are not finite after step {done}: end of epoch {epoch + 1}")
-    line = Epoch(
+    record = Epoch(
         epoch=epoch + 1,
         loss=float(np.mean(losses)),
         val_accuracy=float(np.mean(scores.argmax(1) == data.labels("val"))),
-        seconds=trained,
+        seconds=elapsed,
         cpu_seconds=cpu,
         images_per_second=recipe.batch / float(np.median(seconds)),
     )
-    history, times = (*state.history, line), (*state.step_seconds, *seconds)
+    history, times = (*state.history, record), (*state.step_seconds, *seconds)
     return msgspec.structs.replace(state, history=history, step_seconds=times)
 
 
-def _keep(trainer: Trainer, states: Path, state: State) -> Path:
-    """Write the state of the last epoch, then remove the one before: at every moment one of them is whole."""
+def _save_state(trainer: Trainer, states: Path, state: State) -> Path:
+    """Write the state after an epoch, then remove the previous state, so that a complete state always exists."""
     target = states / f"epoch-{len(state.history):06}"
     with new_folder(target) as folder:
-        _save(trainer, folder)
-        whole = msgspec.structs.replace(state, files=digests(folder, without="state.json"))
-        write_json(folder / "state.json", whole)
+        _save_trainer(trainer, folder)
+        state = msgspec.structs.replace(state, files=digests(folder, without="state.json"))
+        write_json(folder / "state.json", state)
     for path in states.iterdir():
         if path != target:
             shutil.rmtree(path)
     return target
 
 
-def _save(trainer: Trainer, folder: Path) -> None:
+def _save_trainer(trainer: Trainer, folder: Path) -> None:
     try:
         trainer.save(folder)
     except SafetensorError as error:
-        # Its writer has an error of its own for a full disk.
+        # safetensors raises its own exception when the disk is full.
         raise CannotRun(f"{folder.parent}: the weights cannot be written: {error}") from None
 
 
-def _make_folder(folder: Path) -> None:
-    """Before any training: what cannot be written afterwards is better said now."""
+def _make_state_folder(folder: Path) -> None:
+    """Create the folder of states before any training, so that a bad `out` fails at once. Raises BadInput."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise BadInput(f"{folder.parent}: is a file, or lies in one; choose another --out") from None
+        raise BadInput(f"{folder.parent}: is a file, or below a file; choose another --out") from None
 
 
-def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoint:
+def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoint:
     """Score the test split and write the checkpoint's folder."""
     inputs = state.inputs
     probabilities, labels = predict(trainer, data, "test", inputs.recipe.batch), data.labels("test")
     step = float(np.median(state.step_seconds))
     with new_folder(out) as folder:
-        _save(trainer, folder)
+        _save_trainer(trainer, folder)
         np.save(folder / "test_scores.npy", probabilities)
-        # With their labels beside them the scores' scores can be derived again without the data.
+        # With the labels, accuracy and AUC can be computed again without the data set.
         np.save(folder / "test_labels.npy", labels)
         checkpoint = Checkpoint(
             name=out.name,
@@ -314,13 +318,13 @@ def _write(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoi
     return checkpoint
 
 
-def _differences(known: Noun, asked: Noun) -> str:
-    """The fields in which two nouns of a kind differ, each with both values where these are short."""
+def _differences(existing: Noun, requested: Noun) -> str:
+    """The fields in which two structs of the same type differ, with both values if these are short."""
     parts: list[str] = []
-    for name in known.__struct_fields__:
-        was, now = getattr(known, name), getattr(asked, name)
-        if isinstance(was, Noun) and was != now:
-            parts.append(_differences(was, now))
-        elif was != now and name not in ("history", "step_seconds", "files"):
-            parts.append(f"{name} {was}, asked {now}" if len(str(was)) < 40 else f"other {name}")
+    for name in existing.__struct_fields__:
+        old, new = getattr(existing, name), getattr(requested, name)
+        if isinstance(old, Noun) and old != new:
+            parts.append(_differences(old, new))
+        elif old != new and name not in ("history", "step_seconds", "files"):
+            parts.append(f"{name} is {old}, requested {new}" if len(str(old)) < 40 else f"other {name}")
     return "; ".join(parts)

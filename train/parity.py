@@ -1,6 +1,6 @@
-"""Whether the frameworks compute one function: a checkpoint opened in each of them, layer by layer and score by score.
+"""Whether all frameworks compute the same function: the layers and scores of a checkpoint, compared between frameworks.
 
-`python -m train.parity CHECKPOINT FRAMEWORK OUT` opens it in one framework, in a process of its own.
+`python -m train.parity CHECKPOINT FRAMEWORK OUT` computes them in one framework, in a process of its own.
 """
 
 import tempfile
@@ -20,21 +20,21 @@ from medserve.spec import Certificate, Checkpoint
 from medserve.tables import ARCHITECTURES, pick
 from train import data, loop
 from train.archives import say
-from train.frameworks import Begin
+from train.frameworks import InitialState
 
 LIMIT = 1e-4
-"""Outputs agree when they differ by at most this much and this share of their size."""
+"""Outputs agree when they differ by at most this value plus this share of their size."""
 IMAGES = 8
-"""So many have their layers compared: enough for every layer to do its work, few enough for memory at 224 px."""
+"""Test images whose layer outputs are compared; those of 8 images fit into memory at 224 px."""
 
 Outputs = dict[str, NDArray[np.float32]]
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """A checkpoint in one framework: its scores on the test split against the trainer's, its layers against theirs.
+class ParityResult(msgspec.Struct, frozen=True):
+    """A checkpoint in one framework compared with the framework that trained it: test scores and layer outputs.
 
-    `divergence` names the first layer that differs from the one in the framework that trained it, null where none does;
-    `logits` is the largest |difference| of logits as a share of the one that is allowed, 1e-4 + 1e-4 |logit|.
+    `layers` counts the layers, `divergence` describes the first one that differs, null if all agree. `logits` is the
+    largest |difference| of logits as a share of the allowed one, 1e-4 + 1e-4 |logit|.
     """
 
     framework: str
@@ -45,92 +45,93 @@ class Opened(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str | None:
-        """Why it is not the trainer's function, null where it is."""
+        """Why this framework computes another function, null if it computes the same."""
         if self.divergence is not None:
             return f"first layer to differ: {self.divergence}"
-        # Written so that what is not a number disagrees.
+        # Negated, so that NaN counts as different.
         if not self.logits <= 1.0:
-            return f"logits differ by {self.logits:.2g} times what is allowed"
+            return f"logits differ by {self.logits:.2g} times the allowed difference"
         return self.certificate.reason
 
 
-def open_everywhere(folder: Path, frameworks: list[str]) -> list[Opened]:
-    """Open a checkpoint in `frameworks`, each in a process of its own. The one that trained it comes first.
+def compare_frameworks(folder: Path, frameworks: list[str]) -> list[ParityResult]:
+    """Compare a checkpoint in `frameworks`, each in a process of its own; first the framework that trained it.
 
-    Raises BadInput when `folder` is no checkpoint or its data set is another one, CannotRun when a framework cannot.
+    Raises BadInput if `folder` is not a checkpoint or its data set has changed, CannotRun if a framework fails.
     """
     checkpoint = store.read_checkpoint(folder)
     trained_in = checkpoint.framework
     with tempfile.TemporaryDirectory() as temporary:
-        found: dict[str, tuple[Outputs, NDArray[np.float32]]] = {}
+        results: dict[str, tuple[Outputs, NDArray[np.float32]]] = {}
         for framework in dict.fromkeys((trained_in, *frameworks)):
             out = Path(temporary) / framework
             out.mkdir()
-            say(f"opens {checkpoint.name} in {framework}")
+            say(f"loading {checkpoint.name} in {framework}")
             stage.ask(["-m", "train.parity", str(folder.resolve()), framework, str(out)])
             with np.load(out / "layers.npz") as layers:
-                found[framework] = dict(layers), np.load(out / "scores.npy")
+                results[framework] = dict(layers), np.load(out / "scores.npy")
     reference, labels = (np.load(folder / f"test_{kind}.npy") for kind in ("scores", "labels"))
-    expected, _ = found[trained_in]
+    expected, _ = results[trained_in]
     return [
-        Opened(
+        ParityResult(
             framework=framework,
             layers=len(layers),
             divergence=divergence(expected, layers),
-            logits=_share(expected, layers),
+            logits=_logits_share(expected, layers),
             certificate=compare(scores, reference, labels, runtime=framework, versions=machine.versions()),
         )
-        for framework, (layers, scores) in found.items()
+        for framework, (layers, scores) in results.items()
     ]
 
 
-def line(opened: Opened) -> str:
-    """What came of opening a checkpoint in one framework, for a reader."""
-    proof = opened.certificate
-    error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
-    auc = "undefined" if proof.auc is None else f"{proof.auc:.4f}"
+def describe(result: ParityResult) -> str:
+    """A parity result as one line of text."""
+    certificate = result.certificate
+    error = "not finite" if certificate.max_abs is None else f"{certificate.max_abs:.1e}"
+    auc = "undefined" if certificate.auc is None else f"{certificate.auc:.4f}"
     return (
-        f"{opened.framework:<10}  largest |difference| {error} on {proof.images} test images, "
-        f"{proof.decisions_changed} decisions changed, accuracy {proof.accuracy:.4f}, AUC {auc}; "
-        f"logits at {opened.logits:.2f} of the limit; {opened.divergence or f'{opened.layers} layers agree'}"
+        f"{result.framework:<10}  largest |difference| {error} on {certificate.images} test images, "
+        f"{certificate.decisions_changed} decisions changed, accuracy {certificate.accuracy:.4f}, AUC {auc}; "
+        f"logits at {result.logits:.2f} of the limit; {result.divergence or f'{result.layers} layers agree'}"
     )
 
 
-def divergence(reference: Outputs, found: Outputs) -> str | None:
-    """The first layer, in the order of `reference`, that is missing, has another shape or another output.
+def divergence(reference: Outputs, outputs: Outputs) -> str | None:
+    """The first layer, in the order of `reference`, that is missing, has another shape or another output; None if none.
 
-    Both map a layer's canonical name to its float32 output. None when all agree. The size is the layer's largest
-    |output|: where a sum nearly cancels, its rounding is that of what it was taken of.
+    Both map a layer's canonical name to its float32 output. The allowed difference is relative to the largest |output|
+    of the layer, because the rounding error of a sum depends on the size of its terms, even if they nearly cancel.
     """
     for name, expected in reference.items():
-        if name not in found:
+        if name not in outputs:
             return f"{name}: missing"
-        if found[name].shape != expected.shape:
-            return f"{name}: shape {found[name].shape}, expected {expected.shape}"
-        gap = np.abs(found[name] - expected)
-        # Written so that what is not a number disagrees.
+        output = outputs[name]
+        if output.shape != expected.shape:
+            return f"{name}: shape {output.shape}, expected {expected.shape}"
+        gap = np.abs(output - expected)
+        # Negated, so that NaN counts as different.
         if not gap.max() <= LIMIT + LIMIT * np.abs(expected).max():
             where = np.unravel_index(np.argmax(np.nan_to_num(gap, nan=np.inf)), gap.shape)
             place = ", ".join(map(str, where))
-            return f"{name}: {found[name][where]:.6g} at [{place}], expected {expected[where]:.6g}"
+            return f"{name}: {output[where]:.6g} at [{place}], expected {expected[where]:.6g}"
     return None
 
 
-def _share(reference: Outputs, found: Outputs) -> float:
-    """See `Opened.logits`; the logits are the last layer's output."""
+def _logits_share(reference: Outputs, outputs: Outputs) -> float:
+    """See `ParityResult.logits`; the logits are the output of the last layer."""
     name = list(reference)[-1]
-    expected, logits = reference[name], found.get(name)
+    expected, logits = reference[name], outputs.get(name)
     if logits is None or logits.shape != expected.shape or not np.isfinite(logits).all():
         return float("inf")
     return float((np.abs(logits - expected) / (LIMIT + LIMIT * np.abs(expected))).max())
 
 
-def open_in(
+def compute(
     folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
     framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="A file of train/frameworks.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for what it computes.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the outputs.")],
 ) -> None:
-    """Write `layers.npz`, the outputs of its layers for a few test images, and `scores.npy` of the whole test split."""
+    """Write `layers.npz`, the layer outputs for a few test images, and `scores.npy`, the scores of the test split."""
     checkpoint = store.read_checkpoint(folder)
     images = _images(checkpoint)
     weights = load_file(folder / "weights.safetensors")
@@ -145,7 +146,7 @@ def open_in(
     np.savez(out / "layers.npz", **canonical.outputs(network, images.take("test", spread)))
     del network
     trainer = plugins.load("train.frameworks", framework).create(
-        architecture, classes, recipe, np.zeros(1, np.float32), Begin(weights=weights)
+        architecture, classes, recipe, np.zeros(1, np.float32), InitialState(weights=weights)
     )
     np.save(out / "scores.npy", loop.predict(trainer, images, "test", recipe.batch))
 
@@ -161,4 +162,4 @@ def _images(checkpoint: Checkpoint) -> data.Dataset:
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(open_in))
+    errors.main(lambda: typer.run(compute))

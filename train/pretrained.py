@@ -2,7 +2,11 @@
 
     ROOT/weights/resnet50.safetensors      canonical names, as fetched and converted by `medserve data weights resnet50`
 
-The sources are those of torchvision, whose names hold the beginning of their SHA-256; the package is not needed.
+The sources are those of torchvision, whose names hold the first 8 characters of their SHA-256; the package is not
+needed. Where the whole SHA-256 is known, exactly that file is accepted. Where it is not, the 8 characters tell a
+damaged download, but not a file that somebody made to have them: the download says so, and gives the whole SHA-256 to
+compare. The stored file says in its metadata what it was made from, and a checkpoint has its SHA-256 as
+`initial_digest`.
 """
 
 from pathlib import Path
@@ -15,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun, unknown
 from medserve.spec import Architecture
-from medserve.store import sha256
+from medserve.store import commit, partial_of, sha256
 from train import archives, data
 from train.archives import Source
 
@@ -26,6 +30,12 @@ FILES = {
     "efficientnet_v2_s": "efficientnet_v2_s-dd5fe13b.pth",
     "efficientnet_v2_l": "efficientnet_v2_l-59c71312.pth",
 }
+DIGESTS = {
+    "resnet18-f37072fd.pth": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "resnet50-0676ba61.pth": "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    "efficientnet_v2_s-dd5fe13b.pth": "dd5fe13b1d60ec15317ccc8ca158186e134d3366c3dde9cb9a4e301f2dc66c74",
+}
+"""Whole SHA-256 of these files. torchvision publishes none; several independent projects pin these same ones."""
 IMAGENET = "imagenet"
 
 
@@ -66,15 +76,29 @@ def fetch(name: str, base: str = BASE) -> Path:
         return target
     file = FILES[name]
     pickled = target.with_name(file)
-    archives.fetch(Source(url=base + file, sha256=file.rpartition("-")[2].removesuffix(".pth")), pickled)
+    source = Source(url=base + file, sha256=DIGESTS.get(file) or file.rpartition("-")[2].removesuffix(".pth"))
+    archives.fetch(source, pickled)
+    digest = sha256(pickled)
+    if source.is_short:
+        archives.say(
+            f"{file}: its SHA-256 is {digest}, of which only the first {len(source.sha256)} characters are checked; "
+            "compare it with that of a source you trust"
+        )
     torch = plugins.need("torch", "reading the downloaded weights")
     try:
         state = torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a file that is none of its own
         raise CannotRun(f"{pickled}: cannot be read as weights: {error}") from None
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_of(target)
     counted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    save_file({key: value.numpy().copy() for key, value in counted.items()}, partial)
-    partial.rename(target)
+    try:
+        tensors = {key: value.numpy().copy() for key, value in counted.items()}
+        save_file(tensors, partial, {"source": source.url, "sha256": digest})
+        commit(partial, target)
+    except SafetensorError as error:
+        # Its writer has an error of its own for a full disk.
+        raise CannotRun(f"{target}: the weights cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
     pickled.unlink()
     return target

@@ -1,12 +1,12 @@
 """The `synthetic` data set: stained blood-like cells, drawn by formula at any size.
 
-A cell is a row of numbers (size, nucleus, stains, granules, neighbours, light) drawn without regard to the image's
-size; `draw` renders it in a unit square, so more pixels show more of the same cell. Eight classes differ in the means
-of these numbers and overlap in their spread, so that no network names all of them right. Colours follow Beer and
-Lambert: each stain absorbs light in proportion to its density.
+A cell is a row of random numbers (size, nucleus, stains, granules, neighbours, light) that do not depend on the image
+size; `draw` renders it in a unit square, so more pixels show more detail of the same cell. The eight classes differ in
+the means of these numbers and overlap, so that no network classifies all cells correctly. Colours follow the
+Beer-Lambert law: each stain absorbs light in proportion to its density.
 
-All randomness comes from NumPy's PCG64 `Generator`: the same NumPy gives the same cells. Pixels may differ by one grey
-level between processors, whose sines and exponentials round differently.
+All random numbers come from NumPy's PCG64 `Generator`: the same NumPy version gives the same cells. Pixels may differ
+by one grey level between processors, because their sines and exponentials round differently.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from medserve.machine import usable_cpus
 from medserve.spec import Noun, Split
 
 VERSION = "1"
-"""Stands in the manifest of a drawn set; another number means other pixels."""
+"""Version of the drawing, recorded in the manifest; it changes whenever the pixels change."""
 
 SEED = 20250
 
 Array = NDArray[np.float32]
 
-# A row a class: the means of what follows. Lengths are in units of the image's side, spans in radians, the rest are
-# optical densities. The last row is the spread that all classes share.
+# Means per class. `radius` and `bridge` are fractions of the image's side, `nucleus` one of the radius, `span` is in
+# radians, `coarseness` and `redness` are shares from 0 to 1, the other columns but `lobes` are optical densities.
 COLUMNS = ("radius", "nucleus", "lobes", "span", "bridge", "density", "blue", "pink", "grains", "coarseness", "redness")
 CLASSES = {
     "small round": (0.25, 0.78, 1.0, 0.0, 0.015, 1.25, 0.40, 0.05, 0.05, 0.3, 0.3),
@@ -38,10 +38,11 @@ CLASSES = {
     "dense core": (0.23, 0.56, 1.0, 0.0, 0.015, 1.60, 0.22, 0.26, 0.05, 0.3, 0.3),
     "fragment": (0.15, 0.30, 1.2, 0.0, 0.020, 0.40, 0.22, 0.16, 0.60, 0.4, 0.2),
 }
+# Standard deviations, the same for all classes.
 SPREAD = (0.033, 0.075, 0.50, 0.50, 0.006, 0.19, 0.08, 0.07, 0.17, 0.20, 0.20)
 
 LIGHT = np.array((0.95, 0.91, 0.88), np.float32)
-# Absorption in red, green and blue, a unit of density each.
+# Absorption of red, green and blue light per unit of optical density.
 NUCLEAR = np.array((0.95, 1.35, 0.50), np.float32)
 BLUE = np.array((0.85, 0.60, 0.25), np.float32)
 PINK = np.array((0.10, 0.85, 0.50), np.float32)
@@ -51,7 +52,10 @@ LOBES, NEIGHBOURS, WAVES = 4, 5, 11
 
 
 class Cells(Noun, frozen=True, kw_only=True):
-    """`n` cells as numbers, nothing of it in pixels. `labels` is int64 (n,), the rest float32 with n rows."""
+    """Parameters of n cells, independent of the image size: int64 (n,) `labels`, float32 `values` with n rows each.
+
+    `stream` selects the random numbers of the noise.
+    """
 
     labels: NDArray[np.int64]
     values: dict[str, Array]
@@ -59,7 +63,7 @@ class Cells(Noun, frozen=True, kw_only=True):
 
 
 def cells(split: Split, count: int) -> Cells:
-    """The first `count` cells of a split, classes in equal parts and shuffled. The same at every image size."""
+    """The first `count` cells of a split, the classes balanced and shuffled. The same at every image size."""
     stream = ("train", "val", "test").index(split)
     rng = np.random.Generator(np.random.PCG64([SEED, stream]))
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(CLASSES))
@@ -68,7 +72,7 @@ def cells(split: Split, count: int) -> Cells:
     lobes = np.clip(np.rint(own["lobes"]), 1, LOBES)[:, None]
     place = np.floor(np.arange(LOBES) * lobes / LOBES)
     angle = rng.uniform(0, 2 * np.pi, (count, 1)) + own["span"][:, None] * (place / np.maximum(lobes - 1, 1) - 0.5)
-    # The nucleus keeps its area when it is divided, and its lobes lie on an arc inside the cell.
+    # Lobes divide the area of the nucleus among them and lie on an arc inside the cell.
     nucleus = (own["radius"] * np.clip(own["nucleus"], 0.2, 0.9))[:, None]
     lobe = nucleus / np.sqrt(lobes) * rng.uniform(0.85, 1.15, (count, LOBES))
     arc = np.where(lobes > 1, 0.80 * nucleus, 0.0)
@@ -111,12 +115,12 @@ def cells(split: Split, count: int) -> Cells:
 
 
 def draw(cells: Cells, size: int) -> Iterator[NDArray[np.uint8]]:
-    """Render cells as uint8 (n, size, size, 3), a few at a time and in order, on all usable cores."""
-    # About 50,000 pixels a piece: the arrays in between stay in a core's cache.
+    """Render cells as uint8 (n, size, size, 3), in chunks and in order, on all usable cores."""
+    # About 50,000 pixels per chunk, so that the intermediate arrays stay in a core's cache.
     step = max(1, 50_176 // size**2)
 
-    def piece(start: int) -> NDArray[np.uint8]:
-        # The noise has a stream a piece, so that the pieces can be drawn in any order.
+    def chunk(start: int) -> NDArray[np.uint8]:
+        # Each chunk has its own random stream, so that the chunks can be drawn in any order.
         rng = np.random.Generator(np.random.PCG64([SEED, cells.stream, size, start]))
         values = {name: value[start : start + step] for name, value in cells.values.items()}
         image = _render(values, size)
@@ -125,21 +129,21 @@ def draw(cells: Cells, size: int) -> Iterator[NDArray[np.uint8]]:
 
     workers = len(usable_cpus())
     with ThreadPoolExecutor(workers) as pool:
-        # By the handful, so that what is drawn does not pile up in memory before it is wanted.
+        # A few chunks ahead only, so that they do not accumulate in memory.
         for first in range(0, len(cells.labels), 4 * workers * step):
             last = min(first + 4 * workers * step, len(cells.labels))
-            yield from pool.map(piece, range(first, last, step))
+            yield from pool.map(chunk, range(first, last, step))
 
 
 def _render(values: dict[str, Array], size: int) -> Array:
-    """Float32 (n, size, size, 3) intensities of light."""
-    # Numbers become (n, 1, 1) and lists of k numbers (n, k, 1, 1), against rows (1, size, 1) and columns (1, 1, size).
+    """Light intensities, float32 (n, size, size, 3)."""
+    # (n,) becomes (n, 1, 1), (n, k) becomes (n, k, 1, 1): they broadcast with rows (1, size, 1), columns (1, 1, size).
     cell = {name: value.reshape(*value.shape, 1, 1) for name, value in values.items()}
     line = np.linspace(0.5 / size, 1 - 0.5 / size, size, dtype=np.float32)
     x, y = line[None, None, :], line[None, :, None]
     edge = np.hypot(cell["focus"], np.float32(1 / size))
 
-    # Two slow waves bend the plane, and with it every outline of the cell.
+    # Two low-frequency waves distort the coordinates, and with them every outline of the cell.
     frequency, phase = cell["warp_frequency"], cell["warp_phase"]
     u = x - cell["centre"][:, 0] + cell["warp"][:, 0] * np.sin(frequency[:, 0] * y + phase[:, 0])
     v = y - cell["centre"][:, 1] + cell["warp"][:, 1] * np.sin(frequency[:, 1] * x + phase[:, 1])
@@ -147,7 +151,7 @@ def _render(values: dict[str, Array], size: int) -> Array:
     outline = np.hypot(u, v) - cell["radius"]
     body = _inside(outline, edge)
     rim = np.float32(0.25) * np.exp(-np.square(outline / np.float32(0.02))) * body
-    # The lobes' discs flow together where they meet: a smooth minimum of their distances.
+    # A smooth minimum of the distances merges the discs of the lobes where they meet.
     union = np.full_like(u, 1e-18)
     for lobe in range(LOBES):
         away = np.hypot(u - cell["lobe_x"][:, lobe], v - cell["lobe_y"][:, lobe]) - cell["lobe"][:, lobe]
@@ -156,9 +160,9 @@ def _render(values: dict[str, Array], size: int) -> Array:
     plasm = body - nucleus
 
     red = np.zeros_like(u)
-    for one in range(NEIGHBOURS):
-        radius = cell["neighbour"][:, one]
-        away = np.hypot(x - cell["neighbour_x"][:, one], y - cell["neighbour_y"][:, one])
+    for neighbour in range(NEIGHBOURS):
+        radius = cell["neighbour"][:, neighbour]
+        away = np.hypot(x - cell["neighbour_x"][:, neighbour], y - cell["neighbour_y"][:, neighbour])
         pale = 1 - np.float32(0.55) * np.exp(-4 * np.square(away / radius))
         red = np.maximum(red, _inside(away - radius, edge) * pale)
 
@@ -177,17 +181,17 @@ def _render(values: dict[str, Array], size: int) -> Array:
 
 
 def _inside(distance: Array, edge: Array) -> Array:
-    """1 inside, 0 outside, in between over the width of `edge`."""
+    """1 inside (negative distance), 0 outside, linear in between over the width of `edge`."""
     inside: Array = np.clip(np.float32(0.5) - distance / (2 * edge), 0, 1)
     return inside
 
 
 def _grain(cell: dict[str, Array], x: Array, y: Array, size: int) -> Array:
-    """Speckle of deviation 1: plane waves, each faded as a pixel averages over it."""
+    """Speckle with standard deviation 1: a sum of plane waves, each attenuated as by averaging over a pixel."""
     across, down = cell["wave_x"], cell["wave_y"]
     fade = np.exp((np.square(across) + np.square(down)) * np.float32(-1 / (24 * size**2)))
     rows, columns = down * y + cell["wave_phase"], across * x
-    # cos(a + b) = cos a cos b - sin a sin b: sines of single lines only, then a product of matrices.
+    # cos(a + b) = cos a cos b - sin a sin b: sines of rows and of columns only, then a matrix product.
     left = np.concatenate((np.cos(rows), -np.sin(rows)), 1)[..., 0] * np.tile(fade[..., 0], (1, 2, 1))
     right = np.concatenate((np.cos(columns), np.sin(columns)), 1)[:, :, 0]
     grain: Array = np.matmul(left.transpose(0, 2, 1), right) * np.float32(np.sqrt(2 / WAVES))

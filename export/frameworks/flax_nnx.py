@@ -24,6 +24,23 @@ Classifier = Callable[[jax.Array], jax.Array]
 
 def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
     """See `export.frameworks`."""
+    classifier = _build(checkpoint, weights)
+    (batch,) = jax.export.symbolic_shape("batch")
+    image = jax.ShapeDtypeStruct((batch, checkpoint.size, checkpoint.size, 3), jnp.uint8)
+    # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
+    with jax.default_matmul_precision("float32"):
+        {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
+
+
+def scores(
+    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """See `export.frameworks`."""
+    with jax.default_matmul_precision("float32"):
+        return np.array(jax.jit(_build(checkpoint, weights))(images))
+
+
+def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> Classifier:
     architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
     network = plugins.load(f"train.models.{architecture.family}", "flax_nnx").build(
         architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
@@ -35,11 +52,7 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
         # The weights are constants of this function, and so of what is traced from it.
         return jax.nn.softmax(network(image))
 
-    (batch,) = jax.export.symbolic_shape("batch")
-    image = jax.ShapeDtypeStruct((batch, checkpoint.size, checkpoint.size, 3), jnp.uint8)
-    # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
-    with jax.default_matmul_precision("float32"):
-        {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
+    return classifier
 
 
 def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:

@@ -8,6 +8,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be share
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -25,11 +26,7 @@ INT8 = ("onnx",)
 
 def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
     """See `export.frameworks`."""
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "keras_tf").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "keras_tf").write(network, weights)
+    network = _build(checkpoint, weights)
     trained = [value.numpy() for value in network.trainable_variables]
     statistics = [value.numpy() for value in network.non_trainable_variables]
 
@@ -41,6 +38,23 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
         return {OUTPUT: tf.nn.softmax(logits)}
 
     {"saved_model": _saved_model, "onnx": _onnx, "tflite": _tflite}[form](classify, path)
+
+
+def scores(
+    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """See `export.frameworks`."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is above the certificate's limit
+    return tf.nn.softmax(_build(checkpoint, weights)(images, training=False)).numpy()
+
+
+def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> keras.Model:
+    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
+    network = plugins.load(f"train.models.{architecture.family}", "keras_tf").build(
+        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
+    )
+    plugins.load("train.models.canonical", "keras_tf").write(network, weights)
+    return network
 
 
 def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:

@@ -40,17 +40,30 @@ def export(
     precision: Precision = "float32",
 ) -> None:
     """See `export.frameworks`."""
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "pytorch").write(network, weights)
+    network = _build(checkpoint, weights)
     if precision == "bfloat16":
         _reduce(network)
     classifier = Classifier(network).eval()
     # Two images, for a batch of one is a constant to some exporters.
     example = torch.zeros((2, checkpoint.size, checkpoint.size, 3), dtype=torch.uint8)
     {"torchscript": _torchscript, "onnx": _onnx, "aotinductor": _aotinductor}[form](classifier, example, path)
+
+
+def scores(
+    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """See `export.frameworks`."""
+    with torch.inference_mode():
+        return Classifier(_build(checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
+
+
+def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> torch.nn.Module:
+    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
+    network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
+        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
+    )
+    plugins.load("train.models.canonical", "pytorch").write(network, weights)
+    return network
 
 
 def _reduce(network: torch.nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""Functions of raw samples. Nothing here measures anything."""
+"""Statistics: functions of arrays and numbers, without files and manifests. Nothing here measures."""

@@ -1,18 +1,18 @@
-"""Whether a server answers from a cache: each image of an audit is sent once fresh, and then the very same again."""
+"""Whether a server answers from a cache: each request of an audit is sent once, and then repeated byte for byte."""
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 from scipy.stats import binom
 
-from loadtest.analysis import intervals, rulers
+from loadtest.analysis import intervals
 from medserve.errors import BadInput
 from medserve.spec import Noun
 
 CACHED = 0.9
-"""Second over first below which, interval included, a repeat is cheaper than memory and branch predictors make it."""
+"""Second over first latency below which, interval included, memory and branch predictors do not explain the gain."""
 
 
-class Repeats(Noun, frozen=True, kw_only=True):
+class CacheAudit(Noun, frozen=True, kw_only=True):
     """The median of second over first latency, with its 95 % interval; `pairs` are those answered twice."""
 
     pairs: int
@@ -22,14 +22,13 @@ class Repeats(Noun, frozen=True, kw_only=True):
     cached: bool
 
 
-def repeats(table: pa.Table) -> Repeats:
-    """What the pairs of an audit's record say. Raises BadInput with fewer than an interval needs.
+def audit(latencies: NDArray[np.float64]) -> CacheAudit:
+    """Compare the two service times (float64 ns, infinite where failed) of each pair, given pair after pair.
 
-    The interval lies between order statistics of the paired log ratios, and so asks nothing of their distribution
-    (Hahn & Meeker, Statistical Intervals, 1991, section 5.2).
+    The interval lies between order statistics of the paired log ratios, so it assumes nothing of their distribution
+    (Hahn & Meeker, Statistical Intervals, 1991, section 5.2). Raises BadInput with too few pairs for an interval.
     """
-    took = rulers.from_sent(table)
-    pairs = took[: len(took) // 2 * 2].reshape(-1, 2)
+    pairs = latencies[: len(latencies) // 2 * 2].reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     count, least = len(pairs), intervals.least_samples(0.5)
     if count < least:
@@ -38,4 +37,4 @@ def repeats(table: pa.Table) -> Repeats:
     # The most values that may lie beyond either end.
     beyond = int(binom.ppf((1 - intervals.LEVEL) / 2, count, 0.5)) - 1
     low, ratio, high = np.exp([ratios[beyond], np.median(ratios), ratios[-1 - beyond]])
-    return Repeats(pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < CACHED))
+    return CacheAudit(pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < CACHED))

@@ -1,8 +1,7 @@
-"""Comparisons with a rule: ratios of paired launches, their intervals, and verdicts that hold for all pairs together.
+"""Comparisons: ratios of paired launches, their intervals, and verdicts that hold for all pairs together.
 
-Launches of the same block are taken one after the other on the same machine, so a pair of deployments is compared
-within each block and what drifts from block to block cancels. Every number here is a function of one percentile a
-launch.
+Launches of a block run one after the other on the same machine, so a pair of deployments is compared within each block
+and drift between blocks cancels. Every number here is a function of one percentile per launch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +18,11 @@ from medserve.spec import Noun
 Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable"]
 
 MARGIN = 0.05
-"""Two deployments within this share of one another are equivalent for whoever must choose."""
+"""Two deployments within this share of each other are equivalent."""
 DRIFT = 5
-"""Launches below which a steady rise is too likely by chance."""
+"""Launches below which a monotonic rise is too likely by chance."""
 ENOUGH = 200
-"""More launches than this nobody takes; a pair that needs them is as good as equal."""
+"""Launches that no user makes; a pair that needs so many is practically equal."""
 
 
 class Ratio(Noun, frozen=True, kw_only=True):
@@ -44,7 +43,7 @@ class Ratio(Noun, frozen=True, kw_only=True):
 
 
 class Judged(Noun, frozen=True, kw_only=True):
-    """A ratio with its verdict on the second; `more` is about how many more launches would decide an undecided one."""
+    """A ratio with its verdict on the second; `more` estimates how many more launches decide an undecided pair."""
 
     ratio: Ratio
     verdict: Verdict
@@ -52,12 +51,12 @@ class Judged(Noun, frozen=True, kw_only=True):
 
 
 def ratio(first: Mapping[int, float], second: Mapping[int, float], margin: float = MARGIN) -> Ratio:
-    """Compare one percentile (any unit) of two cells, given by block; blocks that only one of them has are left out."""
+    """Compare one percentile (any unit) of two cells, given by block; blocks with only one of them are left out."""
     shared = sorted(first.keys() & second.keys())
     values = [(first[block], second[block]) for block in shared]
     if not values:
         return Ratio(reason="no block has a launch of both")
-    if not all(isfinite(one) and one > 0 for pair in values for one in pair):
+    if not all(isfinite(value) and value > 0 for pair in values for value in pair):
         return Ratio(blocks=len(shared), reason="a percentile of a launch is infinite: too many requests failed")
     logs = [log(b / a) for a, b in values]
     centre, count = fmean(logs), len(logs)
@@ -72,9 +71,9 @@ def unpaired(first: Sequence[float], second: Sequence[float], margin: float = MA
     """Compare one percentile of two cells whose launches share no block, by Welch's t (1947) on the logarithms."""
     if not first or not second:
         return Ratio(reason="no launch on one side")
-    if not all(isfinite(one) and one > 0 for one in (*first, *second)):
+    if not all(isfinite(value) and value > 0 for value in (*first, *second)):
         return Ratio(reason="a percentile of a launch is infinite: too many requests failed")
-    sides = [[log(one) for one in side] for side in (first, second)]
+    sides = [[log(value) for value in side] for side in (first, second)]
     centre, blocks = fmean(sides[1]) - fmean(sides[0]), min(map(len, sides))
     if blocks < 2:
         return Ratio(value=exp(centre), blocks=blocks, reason="one launch on a side: no interval")
@@ -85,25 +84,25 @@ def unpaired(first: Sequence[float], second: Sequence[float], margin: float = MA
 
 
 def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
-    """A verdict on each, such that with 95 % confidence none of them is wrong.
+    """A verdict on each ratio, such that with 95 % confidence none of them is wrong.
 
-    Two questions are put to every pair: does it differ, and is it equivalent? Their p-values are corrected together by
-    Holm (1979). A pair that both differs and lies within the margin is equivalent: nobody should act on it.
+    Each pair has two tests: whether it differs, and whether it is equivalent. The p-values of all pairs are corrected
+    together by Holm (1979). A pair that both differs and lies within the margin is equivalent.
     """
-    asked = [one for one in ratios if one.value is not None]
-    decided = iter(_holm([p for one in asked for p in (one.p_differs, one.p_equivalent)]))
+    tested = [ratio for ratio in ratios if ratio.value is not None]
+    rejected = iter(_holm([p for ratio in tested for p in (ratio.p_differs, ratio.p_equivalent)]))
     found = []
-    for one in ratios:
-        if one.value is None:
-            found.append(Judged(ratio=one, verdict="not comparable"))
+    for ratio in ratios:
+        if ratio.value is None:
+            found.append(Judged(ratio=ratio, verdict="not comparable"))
             continue
-        differs, equivalent = next(decided), next(decided)
+        differs, equivalent = next(rejected), next(rejected)
         if equivalent:
-            found.append(Judged(ratio=one, verdict="equivalent"))
+            found.append(Judged(ratio=ratio, verdict="equivalent"))
         elif differs:
-            found.append(Judged(ratio=one, verdict="faster" if one.value < 1 else "slower"))
+            found.append(Judged(ratio=ratio, verdict="faster" if ratio.value < 1 else "slower"))
         else:
-            found.append(Judged(ratio=one, verdict="undecided", more=_more(one, margin)))
+            found.append(Judged(ratio=ratio, verdict="undecided", more=_more_launches(ratio, margin)))
     return found
 
 
@@ -122,35 +121,35 @@ def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: 
 
 
 def _holm(values: Sequence[float]) -> list[bool]:
-    """Which hypotheses are rejected when at most 5 % of all families may hold a wrong rejection."""
-    decided = [False] * len(values)
-    for step, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        if values[place] * (len(values) - step) > 1 - LEVEL:
+    """Which hypotheses are rejected, such that at most 5 % of all families have a wrong rejection."""
+    rejected = [False] * len(values)
+    for step, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        if values[index] * (len(values) - step) > 1 - LEVEL:
             break
-        decided[place] = True
-    return decided
+        rejected[index] = True
+    return rejected
 
 
-def _more(one: Ratio, margin: float) -> int | None:
-    """Launches until this pair alone would be decided, should its mean and spread stay; null beyond ENOUGH."""
-    if one.value is None or one.deviation is None:
+def _more_launches(ratio: Ratio, margin: float) -> int | None:
+    """Launches until this pair alone is decided, if its mean and spread stay the same; null beyond ENOUGH."""
+    if ratio.value is None or ratio.deviation is None:
         return None
-    centre, bound = abs(log(one.value)), log(1 + margin)
+    centre, bound = abs(log(ratio.value)), log(1 + margin)
     # It can be shown to differ, or to lie within the margin; whichever is farther from its border is shown first.
     reach = max(centre, bound - centre)
-    for count in range(one.blocks + 1, ENOUGH):
-        if float(stdtrit(count - 1, (1 + LEVEL) / 2)) * one.deviation / sqrt(count) < reach:
-            return count - one.blocks
+    for count in range(ratio.blocks + 1, ENOUGH):
+        if float(stdtrit(count - 1, (1 + LEVEL) / 2)) * ratio.deviation / sqrt(count) < reach:
+            return count - ratio.blocks
     return None
 
 
 def drifting(values: Iterable[float]) -> bool:
-    """Whether percentiles of successive launches, DRIFT or more, go one way: all rise or all fall.
+    """Whether percentiles of successive launches, DRIFT or more, all rise or all fall.
 
-    By chance that happens to independent launches in 2 of k! orders: 1.7 % of five.
+    By chance, independent launches do so in 2 of k! orders: 1.7 % for five.
     """
-    found = list(values)
-    if len(found) < DRIFT or not all(map(isfinite, found)):
+    ordered = list(values)
+    if len(ordered) < DRIFT or not all(map(isfinite, ordered)):
         return False
-    steps = [b - a for a, b in pairwise(found)]
+    steps = [b - a for a, b in pairwise(ordered)]
     return min(steps) > 0 or max(steps) < 0

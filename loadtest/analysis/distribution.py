@@ -1,4 +1,6 @@
-"""The empirical distribution of one launch, thinned to what a chart can show, its tail as dense as its body."""
+"""Empirical distributions: the latency of one launch, thinned for a chart, and the dispersion of arrivals."""
+
+from math import nan
 
 import numpy as np
 from msgspec import Struct
@@ -18,10 +20,10 @@ class Curve(Struct, frozen=True):
 
 
 def curve(ordered: NDArray[np.float64]) -> Curve:
-    """The complementary distribution of ascending latencies (ns), fewer than 200 points of ten million requests.
+    """The complementary distribution of ascending latencies (ns): fewer than 200 points for ten million requests.
 
-    Each point is one that the empirical distribution has, nothing is smoothed. Failures are infinite and no point: the
-    curve ends above their share.
+    Each point belongs to the empirical distribution, nothing is smoothed. Failures, which are infinite, are no points:
+    the curve ends above their share.
     """
     count = len(ordered)
     if not count:
@@ -33,3 +35,13 @@ def curve(ordered: NDArray[np.float64]) -> Curve:
     found = ordered[places] / 1e6
     known = np.isfinite(found)
     return Curve(tuple(found[known].tolist()), tuple((1 - places[known] / count).tolist()))
+
+
+def index_of_dispersion(stamps: NDArray[np.int64], window_ns: int) -> float:
+    """Variance over mean of the counts in whole windows: 0 for even arrivals, 1 for a Poisson process, above in bursts.
+
+    `stamps` are int64 nanoseconds in any order; NaN when they fill fewer than two windows. Source: Cox & Lewis, The
+    Statistical Analysis of Series of Events (1966), the index of dispersion for counts.
+    """
+    counts = np.bincount((stamps - stamps.min()) // window_ns)[:-1] if len(stamps) else np.zeros(0)
+    return float(counts.var(ddof=1) / counts.mean()) if len(counts) > 1 else nan

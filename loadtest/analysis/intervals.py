@@ -1,12 +1,10 @@
-"""Percentiles and their 95 % intervals: functions of raw samples, with launches as the unit."""
+"""Percentiles of launches, and 95 % intervals: Student's t over launches, Wilson's for shares of images."""
 
 from collections.abc import Iterable, Sequence
 from math import ceil, exp, isfinite, log, sqrt
 from statistics import fmean, stdev
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.special import stdtrit
@@ -14,19 +12,19 @@ from scipy.special import stdtrit
 from medserve.spec import Noun
 
 LEVEL = 0.95
-COLUMNS = ("intended_ns", "sent_ns", "done_ns", "status", "wrong", "warmup", "batch")
-"""What the functions here want of a record."""
+Z = 1.959963984540054
+"""The quantile of the normal distribution for LEVEL, two-sided."""
 
 
 class Quantiles(Struct, frozen=True):
-    """Percentiles (ns) of one launch by their share, and of how many requests."""
+    """Percentiles (ns) of one launch by their share, and the number of its requests."""
 
     count: int
     values: dict[float, float]
 
 
 class Estimate(Noun, frozen=True, kw_only=True):
-    """A percentile in milliseconds with its interval; what cannot be given is null, and `reason` says why."""
+    """A percentile in milliseconds with its interval; `reason` says why a part of it is null."""
 
     value: float | None = None
     low: float | None = None
@@ -34,11 +32,12 @@ class Estimate(Noun, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-def measured(table: pa.Table) -> pa.Table:
-    """The rows after the warm-up; without a copy where it is what the record begins with."""
-    warm = table["warmup"].to_numpy()
-    count = int(warm.sum())
-    return table.slice(count) if warm[:count].all() else table.filter(pc.invert(table["warmup"]))
+class Interval(Noun, frozen=True, kw_only=True):
+    """A value with its 95 % interval, which is null when there is one block only."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 def percentile(ordered: NDArray[np.float64], p: float) -> float:
@@ -48,7 +47,7 @@ def percentile(ordered: NDArray[np.float64], p: float) -> float:
 
 
 def least_samples(p: float) -> int:
-    """Samples without which the percentile `p` has no two-sided 95 % interval between order statistics.
+    """The fewest samples with which the percentile `p` has a two-sided 95 % interval between order statistics.
 
     The largest of n samples lies below it with probability p^n, which must be at most 2.5 %, as must (1-p)^n at the
     other end. See Hahn & Meeker, Statistical Intervals (1991), section 5.2.
@@ -59,19 +58,19 @@ def least_samples(p: float) -> int:
 def estimate(launches: Sequence[NDArray[np.float64]], p: float) -> Estimate:
     """The percentile `p` of one cell in milliseconds, from the ascending latencies (ns) of each of its launches.
 
-    Value: the geometric mean of the launches' percentiles. Interval: Student's t over their logarithms, for samples of
-    one launch share its memory layout and are no independent draws.
+    Value: the geometric mean of the launches' percentiles. Interval: Student's t over their logarithms; launches are
+    the unit because requests of one launch share its memory layout and are not independent.
     """
     return combine([quantiles(ordered, (p,)) for ordered in launches], p)
 
 
 def quantiles(ordered: NDArray[np.float64], shares: Iterable[float]) -> Quantiles:
-    """The percentiles of ascending latencies; none of no latencies."""
+    """The percentiles of ascending latencies (ns); empty without latencies."""
     return Quantiles(len(ordered), {p: percentile(ordered, p) for p in shares} if len(ordered) else {})
 
 
 def combine(launches: Sequence[Quantiles], p: float) -> Estimate:
-    """As `estimate`, from what is left of each launch."""
+    """As `estimate`, from the quantiles of each launch."""
     least = least_samples(p)
     name = f"p{p * 100:g}"
     if not launches:
@@ -81,19 +80,40 @@ def combine(launches: Sequence[Quantiles], p: float) -> Estimate:
     values = [launch.values[p] / 1e6 for launch in launches]
     if not all(map(isfinite, values)):
         return Estimate(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
-    logs = [log(max(value, 1e-6)) for value in values]
-    centre = fmean(logs)
-    count = len(logs)
-    if count < 2:
+    if len(values) < 2:
         return Estimate(value=values[0], reason="one launch: no interval")
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(logs, centre) / sqrt(count)
-    return Estimate(value=exp(centre), low=exp(centre - half), high=exp(centre + half))
+    found = log_t_interval([max(value, 1e-6) for value in values])
+    return Estimate(value=found.value, low=found.low, high=found.high)
 
 
-def seconds(table: pa.Table, at_least: float = 0.0) -> float:
-    """Seconds from the first intended time (or sending) of these rows to the last answer, and no fewer than asked."""
-    if not len(table):
-        return at_least
-    first: int = pc.min(pc.coalesce(table["intended_ns"], table["sent_ns"], table["done_ns"])).as_py()
-    last: int = pc.max(table["done_ns"]).as_py()
-    return max(at_least, (last - first) / 1e9)
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of one value per block, with Student's t interval."""
+    centre, count = fmean(values), len(values)
+    if count < 2:
+        return Interval(value=centre)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(values, centre) / sqrt(count)
+    return Interval(value=centre, low=centre - half, high=centre + half)
+
+
+def log_t_interval(values: Sequence[float]) -> Interval:
+    """The geometric mean of one positive value per block, with Student's t interval on the logarithms."""
+    found = t_interval([log(value) for value in values])
+    if found.low is None or found.high is None:
+        return Interval(value=exp(found.value))
+    return Interval(value=exp(found.value), low=exp(found.low), high=exp(found.high))
+
+
+def wilson(share: float, count: int) -> Interval:
+    """The 95 % interval of a share of `count` images (Wilson 1927)."""
+    centre = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
+    half = Z / (1 + Z * Z / count) * sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def difference_of_shares(first: float, second: float, count: int) -> Interval:
+    """The first of two shares of `count` images less the second, with its interval (Newcombe 1998, method 10)."""
+    a, b = wilson(first, count), wilson(second, count)
+    value = first - second
+    low = value - sqrt((first - (a.low or 0.0)) ** 2 + ((b.high or 1.0) - second) ** 2)
+    high = value + sqrt(((a.high or 1.0) - first) ** 2 + (second - (b.low or 0.0)) ** 2)
+    return Interval(value=value, low=low, high=high)

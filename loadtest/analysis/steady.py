@@ -1,7 +1,7 @@
-"""Warm-up found, not assumed: where the medians of a series of latencies last changed, and whether they settled.
+"""Steady state: where the level of a series of latencies last changed; everything before it is warm-up.
 
 After Barrett et al., "Virtual machine warmup blows hot and cold", OOPSLA 2017: change points divide the series into
-segments of one level, and those that end it at an equivalent level are its steady state, if it has one.
+segments of one level; the last segments, as far as their levels are equivalent, are its steady state, if it has one.
 """
 
 from collections.abc import Sequence
@@ -9,36 +9,33 @@ from itertools import pairwise
 from math import ceil, isfinite, log
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals, rulers
 from medserve.spec import Noun
 
 BATCHES = 300
-"""Batches whose medians are the series: their number bounds the work, whatever the length of the record."""
+"""Batches whose medians form the series: their number limits the work, however long the record is."""
 SMALLEST = 5
-"""Rows of a batch, so that a single slow one does not move its median."""
+"""Fewest rows of a batch, so that a single slow one does not move its median."""
 LEAST = 40
-"""Rows without which nothing is told."""
+"""Fewest rows of a series that is judged."""
 EQUIVALENT = 1.05
-"""Ratio of two levels up to which they are the same for any use of the numbers."""
+"""Ratio of two levels up to which they count as equal."""
 STALL = 0.15
-"""Share of the rows, and of the time, up to which another level is a stall within a steady state: it shows in the
-percentiles. Rows alone would not do: a closed loop sends few of them while a server is slow."""
+"""Share of the rows, and of the time, up to which another level is a stall within a steady state, which the
+percentiles show. Rows alone do not suffice: a closed loop sends few of them while a server is slow."""
 HALF = 0.5
-"""Share of the rows, and of the time, that a steady state must cover."""
+"""Least share of the rows, and of the time, that a steady state covers."""
 FLOOR = 0.01
-"""Relative noise below which differences mean nothing here, and a series without any would look all change."""
+"""Least relative noise: a series without any noise would otherwise consist of change points."""
 PENALTY = 5.0
-"""Price of a change point in units of variance x log(batches). Two to three is usual for ideal noise; here the
-variance itself is estimated, from few batches and with heavy tails."""
+"""Penalty of a change point in units of variance x log(batches). Two to three is usual for ideal noise; here the
+variance is estimated, from few batches and with heavy tails."""
 
 
 class Steady(Noun, frozen=True, kw_only=True):
-    """Rows before `start` are warm-up. `reason`: why there is no steady state or, beside `steady`, no telling."""
+    """Rows before `start` are warm-up. `reason`: why there is no steady state; with `steady`, why none was sought."""
 
     start: int
     steady: bool
@@ -48,7 +45,7 @@ class Steady(Noun, frozen=True, kw_only=True):
 class _Segment(Struct, frozen=True):
     """Batches from `start` to before `end` of one level, a logarithm of nanoseconds.
 
-    `share` is that of the rows or of the time, whichever is larger.
+    `share` is the larger of its shares of the rows and of the time.
     """
 
     start: int
@@ -57,10 +54,10 @@ class _Segment(Struct, frozen=True):
     share: float
 
 
-def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -> Steady:
+def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = None) -> Steady:
     """Where the steady state of a series of latencies (ns, infinite where failed) begins, or why it has none.
 
-    Rows are in the order of sending. `due`, when each was to be sent (ns), makes a reason tell seconds.
+    Rows are in the order of sending. With `planned`, their planned starts (ns), the reason has seconds.
     """
     count = len(latencies)
     if count < LEAST:
@@ -70,46 +67,31 @@ def find(latencies: NDArray[np.float64], due: NDArray[np.int64] | None = None) -
     known = medians[np.isfinite(medians)]
     if not len(known):
         return Steady(start=0, steady=False, reason="no steady state: more than half of the requests failed throughout")
-    elapsed = _elapsed(due, size, len(medians))
+    elapsed = _elapsed(planned, size, len(medians))
     segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())), elapsed)
-    whole = len(medians)
-    for place in reversed(range(len(segments))):
-        if sum(one.share for one in segments[place + 1 :]) > STALL:
+    for last in reversed(range(len(segments))):
+        if sum(segment.share for segment in segments[last + 1 :]) > STALL:
             break
-        start = _settled(segments[: place + 1])
-        lasts = min((whole - start) / whole, 1 - elapsed[start])
+        start = _settled(segments[: last + 1])
+        lasts = min((len(medians) - start) / len(medians), 1 - elapsed[start])
         if lasts >= HALF and isfinite(np.median(medians[start:])):
             return Steady(start=start * size, steady=True, reason=None)
-    # What is told is the largest change, not the last one.
+    # The reason names the largest change, not the last one.
     before, after = max(pairwise(segments), key=lambda pair: abs(pair[1].level - pair[0].level))
-    first, then = (float(np.median(medians[one.start : one.end])) for one in (before, after))
+    first, then = (float(np.median(medians[segment.start : segment.end])) for segment in (before, after))
     verb = "rose" if then > first else "fell"
     at = after.start * size
-    when = f"at request {at:,} of {count:,}" if due is None else f"{(due[at] - due[0]) / 1e9:.3g} s in"
+    when = f"at request {at:,} of {count:,}" if planned is None else f"{(planned[at] - planned[0]) / 1e9:.3g} s in"
     reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
     return Steady(start=0, steady=False, reason=reason)
 
 
-def mark(table: pa.Table) -> tuple[pa.Table, Steady]:
-    """The record with the warm-up that is found after the assumed one marked too, and what was found there.
-
-    `table` has the columns of samples.SCHEMA; `start` counts the rows after the assumed warm-up, in order of sending.
-    """
-    rest = rulers.in_order(intervals.measured(table.select((*rulers.COLUMNS, "warmup"))))
-    planned = rulers.due(rest)
-    found = find(rulers.from_intended(rest), planned)
-    if found.start:
-        warm = pc.or_(table["warmup"], pa.array(rulers.due(table) < planned[found.start]))
-        table = table.set_column(table.column_names.index("warmup"), "warmup", warm)
-    return table, found
-
-
-def _elapsed(due: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:
-    """Which share of the time had gone by at the begin of each batch, and 1 at the end; of the rows without times."""
+def _elapsed(planned: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:
+    """The share of the time before each batch, and 1 at the end; without times, the share of the rows."""
     rows = np.linspace(0.0, 1.0, batches + 1)
-    if due is None or due[-1] == due[0]:
+    if planned is None or planned[-1] == planned[0]:
         return rows
-    begins = (due[: batches * size : size] - due[0]) / (due[-1] - due[0])
+    begins = (planned[: batches * size : size] - planned[0]) / (planned[-1] - planned[0])
     return np.append(begins, 1.0)
 
 
@@ -128,9 +110,9 @@ def _settled(segments: Sequence[_Segment]) -> int:
 def _segments(series: NDArray[np.float64], elapsed: NDArray[np.float64]) -> list[_Segment]:
     """Optimal partitioning with an L2 cost (Jackson et al. 2005): the exact optimum, quadratic in so few batches."""
     count = len(series)
-    # Neighbours differ by noise alone but at a change, and the median does not see those few.
+    # Except at a change, neighbours differ by noise alone; the median ignores the few changes.
     noise = max(FLOOR, 1.4826 * float(np.median(np.abs(np.diff(series)))) / 2**0.5)
-    # That median is itself uncertain when there are few.
+    # The estimate of the noise is itself uncertain for few batches.
     penalty = PENALTY * (1 + 10 / count) * noise**2 * log(count)
     sums = np.concatenate([[0.0], np.cumsum(series - series.mean())])
     squares = np.concatenate([[0.0], np.cumsum((series - series.mean()) ** 2)])

@@ -1,1 +1,1 @@
-"""How good the load generator is, against targets and against referees."""
+"""Benchmarks of this project's own tools: load generator, statistics, report, wrapper; against targets and others."""

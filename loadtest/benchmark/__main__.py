@@ -1,15 +1,14 @@
-"""`python -m loadtest.benchmark`: how good the load generator, the statistics and the report are, against targets.
+"""`python -m loadtest.benchmark`: measures the load generator, the statistics and the report against targets.
 
-`coverage` tries the analysis on simulated series, `report` writes that of a large run, `repeat` holds two runs of one
-study against one another, `cold` starts servers, `serving` sets the wrapper beside other servers, `hostile` attacks
-it. `load` is the generator: blocks of what it compares alternate, so that what the machine does meanwhile meets both
-alike. Servers have one core, the generator and the referees, one at a time,
-another. The parts:
+`coverage` tests the statistics on simulated series, `report` writes the report of a large run, `repeat` compares two
+runs of one study, `cold` starts servers, `serving` compares the wrapper with other servers, `hostile` attacks it.
+`load` measures the generator: the blocks of a comparison alternate, so that disturbances affect both sides alike.
+Servers have one core, the generator and the reference clients, one at a time, another one. The parts:
 
-schedule   lag of the sendings, and dispersion of the arrivals, of Poisson schedules against the null server
-generator  requests a second of one Locust process on 8 connections to a server that does nothing, and cost of recording
-wrk        closed loop: what the same model takes longer than the null server by wrk, and by this generator
-referee    open loop: a delay server by an independent client that never sleeps, and by this generator
+schedule   send lag, and dispersion of the arrivals, of Poisson schedules against the null server
+generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
+wrk        closed loop: the same model less the null server, as wrk measures it and as this generator does
+poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
 analysis   seconds and memory to reduce a record of ten million requests
 """
 
@@ -23,7 +22,7 @@ import msgspec
 import typer
 
 import loadtest
-from loadtest.benchmark import referees, rooflines
+from loadtest.benchmark import other_clients, rooflines
 from loadtest.benchmark.bench import Bench, Line
 from medserve import errors
 from medserve.errors import CannotRun
@@ -36,8 +35,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "schedule": rooflines.schedule,
     "generator": rooflines.generator,
-    "wrk": referees.closed_loop,
-    "referee": referees.open_loop,
+    "wrk": other_clients.closed_loop,
+    "poller": other_clients.open_loop,
     "analysis": rooflines.analysis,
 }
 
@@ -45,7 +44,7 @@ VERDICTS = {True: "yes", False: "NO", None: ""}
 
 
 def disturbed(part: str, windows: Sequence[Window]) -> Line:
-    """How often the system came between: figures of a disturbed run are not the generator's."""
+    """How many windows were disturbed: figures of a disturbed run are not the generator's."""
     reasons = [window.reason for window in windows if window.reason]
     note = f"of {len(windows)}" + (f", as when {reasons[0]}" if reasons else "")
     return Line(part=part, name="disturbed windows", value=len(reasons), note=note)
@@ -86,9 +85,9 @@ def load(
     scale: Annotated[float, typer.Option(min=0.01, help="Factor on all durations and sizes.")] = 1.0,
     json: Json = False,
 ) -> None:
-    """Measure the load generator against its targets and its referees. Takes about five minutes.
+    """Measure the load generator against its targets and other clients. Takes about five minutes.
 
-    Example: python -m loadtest.benchmark load artifacts/cells --only wrk,referee
+    Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
     chosen = {name: pick(PARTS, "part", name) for name in only.split(",")}
     lines: list[Line] = []
@@ -117,7 +116,7 @@ def coverage(
     trials: Annotated[int, typer.Option(min=20, help="Simulated series of each kind.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Try intervals, flags and verdicts on simulated series whose truth is known. Takes less than a minute.
+    """Test intervals, flags and verdicts on simulated series whose truth is known. Takes less than a minute.
 
     Exit code 1 when a target is missed. Example: python -m loadtest.benchmark coverage --json
     """
@@ -147,7 +146,7 @@ def repeat(
     old: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     new: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run of the same study.")],
 ) -> None:
-    """Do two runs of a study say the same? Every pair of both, side by side, as a Markdown table.
+    """Compare the verdicts of two runs of a study: every pair of both, side by side, as a Markdown table.
 
     Exit code 1 when a pair changed from faster to slower. Example: python -m loadtest.benchmark repeat runs/a runs/b
     """
@@ -155,17 +154,17 @@ def repeat(
 
     found = twice(old, new)
     print(markdown(found))
-    if turned := [one.name for one in found if one.turned]:
-        raise CannotRun(f"{turned[0]}: faster in one run, slower in the other")
+    if reversed_pairs := [pair.name for pair in found if pair.reversed]:
+        raise CannotRun(f"{reversed_pairs[0]}: faster in one run, slower in the other")
 
 
 @app.command()
 def cold(
     artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Folders of exported models.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Starts of each kind; the medians are told.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Starts of each kind; the medians are shown.")] = 5,
     json: Json = False,
 ) -> None:
-    """How long a server takes from its start to its first answer, and what a compile cache saves of it.
+    """Measure the time from a server's start to its first answer, and what a compile cache saves.
 
     Example: python -m loadtest.benchmark cold runs/quick/artifacts/*
     """
@@ -185,19 +184,19 @@ def serving(
         typer.Argument(metavar="[ARTIFACT]", help="Exported ONNX model.", show_default="one of 28 px is made"),
     ] = None,
     peers: Annotated[str, typer.Option(help="Other servers, with commas; '' for none.")] = "all",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server; the medians are told.")] = 12,
-    requests: Annotated[int, typer.Option(min=100, help="Requests of a turn.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each server; the medians are shown.")] = 12,
+    requests: Annotated[int, typer.Option(min=100, help="Requests per round.")] = 1000,
     environments: Annotated[Path, typer.Option(help="Folder for their environments, which are kept.")] = Path(
         "build/peers"
     ),
     json: Json = False,
 ) -> None:
-    """Measure the wrapper beside FastAPI, Starlette, LitServe, MLServer and BentoML; what batching gains; JSON.
+    """Compare the wrapper with FastAPI, Starlette, LitServe, MLServer and BentoML; measure batching and JSON.
 
-    Each is installed into an environment of its own, about 1.5 GB together, and stands still while others are measured.
+    Each is installed into an environment of its own, about 1.5 GB together, and suspended while others are measured.
     Exit code 1 when a target is missed. Example: python -m loadtest.benchmark serving --rounds 3
     """
-    from loadtest.benchmark.serving import batching, decoding, turns
+    from loadtest.benchmark.serving import batching, comparison, decoding
     from loadtest.benchmark.serving.peers import PEERS
 
     names = [peer.name for peer in PEERS]
@@ -210,10 +209,10 @@ def serving(
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = turns.check_model(artifact or turns.train_and_export(bench, tell))
-        rows = turns.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        model = comparison.check_model(artifact or comparison.train_and_export(bench, tell))
+        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
         lines = [
-            *turns.targets(rows),
+            *comparison.targets(rows),
             *batching.gains(bench, model, rounds, requests, tell),
             *decoding.decoders(10 * rounds),
         ]
@@ -221,7 +220,7 @@ def serving(
         _print_json({"servers": rows, "figures": _objects(lines)})
         _judge(lines)
     else:
-        print("\n".join(turns.markdown(rows)), end="\n\n")
+        print("\n".join(comparison.markdown(rows)), end="\n\n")
         _tell(lines, json)
 
 
@@ -253,7 +252,7 @@ def hostile(
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:
-    """Print figures as they come, a Markdown table; raise CannotRun when one misses its target."""
+    """Print figures as they come, as a Markdown table; raise CannotRun when one misses its target."""
     kept: list[Line] = []
     if not json:
         print("| part | figure | value | target | | |\n|---|---|---:|---|---|---|")
@@ -275,8 +274,8 @@ def _objects(lines: Iterable[Line]) -> list[dict[str, object]]:
     return [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
 
 
-def _print_json(told: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())
+def _print_json(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
 
 
 if __name__ == "__main__":

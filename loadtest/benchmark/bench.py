@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: servers, plans, and the line that a figure is."""
+"""What the parts of the benchmark share: servers, plans, and the line of a figure."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from loadtest import client, payload, samples
-from loadtest.analysis import intervals
-from loadtest.payload import Load
-from loadtest.server import Server
-from loadtest.watch import Watch
+from loadtest import samples
+from loadtest.generator import payload
+from loadtest.generator.payload import Load
+from loadtest.measure import locust_process
+from loadtest.measure.monitor import Monitor
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import latency
 from medserve import machine, process, store
 from medserve.empty import empty_artifact
 from medserve.errors import CannotRun
@@ -22,13 +24,13 @@ from medserve.spec import Deployment, LoadProfile
 
 SIZE = 28
 ROUNDS = 3
-"""Pairs of blocks; one for a glance."""
-GLANCE = 0.1
+"""Pairs of blocks; a quick run has one."""
+QUICK = 0.1
 WARMUP = 1.0
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure. It reaches its target from `low` to `high`; without a value `note` says why there is none."""
+    """One figure with its target, from `low` to `high`; `note` says why a value is missing."""
 
     part: str
     name: str
@@ -51,7 +53,7 @@ class Bench:
 
     def __init__(self, scratch: Path, scale: float, artifact: Path | None) -> None:
         self.scratch, self.scale, self.artifact = scratch, scale, artifact
-        self.rounds = ROUNDS if scale >= GLANCE else 1
+        self.rounds = ROUNDS if scale >= QUICK else 1
         self.server_cpus, self.client_cpus = machine.divide_cpus(1)
         self.windows: list[Window] = []
         self._count = 0
@@ -64,12 +66,14 @@ class Bench:
         return folder
 
     @contextmanager
-    def serving(self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any) -> Iterator[Server]:
-        """A server that is ready; without an artifact, of a runtime that needs no model."""
+    def serving(
+        self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any
+    ) -> Iterator[ServerProcess]:
+        """A ready server; without an artifact, its runtime must be one that needs no model."""
         folder = self.new()
         artifact = artifact or empty_artifact(folder, size)
         deployment = Deployment(artifact=artifact.name, runtime=runtime, **{"batch_sizes": (1,)} | rest)
-        server = Server(artifact, deployment, self.server_cpus, folder)
+        server = ServerProcess(artifact, deployment, self.server_cpus, folder)
         try:
             server.wait_ready()
             yield server
@@ -77,7 +81,7 @@ class Bench:
             server.stop()
 
     def plan(self, url: str, seconds: float, *, model: str = "empty", seed: int = 0, **profile: Any) -> Load:
-        """A plan of `seconds` times the scale, after a warm-up, whose record gets a folder of its own."""
+        """A plan of `seconds` times the scale after a warm-up, whose record has a folder of its own."""
         kind = LoadProfile(
             name="benchmark", seconds=seconds * self.scale, warmup_seconds=WARMUP * min(1.0, self.scale), **profile
         )
@@ -89,18 +93,18 @@ class Bench:
         """What the load generator measures: the rows after the warm-up."""
         assert load.out is not None
         record = Path(load.out)
-        watch = Watch(None, self.client_cpus)
-        client.generate(load, record.with_name("locust.log"), look=watch.look)
-        self.windows += watch.close()
-        return intervals.measured(samples.read(record))
+        monitor = Monitor(None, self.client_cpus)
+        locust_process.generate(load, record.with_name("locust.log"), look=monitor.look)
+        self.windows += monitor.close()
+        return latency.after_warmup(samples.read(record))
 
     def theirs(self, load: Load) -> pa.Table:
-        """The same of the referee of the open loop."""
+        """What the independent client of the open loop measures: the rows after the warm-up."""
         assert load.out is not None
         record = Path(load.out)
         store.write_json(record.with_name("load.json"), load)
         run("loadtest.benchmark.poller", str(record.with_name("load.json")))
-        return intervals.measured(samples.read(record))
+        return latency.after_warmup(samples.read(record))
 
 
 def run(*words: str) -> bytes:

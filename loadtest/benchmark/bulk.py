@@ -1,6 +1,6 @@
-"""`python -m loadtest.benchmark.bulk make|reduce FOLDER`: a large record, and what reducing it costs.
+"""`python -m loadtest.benchmark.bulk make|reduce FOLDER`: a large record, and the cost of reducing it.
 
-Each is a process of its own: the peak of its memory is what one record takes, and nothing else.
+Each is a process of its own, so that its peak memory is that of one record.
 """
 
 import resource
@@ -48,15 +48,15 @@ def make(folder: Folder, rows: Annotated[int, typer.Option(min=1)] = 10_000_000)
 
 @app.command()
 def reduce(folder: Folder) -> None:
-    """Reduce the record to what rows are made of, as a report does. Prints seconds, peak memory and requests."""
-    from loadtest.analysis import launches
+    """Summarise the launch of the record, as a report does. Prints seconds, peak memory and requests."""
+    from loadtest.results import launch_summary
 
     result = store.read_json(folder / "result.json", Result)
     began = time.perf_counter()
-    counted = launches.count(folder, result)
+    summary = launch_summary.summarise(folder, result)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(msgspec.json.encode({"seconds": seconds, "peak_bytes": peak, "requests": counted.count}).decode())
+    print(msgspec.json.encode({"seconds": seconds, "peak_bytes": peak, "requests": summary.count}).decode())
 
 
 def _tables(rows: int) -> Iterator[pa.Table]:

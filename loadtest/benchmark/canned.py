@@ -1,7 +1,7 @@
-"""`python -m loadtest.benchmark.canned`: a server that does nothing, so that the generator alone limits the rate.
+"""`python -m loadtest.benchmark.canned`: a server with a constant answer, so that the generator limits the rate.
 
-It knows no HTTP beyond where the first request ends; all others must be as long. At SIGTERM it says how many it
-answered and in how much time: a count that the generator has no part in.
+It parses only the end of the first request; all others must be as long. At SIGTERM it prints how many requests it
+answered in how much time: a count that is independent of the generator.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Count:
-    """What all connections share: bytes of a request, and the requests so far with the first and the last moment."""
+    """State of all connections: bytes per request, requests so far, and the time of the first and of the last one."""
 
     length = answered = first = last = 0
 
@@ -34,11 +34,11 @@ class Canned(asyncio.Protocol):
         self._bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where answers go."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
+        """Answer the complete requests."""
         count = self._count
         if not count.length:
             head = data[: data.index(b"\r\n\r\n") + 4]
@@ -54,7 +54,7 @@ class Canned(asyncio.Protocol):
 
 
 def answer() -> bytes:
-    """The bytes of an answer as our servers give it, timing headers included."""
+    """The bytes of an answer of our servers, timing headers included."""
     request = wire.Request(np.zeros((1, 1, 1, 3), np.uint8), None, True)
     headers, body = wire.encode_response("canned", "1", np.full((1, 8), 0.125, np.float32), request)
     headers += [(b"server-timing", wire.server_timing(0, 0, 0, 0)), (b"medserve-clock", b"1 1")]
@@ -64,12 +64,12 @@ def answer() -> bytes:
 
 async def _serve() -> None:
     loop, count, given = asyncio.get_running_loop(), Count(), answer()
-    told = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, told.set)
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     server = await loop.create_server(lambda: Canned(count, given), "127.0.0.1", 0)
     url = "http://{}:{}".format(*server.sockets[0].getsockname())
     print(msgspec.json.encode({"event": "ready", "url": url}).decode(), flush=True)
-    await told.wait()
+    await stopping.wait()
     seconds = (count.last - count.first) / 1e9
     print(msgspec.json.encode({"event": "answered", "count": count.answered, "seconds": seconds}).decode(), flush=True)
 

@@ -1,6 +1,6 @@
-"""Cold starts: from a fresh process to the first answer, without a compile cache, filling one, and reading it.
+"""Cold starts: from a fresh process to the first answer, without a compile cache, filling it, and reading it.
 
-Each repetition starts a server of every kind once, so that what the machine does meanwhile meets all alike.
+Each repetition starts a server of every kind once, so that disturbances affect all alike.
 """
 
 import tempfile
@@ -11,12 +11,12 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.server import Server
+from loadtest.measure.server_process import ServerProcess
 from medserve import machine, plugins, store
 from medserve.spec import Deployment
 
 PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
-"""Of `loadtest.server`: since the start of the process, but for `load_seconds`."""
+"""Facts of `loadtest.measure.server_process`: since the start of the process, except `load_seconds`."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
 
 
 def markdown(starts: Iterable[Start]) -> Iterator[str]:
-    """The lines of a table, one a start."""
+    """The lines of a table, one per start."""
     yield "| artifact | runtime | compile cache | importing, s | loading, s | ready, s | answer, s | memory, MiB |"
     yield "|---|---|---|---:|---:|---:|---:|---:|"
     for one in starts:
@@ -64,7 +64,7 @@ def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
     for proof in (artifact.certificate, *artifact.further):
         caches = "cache" in plugins.literals("serve.runtimes", proof.runtime).get("CACHES", ())
         if proof.valid:
-            # Filled first, then read: by the order in which they are started.
+            # The order of the starts fills the cache first, then reads it.
             yield from ((folder, proof.runtime, cache) for cache in ("", *(("filled", "read") if caches else ())))
 
 
@@ -72,7 +72,7 @@ def _start(folder: Path, runtime: str, cache: str | None) -> dict[str, float]:
     options = {} if cache is None else {"cache": cache}
     deployment = Deployment(artifact=folder.name, runtime=runtime, options=options)
     with tempfile.TemporaryDirectory() as logs, np.load(folder / "golden.npz") as golden:
-        server = Server(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
+        server = ServerProcess(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
         try:
             server.wait_ready()
             server.answer_first(golden["images"][:1])

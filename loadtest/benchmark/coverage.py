@@ -1,6 +1,6 @@
-"""Does the analysis keep what it promises? Its own functions, tried on simulated series whose truth is known.
+"""Coverage of the statistics: intervals, flags and verdicts on simulated series whose truth is known.
 
-Nothing is measured, so the machine may be busy; a seed for each line makes every figure the same again anywhere.
+Nothing is measured, so the machine may be busy; each line has a seed, so that its figure is the same on any machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from loadtest.analysis import compare, intervals, modes, steady, within
+from loadtest.analysis import bimodality, compare, intervals, steady, within_launch
 from loadtest.analysis.compare import MARGIN, Judged
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
@@ -20,11 +20,11 @@ from loadtest.benchmark.simulated import Series, autoregressive, launched, mixtu
 NAMES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
 LAUNCHES = (3, 5)
 EFFECT = 0.05
-"""Standard deviation of the logarithm of what a launch does to all its requests."""
+"""Standard deviation of the logarithm of a launch's effect on all its requests."""
 NOISE = 0.02
-"""The same of what is left of a launch beside the others of its block, in campaigns."""
+"""The same of a launch's effect within its block, in families of pairs."""
 DRIFT = 0.3
-"""The same of what a block does to all its launches."""
+"""The same of a block's effect on all its launches."""
 INDEPENDENT = autoregressive(0.0)
 
 WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
@@ -33,11 +33,11 @@ WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
     "AR(1) of 0.5": (autoregressive(0.5), {0.5: 4000, 0.9: 4000, 0.99: 4000}),
     "AR(1) of 0.9": (autoregressive(0.9), {0.5: 10_000, 0.9: 10_000, 0.99: 20_000}),
 }
-"""Requests of each series by percentile: those that have some 400 independent ones' worth, and of p99 some more."""
+"""Requests of each series by percentile: an effective sample size of some 400, and more for p99."""
 
 
 class Interval(Protocol):
-    """What has two ends, null where it has none."""
+    """Anything with two ends, which may be null."""
 
     @property
     def low(self) -> float | None:
@@ -55,7 +55,7 @@ def measure(trials: int) -> Iterator[Line]:
 
 
 def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.random.Generator], Interval]) -> Line:
-    """The share of intervals that hold the truth, of those that there are."""
+    """The share of intervals that contain the truth."""
     generator = _generator(name)
     found = [draw(generator) for _ in range(trials)]
     ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
@@ -73,7 +73,7 @@ def _within(trials: int) -> Iterator[Line]:
                 generator: np.random.Generator, series: Series = series, p: float = p, count: int = count
             ) -> Interval:
                 values = series.draw(generator, count)
-                return within.estimate(values, np.sort(values), p)
+                return within_launch.percentile_interval(values, np.sort(values), p)
 
             name = f"{NAMES[p]}, {kind}, {count:,} requests"
             yield _holds("one launch", name, trials, series.quantile(p) / 1e6, draw)
@@ -87,7 +87,7 @@ def _launches(trials: int) -> Iterator[Line]:
         name = f"p50, {count} launches, skewed effects"
         draw = partial(_launched, p=0.5, count=count, skewed=True)
         line = _holds("launches", name, trials, INDEPENDENT.quantile(0.5) / 1e6, draw)
-        # Student's t promises nothing here: the figure says what a reader should expect.
+        # Student's t guarantees nothing here: the figure shows what to expect.
         yield msgspec.structs.replace(line, low=None, high=None)
 
 
@@ -126,7 +126,7 @@ def _flags(trials: int) -> Iterator[Line]:
         ("rises by 100 %", ramp(1.0), 1000, True),
         ("independent", INDEPENDENT, 3000, False),
         ("AR(1) of 0.5", autoregressive(0.5), 3000, False),
-        # Its level does wander, by more than 5 % for long: whether that is steady is a matter of words.
+        # Its level wanders by more than 5 % for long: whether that is steady is a matter of definition.
         ("AR(1) of 0.9", autoregressive(0.9), 3000, None),
     )
     for words, series, count, wanted in records:
@@ -150,44 +150,44 @@ def _unsteady(generator: np.random.Generator, series: Series, count: int) -> boo
 
 
 def _bimodal(generator: np.random.Generator, series: Series) -> bool:
-    return modes.two(series.draw(generator, 1000)) is not None
+    return bimodality.detect(series.draw(generator, 1000)) is not None
 
 
 BORDER = (1 + MARGIN) * 1.0001
-CAMPAIGNS: dict[str, tuple[float, ...]] = {
+FAMILIES: dict[str, tuple[float, ...]] = {
     "12 equal pairs": (1.0,) * 12,
     "12 pairs just beyond the margin": (BORDER,) * 12,
     "6 equal, 3 just beyond the margin, 3 by 30 %": (1.0,) * 6 + (BORDER,) * 3 + (1.3,) * 3,
 }
-"""Ratios of a family of pairs, that share nothing but the blocks."""
+"""Ratios of a family of pairs, which share only the blocks."""
 
 
 def _verdicts(trials: int) -> Iterator[Line]:
     for count in LAUNCHES:
-        for kind, truths in CAMPAIGNS.items():
+        for kind, truths in FAMILIES.items():
             name = f"{kind}, {count} launches"
-            generator, wrong, told = _generator(name), 0, 0
+            generator, wrong, decided = _generator(name), 0, 0
             for _ in range(trials):
                 judged = compare.judge([_ratio(generator, truth, count) for truth in truths])
                 wrong += any(_wrong(one, truth) for one, truth in zip(judged, truths, strict=True))
-                told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-            note = f"{100 * told / trials / len(truths):.0f} % of the pairs decided"
+                decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+            note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
             yield Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
-        yield _everyone_with_everyone(trials, count)
+        yield _all_pairs(trials, count)
 
 
-def _everyone_with_everyone(trials: int, count: int) -> Line:
-    """Six deployments in one campaign: pairs that have a side in common are no independent questions."""
+def _all_pairs(trials: int, count: int) -> Line:
+    """Six deployments, all pairs: pairs with a common side are not independent."""
     levels = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
     places = list(combinations(range(len(levels)), 2))
     name = f"6 deployments, each with each, {count} launches"
-    generator, wrong, told = _generator(name), 0, 0
+    generator, wrong, decided = _generator(name), 0, 0
     for _ in range(trials):
         sides = paired(generator, levels, count, NOISE, DRIFT)
         judged = compare.judge([compare.ratio(sides[a], sides[b]) for a, b in places])
         wrong += any(_wrong(one, levels[b] / levels[a]) for one, (a, b) in zip(judged, places, strict=True))
-        told += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-    note = f"{100 * told / trials / len(places):.0f} % of the pairs decided"
+        decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
+    note = f"{100 * decided / trials / len(places):.0f} % of the pairs decided"
     return Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
 
 
@@ -207,5 +207,5 @@ def _wrong(judged: Judged, truth: float) -> bool:
 
 
 def _generator(name: str) -> np.random.Generator:
-    """Of its own for each line, so that a line does not depend on those before it."""
+    """A generator per line, so that a line does not depend on those before it."""
     return np.random.default_rng(list(name.encode()))

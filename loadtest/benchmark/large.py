@@ -1,7 +1,7 @@
-"""`python -m loadtest.benchmark.large FOLDER`: a run of 200 cells in five launches, as the program leaves it.
+"""`python -m loadtest.benchmark.large FOLDER`: a run of 200 cells in five launches, as the program writes it.
 
-Its latencies are drawn, its manifests and digests are proper. A process of its own, so that its memory is not taken for
-that of whoever reads the run.
+Its latencies are random, its manifests and digests are valid. A process of its own, so that its memory does not count
+for the reader of the run.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ RATE = 50
 
 
 def study(count: int) -> Study:
-    """Two frameworks, native and ONNX, and the null server: five deployments, at ten sizes in four ways 200 cells."""
+    """Two frameworks, native and ONNX, and the null server: five deployments, ten sizes, four profiles, 200 cells."""
     return Study(
         name="large",
         title="A large run of drawn latencies",

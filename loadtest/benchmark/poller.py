@@ -1,7 +1,7 @@
-"""`python -m loadtest.benchmark.poller LOAD.json`: a referee of the open loop.
+"""`python -m loadtest.benchmark.poller LOAD.json`: an independent client for the open loop.
 
 One thread that never sleeps, sockets that never block, a parser of its own, and no event loop. It shares with the load
-generator what both must send and when (`payload`, `schedule`) and the form of the record, and no way of being late.
+generator what to send and when (`payload`, `schedule`) and the format of the record, but nothing that could delay it.
 """
 
 import re
@@ -16,19 +16,20 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from loadtest import payload, samples, schedule
-from loadtest.payload import Load
+from loadtest import samples
+from loadtest.generator import payload, schedule
+from loadtest.generator.payload import Load
 from medserve import errors, machine, store
 from medserve.errors import CannotRun
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 CONNECTIONS = 32
-"""Opened before the clock starts; more are opened when all of them wait."""
+"""Opened before the clock starts; more are opened when all of them are in use."""
 
 
 class Exchange:
-    """One connection and the request that is under way on it, of which `answer` has come."""
+    """One connection, the request in flight on it, and the bytes of its `answer` so far."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address)
@@ -39,37 +40,37 @@ class Exchange:
         self.answer = b""
 
     def begin(self, row: int, request: bytes) -> None:
-        """Send request number `row`, or as much of it as the socket takes."""
+        """Send request number `row`, as much of it as the socket takes."""
         self.row, self._unsent, self.answer = row, memoryview(request), b""
         self.push()
 
     def push(self) -> bool:
-        """Send what is left. Says whether anything still is."""
+        """Send what is left. Returns whether anything still is."""
         with suppress(BlockingIOError):
             self._unsent = self._unsent[self.socket.send(self._unsent) :]
         return bool(self._unsent)
 
     def pull(self) -> int | None:
-        """Take what has come. The answer's status when it is whole."""
+        """Receive what has arrived. Returns the status when the answer is complete."""
         part = self.socket.recv(1 << 16)
         if not part:
-            raise CannotRun("the server closed a connection of the referee")
+            raise CannotRun("the server closed a connection of the independent client")
         self.answer += part
         end = self.answer.find(b"\r\n\r\n")
         if end < 0:
             return None
         length = LENGTH.search(self.answer[: end + 2])
         if length is None:
-            raise CannotRun("the server's answer says no Content-Length, which the referee needs")
+            raise CannotRun("the server's answer has no Content-Length, which the independent client needs")
         return int(self.answer[9:12]) if len(self.answer) >= end + 4 + int(length[1]) else None
 
 
 def open_loop(
-    address: tuple[str, int], requests: Sequence[bytes], offsets: NDArray[np.int64], patience: float
+    address: tuple[str, int], requests: Sequence[bytes], offsets: NDArray[np.int64], timeout_seconds: float
 ) -> NDArray[np.int64]:
     """Send by the schedule `offsets` (ns), taking `requests` in turn, without ever sleeping.
 
-    Returns int64 (n, 4): intended, sent, done, status; status is 0 where no answer came within `patience` seconds.
+    Returns int64 (n, 4): intended, sent, done, status; status is 0 where no answer came within `timeout_seconds`.
     """
     rows = np.zeros((len(offsets), 4), np.int64)
     selector = selectors.DefaultSelector()
@@ -83,10 +84,10 @@ def open_loop(
     unsent: list[Exchange] = []
     sent = answered = 0
     try:
-        with quiet_collector():
+        with gc_paused():
             start = now()
             due = (start + offsets).tolist()
-            end = due[-1] + round(patience * 1e9)
+            end = due[-1] + round(timeout_seconds * 1e9)
             while answered < len(due) and (at := now()) < end:
                 if sent < len(due) and at >= due[sent]:
                     exchange = idle.pop() if idle else connect()
@@ -116,10 +117,10 @@ def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The sam
     if load.out is None:
         raise errors.BadInput(f"{plan}: no 'out' for the record")
     machine.pin(load.cpus)
-    address = payload.split(load.url)
+    address = payload.split_url(load.url)
     chosen, requests = payload.requests(load)
     offsets = schedule.arrivals(load.profile, load.seed)
-    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.patience)
+    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.timeout_seconds)
     used = chosen[np.arange(len(rows)) % len(chosen)]
     columns = {
         **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),

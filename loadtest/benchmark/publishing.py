@@ -1,4 +1,4 @@
-"""What the report of a large run costs: seconds, memory, bytes, and how soon a browser shows it."""
+"""The cost of the report of a large run: seconds, memory, bytes, and the first paint in a browser."""
 
 import os
 import shutil
@@ -19,13 +19,13 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 def measure(folder: Path, scale: float) -> Iterator[Line]:
     """Make the run in `folder`, write its report in a process of its own, open it in a browser."""
     if folder.exists():
-        raise CannotRun(f"{folder}: exists; give --out a folder that is to be made")
+        raise CannotRun(f"{folder}: exists; give --out the name of a new folder")
     rows = round(SAMPLES * scale)
     run("loadtest.benchmark.large", str(folder), "--rows", str(rows))
     results = len(list(folder.glob("results/*/*/result.json")))
     began = time.perf_counter()
     child = process.start(["-m", "loadtest", "report", str(folder)], stdout=subprocess.DEVNULL)
-    # Of this child alone: the peak of all children would be that of the one that made the run.
+    # Of this child alone: the peak of all children includes that of the one that made the run.
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - began

@@ -1,10 +1,10 @@
-"""Two runs of one study, side by side: whether a comparison says the same when it is made again."""
+"""Two runs of one study, side by side: whether a repeated comparison has the same result."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.analysis import pairs, table
-from loadtest.analysis.pairs import Compared
+from loadtest.results import pairs, table
+from loadtest.results.pairs import Compared
 
 MEDIAN = 0.5
 OPPOSITE = {"faster", "slower"}
@@ -18,13 +18,13 @@ class Twice(NamedTuple):
     new: Compared
 
     @property
-    def turned(self) -> bool:
-        """Whether one run calls the second faster and the other slower."""
+    def reversed(self) -> bool:
+        """Whether the second is faster in one run and slower in the other."""
         return {self.old.verdict, self.new.verdict} == OPPOSITE
 
     @property
     def overlaps(self) -> bool | None:
-        """Whether the two intervals of the ratio have a value in common; null where one run has no interval."""
+        """Whether the two intervals of the ratio overlap; null when a run has no interval."""
         if self.old.low is None or self.old.high is None or self.new.low is None or self.new.high is None:
             return None
         return max(self.old.low, self.new.low) <= min(self.old.high, self.new.high)
@@ -36,13 +36,13 @@ class Twice(NamedTuple):
 
 
 def twice(old: Path, new: Path) -> list[Twice]:
-    """The pairs that both runs have, medians compared. Raises BadInput when one is no run."""
+    """The pairs of both runs, by their medians. Raises BadInput when one is no run."""
     before, after = (_pairs(run) for run in (old, new))
     return [Twice(one, after[key]) for key, one in before.items() if key in after]
 
 
 def markdown(found: list[Twice]) -> str:
-    """A table of all pairs, and in one line each what the two runs agree in."""
+    """A table of all pairs, and a summary of their agreement."""
     lines = [f"| {' | '.join(HEADS)} |", "|---|---|---:|---|---|---|---|---|"]
     for one in found:
         overlap = {True: "yes", False: "no", None: ""}[one.overlaps]
@@ -50,12 +50,12 @@ def markdown(found: list[Twice]) -> str:
         sides = (_ratio(one.old), _ratio(one.new), one.old.verdict, one.new.verdict)
         lines.append(f"| {' | '.join((pair, one.old.profile, str(one.old.size), *sides, overlap))} |")
     same = sum(one.old.verdict == one.new.verdict for one in found)
-    told = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
+    overlaps = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
     lines += [
         "",
-        f"{len(found)} pairs: {same} with the same verdict, {sum(one.turned for one in found)} from faster to slower "
+        f"{len(found)} pairs: {same} with the same verdict, {sum(one.reversed for one in found)} from faster to slower "
         "or back.",
-        f"Native against ONNX: {sum(told)} of {len(told)} intervals overlap.",
+        f"Native against ONNX: {sum(overlaps)} of {len(overlaps)} intervals overlap.",
     ]
     return "\n".join(lines)
 

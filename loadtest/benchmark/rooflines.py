@@ -1,4 +1,4 @@
-"""What the load generator and the analysis can do at most: lag and rate of the sendings, cost of a large record."""
+"""Limits of the load generator and the analysis: send lag, highest rate, cost of a large record."""
 
 import subprocess
 from collections.abc import Iterator
@@ -8,69 +8,62 @@ from statistics import median
 import msgspec
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from loadtest import client
 from loadtest.analysis import intervals
+from loadtest.analysis.distribution import index_of_dispersion
 from loadtest.benchmark.bench import SIZE, Bench, Line, run
-from loadtest.payload import Load
+from loadtest.generator.payload import Load
+from loadtest.measure import locust_process
 from medserve import process
 from medserve.errors import CannotRun
 from medserve.spec import LoadProfile
 
 RATES = (500.0, 1000.0)
-BIN = 10_000_000
-"""Nanoseconds of a count: 2,000 of them in 20 s tell an index of dispersion to 0.03 (one standard error)."""
+WINDOW_NS = 10_000_000
+"""Nanoseconds of a window: 2,000 of them in 20 s give an index of dispersion with a standard error of 0.03."""
 CONNECTIONS = 8
 ROWS = 10_000_000
 
 UNRECORDED = """
-from loadtest.records import Records
+from loadtest.generator.records import Records
 Records.note = lambda *_, **__: None
-from loadtest.locustfile import *
+from loadtest.generator.locustfile import *
 """
-"""A locustfile: the same users, the same stamps, and nothing kept."""
+"""A locustfile: the same users and the same stamps, without recording."""
 
 
 def schedule(bench: Bench) -> Iterator[Line]:
-    """The sendings against the schedule, on one core."""
+    """Send lag and dispersion on one core."""
     with bench.serving("null") as server:
         for rate in RATES:
             table = bench.ours(bench.plan(server.url, 20.0, mode="open-loop", arrivals="poisson", rate=rate))
             table = table.filter(pc.is_valid(table["sent_ns"]))
             intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
             lag = np.sort(sent - intended) / 1e3
-            told = f"{len(sent):,} requests; index of the schedule itself {dispersion(intended):.2f}"
+            note = (
+                f"{len(sent):,} requests; index of the schedule itself {index_of_dispersion(intended, WINDOW_NS):.2f}"
+            )
             at = f"at {rate:g}/s"
             yield Line(part="schedule", name=f"lag p50 {at}", value=intervals.percentile(lag, 0.5), unit="us", high=50)
             yield Line(
                 part="schedule", name=f"lag p99 {at}", value=intervals.percentile(lag, 0.99) / 1e3, unit="ms", high=0.5
             )
-            index = dispersion(np.sort(sent))
-            yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=told)
-
-
-def dispersion(stamps: NDArray[np.int64]) -> float:
-    """Variance over mean of the counts in equal times of ascending `stamps` (ns): 1 for a Poisson process.
-
-    Cox & Lewis, The Statistical Analysis of Series of Events (1966).
-    """
-    counts = np.bincount((stamps - stamps[0]) // BIN)[:-1]
-    return float(counts.var(ddof=1) / counts.mean())
+            index = index_of_dispersion(sent, WINDOW_NS)
+            yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=note)
 
 
 def generator(bench: Bench) -> Iterator[Line]:
-    """Requests a second with and without recording, as the server counts them."""
+    """Requests per second with and without recording, as the server counts them."""
     unrecorded = bench.new() / "unrecorded.py"
     unrecorded.write_text(UNRECORDED)
-    recorded = client.LOCUSTFILE
+    recorded = locust_process.LOCUSTFILE
     rates: dict[Path, list[float]] = {recorded: [], unrecorded: []}
     try:
         for _ in range(bench.rounds):
-            for client.LOCUSTFILE in rates:
-                rates[client.LOCUSTFILE].append(_roofline(bench))
+            for locust_process.LOCUSTFILE in rates:
+                rates[locust_process.LOCUSTFILE].append(_roofline(bench))
     finally:
-        client.LOCUSTFILE = recorded
+        locust_process.LOCUSTFILE = recorded
     kept, bare = rates.values()
     rate = median(kept)
     yield Line(part="generator", name="recorded requests", value=rate, unit="/s", low=10_000)
@@ -97,7 +90,7 @@ def _roofline(bench: Bench) -> float:
             out=str(folder / "samples.parquet"),
             cpus=bench.client_cpus,
         )
-        client.generate(load, folder / "locust.log")
+        locust_process.generate(load, folder / "locust.log")
     finally:
         process.stop(child)
     said = msgspec.json.decode(child.stdout.read(), type=_Answered)
@@ -112,7 +105,7 @@ class _Answered(msgspec.Struct):
 
 
 def analysis(bench: Bench) -> Iterator[Line]:
-    """A record of ten million requests, reduced."""
+    """The cost of reducing a record of ten million requests."""
     folder = str(bench.new())
     rows = max(1, round(ROWS * bench.scale))
     run("loadtest.benchmark.bulk", "make", folder, "--rows", str(rows))

@@ -1,4 +1,4 @@
-"""Series whose truth is known: latencies of one record, of the launches of a cell, and of paired campaigns."""
+"""Simulated series whose truth is known: latencies of a record, of the launches of a cell, and of paired launches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def autoregressive(correlation: float, spread: float = SPREAD) -> Series:
 
 
 def mixture(share: float, ratio: float, spread: float) -> Series:
-    """Independent latencies: a `share` of them lies around `ratio` ms, the others around 1 ms."""
+    """Independent latencies: a `share` of them around `ratio` ms, the others around 1 ms."""
 
     def draw(generator: np.random.Generator, count: int) -> Floats:
         upper = generator.random(count) < share
@@ -53,7 +53,7 @@ def mixture(share: float, ratio: float, spread: float) -> Series:
 
 
 def ramp(rise: float, spread: float = SPREAD) -> Series:
-    """Independent around a level that goes up by the share `rise` from begin to end: it has no percentile to find."""
+    """Independent latencies around a level that rises by the share `rise`; they have no true percentile."""
 
     def draw(generator: np.random.Generator, count: int) -> Floats:
         level = np.linspace(0.0, np.log1p(rise), count)
@@ -63,14 +63,14 @@ def ramp(rise: float, spread: float = SPREAD) -> Series:
 
 
 def launched(generator: np.random.Generator, effects: Floats, of: Series, count: int) -> list[Floats]:
-    """Ascending latencies of one launch an effect; an effect is the logarithm of the factor on all its requests."""
+    """Ascending latencies of a launch per effect, which is the logarithm of a factor on all its requests."""
     return [np.sort(np.exp(effect) * of.draw(generator, count)) for effect in effects]
 
 
 def paired(
     generator: np.random.Generator, levels: Floats, launches: int, noise: float, drift: float
 ) -> list[dict[int, float]]:
-    """One percentile of each deployment by block: its level, times what the block does to all, times noise."""
+    """One percentile of each deployment by block: its level, times the effect of the block, times noise."""
     blocks = generator.normal(0.0, drift, launches)
     logs = np.log(levels)[:, None] + blocks + generator.normal(0.0, noise, (len(levels), launches))
     return [dict(enumerate(np.exp(row).tolist())) for row in logs]

@@ -1,4 +1,4 @@
-"""`wrk` as a referee of the closed loop: another language, another parser, the same bytes to the same server."""
+"""`wrk` as an independent client of the closed loop: another language and parser, the same bytes to the same server."""
 
 import shutil
 import subprocess
@@ -23,16 +23,16 @@ end
 """
 
 
-class _Said(msgspec.Struct):
+class _Output(msgspec.Struct):
     p50: float
     requests: int
     failed: int
 
 
 def measure(url: str, request: bytes, seconds: float, cpus: tuple[int, ...], folder: Path) -> float:
-    """The p50 in microseconds that wrk prints of a closed loop over one connection.
+    """The p50 in microseconds that wrk measures in a closed loop over one connection.
 
-    `folder` is for its script. Raises CannotRun where there is no wrk, or where a request failed.
+    `folder` is for its script. Raises CannotRun without wrk, or when a request failed.
     """
     if shutil.which("wrk") is None:
         raise CannotRun("wrk is not installed (Debian package wrk)")
@@ -49,7 +49,7 @@ def measure(url: str, request: bytes, seconds: float, cpus: tuple[int, ...], fol
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise CannotRun(f"wrk ended without a result: {' '.join((done.stderr or done.stdout).split())[:300]}")
-    said = msgspec.json.decode(lines[-1], type=_Said)
-    if said.failed or not said.requests:
-        raise CannotRun(f"wrk: {said.failed} of {said.requests} requests failed")
-    return said.p50
+    output = msgspec.json.decode(lines[-1], type=_Output)
+    if output.failed or not output.requests:
+        raise CannotRun(f"wrk: {output.failed} of {output.requests} requests failed")
+    return output.p50

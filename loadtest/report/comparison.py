@@ -1,13 +1,14 @@
-"""What may be concluded from a run: two deployments are told apart by their launches, paired block by block."""
+"""Comparisons for the report: pairs of native and ONNX, the fastest of a group, and which rows belong together."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from loadtest.analysis import compare
-from loadtest.analysis.compare import Verdict
-from loadtest.analysis.table import Row
-from loadtest.analysis.verdicts import deployment
+from loadtest.analysis.compare import Ratio, Verdict
+from loadtest.analysis.intervals import Interval
+from loadtest.results.flags import deployment
+from loadtest.results.table import Row
 from medserve.spec import LoadProfile
 
 Group = dict[str, Row]
@@ -29,25 +30,17 @@ SAME = (
 """A native row and an ONNX row are compared when they agree in these."""
 
 
-class Bounds(Struct, frozen=True):
-    """A ratio or a difference, with the interval that the ends of the two intervals give; null without them."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
 class Pair(Struct, frozen=True):
     """Native beside ONNX under one profile; `ratio` is ONNX / native of the medians, null where one is missing."""
 
     native: Row
     onnx: Row
-    ratio: Bounds | None
+    ratio: Interval | None
     verdict: Verdict
 
 
 class Fastest(Struct, frozen=True):
-    """The lowest median of a group, and the rows that are not slower for certain."""
+    """The lowest median of a group, and the rows that are not slower with 95 % confidence."""
 
     row: Row
     rivals: tuple[Row, ...]
@@ -55,7 +48,7 @@ class Fastest(Struct, frozen=True):
 
 
 def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Row]]:
-    """Rows by the values of some keys, in the order of their first."""
+    """Rows by the values of some keys, in order of first appearance."""
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -99,49 +92,51 @@ def pairs(rows: Sequence[Row], medians: Medians) -> list[Pair]:
     return [Pair(native, other, *judged[native["cell"], other["cell"]]) for native, other in both]
 
 
-def _same_precision(one: Row, other: Row) -> bool:
-    # A row that failed before its export knows none, and stands in the table all the same.
-    return len({one["precision"], other["precision"]} - {None}) < 2
+def _same_precision(first: Row, second: Row) -> bool:
+    # A row that failed before its export has none, and is in the table all the same.
+    return len({first["precision"], second["precision"]} - {None}) < 2
 
 
-def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Bounds | None, Verdict]]:
-    """Second over first of each pair; rows that are not usable have no ratio."""
+def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Interval | None, Verdict]]:
+    """The ratio second over first of each pair, and its verdict; rows that are not usable have no ratio."""
     ratios = [
         compare.ratio(medians[first["cell"]], medians[second["cell"]])
         if usable(first) and usable(second)
-        else compare.Ratio(reason="one of the two has no median")
+        else Ratio(reason="one of the two has no median")
         for first, second in family
     ]
-    return [
-        (None if one.ratio.value is None else Bounds(one.ratio.value, one.ratio.low, one.ratio.high), one.verdict)
-        for one in compare.judge(ratios)
-    ]
+    return [(_interval(judged.ratio), judged.verdict) for judged in compare.judge(ratios)]
+
+
+def _interval(ratio: Ratio) -> Interval | None:
+    return None if ratio.value is None else Interval(value=ratio.value, low=ratio.low, high=ratio.high)
 
 
 def both_ways(profiles: Collection[LoadProfile]) -> tuple[str, str] | None:
-    """The profiles of single images in process and in a closed loop; null where the study has not both."""
+    """The profiles of single images in process and in a closed loop; null unless the study has both."""
     inside, outside = single_image(profiles, "in-process"), single_image(profiles, "closed-loop")
     return (inside, outside) if inside and outside else None
 
 
-def overhead(group: Group, inside: str, outside: str) -> Bounds | None:
-    """Milliseconds that HTTP adds to a deployment's median; null where one of the two was not measured."""
+def overhead(group: Group, inside: str, outside: str) -> Interval | None:
+    """Milliseconds that HTTP adds to a deployment's median; null if one of the two was not measured."""
     if inside not in group or outside not in group or not group[inside]["valid"] or not group[outside]["valid"]:
         return None
     return _difference(group[inside], group[outside])
 
 
-def _difference(inside: Row, outside: Row) -> Bounds | None:
+def _difference(inside: Row, outside: Row) -> Interval | None:
     if inside["p50_ms"] is None or outside["p50_ms"] is None:
         return None
     value = outside["p50_ms"] - inside["p50_ms"]
     if inside["p50_low"] is None or outside["p50_low"] is None:
-        return Bounds(value)
-    return Bounds(value, outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"])
+        return Interval(value=value)
+    low, high = outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"]
+    return Interval(value=value, low=low, high=high)
 
 
 def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:
-    """The lowest median of float32 rows, if there is any; a lossy model is never ranked among them."""
+    """The lowest median of float32 rows; a lossy model is never ranked among them. Null without rows."""
     ranked = sorted(
         (row for row in rows if usable(row) and row["precision"] == "float32"), key=lambda row: float(row["p50_ms"])
     )
@@ -154,10 +149,10 @@ def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:
 
 
 def side_by_side(profiles: Collection[LoadProfile]) -> list[LoadProfile]:
-    """The profiles that stand in the main tables and charts: of a ladder of users the lowest rung, and nobody rests."""
-    busy = [one for one in profiles if not one.gap_seconds and one.trap is None]
-    least = {key: min(one.users for one in busy if _ladder(one) == key) for key in map(_ladder, busy)}
-    return [one for one in busy if one.users == least[_ladder(one)]]
+    """The profiles of the main tables and charts: without pauses, and with the fewest users of a ladder."""
+    busy = [profile for profile in profiles if not profile.gap_seconds and profile.trap is None]
+    least = {key: min(known.users for known in busy if _ladder(known) == key) for key in map(_ladder, busy)}
+    return [profile for profile in busy if profile.users == least[_ladder(profile)]]
 
 
 def _ladder(profile: LoadProfile) -> tuple[str, int]:
@@ -165,10 +160,10 @@ def _ladder(profile: LoadProfile) -> tuple[str, int]:
 
 
 def single_image(profiles: Iterable[LoadProfile], mode: str) -> str | None:
-    """The name of the first profile of a mode that sends single images and has one user, as both sides must."""
-    return next((one.name for one in profiles if one.mode == mode and is_single(one)), None)
+    """The name of the first profile of a mode that sends single images with one user; or null."""
+    return next((profile.name for profile in profiles if profile.mode == mode and is_single(profile)), None)
 
 
 def is_single(profile: LoadProfile) -> bool:
-    """Whether single images are sent, by one user or schedule without rests, and measured soundly."""
+    """Whether single images are sent by one user or schedule, without pauses and without a timing mistake."""
     return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.trap is None

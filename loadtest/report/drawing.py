@@ -1,4 +1,4 @@
-"""Altair charts from points: lines across a plane, and rows of values with intervals."""
+"""Altair charts of points: lines across a plane, and rows of values with intervals."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -7,19 +7,20 @@ import altair as alt
 import msgspec
 from msgspec import Struct
 
-from loadtest.report import scales
+from loadtest.report import scales, wording
 from loadtest.report.scales import Domain, Spread
-from loadtest.report.wording import MUTED
+from loadtest.report.wording import MUTED, number
+from loadtest.results.table import Row
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
 FADED = 0.35
-"""Opacity of what stands back."""
+"""Opacity of faded points."""
 Kind = Literal["native", "ONNX", "null", "decided", "not decided"]
 
 
 class Look(NamedTuple):
-    """How points of a kind look, and their line."""
+    """The look of points of a kind, and of their line."""
 
     shape: str
     filled: bool
@@ -36,7 +37,7 @@ KINDS: dict[Kind, Look] = {
 
 
 class Axis(Struct, frozen=True, kw_only=True):
-    """An axis with its ends; `ticks` are round numbers of the axis itself where none are given."""
+    """An axis with its ends; without `ticks`, it has round numbers."""
 
     title: str
     domain: Domain
@@ -47,7 +48,7 @@ class Axis(Struct, frozen=True, kw_only=True):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What Altair's X and Y want to know."""
+        """The arguments of Altair's X and Y."""
         ticks = list(self.ticks) or (scales.ticks(self.domain) if self.log else None)
         scale = alt.Scale(type="log" if self.log else "linear", domain=list(self.domain), nice=False)
         shown = {"tickCount": 5} if ticks is None else {"values": ticks}
@@ -56,9 +57,9 @@ class Axis(Struct, frozen=True, kw_only=True):
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """One point with its interval. `series` is its row or line, `tail` its p99, `x` its place across.
+    """One point with its interval. `series` is its row or line, `tail` its p99, `x` its horizontal position.
 
-    What is `ringed` stands out, what is `faded` stands back; `text` stands beside it.
+    `ringed` draws a ring around it, `faded` makes it pale; `text` is written beside it.
     """
 
     series: str
@@ -84,18 +85,54 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class Drawn(Struct, frozen=True):
-    """A chart of one panel, and what it shows in words. `height` in pixels; null is by its number of rows."""
+    """A chart of one panel, and a text that describes it. `height` in pixels; null follows from its number of rows."""
 
     chart: alt.LayerChart | alt.FacetChart
     title: str
-    says: str
+    description: str
     height: int | None = None
 
 
+def point(
+    row: Row,
+    series: str,
+    label: str,
+    value: float,
+    ends: tuple[float | None, float | None] = (None, None),
+    **other: Any,
+) -> Point:
+    """A point of a row, in the colour of its framework and with the mark of its kind."""
+    null = row["framework"] is None
+    return Point(
+        series=series,
+        framework="null" if null else wording.framework(row["framework"]),
+        colour=wording.colour(row["framework"]),
+        kind="null" if null else "ONNX" if row["format"] == "onnx" else "native",
+        value=value,
+        low=ends[0],
+        high=ends[1],
+        label=label,
+        **other,
+    )
+
+
+def median_point(row: Row, series: str, name: str, tail: float | None = None) -> Point:
+    """The median of a row with its interval; `name` begins its label."""
+    label = f"{name}: median {wording.estimate(row)}" + (f", p99 {number(tail)} ms" if tail is not None else "")
+    return point(row, series, label, row["p50_ms"], (row["p50_low"], row["p50_high"]), tail=tail)
+
+
+def extremes(points: Sequence[Point], unit: str = " ms") -> str:
+    """The lowest and the highest value with their labels, for readers who cannot see the picture."""
+    ordered = sorted(points, key=lambda point: point.value)
+    ends = [f"{number(end.value)}{unit} ({end.label.partition(':')[0]})" for end in (ordered[0], ordered[-1])]
+    return f"lowest {ends[0]}, highest {ends[1]}"
+
+
 def lines(
-    points: Sequence[Point], x: Axis, y: Axis, title: str, says: str, outline: Sequence[tuple[float, float]] = ()
+    points: Sequence[Point], x: Axis, y: Axis, title: str, description: str, outline: Sequence[tuple[float, float]] = ()
 ) -> Drawn:
-    """Values against places such as image sizes, a line a series; `outline` are corners of one line of steps."""
+    """Values against x, such as image sizes, a line per series; `outline` has the corners of one stepped line."""
     dash = alt.StrokeDash("kind:N", scale=_by_kind(points, "dashes"))
     across, up = alt.X("x:Q", **x.settings), alt.Y("value:Q", **y.settings)
     base = _base(points, y.domain, x.domain).encode(x=across)
@@ -115,19 +152,19 @@ def lines(
         corners = alt.Chart(alt.InlineData(values=[{"x": place, "value": value} for place, value in outline]))
         steps = corners.mark_line(aria=False, interpolate="step-after", strokeWidth=1.5, color=MUTED)
         layers.insert(0, steps.encode(x=across, y=up))
-    return Drawn(alt.layer(*layers), title, says, height=330)
+    return Drawn(alt.layer(*layers), title, description, height=330)
 
 
 def rows(
     points: Sequence[Point],
     x: Axis,
     title: str,
-    says: str,
+    description: str,
     *,
     line: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> Drawn:
-    """Values with intervals, a row a series, on one axis; `line` and `band` are what they are to be held against."""
+    """Values with intervals on one axis, a row per series; `line` and `band` mark values to compare with."""
     names = list(dict.fromkeys(point.series for point in points))
     y = alt.Y("series:N", sort=names, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
     base = _base(points, x.domain).encode(y=y)
@@ -145,11 +182,11 @@ def rows(
         ends = alt.Chart(alt.InlineData(values=[{"from": band[0], "to": band[1]}]))
         shade = ends.mark_rect(aria=False, color=MUTED, opacity=0.12)
         layers.insert(0, shade.encode(x=alt.X("from:Q", title=x.title), x2="to:Q"))
-    return Drawn(alt.layer(*layers), title, says)
+    return Drawn(alt.layer(*layers), title, description)
 
 
 def _base(points: Sequence[Point], domain: Domain, across: Domain = (0.0, 0.0)) -> alt.Chart:
-    """The points with their colour; those without an interval have one of no length."""
+    """The points with their colour; a point without an interval has one of length zero."""
     values = []
     for point in points:
         ends = {
@@ -161,7 +198,7 @@ def _base(points: Sequence[Point], domain: Domain, across: Domain = (0.0, 0.0)) 
         fill = point.colour if KINDS[point.kind].filled else PAPER
         values.append(msgspec.to_builtins(point) | ends | {"fill": fill, "opacity": FADED if point.faded else 1.0})
     chart = alt.Chart(alt.InlineData(values=values)).encode(color=alt.Color("colour:N", scale=None))
-    return chart.encode(opacity=alt.Opacity("opacity:Q", scale=None)) if any(one.faded for one in points) else chart
+    return chart.encode(opacity=alt.Opacity("opacity:Q", scale=None)) if any(point.faded for point in points) else chart
 
 
 def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:

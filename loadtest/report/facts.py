@@ -1,15 +1,15 @@
-"""Reads a run: its rows, and the manifests that say where they come from."""
+"""Reads a run for the report: its rows, and the manifests that say where they come from."""
 
 from pathlib import Path
 
 import msgspec
 
-from loadtest.analysis import agreement, ledger, table
-from loadtest.analysis.agreement import Agreement
+from loadtest.analysis.breakdown import Term, over_launches
 from loadtest.analysis.distribution import Curve
-from loadtest.analysis.ledger import Term
-from loadtest.analysis.table import Row
 from loadtest.report import comparison, wording
+from loadtest.results import agreement, table
+from loadtest.results.agreement import Agreement
+from loadtest.results.table import Row
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -21,15 +21,15 @@ from medserve.study import Plan, Study, Training, plan
 class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
 
-    `rows` are those measured soundly, `trapped` the others. `medians` are milliseconds by cell and launch (means where
-    that is the trap), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell and launch;
-    `ledgers` of the cells with single images and one user over HTTP.
+    `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
+    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
+    and launch; `breakdowns` are of the cells with single images and one user over HTTP.
     """
 
     study: Study
     plan: Plan
     rows: list[Row]
-    trapped: list[Row]
+    mistaken: list[Row]
     medians: dict[str, dict[int, float]]
     percentiles: dict[str, dict[str, dict[int, float]]]
     curves: dict[str, dict[int, Curve]]
@@ -40,11 +40,11 @@ class Facts(msgspec.Struct, frozen=True):
     results: list[Result]
     agreements: list[Agreement]
     selftest: SelfTest | None
-    ledgers: dict[str, tuple[Term, ...]]
+    breakdowns: dict[str, tuple[Term, ...]]
 
     @property
     def licences(self) -> list[str]:
-        """The licence of each data set that was used, as its checkpoints say."""
+        """The licences in the checkpoints, one per data set that was used."""
         return list(dict.fromkeys(checkpoint.licence for checkpoint in self.checkpoints.values()))
 
     @property
@@ -82,7 +82,9 @@ class Facts(msgspec.Struct, frozen=True):
 
 def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
-    measured = table.read(run, ledgers=lambda one: one.mode != "in-process" and comparison.is_single(one))
+    measured = table.read(
+        run, with_breakdown=lambda profile: profile.mode != "in-process" and comparison.is_single(profile)
+    )
     rows = table.rows(measured)
     study = measured.study
     matrix = plan(study)
@@ -102,23 +104,24 @@ def read(run: Path) -> Facts:
         study=study,
         plan=matrix,
         rows=[row for row in rows if row["trap"] is None],
-        trapped=[row for row in rows if row["trap"] is not None],
-        medians=measured.centres(),
+        mistaken=[row for row in rows if row["trap"] is not None],
+        medians=measured.central_latencies(),
         percentiles={name: measured.percentiles(share) for name, share in table.PERCENTILES.items()},
         curves={
-            one.cell.name: {index: counted.curve for index, counted in one.counted.items()} for one in measured.cells
+            cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
+            for cell in measured.cells
         },
         profiles=profiles,
-        ledgers={
-            one.cell.name: ledger.together([counted.ledger for counted in one.counted.values()])
-            for one in measured.cells
+        breakdowns={
+            cell.cell.name: over_launches([summary.breakdown for summary in cell.summaries.values()])
+            for cell in measured.cells
         },
         checkpoints=checkpoints,
         artifacts=artifacts,
         failures={(failure.stage, failure.name): failure.reason for failure in failures},
         results=results,
         agreements=agreement.agreements(run, artifacts.values()),
-        selftest=measured.tested,
+        selftest=measured.selftest,
     )
 
 
@@ -131,5 +134,5 @@ def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:
                 try:
                     found.append(store.read_json(path, Result))
                 except BadInput:
-                    continue  # its row says so already
+                    continue  # its row has the reason
     return sorted(found, key=lambda result: result.started)

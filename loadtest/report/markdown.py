@@ -71,5 +71,5 @@ def _sentence(sentence: Sentence) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is: nothing in a reason or a name is markup."""
+    """Text with Markdown's markup escaped: a reason or a name holds none."""
     return _SPECIAL.sub(r"\\\1", re.sub(r"\s+", " ", text).replace("&", "&amp;"))

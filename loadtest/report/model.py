@@ -1,4 +1,4 @@
-"""What a report consists of, as plain data: HTML and Markdown are two ways of writing it down."""
+"""A report as plain data, which is written as HTML and as Markdown."""
 
 import re
 from typing import Literal
@@ -9,7 +9,7 @@ Tone = Literal["", "strong", "muted", "good", "warn", "bad"]
 
 
 class Piece(Struct, frozen=True):
-    """A stretch of a sentence in one tone."""
+    """A part of a sentence in one tone."""
 
     text: str
     tone: Tone = ""
@@ -19,14 +19,14 @@ Sentence = tuple[Piece, ...]
 
 
 class Mark(Struct, frozen=True):
-    """The sign of a deployment, as in the charts: colour by framework, disc native, diamond ONNX, square null."""
+    """The mark of a deployment, as in the charts: colour by framework, disc native, diamond ONNX, square null."""
 
     colour: str
     shape: Literal["disc", "ring", "diamond", "square"] = "disc"
 
 
 class Cell(Struct, frozen=True):
-    """A value of a table. `note` is what stands muted beside it, `value` what it is sorted by (full precision)."""
+    """A value of a table. `note` is muted beside it, `value` sorts the column (full precision), `hint` is a tooltip."""
 
     text: str
     note: str = ""
@@ -37,7 +37,7 @@ class Cell(Struct, frozen=True):
 
 
 class Column(Struct, frozen=True):
-    """`group` is the heading above neighbouring columns of the same group."""
+    """A column. `group` is the heading above neighbouring columns of the same group."""
 
     title: str
     unit: str = ""
@@ -46,14 +46,14 @@ class Column(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """A row; `remarks` stand below it, across all columns."""
+    """A row; `remarks` are below it, across all columns."""
 
     cells: tuple[Cell, ...]
     remarks: tuple[str, ...] = ()
 
 
 class Table(Struct, frozen=True):
-    """`notes` stand folded below the table."""
+    """A table; `notes` are folded below it."""
 
     title: str
     columns: tuple[Column, ...]
@@ -78,7 +78,7 @@ class Table(Struct, frozen=True):
 
 
 class Terms(Struct, frozen=True):
-    """Terms and what is to be said of each."""
+    """Terms with their explanations."""
 
     title: str
     items: tuple[tuple[str, str], ...]
@@ -98,7 +98,7 @@ class Panel(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """Panels side by side, two a row where they are `paired`. `key` explains the marks; `svg` and `png` are files."""
+    """Panels side by side, two per row if `paired`. `key` explains the marks; `svg` and `png` are files."""
 
     name: str
     title: str
@@ -111,7 +111,7 @@ class Figure(Struct, frozen=True):
 
 
 class Section(Struct, frozen=True):
-    """A chapter. `name` is its anchor."""
+    """A section. `name` is its anchor."""
 
     name: str
     title: str
@@ -119,7 +119,7 @@ class Section(Struct, frozen=True):
     intro: str = ""
 
     def called(self, block: Table | Figure | Terms | Commands) -> str:
-        """The anchor of a block, and the name of its files: a figure's own, a table's by section and title."""
+        """The anchor of a block, and the name of its files: a figure has its own, a table one by section and title."""
         if isinstance(block, Figure):
             return block.name
         title = block.title if isinstance(block, Table | Terms) else ""
@@ -127,7 +127,7 @@ class Section(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """The whole report. `cautions` is what a reader must know before using a number."""
+    """The whole report. `cautions` limit the use of its numbers."""
 
     title: str
     study: str

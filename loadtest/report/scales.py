@@ -1,4 +1,4 @@
-"""Ends and ticks of axes. Intervals of three launches may span decades; they are cut before they dwarf the values."""
+"""Ends and ticks of axes. Intervals over three launches may span decades; they are cut before they dwarf the values."""
 
 from collections.abc import Iterable, Sequence
 from math import floor, log10
@@ -7,7 +7,7 @@ Spread = tuple[float, float | None, float | None]
 """A value with the ends of its interval."""
 Domain = tuple[float, float]
 CUT = " Intervals that leave the frame are cut at its edge."
-"""What a caption says where `cut` is true."""
+"""The end of a caption where `cut` is true."""
 
 
 def logarithmic(spreads: Sequence[Spread]) -> Domain:
@@ -29,7 +29,7 @@ def linear(spreads: Sequence[Spread]) -> Domain:
 
 
 def percent(spreads: Sequence[Spread]) -> Domain:
-    """Ends of an axis in per cent around shares with their intervals, with some room, not beyond 0 and 100."""
+    """Ends of an axis in per cent around shares with their intervals and some room, within 0 and 100."""
     least = min(_known(end for value, low, _ in spreads for end in (value, low))) * 100
     most = max(_known(end for value, _, high in spreads for end in (value, high))) * 100
     room = max((most - least) * 0.06, 0.1)
@@ -37,7 +37,7 @@ def percent(spreads: Sequence[Spread]) -> Domain:
 
 
 def ticks(domain: Domain) -> list[float]:
-    """Round numbers within a logarithmic axis, four at least where there are so many."""
+    """Round numbers within a logarithmic axis, at least four if there are so many."""
     bottom, top = domain
     powers = range(floor(log10(bottom)), floor(log10(top)) + 1)
     found: list[float] = []
@@ -57,7 +57,7 @@ def ticks(domain: Domain) -> list[float]:
 
 
 def within(value: float, domain: Domain) -> float:
-    """The value, or the end of the axis that it lies beyond."""
+    """The value, limited to the ends of the axis."""
     return min(max(value, domain[0]), domain[1])
 
 

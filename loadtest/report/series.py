@@ -1,4 +1,4 @@
-"""Altair charts of whole series: thin lines of many points, and bars that are stacked from parts."""
+"""Altair charts of whole series: thin lines of many points, and stacked bars."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,24 +19,24 @@ class Stroke(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """A stretch of a bar; `place` is its order in the bar."""
+    """A part of a stacked bar; `position` is its order in the bar."""
 
     name: str
     bar: str
-    place: int
+    position: int
     colour: str
     value: float
     label: str
 
 
-def strokes(found: Sequence[Stroke], x: Axis, y: Axis, title: str, says: str) -> Drawn:
-    """Every line by itself, none joined to another of its colour."""
-    # As text, for each of ten thousand objects would be held against a schema. Clipped or transparent lines would take
-    # a layer of the whole sheet each when it is drawn as PNG.
+def strokes(lines: Sequence[Stroke], x: Axis, y: Axis, title: str, description: str) -> Drawn:
+    """Every line separately, not joined to others of its colour."""
+    # As text, because each of ten thousand objects would be validated by a schema. Clipped or transparent lines would
+    # each need a layer of the whole sheet when it is drawn as PNG.
     rows = [
-        f"{number},{across:.5g},{up:.5g},{one.colour},{one.kind}"
-        for number, one in enumerate(found)
-        for across, up in zip(one.xs, one.ys, strict=True)
+        f"{number},{across:.5g},{up:.5g},{line.colour},{line.kind}"
+        for number, line in enumerate(lines)
+        for across, up in zip(line.xs, line.ys, strict=True)
     ]
     values = alt.InlineData(values="\n".join(["line,x,y,colour,kind", *rows]), format=alt.CsvDataFormat(type="csv"))
     dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=["native", "ONNX"], range=[[1, 0], [4, 2]]))
@@ -51,16 +51,16 @@ def strokes(found: Sequence[Stroke], x: Axis, y: Axis, title: str, says: str) ->
             detail="line:N",
         )
     )
-    return Drawn(alt.layer(chart), title, says, height=300)
+    return Drawn(alt.layer(chart), title, description, height=300)
 
 
-def stacks(parts: Sequence[Part], unit: str, title: str, says: str) -> Drawn:
-    """A bar of parts in their order, a row a bar, from zero."""
+def stacks(parts: Sequence[Part], unit: str, title: str, description: str) -> Drawn:
+    """Stacked bars from zero, a row per bar."""
     values = [
-        {"bar": one.bar, "place": one.place, "colour": one.colour, "value": one.value, "label": one.label}
-        for one in parts
+        {"bar": part.bar, "position": part.position, "colour": part.colour, "value": part.value, "label": part.label}
+        for part in parts
     ]
-    names = list(dict.fromkeys(one.bar for one in parts))
+    names = list(dict.fromkeys(part.bar for part in parts))
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_bar(size=15, stroke=PAPER, strokeWidth=0.5)
@@ -68,8 +68,8 @@ def stacks(parts: Sequence[Part], unit: str, title: str, says: str) -> Drawn:
             x=alt.X("value:Q", title=unit, stack="zero", axis=alt.Axis(tickCount=5, format="~r")),
             y=alt.Y("bar:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False)),
             fill=alt.Fill("colour:N", scale=None),
-            order="place:Q",
+            order="position:Q",
             description="label:N",
         )
     )
-    return Drawn(alt.layer(chart), title, says)
+    return Drawn(alt.layer(chart), title, description)

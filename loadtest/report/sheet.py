@@ -1,7 +1,7 @@
 """From charts to figures: SVG panels for the page, and one SVG and one PNG file of the whole.
 
-The page holds SVG and no Vega: some ten kilobytes a panel in place of a megabyte of script, it prints, it is there
-without script, and the page's own colours reach into it. A point's label is what the page shows when it is pointed at.
+The page holds SVG and no Vega: some ten kilobytes per panel instead of a megabyte of script. SVG prints, works without
+script, and takes the page's colours. The page shows the label of a point under the pointer.
 """
 
 import re
@@ -39,42 +39,45 @@ THEME: dict[str, Any] = {
 Key = tuple[tuple[str, Mark], ...]
 
 
-def draw(name: str, title: str, caption: str, drawn: Sequence[Drawn], key: Key, *, paired: bool = False) -> Figure:
-    """A figure of these panels; of `paired` ones two stand side by side."""
-    pictures = [_picture(one) for one in drawn]
-    panels = tuple(map(_panel, pictures))
+def draw(name: str, title: str, caption: str, panels: Sequence[Drawn], key: Key, *, paired: bool = False) -> Figure:
+    """A figure of these panels; `paired` puts two side by side."""
+    pictures = [_picture(panel) for panel in panels]
     columns = min(len(pictures), 2 if paired or len(pictures) == 4 else 3)
     whole = _sheet(pictures, key, columns)
-    return Figure(name, title, caption, panels, key, whole, vl_convert.svg_to_png(whole, scale=2), paired)
+    return Figure(
+        name, title, caption, tuple(map(_panel, pictures)), key, whole, vl_convert.svg_to_png(whole, scale=2), paired
+    )
 
 
 class _Picture(Struct, frozen=True):
-    """What is inside an SVG, what it says to who cannot see it, and its pixels."""
+    """The inside of an SVG, a text that describes it, and its size in pixels."""
 
     body: str
-    says: str
+    description: str
     width: int
     height: int
 
 
-def _picture(one: Drawn) -> _Picture:
-    height = alt.Step(24) if one.height is None else one.height
+def _picture(drawn: Drawn) -> _Picture:
+    height = alt.Step(24) if drawn.height is None else drawn.height
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    chart = one.chart.properties(width=WIDTH, height=height, title=one.title, autosize=fit).configure(**THEME)
+    chart = drawn.chart.properties(width=WIDTH, height=height, title=drawn.title, autosize=fit).configure(**THEME)
     svg = vl_convert.vegalite_to_svg(chart.to_json())
     size = re.search(r'width="([\d.]+)" height="([\d.]+)"', svg)
     assert size is not None
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
-    return _Picture(body, f"{one.title}: {one.says}", ceil(float(size[1])), ceil(float(size[2])))
+    return _Picture(body, f"{drawn.title}: {drawn.description}", ceil(float(size[1])), ceil(float(size[2])))
 
 
 def _panel(picture: _Picture) -> Panel:
     box = f'viewBox="0 0 {picture.width} {picture.height}"'
-    return Panel(f'<svg {box} role="img" aria-label={quoteattr(picture.says)}>{picture.body}</svg>', picture.says)
+    return Panel(
+        f'<svg {box} role="img" aria-label={quoteattr(picture.description)}>{picture.body}</svg>', picture.description
+    )
 
 
 def _sheet(pictures: Sequence[_Picture], key: Key, columns: int) -> str:
-    """All panels on one white sheet, the key below: a file that stands alone."""
+    """All panels on one white sheet with the key below, as a file of its own."""
     placed, signs, top, left = [], [], GAP, GAP
     for first in range(0, len(pictures), columns):
         row = pictures[first : first + columns]
@@ -82,7 +85,7 @@ def _sheet(pictures: Sequence[_Picture], key: Key, columns: int) -> str:
         top += max(picture.height for picture in row) + GAP
     for text, mark in key:
         signs.append((left + 6, text, mark))
-        # The width of a text is guessed from its length: the file may be drawn with any font.
+        # The width of a text is estimated from its length, because the font is unknown.
         left += 44 + 7 * len(text)
     size = {"width": max(GAP + columns * (WIDTH + GAP), left + GAP), "height": top + GAP}
     return templating.render("figure.svg.jinja", placed=placed, key=signs, gap=GAP, muted=MUTED, **size)

@@ -1,4 +1,4 @@
-"""The templates: escaped always, and strict about every name."""
+"""The templates: always escaped, and an error for an unknown name."""
 
 from pathlib import Path
 from typing import Any

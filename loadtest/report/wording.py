@@ -1,10 +1,10 @@
-"""How numbers and names are written: three significant digits, plain titles, one colour a framework."""
+"""How numbers and names are written: three significant digits, plain titles, one colour per framework."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from loadtest.analysis.verdicts import Row
 from loadtest.report.model import Mark
+from loadtest.results.flags import Row
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 
@@ -35,7 +35,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, trailing zeros kept, powers of ten where the digits would not be read."""
+    """Three significant digits with trailing zeros; powers of ten for very small and very large numbers."""
     if value is None:
         return ABSENT
     if value == 0:
@@ -49,7 +49,7 @@ def number(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency with its unit, which stay on one line."""
+    """A latency with its unit, on one line."""
     return number(value) + MS
 
 
@@ -59,19 +59,19 @@ def times(value: float) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """An interval in brackets; nothing where there is none."""
+    """An interval in brackets; empty without one."""
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
 def estimate(row: Row, name: str = "p50") -> str:
-    """A percentile of a row in words: `0.436 ms [0.423, 0.451]`."""
+    """A percentile of a row with its interval: `0.436 ms [0.423, 0.451]`."""
     bounds = interval(row[f"{name}_low"], row[f"{name}_high"])
     return milliseconds(row[f"{name}_ms"]) + (f" {bounds}" if bounds else "")
 
 
 def percent(share: float | None) -> str:
-    """A share with two decimals."""
-    return ABSENT if share is None else f"{share * 100:.2f} %"
+    """A share in per cent with two decimals, without the sign."""
+    return ABSENT if share is None else f"{share * 100:.2f}"
 
 
 def several(count: int, thing: str) -> str:
@@ -80,7 +80,7 @@ def several(count: int, thing: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words as a sentence lists them: a, b and c."""
+    """Words as a list in a sentence: a, b and c."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
@@ -100,7 +100,7 @@ def title(name: str) -> str:
 
 
 def colour(name: str | None) -> str:
-    """The colour of a framework, the same in every report; one that has none of its own takes a spare one."""
+    """The colour of a framework, the same in every report; a framework without its own gets a spare one."""
     if name is None:
         return NULL
     return COLOURS.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
@@ -112,44 +112,44 @@ def mark(row: Row) -> Mark:
     return Mark(colour(row["framework"]), "square" if null else "diamond" if onnx else "disc")
 
 
-def profile(one: LoadProfile) -> str:
+def profile(load: LoadProfile) -> str:
     """A way of measuring in a few words."""
-    where = {"in-process": "In process", "closed-loop": "HTTP, closed loop", "open-loop": "HTTP, open loop"}[one.mode]
+    where = {"in-process": "In process", "closed-loop": "HTTP, closed loop", "open-loop": "HTTP, open loop"}[load.mode]
     words = [where]
-    words += [schedule(one)] if one.rate else []
-    words += [f"rests of {rest(one.gap_seconds)}"] if one.gap_seconds else []
-    words += [f"{one.users} users"] if one.users > 1 else []
-    words += [f"trap {one.trap}"] if one.trap else []
-    words += [f"batches of {one.batch}"] if one.batch > 1 else ["one image"] if one.mode == "in-process" else []
+    words += [schedule(load)] if load.rate else []
+    words += [f"pauses of {pause(load.gap_seconds)}"] if load.gap_seconds else []
+    words += [f"{load.users} users"] if load.users > 1 else []
+    words += [f"timing mistake {load.trap}"] if load.trap else []
+    words += [f"batches of {load.batch}"] if load.batch > 1 else ["one image"] if load.mode == "in-process" else []
     return ", ".join(words)
 
 
-def under(one: LoadProfile) -> str:
-    """A load over HTTP as a sentence names it: `at 50 requests a second, Poisson`."""
-    if one.mode == "open-loop":
-        return ", ".join(filter(None, (f"at {one.rate:g} requests a second" if one.rate else "", _arrivals(one))))
-    rests = f"with rests of {rest(one.gap_seconds)}" if one.gap_seconds else "back to back"
-    return f"{several(one.users, 'user')}, {rests}"
+def under(load: LoadProfile) -> str:
+    """A load over HTTP in a sentence: `at 50 requests per second, Poisson`."""
+    if load.mode == "open-loop":
+        rate = f"at {load.rate:g} requests per second" if load.rate else ""
+        return ", ".join(filter(None, (rate, _arrivals(load))))
+    pauses = f"with pauses of {pause(load.gap_seconds)}" if load.gap_seconds else "back to back"
+    return f"{several(load.users, 'user')}, {pauses}"
 
 
-def schedule(one: LoadProfile) -> str:
+def schedule(load: LoadProfile) -> str:
     """The arrivals of an open loop: `50/s`, `50/s Poisson`."""
-    return " ".join(filter(None, (f"{one.rate:g}/s" if one.rate else "", _arrivals(one))))
+    return " ".join(filter(None, (f"{load.rate:g}/s" if load.rate else "", _arrivals(load))))
 
 
-def _arrivals(one: LoadProfile) -> str:
-    return {"constant": "", "poisson": "Poisson", "bursts": f"in bursts of {one.burst}", "trace": "by trace"}[
-        one.arrivals
-    ]
+def _arrivals(load: LoadProfile) -> str:
+    words = {"constant": "", "poisson": "Poisson", "bursts": f"in bursts of {load.burst}", "trace": "by trace"}
+    return words[load.arrivals]
 
 
-def rest(seconds: float) -> str:
+def pause(seconds: float) -> str:
     """A pause between requests."""
     return "none" if not seconds else f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
 
 
 def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
-    """What the marks mean: one colour a framework; a disc is native, a hollow diamond ONNX."""
+    """The meaning of the marks: one colour per framework; a disc is native, a hollow diamond ONNX."""
     names = dict.fromkeys(row["framework"] for row in rows)
     shown = {framework(name): Mark(colour(name)) for name in names if name}
     shown |= {"native": Mark(MUTED), "ONNX": Mark(MUTED, "diamond")}
@@ -159,23 +159,23 @@ def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
 
 
 class Labels:
-    """Names deployments by what tells them apart within these rows, and by no more."""
+    """Names deployments by what distinguishes them within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         names = ("precision", "architecture", "device", "threads", "batch_images", "variant", "seed")
         self._varying = {name for name in names if _differ(rows, name)}
 
     def kind(self, row: Row) -> str:
-        """What stands beside the framework: format, runtime where it is not the format's own, and what varies."""
+        """The words beside the framework: format, runtime unless it is the format's default, and what varies."""
         if row["framework"] is None:
             words = ["floor of the wrapper"]
         else:
-            own = FORMATS[row["format"]].runtime if row["format"] in FORMATS else None
-            words = [title(row["format"])] + ([title(row["runtime"])] if row["runtime"] != own else [])
+            default = FORMATS[row["format"]].runtime if row["format"] in FORMATS else None
+            words = [title(row["format"])] + ([title(row["runtime"])] if row["runtime"] != default else [])
         return ", ".join(words + self.varying(row))
 
     def varying(self, row: Row) -> list[str]:
-        """Only what varies."""
+        """The words for what varies among the rows."""
         shown: dict[str, Any] = {
             "precision": row["precision"],
             "architecture": row["architecture"],
@@ -188,7 +188,7 @@ class Labels:
         return [str(shown[key]) for key in shown if key in self._varying]
 
     def full(self, row: Row) -> str:
-        """The name of a deployment in a sentence or at an axis."""
+        """The name of a deployment, for a sentence or an axis."""
         return f"{framework(row['framework'])} {self.kind(row)}" if row["framework"] else "Null (floor)"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve import machine, plugins
+from medserve.certificate import check
 from medserve.errors import BadInput, CannotRun
 from medserve.spec import Artifact, Certificate, Deployment
 from medserve.store import read_artifact
@@ -71,23 +72,27 @@ def pad(images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.u
     return padded
 
 
-def open_runtime(folder: Path, deployment: Deployment, *, cold: bool = False) -> tuple[Runtime, Artifact]:
+def open_runtime(
+    folder: Path, deployment: Deployment, *, cold: bool = False, digest: str | None = None
+) -> tuple[Runtime, Artifact]:
     """Load an artifact whose digests and certificate hold, compile its batch sizes, check it against the golden file.
 
-    A `cold` one is only loaded, for who times the first calls. Raises BadInput for a folder that must not be used,
-    CannotRun for what this machine lacks or a failed check.
+    The framework executes what the model file says, so nothing is loaded before all else holds. `digest` is the SHA-256
+    that the manifest must have, null for any. A `cold` runtime is only loaded, for timing the first calls. Raises
+    BadInput for a folder that must not be used, CannotRun for what this machine lacks or a failed check.
     """
-    artifact = read_artifact(folder)
-    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
-    own = artifact.certificate.runtime
+    artifact = read_artifact(folder, digest)
+    said = plugins.literals("serve.runtimes", deployment.runtime)
+    reads, own = said["READS"], artifact.certificate.runtime
     proof = _check_certificate(artifact, deployment.runtime if artifact.format in reads else own)
+    _check_caches(folder, deployment, said.get("CACHES", ()))
     shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
     _check_target(artifact)
     runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
     if reads and not cold:
         # One of reduced precision may be as far off as its certificate says.
-        allowed = proof.max_abs or 0.0 if proof.kind == "lossy" else 0.0
-        _check_golden(runtime, folder, deployment, allowed + GOLDEN_LIMIT)
+        allowed = max(proof.max_abs or 0.0, proof.golden_max_abs or 0.0) if proof.kind == "lossy" else 0.0
+        _check_golden(runtime, folder, artifact, deployment, allowed + GOLDEN_LIMIT)
     return runtime, artifact
 
 
@@ -131,7 +136,19 @@ def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
         raise CannotRun(f"{artifact.name} is not certified for {runtime}; export it again with --runtime {runtime}")
     if not proof.valid:
         raise CannotRun(f"{artifact.name} has no valid certificate: {proof.reason}")
+    if artifact.has_model:
+        check(artifact)
     return proof
+
+
+def _check_caches(folder: Path, deployment: Deployment, caches: tuple[str, ...]) -> None:
+    """Code that is compiled into an artifact's folder would be in no manifest, and the next start would refuse it."""
+    for option in caches:
+        named = deployment.options.get(option)
+        if named and isinstance(named, str) and Path(named).resolve().is_relative_to(folder.resolve()):
+            raise BadInput(
+                f"the option {option} of {deployment.runtime} is {named}, inside the artifact; name a folder outside"
+            )
 
 
 def _check_target(artifact: Artifact) -> None:
@@ -143,13 +160,11 @@ def _check_target(artifact: Artifact) -> None:
         )
 
 
-def _check_golden(runtime: Runtime, folder: Path, deployment: Deployment, limit: float) -> None:
-    if not (folder / "golden.npz").is_file():
-        raise BadInput(
-            f"{folder}: no golden.npz, so nothing shows that this machine computes the same; export it again"
-        )
+def _check_golden(runtime: Runtime, folder: Path, artifact: Artifact, deployment: Deployment, limit: float) -> None:
     with np.load(folder / "golden.npz") as golden:
         images, expected = golden["images"], golden["scores"]
+    if not len(images) or images.dtype != np.uint8 or images.shape[1:] != artifact.image_shape:
+        raise BadInput(f"{folder / 'golden.npz'}: {images.dtype} {images.shape}, no images for it; export it again")
     step = deployment.batch_sizes[-1]
     parts = [predict(runtime, images[at : at + step], deployment.batch_sizes) for at in range(0, len(images), step)]
     scores = np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""What the runtimes of ONNX Runtime share: one session, on one of its execution providers, and the verbs."""
+"""Shared by the runtimes on ONNX Runtime: a session on an execution provider, with the four verbs."""
 
 import contextlib
 import sys
@@ -16,12 +16,12 @@ from medserve.tables import INPUT, OUTPUT
 
 Provider = tuple[str, dict[str, str]]
 CPU: Provider = ("CPUExecutionProvider", {})
-# TF32 is this provider's default; its error is ten times the golden limit.
+# This provider uses TF32 by default; its error is ten times the limit on the golden images.
 CUDA: Provider = ("CUDAExecutionProvider", {"use_tf32": "0"})
 
 
 class CpuRuntime:
-    """See `serve.runtimes.Runtime`. NumPy arrays go in without a copy."""
+    """See `serve.runtimes.Runtime`. NumPy arrays are not copied."""
 
     def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
         self._name = name
@@ -52,7 +52,7 @@ class CpuRuntime:
 
 
 class CudaRuntime(CpuRuntime):
-    """See `serve.runtimes.Runtime`. Bound to device memory, so that only `place` and `fetch` cross the bus."""
+    """See `serve.runtimes.Runtime`. Inputs and outputs stay in device memory; only `place` and `fetch` copy."""
 
     def place(self, images: NDArray[np.uint8]) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0)
@@ -72,22 +72,22 @@ class CudaRuntime(CpuRuntime):
 
 
 def open_session(name: str, model: Path, deployment: Deployment, *providers: Provider) -> CpuRuntime:
-    """The runtime `name`: a session on the first provider, which may leave operators to the others.
+    """The runtime `name`: a session on the first provider; the others run the operators that it does not support.
 
-    Raises CannotRun where the first cannot be used.
+    Raises CannotRun if the first provider is not available.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = deployment.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     if deployment.device == "cuda":
-        # It says on standard output, which belongs to events, which library it has not found.
+        # It names missing libraries on standard output, which is reserved for events.
         with contextlib.redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(str(model), options, providers=list(providers), enable_fallback=0)
     if session.get_providers()[0] != providers[0][0]:
         raise CannotRun(
-            f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]} here: it lacks a GPU, or the "
-            "libraries of CUDA, cuDNN or TensorRT (its own lines above name them); use --device cpu"
+            f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]}: no GPU, or missing "
+            "libraries of CUDA, cuDNN or TensorRT (named in the lines above); use --device cpu"
         )
     return CudaRuntime(name, session) if deployment.device == "cuda" else CpuRuntime(name, session)

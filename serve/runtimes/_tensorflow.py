@@ -1,4 +1,4 @@
-"""What the runtimes of SavedModels share: TensorFlow's devices and pools, the verbs, the model's signature."""
+"""Shared by the runtimes for SavedModels: TensorFlow's devices and thread pools, the verbs, the model's signature."""
 
 import contextlib
 import os
@@ -64,12 +64,13 @@ class TensorFlowRuntime:
 
 
 def read(model: Path, deployment: Deployment) -> tuple[tf.Module, str]:
-    """The model on the deployment's device, and that device's name. Raises CannotRun without that device."""
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is ten times the golden limit
+    """The model on the deployment's device, and the device's name. Raises CannotRun if the device is missing."""
+    # The error of TF32 is ten times the limit on the golden images.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
     if deployment.device == "cuda" and not gpus:
         raise CannotRun(f"tensorflow {tf.__version__} sees no GPU; use --device cpu or a machine with a GPU")
-    # Devices and pools are set once in a process, before their first use; `facts` says what they are.
+    # Possible once per process, before the first use of devices and pools; `facts` reports the effective values.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices(gpus if deployment.device == "cuda" else [], "GPU")
         tf.config.threading.set_intra_op_parallelism_threads(deployment.threads)

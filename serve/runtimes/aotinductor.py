@@ -1,4 +1,4 @@
-"""A network that `torch.export` captured and AOTInductor compiled to machine code, for the processor."""
+"""PyTorch AOTInductor: a network exported by `torch.export` and compiled to machine code, on the processor."""
 
 import warnings
 from pathlib import Path
@@ -47,13 +47,13 @@ class AotInductorRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> AotInductorRuntime:
-    """Load the compiled code. Raises CannotRun for another device than the processor."""
+    """Load the compiled code. Raises CannotRun for a device other than the processor."""
     if deployment.device != "cpu":
         raise CannotRun("the exporter compiles for the processor only; use --device cpu")
-    # The code asks for the number of threads in every call.
+    # The compiled code reads the number of threads in every call.
     torch.set_num_threads(deployment.threads)
     with warnings.catch_warnings():
-        # A request's bytes are read-only, and no model writes to its input: torch says so once in a process, here.
+        # Torch warns once per process about read-only input. Requests are read-only, and no model writes to its input.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         torch.from_numpy(np.frombuffer(b"0", np.uint8))
     return AotInductorRuntime(aoti_load_package(str(model), run_single_threaded=True))

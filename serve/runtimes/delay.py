@@ -1,6 +1,6 @@
-"""No model, and a scripted time: what is measured through it is a ruler, on answers whose truth is known.
+"""No model, only scripted delays: it tests load generators, because the true latency of each request is known.
 
-The `infer` stage that the wrapper reports of each request is the delay that the request really received.
+The server reports the delay that each request actually had as its `infer` stage.
 """
 
 import random
@@ -24,10 +24,10 @@ READS = ()
 
 
 class Options(Noun, frozen=True, kw_only=True):
-    """The script. Delays are taken in turn or, where there are `shares`, drawn by them with `seed`.
+    """The script. Delays apply in turn or, with `shares` as weights, at random with `seed`.
 
-    What is under way or arrives in the stall, `stall_seconds` from `stall_at` seconds after the first prediction, waits
-    until its end.
+    A stall begins `stall_at` seconds after the first prediction and lasts `stall_seconds`. A prediction that runs or
+    starts during the stall is done at its end.
     """
 
     delays_ms: tuple[float, ...] = (0.0,)
@@ -38,11 +38,11 @@ class Options(Noun, frozen=True, kw_only=True):
 
 
 class DelayRuntime:
-    """See `serve.runtimes.Runtime`. `y` is the instant at which it is done, and its number of images."""
+    """See `serve.runtimes.Runtime`. `y` is the time at which the prediction is done, and its number of images."""
 
     def __init__(self, classes: int, deployment: Deployment, options: Options) -> None:
         self._scores = np.full((deployment.batch_sizes[-1], classes), 1.0 / classes, np.float32)
-        # Each batch size is run once before the server is ready; the script begins after that.
+        # Each batch size runs once before the server is ready; the script starts after that.
         self._before_ready = len(deployment.batch_sizes)
         self._delays = _delays(options)
         self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
@@ -52,17 +52,17 @@ class DelayRuntime:
         return images
 
     def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
-        begun = now()
+        started = now()
         if self._before_ready:
             self._before_ready -= 1
-            return begun, len(x)
+            return started, len(x)
         if self._first is None:
-            self._first = begun
-        due = begun + next(self._delays)
-        start = self._first + self._stall_at
-        end = start + self._stall
-        if begun < end and due >= start:
-            due = max(due, end)
+            self._first = started
+        due = started + next(self._delays)
+        stall_start = self._first + self._stall_at
+        stall_end = stall_start + self._stall
+        if started < stall_end and due >= stall_start:
+            due = max(due, stall_end)
         return due, len(x)
 
     def due(self, y: tuple[int, int]) -> int:
@@ -81,24 +81,27 @@ class DelayRuntime:
 
 
 def load(_model: Path, classes: int, deployment: Deployment) -> DelayRuntime:
-    """A runtime that needs no model and takes any format. Raises BadInput for options that are no script."""
+    """A runtime without a model, for artifacts of any format. Raises BadInput for an invalid script."""
     options = read_options(deployment, Options)
     shares = options.shares
     if not options.delays_ms or min(*options.delays_ms, options.stall_at, options.stall_seconds) < 0:
-        raise BadInput("the options of delay: 'delays_ms' and the stall are times; expected one or more, none below 0")
+        raise BadInput(
+            "the options of delay: expected at least one value in 'delays_ms', and no negative 'delays_ms', 'stall_at' "
+            "or 'stall_seconds'"
+        )
     if shares is not None and (len(shares) != len(options.delays_ms) or min(shares) < 0 or sum(shares) <= 0):
         raise BadInput(
             f"the options of delay: 'shares' is {list(shares)}; expected a weight for each of the "
-            f"{len(options.delays_ms)} 'delays_ms', none below 0 and not all 0"
+            f"{len(options.delays_ms)} 'delays_ms', not negative and not all 0"
         )
     return DelayRuntime(classes, deployment, options)
 
 
 def _delays(options: Options) -> Iterator[int]:
-    """Nanoseconds for one prediction after the other, without end."""
+    """Yield the delay of each prediction in nanoseconds, without end."""
     delays = [round(delay * 1e6) for delay in options.delays_ms]
     if options.shares is None:
         yield from cycle(delays)
-    generator = random.Random(options.seed)  # noqa: S311 (a script, not a secret)
+    generator = random.Random(options.seed)  # noqa: S311 (reproducible, not secret)
     while True:
         yield generator.choices(delays, options.shares)[0]

@@ -16,7 +16,7 @@ READS = ("tflite",)
 
 
 class LiteRtRuntime:
-    """See `serve.runtimes.Runtime`. An interpreter is of one batch size, and made when that is run the first time."""
+    """See `serve.runtimes.Runtime`. Each batch size has its own interpreter, created when it first runs."""
 
     def __init__(self, model: Path, threads: int) -> None:
         self._model = model
@@ -27,7 +27,7 @@ class LiteRtRuntime:
         return images
 
     def run(self, x: NDArray[np.uint8]) -> Interpreter:
-        interpreter = self._interpreters.get(len(x)) or self._interpreter(x.shape)
+        interpreter = self._interpreters.get(len(x)) or self._create_interpreter(x.shape)
         interpreter.set_tensor(self._input, x)
         interpreter.invoke()
         return interpreter
@@ -39,7 +39,7 @@ class LiteRtRuntime:
         return y.get_tensor(self._output)
 
     def facts(self) -> dict[str, Any]:
-        # It does not tell how many threads it has; these are what each interpreter was made with.
+        # LiteRT does not report its threads; this is the number that each interpreter was created with.
         return {
             "runtime": "litert",
             "threads": self._threads,
@@ -47,18 +47,18 @@ class LiteRtRuntime:
             "versions": versions("ai-edge-litert", "numpy"),
         }
 
-    def _interpreter(self, shape: tuple[int, ...]) -> Interpreter:
-        made = Interpreter(model_path=str(self._model), num_threads=self._threads)
-        self._input = made.get_input_details()[0]["index"]
-        self._output = made.get_output_details()[0]["index"]
-        made.resize_tensor_input(self._input, shape)
-        made.allocate_tensors()
-        return self._interpreters.setdefault(shape[0], made)
+    def _create_interpreter(self, shape: tuple[int, ...]) -> Interpreter:
+        interpreter = Interpreter(model_path=str(self._model), num_threads=self._threads)
+        self._input = interpreter.get_input_details()[0]["index"]
+        self._output = interpreter.get_output_details()[0]["index"]
+        interpreter.resize_tensor_input(self._input, shape)
+        interpreter.allocate_tensors()
+        return self._interpreters.setdefault(shape[0], interpreter)
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> LiteRtRuntime:
-    """Check that the model can be read. Raises CannotRun for another device than the processor."""
+    """Check that the model can be read. Raises CannotRun for a device other than the processor."""
     if deployment.device != "cpu":
-        raise CannotRun("LiteRT runs on the processor here; use --device cpu")
+        raise CannotRun("the runtime litert runs on the processor only; use --device cpu")
     Interpreter(model_path=str(model))
     return LiteRtRuntime(model, deployment.threads)

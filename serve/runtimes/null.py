@@ -1,4 +1,4 @@
-"""No model: the same uniform probabilities for every image. What is measured through it is the ruler, not a subject."""
+"""No model: the same uniform probabilities for every image. It measures the server and the load generator alone."""
 
 from pathlib import Path
 from typing import Any
@@ -36,5 +36,5 @@ class NullRuntime:
 
 
 def load(_model: Path, classes: int, deployment: Deployment) -> NullRuntime:
-    """A runtime that needs no model and takes any format."""
+    """A runtime without a model, for artifacts of any format."""
     return NullRuntime(classes, deployment.batch_sizes[-1])

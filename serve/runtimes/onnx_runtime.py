@@ -1,4 +1,4 @@
-"""ONNX Runtime, on its CPU or its CUDA execution provider."""
+"""ONNX Runtime on its CPU or CUDA execution provider."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ READS = ("onnx",)
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> _onnxruntime.CpuRuntime:
-    """A session on the deployment's device and no other. Raises CannotRun where that device cannot be used."""
+    """A session on the deployment's device only. Raises CannotRun if that device is not available."""
     provider = _onnxruntime.CUDA if deployment.device == "cuda" else _onnxruntime.CPU
     return _onnxruntime.open_session("onnx_runtime", model, deployment, provider)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on its TensorRT execution provider, which compiles a batch size when it is run the first time."""
+"""ONNX Runtime on its TensorRT execution provider, which compiles each batch size when it first runs."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,20 @@ CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for engines, so that the next start of the same model only reads them."""
+    """`cache` is a folder for compiled engines; the next start of the same model loads them."""
 
     cache: str = ""
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> _onnxruntime.CpuRuntime:
-    """A session in full float32. Raises CannotRun without a GPU or without TensorRT."""
+    """A session in full float32. Raises CannotRun if GPU or TensorRT is missing."""
     if deployment.device != "cuda":
         raise CannotRun("TensorRT runs on a GPU only; use --device cuda, or the runtime onnx_runtime")
-    # TensorRT's tactics would take TF32, and this is the only way to forbid it.
+    # TensorRT would choose TF32 kernels; only this variable forbids them.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     settings = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}
     if cache := read_options(deployment, Options).cache:
         settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache}
     provider = ("TensorrtExecutionProvider", settings)
-    # What TensorRT has no kernel for stays on the GPU.
+    # Operators without a TensorRT kernel run on the CUDA provider.
     return _onnxruntime.open_session("onnx_tensorrt", model, deployment, provider, _onnxruntime.CUDA)

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor, from the same ONNX file that ONNX Runtime reads."""
+"""OpenVINO on the processor; reads the same ONNX file as ONNX Runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for compiled models, so that the next start of the same model only reads them."""
+    """`cache` is a folder for compiled models; the next start of the same model loads them."""
 
     cache: str = ""
 
 
 class OpenVinoRuntime:
-    """See `serve.runtimes.Runtime`. A batch size is compiled when it is run the first time."""
+    """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
     def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
         self._model = model
@@ -45,7 +45,7 @@ class OpenVinoRuntime:
         return None
 
     def fetch(self, y: openvino.InferRequest) -> NDArray[np.float32]:
-        # The tensor belongs to the request, whose next run overwrites it.
+        # Copied: the next inference of this request overwrites the tensor.
         return y.get_output_tensor().data.copy()
 
     def facts(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class OpenVinoRuntime:
         }
 
     def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
-        """For this shape alone, which is faster than one model for all of them."""
+        """Compile for this shape only, which is faster than a model for all shapes."""
         self._model.reshape({INPUT: list(shape)})
         compiled = self._core.compile_model(self._model, "CPU", self._settings)
         self._requests[shape[0]] = compiled.create_infer_request()
@@ -68,16 +68,16 @@ class OpenVinoRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
-    """Read the graph. Raises CannotRun for another device than the processor, BadInput for options that it has not."""
+    """Read the graph. Raises CannotRun for a device other than the processor, BadInput for unknown options."""
     if deployment.device != "cpu":
-        raise CannotRun(f"openvino {openvino.__version__} runs on no NVIDIA GPU; use --device cpu")
+        raise CannotRun(f"openvino {openvino.__version__} does not run on NVIDIA GPUs; use --device cpu")
     settings = {
         "INFERENCE_NUM_THREADS": deployment.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        # Where the processor has bfloat16 that is the default, and its error is a hundred times the golden limit.
+        # On processors with bfloat16 instructions OpenVINO uses it by default, with 100 times the allowed error.
         "INFERENCE_PRECISION_HINT": "f32",
-        # The process is bound to its cores already.
+        # The process itself is pinned to its cores.
         "ENABLE_CPU_PINNING": False,
         "CACHE_DIR": read_options(deployment, Options).cache,
     }

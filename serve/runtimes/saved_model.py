@@ -1,4 +1,4 @@
-"""SavedModel, through the concrete function of its signature; never `predict`, which is for whole data sets."""
+"""SavedModel, called through the concrete function of its signature; Keras' `predict` is for whole data sets."""
 
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ class SavedModelRuntime(_tensorflow.TensorFlowRuntime):
         self._folder = folder
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same model by `keras.Model.predict`."""
+        """The same prediction by `keras.Model.predict`, a timing mistake that studies can measure (see TRAPS)."""
         with tf.device(self._device):
             return self._keras.predict(images, verbose=0)[OUTPUT]
 
@@ -38,5 +38,5 @@ class SavedModelRuntime(_tensorflow.TensorFlowRuntime):
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> SavedModelRuntime:
-    """Load the model onto the deployment's device. Raises CannotRun without that device."""
+    """Load the model onto the deployment's device. Raises CannotRun if the device is missing."""
     return SavedModelRuntime(*_tensorflow.read(model, deployment), model.parent)

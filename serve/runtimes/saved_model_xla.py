@@ -1,4 +1,4 @@
-"""SavedModel, its signature compiled by XLA when a batch size is run the first time."""
+"""SavedModel compiled by XLA; each batch size is compiled when it first runs."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ class XlaRuntime(_tensorflow.TensorFlowRuntime):
         super().__init__(model, device)
         signature = self._function
         compiled = tf.function(lambda **image: signature(**image), jit_compile=True)
-        # Concrete, for a tf.function first looks for the trace that suits its arguments, in every call.
+        # A concrete function: a tf.function would look up the trace for its arguments in every call.
         self._function = compiled.get_concrete_function(**signature.structured_input_signature[1])
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> XlaRuntime:
-    """Load the model onto the deployment's device. Raises CannotRun without that device."""
+    """Load the model onto the deployment's device. Raises CannotRun if the device is missing."""
     return XlaRuntime(*_tensorflow.read(model, deployment))

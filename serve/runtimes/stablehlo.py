@@ -1,4 +1,4 @@
-"""StableHLO as serialised by `jax.export`, compiled by XLA."""
+"""StableHLO serialised by `jax.export` and compiled by XLA."""
 
 import contextlib
 import os
@@ -21,13 +21,13 @@ CACHES = ("cache",)
 
 
 class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for compiled modules, so that the next start of the same model only reads them."""
+    """`cache` is a folder for compiled modules; the next start of the same model loads them."""
 
     cache: str = ""
 
 
 class StableHloRuntime:
-    """See `serve.runtimes.Runtime`. A batch size is compiled when it is run the first time."""
+    """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
     def __init__(self, exported: jax.export.Exported, device: jax.Device) -> None:
         self._call = jax.jit(exported.call)
@@ -55,7 +55,7 @@ class StableHloRuntime:
         }
 
     def _float32_exact(self) -> bool:
-        """Whether a convolution, asked for float32 as the module's are, keeps all 23 bits of the mantissa."""
+        """Whether a convolution with the module's precision setting, float32, keeps all 23 bits of the mantissa."""
         value = jnp.full((8, 8, 8, 8), 1.0 + 2.0**-20, device=self._device)
         unit = jnp.eye(8, device=self._device)[:, :, None, None]
         return bool((jax.lax.conv(value, unit, (1, 1), "VALID", precision="float32") == value).all())
@@ -64,15 +64,15 @@ class StableHloRuntime:
 def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime:
     """Deserialise the module for the deployment's device.
 
-    Raises CannotRun without that device, BadInput for options that it has not.
+    Raises CannotRun if the device is missing, BadInput for unknown options.
     """
-    # XLA's CPU client takes its threads from this variable when it starts, and has no other way to be told.
+    # XLA's CPU client reads its number of threads from this variable when it starts; there is no other setting.
     os.environ["PJRT_NPROC"] = str(deployment.threads)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     jax.config.update("jax_platforms", deployment.device)
     if cache := read_options(deployment, Options).cache:
         jax.config.update("jax_compilation_cache_dir", cache)
-        # Whatever was compiled, however fast or small it is.
+        # Cache every module, however fast to compile or small.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     try:
@@ -85,9 +85,9 @@ def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime
 
 
 def _pool_threads() -> int:
-    """Threads in XLA's pool, counted by their name, for XLA does not tell."""
+    """Number of threads in XLA's pool, counted by their names, because XLA does not report it."""
     count = 0
     for path in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # another thread may have ended since
+        with contextlib.suppress(OSError):  # the thread may have ended in the meantime
             count += path.read_text().startswith("tf_XLAEigen")
     return count

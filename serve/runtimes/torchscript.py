@@ -1,4 +1,4 @@
-"""TorchScript, as exported by `torch.jit.save`."""
+"""TorchScript, saved by `torch.jit.save`."""
 
 import contextlib
 import warnings
@@ -27,12 +27,12 @@ class TorchScriptRuntime:
 
     def place(self, images: NDArray[np.uint8]) -> torch.Tensor:
         tensor = torch.from_numpy(images)
-        # From pageable memory the driver copies twice, and not asynchronously.
+        # From pageable memory the driver would copy twice, and synchronously.
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        # The optimising executor compiles a shape when it meets it the second time, and again later; the module is
-        # optimised already, and a small batch is faster without it.
+        # The optimising executor compiles each shape in its second call and again later. The module is already
+        # optimised, and small batches are faster without that executor.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             return self._module(x)
 
@@ -61,22 +61,22 @@ class TorchScriptRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRuntime:
-    """Freeze and optimise the module for the deployment's device. Raises CannotRun without that device."""
+    """Freeze and optimise the module for the deployment's device. Raises CannotRun if the device is missing."""
     torch.set_num_threads(deployment.threads)
-    # The pool can be sized once in a process, before its first use; `facts` says what it is.
+    # Possible once per process, before the first use of the pool; `facts` reports the effective value.
     with contextlib.suppress(RuntimeError):
         torch.set_num_interop_threads(1)
-    # TF32 is the default of cuDNN's convolutions; its error is ten times the golden limit.
+    # cuDNN uses TF32 for convolutions by default; its error is ten times the limit on the golden images.
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     if deployment.device == "cuda" and not torch.cuda.is_available():
         raise CannotRun(f"torch {torch.__version__} sees no CUDA device; use --device cpu or a machine with a GPU")
     device = torch.device(deployment.device)
     with warnings.catch_warnings():
-        # A request's bytes are read-only, and no model writes to its input: torch says so once in a process, here.
+        # Torch warns once per process about read-only input. Requests are read-only, and no model writes to its input.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         torch.from_numpy(np.frombuffer(b"0", np.uint8))
-        # TorchScript is the subject here, deprecated or not.
+        # Measured although PyTorch deprecates it.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         module = torch.jit.optimize_for_inference(torch.jit.load(str(model), map_location=device))
     return TorchScriptRuntime(module, device)

@@ -1,5 +1,5 @@
-"""One file a framework: `plain(network, images, labels, recipe) -> epoch`, the loop that its users would write.
+"""One file per framework: `plain(network, images, labels, recipe) -> epoch`, the usual training loop of its users.
 
-`epoch()` trains once over uint8 (N, H, W, C) `images` and int64 (N,) `labels` in random batches, without augmentation,
-and returns the mean loss.
+`epoch()` trains for one epoch on uint8 (N, H, W, C) `images` and int64 (N,) `labels`, in random batches without
+augmentation, and returns the mean loss.
 """

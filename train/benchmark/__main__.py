@@ -1,7 +1,7 @@
-"""`python -m train.benchmark`: images a second of this program's loop, beside the loop that a framework's users write.
+"""`python -m train.benchmark`: images per second of `train.loop` and of the usual training loop of each framework.
 
-Both train the same network on the same images in turns of one epoch, in one process, so that what the machine does
-meanwhile meets both alike. This program's loop also augments; the plain one does not. Evaluation is in neither.
+Both train the same network on the same images, in one process and in alternating epochs, so that disturbances of the
+machine affect both. `train.loop` augments the images; the plain loop does not. Neither evaluates.
 """
 
 import subprocess
@@ -28,8 +28,8 @@ from train.batches import batches
 TARGET = 0.95
 
 
-class Compared(NamedTuple):
-    """Images a second of both loops, and the ratio of ours to the plain one with its 95 % interval over the turns."""
+class LoopComparison(NamedTuple):
+    """Images per second of `train.loop` and of the plain loop; their ratio with its 95 % interval over the turns."""
 
     framework: str
     ours: float
@@ -39,12 +39,12 @@ class Compared(NamedTuple):
     high: float
 
 
-def compare(framework: str, size: int, architecture: str, turns: int) -> Compared:
-    """Both loops in turns, after one turn of each that is not counted: it compiles."""
+def compare(framework: str, size: int, architecture: str, turns: int) -> LoopComparison:
+    """Time both loops in turns. The first turn of each compiles and does not count."""
     network = pick(ARCHITECTURES, "architecture", architecture)
     opened = data.open_dataset("synthetic", size)
     recipe = Recipe(epochs=turns + 1)
-    # A copy, as users have it in memory, and not the mapped file.
+    # A copy: users have their images in memory, not in a mapped file.
     images, labels = np.array(opened.images("train")), opened.labels("train")
     steps = len(labels) // recipe.batch
     rates = loop.learning_rates(recipe, recipe.epochs * steps)
@@ -59,7 +59,7 @@ def compare(framework: str, size: int, architecture: str, turns: int) -> Compare
             trainer.step(batch, targets)
 
     def both(turn: int) -> tuple[float, float]:
-        # In alternating order: who comes second finds the caches as the first one left them.
+        # In alternating order: the second loop starts with the processor caches that the first one filled.
         if turn % 2:
             return _seconds(partial(ours, turn)), _seconds(epoch)
         plain = _seconds(epoch)
@@ -68,11 +68,11 @@ def compare(framework: str, size: int, architecture: str, turns: int) -> Compare
     seconds = [both(turn) for turn in range(turns + 1)][1:]
     logs = [log(plain / mine) for mine, plain in seconds]
     half = float(stdtrit(turns - 1, 0.975)) * stdev(logs) / sqrt(turns)
-    shown = steps * recipe.batch
-    return Compared(
+    images_per_turn = steps * recipe.batch
+    return LoopComparison(
         framework,
-        shown / fmean(mine for mine, _ in seconds),
-        shown / fmean(plain for _, plain in seconds),
+        images_per_turn / fmean(mine for mine, _ in seconds),
+        images_per_turn / fmean(plain for _, plain in seconds),
         exp(fmean(logs)),
         exp(fmean(logs) - half),
         exp(fmean(logs) + half),
@@ -86,35 +86,35 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def main(
-    framework: Annotated[str | None, typer.Option(help="Only this one, in this process.")] = None,
+    framework: Annotated[str | None, typer.Option(help="Compare this framework only, in this process.")] = None,
     size: Annotated[int, typer.Option(help="Height and width of the drawn images.")] = 28,
-    architecture: Annotated[str, typer.Option(help="The network.")] = "cnn",
-    turns: Annotated[int, typer.Option(min=3, help="Epochs of each loop.")] = 8,
+    architecture: Annotated[str, typer.Option(help="The network to train.")] = "cnn",
+    turns: Annotated[int, typer.Option(min=3, help="Epochs per loop.")] = 8,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare this program's training loop with a plain one, in every framework that is installed."""
     if framework is not None:
         print(msgspec.json.encode(compare(framework, size, architecture, turns)._asdict()).decode())
         return
-    found = []
+    comparisons = []
     for name in plugins.names("train.frameworks"):
         if plugins.missing("train.frameworks", name):
             continue
         # Two frameworks never share a process.
-        words = ["-m", "train.benchmark", "--framework", name, "--size", str(size), "--architecture", architecture]
+        arguments = ["-m", "train.benchmark", "--framework", name, "--size", str(size), "--architecture", architecture]
         done = subprocess.run(
-            [sys.executable, *words, "--turns", str(turns)], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, *arguments, "--turns", str(turns)], stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
             raise CannotRun(f"{name}: the comparison ended with exit code {done.returncode}")
-        found.append(Compared(**msgspec.json.decode(done.stdout.splitlines()[-1])))
+        comparisons.append(LoopComparison(**msgspec.json.decode(done.stdout.splitlines()[-1])))
     if json:
-        print(msgspec.json.encode([one._asdict() for one in found]).decode())
+        print(msgspec.json.encode([comparison._asdict() for comparison in comparisons]).decode())
         return
     print(f"{'framework':<12} {'images/s':>10} {'plain loop':>12} {'ratio':>8} {'95 %':>16}  (target: above {TARGET})")
-    for one in found:
-        interval = f"{one.low:.3f} to {one.high:.3f}"
-        print(f"{one.framework:<12} {one.ours:>10,.0f} {one.plain:>12,.0f} {one.ratio:>8.3f} {interval:>16}")
+    for name, ours, plain, ratio, low, high in comparisons:
+        interval = f"{low:.3f} to {high:.3f}"
+        print(f"{name:<12} {ours:>10,.0f} {plain:>12,.0f} {ratio:>8.3f} {interval:>16}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plain loop in PyTorch: a loader, a forward and a backward pass, a step."""
+"""The plain loop in PyTorch: a DataLoader, a forward and a backward pass, an optimiser step."""
 
 from collections.abc import Callable
 

@@ -1,9 +1,9 @@
-"""One file a framework: REQUIRES (modules) and `create(architecture, classes, recipe, learning_rates, begin)`.
+"""One file per framework: REQUIRES (modules) and `create(architecture, classes, recipe, learning_rates, initial)`.
 
-What all trainers share is not here but in `train.loop`: batches, augmentation, epochs, scores, checkpoints. A trainer
-knows one step and one prediction. The loss is the mean cross-entropy with label smoothing; the optimiser is AdamW with
-betas 0.9 and 0.999, epsilon 1e-8 outside the bias correction, decoupled decay times the rate of the step, none on batch
-norm and biases.
+A trainer computes one step and one prediction; `train.loop` does the rest for all of them: batches, augmentation,
+epochs, scores, checkpoints. The loss is the mean cross-entropy with label smoothing. The optimiser is AdamW: betas 0.9
+and 0.999, epsilon 1e-8 outside the bias correction, weight decay decoupled and multiplied by the step's learning rate,
+no weight decay on batch norm and biases.
 """
 
 from collections.abc import Mapping
@@ -17,34 +17,36 @@ from numpy.typing import NDArray
 from medserve.spec import Architecture, Recipe
 
 
-class Begin(msgspec.Struct, frozen=True):
-    """What a training begins with: canonical `weights` that take the place of those drawn; a network may have more.
+class InitialState(msgspec.Struct, frozen=True):
+    """The state in which a training starts.
 
-    `class_weights`, float32 (classes,), multiply the losses of the images of a class; null leaves all alike.
+    Canonical `weights` replace the random ones; without any, all weights are random. They may leave out the head.
+    `class_weights`, float32 (classes,), multiply the loss of each image by the weight of its class; null means 1.
     """
 
     class_weights: NDArray[np.float32] | None = None
     weights: Mapping[str, NDArray[np.float32]] = {}
 
 
-DRAWN = Begin()
+RANDOM = InitialState()
+"""All weights random, all classes weighted alike."""
 
 
 def first_weights(
-    drawn: Mapping[str, NDArray[np.float32]], begin: Begin, architecture: Architecture
+    random: Mapping[str, NDArray[np.float32]], initial: InitialState, architecture: Architecture
 ) -> dict[str, NDArray[np.float32]]:
-    """All canonical weights that a training begins with: the drawn ones, or those given; a head may still be drawn.
+    """The canonical weights that a training starts with: `random`, or those of `initial` with a random head if missing.
 
-    What is missing or too much among the given ones is left so: the network refuses it, rather than mix it with drawn.
+    Weights of `initial` that do not fit are returned as they are: the network refuses them with a list of mismatches.
     """
-    if not begin.weights:
-        return dict(drawn)
-    head = {name: value for name, value in drawn.items() if name.startswith(f"{architecture.head}.")}
-    return head | dict(begin.weights)
+    if not initial.weights:
+        return dict(random)
+    head = {name: value for name, value in random.items() if name.startswith(f"{architecture.head}.")}
+    return head | dict(initial.weights)
 
 
-def learns(architecture: Architecture, recipe: Recipe, name: str) -> bool:
-    """Whether a layer or a weight of this canonical name is trained."""
+def is_trained(architecture: Architecture, recipe: Recipe, name: str) -> bool:
+    """Whether the recipe trains the layer or weight with this canonical name."""
     layers: tuple[str, ...] = () if recipe.trains == "all" else (architecture.head,)
     if recipe.trains == "last stage":
         layers += architecture.last_stage
@@ -52,22 +54,25 @@ def learns(architecture: Architecture, recipe: Recipe, name: str) -> bool:
 
 
 class Trainer(Protocol):
-    """One network in training."""
+    """A network in training."""
 
     parameters: int
-    """Numbers of the network that can be trained, whether they are or not; batch statistics are none."""
+    """Number of trainable parameters, frozen ones included; batch-norm statistics do not count."""
 
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-        """One optimiser step on uint8 (N, H, W, C) images at the next rate of `learning_rates`. Returns the loss."""
+        """Take one optimiser step at the next of `learning_rates`; returns the loss.
+
+        `images` are uint8 (N, H, W, C), `labels` int64 (N,).
+        """
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities, float32 (N, classes), in evaluation mode."""
+        """Probabilities, float32 (N, classes), of uint8 (N, H, W, C) images, in evaluation mode."""
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Canonical weights as they are now."""
+        """The current canonical weights."""
 
     def save(self, folder: Path) -> None:
         """Write `weights.safetensors` (canonical) and `resume.safetensors` (optimiser state, step) into `folder`."""
 
     def restore(self, folder: Path) -> None:
-        """Go on from what `save` wrote; the next step gives what it would have given without the interruption."""
+        """Load what `save` wrote; the next step gives the same result as without the interruption."""

@@ -1,4 +1,4 @@
-"""Training in JAX: Flax NNX and optax, the whole step one compiled function of state."""
+"""Training in JAX with Flax NNX and optax: the whole step is one compiled function of the state."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, first_weights, learns
+from train.frameworks import RANDOM, InitialState, first_weights, is_trained
 
 REQUIRES = ("jax", "flax", "optax")
 
-# On a CPU this XLA hands convolutions to YNNPACK by default, which runs most of this network's on one thread, whatever
-# the number of cores. Leaving YNNPACK the reductions only sends them to Eigen, which uses all: 1.4 times the images.
+# On a CPU this XLA version computes convolutions with YNNPACK by default, most of them on a single thread. With YNNPACK
+# restricted to reductions, Eigen computes the convolutions on all cores: 1.4 times as many images per second.
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
@@ -34,9 +34,9 @@ class FlaxTrainer:
         classes: int,
         recipe: Recipe,
         learning_rates: NDArray[np.float32],
-        begin: Begin,
+        initial: InitialState,
     ) -> None:
-        # XLA's default on a GPU is TF32; every runtime is held to these scores ten times closer than that.
+        # XLA uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         jax.config.update("jax_default_matmul_precision", "float32")
         build = plugins.load(f"train.models.{architecture.family}", "flax_nnx").build
         self._canonical = plugins.load("train.models.canonical", "flax_nnx")
@@ -44,29 +44,29 @@ class FlaxTrainer:
         self._smoothing = recipe.label_smoothing
         rates = jnp.array(learning_rates)
         self._optimiser = optax.adamw(
-            lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_decays
+            lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
         )
         network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(network, first_weights(self._canonical.read(network), begin, architecture))
-        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        self._canonical.write(network, first_weights(self._canonical.read(network), initial, architecture))
+        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
         self._class_weights = jnp.array(weights)
         self.parameters = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
-        def is_trained(path: tuple[str | int, ...]) -> bool:
-            return learns(architecture, recipe, ".".join(map(str, path)))
+        def path_is_trained(path: tuple[str | int, ...]) -> bool:
+            return is_trained(architecture, recipe, ".".join(map(str, path)))
 
-        self._trained = nnx.All(nnx.Param, lambda path, _: is_trained(path))
-        # What does not learn stays as it is: no statistics, no drop-out.
+        self._trained = nnx.All(nnx.Param, lambda path, _: path_is_trained(path))
+        # A frozen layer updates no batch-norm statistics and applies no drop-out.
         for path, module in nnx.iter_modules(network):
             inner = [(*path, *name) for name, _ in nnx.to_flat_state(nnx.state(module, nnx.Param))]
-            if inner and not any(map(is_trained, inner)):
+            if inner and not any(map(path_is_trained, inner)):
                 module.eval()
         self._split(network)
         self._moments = self._optimiser.init(self._parameters)
         network.eval()
         self._evaluation = nnx.graphdef(network)
         options = COMPILER_OPTIONS.get(jax.default_backend())
-        # The step owns its state: the old arrays are given up, and XLA writes the new ones into them.
+        # Only the step holds the state, so XLA may write the new arrays into the memory of the old ones.
         self._compiled_step = jax.jit(self._next, donate_argnums=(0, 1, 2), compiler_options=options)
         self._compiled_predict = jax.jit(self._probabilities, compiler_options=options)
 
@@ -98,7 +98,7 @@ class FlaxTrainer:
         self._rest = nnx.merge_state(self._rest, draws)
 
     def _split(self, network: nnx.Module) -> None:
-        """Take a network apart into its graph, its trained numbers, and the rest: batch statistics, random state."""
+        """Split a network: graph, trained parameters, and the rest (frozen ones, batch statistics, random state)."""
         self._graph, self._parameters, self._rest = nnx.split(network, self._trained, ...)
 
     def _next(
@@ -119,18 +119,18 @@ class FlaxTrainer:
         return jax.nn.softmax(nnx.merge(self._evaluation, parameters, rest)(images))
 
     def _resumable(self) -> tuple[optax.OptState, nnx.State]:
-        """The optimiser's state, and how often each layer of drop-out has drawn: its key follows from the seed."""
+        """The optimiser's state, and how often each drop-out layer has drawn; its key follows from the seed."""
         return self._moments, nnx.filter_state(self._rest, nnx.RngCount)
 
 
 def _named(tree: optax.OptState) -> list[tuple[str, jax.Array]]:
-    """Every array of a tree, the counters of steps among them, under its path."""
+    """Every array of a tree, step counters included, with its path."""
     pairs = jax.tree.leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), value) for path, value in pairs]
 
 
-def _decays(parameters: nnx.State) -> nnx.State:
-    """Matrices and kernels decay; batch norm and biases, the one-dimensional ones, do not."""
+def _has_decay(parameters: nnx.State) -> nnx.State:
+    """Weight decay applies to matrices and kernels, not to one-dimensional parameters (batch norm, biases)."""
     return jax.tree.map(lambda value: value.ndim > 1, parameters)
 
 
@@ -139,7 +139,7 @@ def create(
     classes: int,
     recipe: Recipe,
     learning_rates: NDArray[np.float32],
-    begin: Begin = DRAWN,
+    initial: InitialState = RANDOM,
 ) -> FlaxTrainer:
-    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
-    return FlaxTrainer(architecture, classes, recipe, learning_rates, begin)
+    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
+    return FlaxTrainer(architecture, classes, recipe, learning_rates, initial)

@@ -1,4 +1,4 @@
-"""Training in Keras on TensorFlow: one tf.function a step, without XLA, which takes two thirds longer on a CPU."""
+"""Training in Keras on TensorFlow: one tf.function per step. With XLA a step takes two thirds longer on a CPU."""
 
 import os
 
@@ -16,20 +16,20 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, first_weights, learns
+from train.frameworks import RANDOM, InitialState, first_weights, is_trained
 
 REQUIRES = ("tensorflow", "keras")
 
 
 class AdamW(keras.optimizers.AdamW):
-    """Epsilon outside the bias correction (Kingma & Ba, 2015, algorithm 1); Keras adds it before."""
+    """AdamW with epsilon outside the bias correction (Kingma & Ba, 2015, algorithm 1); Keras adds it inside."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
         mean.assign_add((gradient - mean) * (1.0 - self.beta_1))
         square.assign_add((tf.square(gradient) - square) * (1.0 - self.beta_2))
-        # In float32 one less a power of 0.999 keeps only two digits at the first step.
+        # In float32, 1 - 0.999**step has only two significant digits at the first step.
         step = tf.cast(self.iterations + 1, tf.float64)
         mean_left = tf.cast(1.0 - self.beta_1**step, tf.float32)
         square_left = tf.cast(tf.sqrt(1.0 - self.beta_2**step), tf.float32)
@@ -45,26 +45,26 @@ class KerasTrainer:
         classes: int,
         recipe: Recipe,
         learning_rates: NDArray[np.float32],
-        begin: Begin,
+        initial: InitialState,
     ) -> None:
-        # TensorFlow's default on a GPU is TF32; every runtime is held to these scores ten times closer than that.
+        # TensorFlow uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         build = plugins.load(f"train.models.{architecture.family}", "keras_tf").build
         self._canonical = plugins.load("train.models.canonical", "keras_tf")
         self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), begin, architecture))
+        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), initial, architecture))
         self._classes = classes
         self._rates = learning_rates
         self._step = 0
         self._loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing, reduction="none"
         )
-        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
         self._class_weights = tf.constant(weights)
         self.parameters = sum(value.numpy().size for value in self._network.trainable_variables)
-        # What does not learn stays as it is: no statistics, no drop-out.
+        # A frozen layer updates no batch-norm statistics and applies no drop-out.
         for layer in self._network.layers:
-            if not learns(architecture, recipe, layer.name):
+            if not is_trained(architecture, recipe, layer.name):
                 layer.trainable = False
                 if isinstance(layer, keras.layers.Dropout):
                     layer.rate = 0.0
@@ -72,7 +72,7 @@ class KerasTrainer:
         self._optimiser = AdamW(
             float(learning_rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
         )
-        # Matrices and kernels decay; batch norm and biases, the one-dimensional ones, do not.
+        # Weight decay applies to matrices and kernels, not to one-dimensional parameters (batch norm, biases).
         self._optimiser.exclude_from_weight_decay(var_list=[value for value in parameters if value.ndim == 1])
         self._optimiser.build(parameters)
 
@@ -98,7 +98,7 @@ class KerasTrainer:
         self._canonical.write(self._network, load_file(folder / "weights.safetensors"))
         self._optimiser.load_own_variables(load_file(folder / "resume.safetensors"))
         self._step = int(self._optimiser.iterations.numpy())
-        # A layer of drop-out draws once a step: its own seed and the number of draws are all its state.
+        # A drop-out layer draws once per step: its state is its seed and the number of draws.
         for layer in self._network.layers:
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 seed, _ = layer.seed_generator.state.numpy()
@@ -124,7 +124,7 @@ def create(
     classes: int,
     recipe: Recipe,
     learning_rates: NDArray[np.float32],
-    begin: Begin = DRAWN,
+    initial: InitialState = RANDOM,
 ) -> KerasTrainer:
-    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
-    return KerasTrainer(architecture, classes, recipe, learning_rates, begin)
+    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
+    return KerasTrainer(architecture, classes, recipe, learning_rates, initial)

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import DRAWN, Begin, first_weights, learns
+from train.frameworks import RANDOM, InitialState, first_weights, is_trained
 
 REQUIRES = ("torch",)
 
-# Numbers of malloc.h.
+# Constants of malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
@@ -27,29 +27,29 @@ class PyTorchTrainer:
         classes: int,
         recipe: Recipe,
         learning_rates: NDArray[np.float32],
-        begin: Begin,
+        initial: InitialState,
     ) -> None:
         _keep_memory()
-        # cuDNN's default is TF32; every runtime is held to these scores ten times closer than that.
+        # cuDNN uses TF32 by default; its error is ten times the limit of a certificate.
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
         self._canonical = plugins.load("train.models.canonical", "pytorch")
         self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out).to(self._device)
-        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), begin, architecture))
+        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), initial, architecture))
         self._seed = recipe.seed
         self._rates = learning_rates
         self._step = 0
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
-        weights = np.ones(classes, np.float32) if begin.class_weights is None else begin.class_weights
+        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
         self._class_weights = self._tensor(weights)
         self.parameters = sum(value.numel() for value in self._network.parameters())
         for name, value in self._network.named_parameters():
-            value.requires_grad_(learns(architecture, recipe, name))
+            value.requires_grad_(is_trained(architecture, recipe, name))
         parameters = [value for value in self._network.parameters() if value.requires_grad]
-        # What does not learn stays as it is: no statistics, no drop-out.
+        # A frozen layer updates no batch-norm statistics and applies no drop-out.
         self._frozen = [module for module in self._network.modules() if _is_frozen(module)]
-        # Matrices and kernels decay; batch norm and biases, the one-dimensional ones, do not.
+        # Weight decay applies to matrices and kernels, not to one-dimensional parameters (batch norm, biases).
         groups = [
             {"params": [value for value in parameters if value.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [value for value in parameters if value.ndim == 1], "weight_decay": 0.0},
@@ -59,7 +59,7 @@ class PyTorchTrainer:
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
         for group in self._optimiser.param_groups:
             group["lr"] = float(self._rates[self._step])
-        # What drop-out draws follows from the seed and the step alone, so that a resumed training draws it again.
+        # Drop-out masks depend only on the seed and the step, so that a resumed training draws the same ones.
         torch.manual_seed((self._seed << 32) + self._step)
         self._network.train()
         for module in self._frozen:
@@ -96,8 +96,8 @@ class PyTorchTrainer:
         for key, value in state.items():
             index, _, name = key.partition(".")
             moments.setdefault(int(index), {})[name] = torch.from_numpy(value.copy())
-        whole = self._optimiser.state_dict()
-        self._optimiser.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
     def _tensor(self, values: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
@@ -109,10 +109,10 @@ def _is_frozen(module: torch.nn.Module) -> bool:
 
 
 def _keep_memory() -> None:
-    """Have glibc keep what is freed, as PyTorch's users on CPUs do with another allocator.
+    """Make glibc keep freed memory, as PyTorch users do on CPUs by preloading another allocator.
 
-    By default it gives each array above 32 MB back to the kernel, which clears the same memory again in the next step:
-    at 64 px that halves the speed. The other frameworks bring allocators of their own.
+    By default glibc returns each array above 32 MB to the kernel, which clears the same memory again in the next step:
+    that halves the speed at 64 px. The other frameworks have their own allocators.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_MAX, 0)
@@ -124,7 +124,7 @@ def create(
     classes: int,
     recipe: Recipe,
     learning_rates: NDArray[np.float32],
-    begin: Begin = DRAWN,
+    initial: InitialState = RANDOM,
 ) -> PyTorchTrainer:
-    """A trainer with seeded initial weights, or those to begin with; `learning_rates` holds one rate a step."""
-    return PyTorchTrainer(architecture, classes, recipe, learning_rates, begin)
+    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
+    return PyTorchTrainer(architecture, classes, recipe, learning_rates, initial)

@@ -1,12 +1,13 @@
-"""One folder a family of networks; in it one file a framework with `build(architecture, classes, seed)`, side by side.
+"""One folder per family of networks, with one file per framework: `build(architecture, classes, seed, ...)`.
 
-A network takes uint8 (N, H, W, C) images and gives float32 logits (N, classes): normalisation and layout are inside, so
-that training, export and serving share them. Initialisation is written out: He normal (fan out, that of a depthwise
-kernel taken as PyTorch does: all channels) for convolutions, ones and zeros for batch norm, zeros for biases, normal of
-deviation 0.01 and zeros for the head. Batch norm: epsilon 1e-5 (EfficientNetV2: 1e-3), a tenth of each batch into the
-running statistics, the running variance unbiased. Padding is explicit. Drop-out and stochastic depth scale up what they
-leave, and are off in evaluation; their masks are each framework's own, so the frameworks are equal in expectation only.
+A network maps uint8 (N, H, W, C) images to float32 logits (N, classes). Normalisation and layout are part of it, so
+that training, export and serving share them. All conventions are explicit. Initialisation: convolutions He normal (fan
+out; of a depthwise kernel over all channels, as in PyTorch), batch norm ones and zeros, biases zeros, the head normal
+with standard deviation 0.01. Batch norm: epsilon 1e-5 (EfficientNetV2: 1e-3), running statistics updated with a tenth
+of each batch, unbiased running variance. Padding: half the kernel. Drop-out and stochastic depth scale the remaining
+activations up and are off in evaluation. Each framework draws its own masks, so with them training is equal between
+frameworks only in expectation.
 
-`layers` holds what the families share in a framework. `canonical` translates a network's weights to the interchange
-form and back: PyTorch's names and layouts.
+`layers` has what all families share within a framework. `canonical` converts a network's weights to the interchange
+format (PyTorch's names and layouts) and back.
 """

@@ -1,1 +1,1 @@
-"""The wrapper beside the servers that others would take, and beside what arithmetic says of it."""
+"""The wrapper compared with other servers, and the gain of batching compared with the predicted one."""

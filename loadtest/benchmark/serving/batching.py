@@ -1,7 +1,7 @@
-"""What putting requests together gains, beside what the model's own times say that it can.
+"""The gain of batching, and the gain that the model's own times predict.
 
-Served one by one, a request costs the time of one image and what the server itself takes; of a batch it costs its share
-of the batch's time, and the same for the server. The server's part is that of the null runtime, under the same load.
+Without batching, a request takes the time of one image and the server's own; in a batch it takes its share of the
+batch's time, and the same for the server. The server's own time is that of the null runtime, under the same load.
 """
 
 import sys
@@ -14,35 +14,35 @@ from typing import Any, NamedTuple
 
 from loadtest.benchmark.bench import Bench, Line
 from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
+from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
 from loadtest.benchmark.serving.environments import InProcess
-from loadtest.benchmark.serving.turns import MODEL_FILE, golden_image
-from loadtest.server import Server
+from loadtest.measure.server_process import ServerProcess
 from medserve import machine, wire
 
 CONNECTIONS = (8, 16)
-"""So many connections, and as many images a batch."""
+"""Connections, and as many images per batch."""
 DELAY_MS = 5.0
 SHARE = 0.8
 ALONE = 1.05
 
 
 class _Served(NamedTuple):
-    """A runtime in servers by their largest batch, and what its batches take in process by their images, in seconds."""
+    """Servers of a runtime by their largest batch, and the seconds of its batches in process by their images."""
 
-    servers: dict[int, Server]
+    servers: dict[int, ServerProcess]
     seconds: Callable[[int], float]
     requests: int
 
 
 def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[str], None]) -> Iterator[Line]:
-    """What batching gains of what it can, and what it costs one connection; `model` is an artifact in ONNX.
+    """The gain of batching over the predicted gain, and its cost for one connection; `model` is an artifact in ONNX.
 
-    Of the model, and of a runtime to which a batch is no more than an image.
+    For the model, and for a runtime whose batches take as long as an image.
     """
     image = golden_image(model)
     with ExitStack() as stack:
 
-        def serve(runtime: str, batch: int, **rest: Any) -> Server:
+        def serve(runtime: str, batch: int, **rest: Any) -> ServerProcess:
             sizes = tuple(size for size in (1, 2, 4, 8, 16) if size <= batch)
             return stack.enter_context(
                 bench.serving(
@@ -69,7 +69,7 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
         null = serve("null", 1)
         headers, body = wire.encode_request(image[None])
 
-        def load(server: Server, connections: int, requests: int) -> tuple[float, float]:
+        def load(server: ServerProcess, connections: int, requests: int) -> tuple[float, float]:
             """Requests a second, and the median latency in microseconds."""
             url = f"{server.url}/v2/models/{server.model}/infer"
             block = closed_loop(url, whole_request(url, headers, body), connections, requests)
@@ -91,14 +91,14 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
                 without, batching = (load(kind.servers[batch], 1, kind.requests)[1] for batch in (1, CONNECTIONS[0]))
                 alone_ratios[name].append(batching / without)
     for (name, connections), ratios in measured.items():
-        hoped = predicted[name, connections]
-        shares = [ratio / hope for ratio, hope in zip(ratios, hoped, strict=True)]
+        expected = predicted[name, connections]
+        shares = [ratio / most for ratio, most in zip(ratios, expected, strict=True)]
         yield Line(
             part="batching",
-            name=f"{name}, {connections} connections: gain, of what can be",
+            name=f"{name}, {connections} connections: gain over the predicted gain",
             value=median(shares),
             low=SHARE,
-            note=f"{median(ratios):.2f} times the throughput, of {median(hoped):.2f}; {_range(shares)}",
+            note=f"{median(ratios):.2f} times the throughput, of {median(expected):.2f}; {_range(shares)}",
         )
     for name, ratios in alone_ratios.items():
         yield Line(

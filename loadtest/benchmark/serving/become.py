@@ -1,6 +1,6 @@
 """`python -m loadtest.benchmark.serving.become PROGRAM...`: become a program of another environment.
 
-It ends with its parent, which nobody can ask of a program that knows nothing of medserve.
+The program then ends with its parent, although it does not import medserve.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A client that costs little and never sleeps: the same bytes again and again, on one connection or several."""
+"""A cheap closed-loop client that never sleeps: the same bytes again and again, on one connection or several."""
 
 import selectors
 from typing import NamedTuple
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.benchmark.poller import Exchange
-from loadtest.payload import PATIENCE
+from loadtest.generator.payload import TIMEOUT_SECONDS
 from medserve.errors import CannotRun
-from medserve.timing import now, quiet_collector
+from medserve.timing import gc_paused, now
 
 
 class Block(NamedTuple):
-    """int64 nanoseconds of each request, the rate at which all were answered, and the body of the last answer."""
+    """int64 nanoseconds of each request, requests per second, and the body of the last answer."""
 
     latencies: NDArray[np.int64]
     per_second: float
@@ -32,7 +32,7 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
     sent_at: dict[int, int] = {}
     sent = answered = 0
     try:
-        with quiet_collector():
+        with gc_paused():
             start = heard = now()
             for _ in range(min(connections, count)):
                 exchange = Exchange((parts.hostname or "", parts.port or 80))
@@ -41,10 +41,10 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
                 _send(exchange, sent, request)
                 sent += 1
             while answered < count:
-                # Without sleeping: a core that must wake up first is no cost of the server, and hides most of what is.
+                # Without sleeping: the wake-up of a core is no cost of the server, and would mask most of its cost.
                 ready = selector.select(0)
-                if not ready and now() > heard + PATIENCE * 1e9:
-                    raise CannotRun(f"{url} has not answered for {PATIENCE:g} s")
+                if not ready and now() > heard + TIMEOUT_SECONDS * 1e9:
+                    raise CannotRun(f"{url} has not answered for {TIMEOUT_SECONDS:g} s")
                 for key, _ in ready:
                     exchange = key.data
                     if (status := exchange.pull()) is None:
@@ -67,7 +67,7 @@ def closed_loop(url: str, request: bytes, connections: int, count: int) -> Block
 
 
 def whole_request(url: str, headers: dict[str, str], body: bytes) -> bytes:
-    """A POST as it goes over the wire."""
+    """The bytes of a POST request."""
     parts = urlsplit(url)
     lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
     return "\r\n".join([f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", *lines, "", ""]).encode() + body

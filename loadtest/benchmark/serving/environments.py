@@ -1,4 +1,4 @@
-"""Environments of other people's servers, one for each, and the programs that run in them."""
+"""The environments of other servers, one for each, and the programs that run in them."""
 
 import json
 import socket
@@ -40,11 +40,11 @@ def versions(programs: Path) -> dict[str, str]:
     """Every package of an environment, and its version."""
     words = [str(programs / "python"), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
     listed = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
-    return {one["name"]: one["version"] for one in listed}
+    return {package["name"]: package["version"] for package in listed}
 
 
 class Program:
-    """A program and all its children on `cpus`, which can be made to stand still while others are measured."""
+    """A program and all its children on `cpus`, which can be suspended while others are measured."""
 
     def __init__(self, words: Sequence[str], cpus: tuple[int, ...], env: dict[str, str], log: Path) -> None:
         self.log = log
@@ -72,17 +72,17 @@ class Program:
             time.sleep(0.1)
 
     def suspend(self) -> None:
-        """Let it stand still."""
+        """Suspend it with all its children."""
         for one in self._all():
             one.suspend()
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it with all its children."""
         for one in self._all():
             one.resume()
 
     def cpu_times(self) -> tuple[float, float]:
-        """Seconds that all its processes have used together, in their own code and in the system."""
+        """CPU seconds of all its processes together, user and system."""
         times = [one.cpu_times() for one in self._all()]
         return sum(one.user for one in times), sum(one.system for one in times)
 
@@ -103,7 +103,7 @@ class Program:
 
 
 class InProcess:
-    """The model in a process of an environment that does nothing else: how long a prediction takes without a server."""
+    """The model alone in a process of an environment: the time of a prediction without a server."""
 
     def __init__(self, python: Path, model: Path, cpus: tuple[int, ...]) -> None:
         before = machine.usable_cpus()
@@ -123,7 +123,7 @@ class InProcess:
         return np.array(json.loads(self._ask(f"time {images} {count}")), np.int64)
 
     def scores(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the model says of one (H, W, C) image: float32 (classes,)."""
+        """The model's scores of one (H, W, C) image: float32 (classes,)."""
         return np.array(json.loads(self._ask(f"score {json.dumps(image.tolist())}")), np.float32)
 
     def stop(self) -> None:

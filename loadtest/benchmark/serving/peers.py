@@ -1,4 +1,4 @@
-"""The servers that others would take: how each is installed and started, and what travels to it and back."""
+"""The other servers: how each is installed and started, its requests and its answers."""
 
 import json
 from collections.abc import Callable
@@ -14,11 +14,11 @@ Encode = Callable[[Image], tuple[dict[str, str], bytes]]
 Decode = Callable[[bytes], Any]
 
 MODEL = ("numpy==2.4.6", "onnxruntime==1.31.1")
-"""What every environment has for the model: the library whose GPU build this project's own environment has."""
+"""The packages of every environment for the model: this project's environment has its GPU build."""
 
 
 class Body(NamedTuple):
-    """What is sent and answered: in words, and how an (H, W, C) image and (classes,) scores are written."""
+    """The body of requests and answers: a description, and the encodings of an (H, W, C) image and of the scores."""
 
     words: str
     encode: Encode

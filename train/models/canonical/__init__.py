@@ -1,8 +1,8 @@
-"""One file a framework: `read(network)` and `write(network, weights)` between a network and canonical weights.
+"""One file per framework: `read(network)` and `write(network, weights)` convert to and from canonical weights.
 
 Canonical weights are a dictionary of float32 arrays under the usual PyTorch names and layouts: `conv.weight`
 (O, I, H, W), depthwise (C, 1, H, W), `fc.weight` (O, I), batch norm as `weight`, `bias`, `running_mean`,
-`running_var`; no step counters. `outputs(network, images)` gives what each layer computes, for `train.parity`.
+`running_var`; no step counters. `outputs(network, images)` returns the output of each layer, for `train.parity`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from medserve.errors import BadInput
 
 
 def check_fit(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raise BadInput that lists the first mismatches between a network's canonical shapes and weights, both sides."""
+    """Raise BadInput, with the first mismatches, unless `weights` have the names and shapes of a network."""
     given = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
     if wrong:

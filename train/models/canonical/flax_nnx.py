@@ -1,4 +1,4 @@
-"""Flax keeps kernels as (H, W, I, O), depthwise (H, W, 1, C), and (I, O), and has its own names for the arrays."""
+"""Canonical weights of Flax networks: kernels are (H, W, I, O), depthwise (H, W, 1, C), dense (I, O) in Flax."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from train.models.canonical import check_fit
 REQUIRES = ("jax", "flax")
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# By the number of dimensions.
+# Axes by the number of dimensions.
 TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
@@ -24,7 +24,7 @@ def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
 
 
 def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Put canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
     variables = _variables(network)
     shapes = {
         name: tuple(variable.shape[axis] for axis in TO_CANONICAL[variable.ndim])
@@ -36,8 +36,8 @@ def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
 
 
 def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
-    # A copy: its mode is its own, and what is captured stays in the modules.
+    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+    # A copy, because evaluation mode and captured outputs stay in the modules.
     network = nnx.clone(network)
     network.eval()
     graph, state = nnx.split(network)
@@ -45,8 +45,8 @@ def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
         capturing = nnx.capture(nnx.merge(graph, state), nnx.Intermediate, method_outputs=nnx.Intermediate)
-        _, found = capturing(images)
-        return {".".join(map(str, path[:-1])): value.get_value()[0] for path, value in nnx.to_flat_state(found)}
+        _, captured = capturing(images)
+        return {".".join(map(str, path[:-1])): value.get_value()[0] for path, value in nnx.to_flat_state(captured)}
 
     layers = {name.rpartition(".")[0] for name in _variables(network)}
     return {name: np.moveaxis(np.array(value), -1, 1) for name, value in run(state, images).items() if name in layers}

@@ -1,4 +1,4 @@
-"""Keras layers that bear canonical names: kernels change their layout, batch norm its words."""
+"""Canonical weights of Keras networks, whose layers have canonical names: kernel layouts and array names differ."""
 
 import os
 
@@ -12,7 +12,7 @@ from train.models.canonical import check_fit
 
 REQUIRES = ("tensorflow", "keras")
 
-WORDS = {
+NAMES = {
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -20,9 +20,9 @@ WORDS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# By the number of dimensions: (H, W, I, O) of a convolution, (I, O) of a dense layer.
+# Axes by the number of dimensions: a convolution is (H, W, I, O), a dense layer (I, O).
 TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
-# (H, W, C, 1), where all others have (H, W, 1, C).
+# A depthwise kernel is (H, W, C, 1).
 DEPTHWISE_TO_CANONICAL = (2, 3, 0, 1)
 
 
@@ -35,7 +35,7 @@ def read(network: keras.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Put canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
     variables = _variables(network)
     shapes = {name: tuple(variable.shape[axis] for axis in axes) for name, (variable, axes) in variables.items()}
     check_fit(shapes, weights)
@@ -44,19 +44,19 @@ def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None
 
 
 def outputs(network: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
+    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
     layers = {layer.name: layer.output for layer in network.layers if layer.weights}
-    found = keras.Model(network.input, layers)(images, training=False)
-    return {name: np.moveaxis(value.numpy(), -1, 1) for name, value in found.items()}
+    values = keras.Model(network.input, layers)(images, training=False)
+    return {name: np.moveaxis(value.numpy(), -1, 1) for name, value in values.items()}
 
 
 def _variables(network: keras.Model) -> dict[str, tuple[keras.Variable, tuple[int, ...]]]:
-    found = {}
+    variables = {}
     for layer in network.layers:
         for variable in layer.weights:
-            name, _, word = variable.path.rpartition("/")
+            name, _, array = variable.path.rpartition("/")
             axes = TO_CANONICAL[variable.ndim]
-            if isinstance(layer, keras.layers.DepthwiseConv2D) and word == "kernel":
+            if isinstance(layer, keras.layers.DepthwiseConv2D) and array == "kernel":
                 axes = DEPTHWISE_TO_CANONICAL
-            found[f"{name.replace('/', '.')}.{WORDS[word]}"] = (variable, axes)
-    return found
+            variables[f"{name.replace('/', '.')}.{NAMES[array]}"] = (variable, axes)
+    return variables

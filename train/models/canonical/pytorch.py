@@ -1,4 +1,4 @@
-"""PyTorch's own state dictionary is the canonical form, less its batch counters."""
+"""Canonical weights of PyTorch networks: the state dictionary without its batch counters."""
 
 from collections.abc import Callable
 
@@ -14,25 +14,25 @@ REQUIRES = ("torch",)
 def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
     """Canonical weights of a network, copied to the host."""
     state = network.state_dict()
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items() if not _counter(name)}
+    return {name: value.detach().cpu().numpy().copy() for name, value in state.items() if not _is_counter(name)}
 
 
 def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Put canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
-    state = {name: value for name, value in network.state_dict().items() if not _counter(name)}
+    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    state = {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
     check_fit({name: tuple(value.shape) for name, value in state.items()}, weights)
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=False)
 
 
 def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """What every layer with weights gives in evaluation mode, under its canonical name, as (N, C, H, W) or (N, C)."""
-    found: dict[str, NDArray[np.float32]] = {}
+    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+    captured: dict[str, NDArray[np.float32]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: found.update({name: output.cpu().numpy()})
+    def capture(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: captured.update({name: output.cpu().numpy()})
 
     hooks = [
-        module.register_forward_hook(keep(name))
+        module.register_forward_hook(capture(name))
         for name, module in network.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
@@ -41,8 +41,8 @@ def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, ND
         network(torch.from_numpy(images))
     for hook in hooks:
         hook.remove()
-    return found
+    return captured
 
 
-def _counter(name: str) -> bool:
+def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")

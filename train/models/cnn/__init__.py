@@ -1,1 +1,1 @@
-"""Stages of 3x3 convolutions with batch norm, max pooling between them, global average, one linear head."""
+"""A small CNN: stages of 3x3 convolutions with batch norm, max pooling between stages, global average, linear head."""

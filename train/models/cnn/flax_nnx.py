@@ -36,7 +36,7 @@ class Cnn(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """3x3 convolution, batch norm, ReLU; the image keeps its size."""
+    """3x3 convolution, batch norm, ReLU; height and width stay the same."""
 
     def __init__(self, channels: int, width: int, rngs: nnx.Rngs) -> None:
         self.conv = conv(channels, width, 3, rngs=rngs)
@@ -48,7 +48,7 @@ class ConvNorm(nnx.Module):
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum, (N, H, W, C) to (N, H // 2, W // 2, C); among equals the gradient goes to the first, row by row."""
+    """2x2 maximum, (N, H, W, C) to (N, H // 2, W // 2, C). Of equal values the first, row by row, gets the gradient."""
     return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding="VALID")
 
 
@@ -60,8 +60,8 @@ def _pairwise_max_pool(x: jax.Array) -> jax.Array:
     return jnp.where(top >= bottom, top, bottom)
 
 
-# XLA writes the gradient of a pooling window as a scatter through index arrays, which on a CPU is a fifth of the whole
-# training step. The same gradient of two comparisons is elementwise and costs nothing that can be measured.
+# XLA computes the gradient of a pooling window by a scatter through index arrays, a fifth of a training step on a CPU.
+# As two elementwise comparisons the same gradient takes no measurable time.
 max_pool.defvjp(
     lambda x: (max_pool(x), x),
     lambda x, gradient: jax.vjp(_pairwise_max_pool, x)[1](gradient),

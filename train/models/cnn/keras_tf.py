@@ -13,7 +13,7 @@ REQUIRES = ("tensorflow", "keras")
 
 
 def conv_norm(x: keras.KerasTensor, width: int, name: str, seeds: keras.random.SeedGenerator) -> keras.KerasTensor:
-    """3x3 convolution, batch norm, ReLU; the image keeps its size."""
+    """3x3 convolution, batch norm, ReLU; height and width stay the same."""
     x = batch_norm(conv(x, width, 3, name=f"{name}.conv", seeds=seeds), name=f"{name}.bn")
     return keras.layers.ReLU()(x)
 
@@ -21,7 +21,7 @@ def conv_norm(x: keras.KerasTensor, width: int, name: str, seeds: keras.random.S
 def build(
     architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
 ) -> keras.Model:
-    """The network with seeded initial weights; its layers bear their canonical names."""
+    """The network with seeded initial weights; its layers have canonical names."""
     seeds = keras.random.SeedGenerator(seed)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
     x = normalise(images, architecture)

@@ -36,7 +36,7 @@ class Cnn(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution, batch norm, ReLU; the image keeps its size."""
+    """3x3 convolution, batch norm, ReLU; height and width stay the same."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """EfficientNetV2 (Tan & Le, 2021): inverted bottlenecks, in the first stages fused into full convolutions.
 
-A block widens its channels `expansion` times and narrows them again without an activation; where shapes allow it is
-added to its input, with stochastic depth that grows linearly with the block's place. Behind each depthwise convolution
-squeeze-excitation weighs the channels, through a quarter of the block's *input* channels. SiLU throughout; batch norm's
-epsilon is 1e-3. Names are torchvision's: `features.0.0`, `features.4.0.block.2.fc1`, `classifier.1`.
+A block expands its channels by the factor `expansion` and projects them back without an activation. If input and output
+have the same shape, the block is residual, with stochastic depth whose rate grows linearly with the index of the block.
+Squeeze-and-excitation follows each depthwise convolution, with a quarter of the block's *input* channels. All
+activations are SiLU; batch norm's epsilon is 1e-3. Names are torchvision's: `features.0.0`,
+`features.4.0.block.2.fc1`, `classifier.1`.
 """

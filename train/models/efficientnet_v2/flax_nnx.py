@@ -35,7 +35,7 @@ class EfficientNetV2(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """A block's layers beside a shortcut, where shapes allow one."""
+    """The layers of a block, with a residual connection if input and output have the same shape."""
 
     def __init__(self, block: nnx.List, shortcut: bool, rate: float, rngs: nnx.Rngs) -> None:
         self.block = block
@@ -48,7 +48,7 @@ class Residual(nnx.Module):
 
 
 def fused_block(channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> Residual:
-    """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
+    """A 3x3 convolution that expands the channels and a 1x1 that projects them; without expansion a single 3x3."""
     wide = channels * expansion
     if expansion == 1:
         layers = nnx.List([conv_norm(channels, width, 3, stride, rngs=rngs)])
@@ -59,7 +59,7 @@ def fused_block(channels: int, width: int, expansion: int, stride: int, rate: fl
 
 
 def block(channels: int, width: int, expansion: int, stride: int, rate: float, rngs: nnx.Rngs) -> Residual:
-    """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
+    """1x1 convolution that expands the channels, depthwise 3x3, squeeze-and-excitation, 1x1 that projects them."""
     wide = channels * expansion
     layers = nnx.List(
         [
@@ -73,7 +73,7 @@ def block(channels: int, width: int, expansion: int, stride: int, rate: float, r
 
 
 class SqueezeExcitation(nnx.Module):
-    """Channels weighed by what their averages say (Hu et al., 2018)."""
+    """Squeeze-and-excitation (Hu et al., 2018): scales each channel by a function of all channel averages."""
 
     def __init__(self, channels: int, squeezed: int, rngs: nnx.Rngs) -> None:
         self.fc1 = conv(channels, squeezed, 1, bias=True, rngs=rngs)
@@ -85,9 +85,9 @@ class SqueezeExcitation(nnx.Module):
 
 
 def run(layers: nnx.List, x: jax.Array) -> jax.Array:
-    """Layers one after another; among them may be lists of such."""
+    """Apply layers in sequence; a layer may be a list of layers."""
     for layer in layers:
-        # A head is a list too, that knows what lies between its layers.
+        # DenseHead is a list as well, but has its own call.
         x = run(layer, x) if type(layer) is nnx.List else layer(x)
     return x
 

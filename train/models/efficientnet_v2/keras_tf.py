@@ -20,7 +20,7 @@ EPSILON = 1e-3
 def fused_block(
     x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: SeedGenerator
 ) -> keras.KerasTensor:
-    """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
+    """A 3x3 convolution that expands the channels and a 1x1 that projects them; without expansion a single 3x3."""
     if expansion == 1:
         return conv_norm(x, width, 3, stride, name=f"{name}.block.0", seeds=seeds)
     x = conv_norm(x, x.shape[-1] * expansion, 3, stride, name=f"{name}.block.0", seeds=seeds)
@@ -30,7 +30,7 @@ def fused_block(
 def block(
     x: keras.KerasTensor, width: int, expansion: int, stride: int, *, name: str, seeds: SeedGenerator
 ) -> keras.KerasTensor:
-    """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
+    """1x1 convolution that expands the channels, depthwise 3x3, squeeze-and-excitation, 1x1 that projects them."""
     squeezed = max(1, x.shape[-1] // 4)
     x = conv_norm(x, x.shape[-1] * expansion, 1, name=f"{name}.block.0", seeds=seeds)
     x = depthwise_conv(x, 3, stride, name=f"{name}.block.1.0", seeds=seeds)
@@ -40,7 +40,7 @@ def block(
 
 
 def squeeze_excitation(x: keras.KerasTensor, squeezed: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
-    """Channels weighed by what their averages say (Hu et al., 2018)."""
+    """Squeeze-and-excitation (Hu et al., 2018): scales each channel by a function of all channel averages."""
     weights = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
     weights = conv(weights, squeezed, 1, bias=True, name=f"{name}.fc1", seeds=seeds)
     weights = keras.layers.Activation("silu")(weights)
@@ -67,9 +67,9 @@ def conv_norm(
 def build(
     architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
 ) -> keras.Model:
-    """The network with seeded initial weights; its layers bear their canonical names."""
+    """The network with seeded initial weights; its layers have canonical names."""
     seeds = SeedGenerator(seed)
-    # Each layer of drop-out wants a seed of its own.
+    # Each drop-out layer needs its own seed.
     drop_seeds = count(seed << 16)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
     x = conv_norm(normalise(images, architecture), architecture.stem, 3, 2, name="features.0", seeds=seeds)

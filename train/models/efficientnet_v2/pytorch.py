@@ -36,7 +36,7 @@ class EfficientNetV2(nn.Module):
 
 
 class Residual(nn.Module):
-    """A block's layers beside a shortcut, where shapes allow one."""
+    """The layers of a block, with a residual connection if input and output have the same shape."""
 
     def __init__(self, block: nn.Sequential, shortcut: bool, rate: float) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Residual(nn.Module):
 
 
 def fused_block(channels: int, width: int, expansion: int, stride: int, rate: float) -> Residual:
-    """A 3x3 convolution that widens, and a 1x1 that narrows; a single 3x3 where nothing is widened."""
+    """A 3x3 convolution that expands the channels and a 1x1 that projects them; without expansion a single 3x3."""
     wide = channels * expansion
     if expansion == 1:
         layers = nn.Sequential(conv_norm(channels, width, 3, stride))
@@ -60,7 +60,7 @@ def fused_block(channels: int, width: int, expansion: int, stride: int, rate: fl
 
 
 def block(channels: int, width: int, expansion: int, stride: int, rate: float) -> Residual:
-    """1x1 that widens, depthwise 3x3, squeeze-excitation, 1x1 that narrows."""
+    """1x1 convolution that expands the channels, depthwise 3x3, squeeze-and-excitation, 1x1 that projects them."""
     wide = channels * expansion
     layers = nn.Sequential(
         conv_norm(channels, wide, 1),
@@ -72,7 +72,7 @@ def block(channels: int, width: int, expansion: int, stride: int, rate: float) -
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighed by what their averages say (Hu et al., 2018)."""
+    """Squeeze-and-excitation (Hu et al., 2018): scales each channel by a function of all channel averages."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()

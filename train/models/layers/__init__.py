@@ -1,1 +1,1 @@
-"""One file a framework: what the networks of all families share in it, so that each convention is written once."""
+"""One file per framework: the layers that all families share, so that each convention is implemented once."""

@@ -13,20 +13,20 @@ NARROW = nnx.initializers.normal(0.01)
 
 
 class BatchNorm(nnx.BatchNorm):
-    """NNX's batch norm with PyTorch's running variance, the unbiased one."""
+    """NNX's batch norm, but with the unbiased running variance, as in PyTorch."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         before = self.var[...]
         y = super().__call__(x)
         if not self.use_running_average:
             added = self.var[...] - self.momentum * before
-            # n / (n - 1) of what the batch added, as a correction: the large part keeps its rounding.
+            # Scales what the batch added by n / (n - 1), as a correction, which does not round the larger part again.
             self.var[...] += added / (x.size // x.shape[-1] - 1)
         return y
 
 
 class Normalise(nnx.Module):
-    """uint8 images to float32 of the architecture's mean and deviation."""
+    """uint8 images to float32, normalised with the architecture's mean and standard deviation."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.mean = architecture.mean
@@ -55,17 +55,17 @@ def conv(
 
 
 def batch_norm(width: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> BatchNorm:
-    """Batch norm that takes a tenth of each batch into its running statistics."""
+    """Batch norm that updates its running statistics with a tenth of each batch."""
     return BatchNorm(width, momentum=0.9, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
-    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+    """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
     return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
 
 class Linear(nnx.Linear):
-    """The linear layer to the logits, with drop-out before it."""
+    """Drop-out, then the linear layer to the logits."""
 
     def __init__(self, features: int, classes: int, drop_out: float, *, rngs: nnx.Rngs) -> None:
         super().__init__(features, classes, kernel_init=NARROW, rngs=rngs)
@@ -84,7 +84,7 @@ class DenseHead(nnx.List):
 
 
 def head(features: int, classes: int, hidden: int, drop_out: float, *, rngs: nnx.Rngs) -> nnx.Module:
-    """From features to logits: linear, or with `hidden` units before."""
+    """From features to logits: a linear layer, after a dense layer of `hidden` units unless that is 0."""
     if not hidden:
         return Linear(features, classes, drop_out, rngs=rngs)
     dense = nnx.Linear(features, hidden, kernel_init=NARROW, rngs=rngs)

@@ -13,7 +13,7 @@ REQUIRES = ("tensorflow", "keras")
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer on TensorFlow's fused kernel, whose batch variance is the unbiased one that PyTorch keeps too."""
+    """Batch norm with TensorFlow's fused kernel, whose batch variance is unbiased, as in PyTorch."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         learning = bool(training) and self.trainable
@@ -33,7 +33,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def normalise(images: keras.KerasTensor, architecture: Architecture) -> keras.KerasTensor:
-    """uint8 images to float32 of the architecture's mean and deviation."""
+    """uint8 images to float32, normalised with the architecture's mean and standard deviation."""
     return keras.layers.Rescaling(
         scale=[1.0 / (255.0 * std) for std in architecture.std],
         offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],
@@ -66,13 +66,13 @@ def conv(
 def depthwise_conv(
     x: keras.KerasTensor, kernel: int, stride: int = 1, *, name: str, seeds: keras.random.SeedGenerator
 ) -> keras.KerasTensor:
-    """A convolution of each channel by itself that pads half its kernel on every side."""
+    """A depthwise convolution that pads half its kernel on every side."""
     layer = keras.layers.DepthwiseConv2D(
         kernel,
         stride,
         _padding(stride),
         use_bias=False,
-        # This kernel is (H, W, C, 1): what Keras takes for its fan in is the fan out of the others.
+        # The kernel is (H, W, C, 1), so its fan in according to Keras equals the fan out of PyTorch.
         depthwise_initializer=keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seeds),
         name=name,
     )
@@ -80,12 +80,12 @@ def depthwise_conv(
 
 
 def batch_norm(x: keras.KerasTensor, *, epsilon: float = 1e-5, name: str) -> keras.KerasTensor:
-    """Batch norm that takes a tenth of each batch into its running statistics."""
+    """Batch norm that updates its running statistics with a tenth of each batch."""
     return BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
 
 
 def stochastic_depth(x: keras.KerasTensor, rate: float, seed: int, *, name: str) -> keras.KerasTensor:
-    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+    """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
     return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=seed, name=f"{name}.stochastic_depth")(x)
 
 
@@ -99,7 +99,7 @@ def head(
     name: str,
     seeds: keras.random.SeedGenerator,
 ) -> keras.KerasTensor:
-    """From features to logits: linear, or with `hidden` units before; drop-out before the linear layer."""
+    """From features to logits: drop-out and a linear layer, after a dense layer of `hidden` units unless that is 0."""
     narrow = keras.initializers.RandomNormal(stddev=0.01, seed=seeds)
     if hidden:
         x = keras.layers.Dense(hidden, "relu", kernel_initializer=narrow, name=f"{name}.0")(x)
@@ -108,7 +108,7 @@ def head(
     return keras.layers.Dense(classes, kernel_initializer=narrow, name=name)(x)
 
 
-# At stride 1 "same" pads half the kernel on every side, as PyTorch does; at stride 2 it would pad less at the top left.
+# At stride 1, "same" pads half the kernel on every side, as in PyTorch; at stride 2 it pads less at the top and left.
 def _padding(stride: int) -> str:
     return "same" if stride == 1 else "valid"
 

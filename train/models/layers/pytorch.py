@@ -9,7 +9,7 @@ REQUIRES = ("torch",)
 
 
 class Normalise(nn.Module):
-    """uint8 (N, H, W, C) images to float32 (N, C, H, W) of the architecture's mean and deviation."""
+    """uint8 (N, H, W, C) images to float32 (N, C, H, W), normalised with the architecture's mean and deviation."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -20,12 +20,12 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # A permuted view of NHWC bytes is PyTorch's channels-last layout: no copy.
+        # A permuted view of NHWC bytes is PyTorch's channels-last layout, so nothing is copied.
         return (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
 
 
 class StochasticDepth(nn.Module):
-    """Leave a branch out for a random share of the images (Huang et al., 2016); the others are scaled up for it."""
+    """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class StochasticDepth(nn.Module):
 
 
 class Linear(nn.Linear):
-    """The linear layer to the logits, with drop-out before it."""
+    """Drop-out, then the linear layer to the logits."""
 
     def __init__(self, features: int, classes: int, drop_out: float) -> None:
         super().__init__(features, classes)
@@ -62,19 +62,19 @@ def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 
 
 
 def batch_norm(width: int, epsilon: float = 1e-5) -> nn.BatchNorm2d:
-    """Batch norm that takes a tenth of each batch into its running statistics."""
+    """Batch norm that updates its running statistics with a tenth of each batch."""
     return nn.BatchNorm2d(width, eps=epsilon, momentum=0.1)
 
 
 def head(features: int, classes: int, hidden: int, drop_out: float) -> nn.Module:
-    """From features to logits: linear, or with `hidden` units before."""
+    """From features to logits: a linear layer, after a dense layer of `hidden` units unless that is 0."""
     if not hidden:
         return Linear(features, classes, drop_out)
     return DenseHead([nn.Linear(features, hidden), Linear(hidden, classes, drop_out)])
 
 
 def initialise(network: nn.Module, seed: int) -> nn.Module:
-    """Give a network its seeded initial weights, and the layout that CPUs and GPUs convolve fastest."""
+    """Initialise a network with seeded weights, in channels-last layout, the fastest one for convolutions."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -33,7 +33,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn1(self.conv1(self.normalise(images))))
-        # Behind a ReLU zeros pad a maximum as well as minus infinity, and jax2onnx leaves out a pooling's own padding.
+        # After a ReLU, zero padding gives the same maximum as minus infinity; jax2onnx ignores the padding of pooling.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
         for index in range(self.stages):
@@ -43,7 +43,7 @@ class ResNet(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int, rngs: nnx.Rngs) -> None:
         self.conv1 = conv(channels, width, 3, stride, rngs=rngs)
@@ -61,7 +61,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last one wider, beside a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the last convolution expands the width."""
 
     def __init__(
         self, channels: int, width: int, expansion: int, stride: int, stride_first: bool, rngs: nnx.Rngs
@@ -84,7 +84,7 @@ class Bottleneck(nnx.Module):
 
 
 def projection(channels: int, width: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
-    """The shortcut: nothing where shapes are equal, else a 1x1 convolution and batch norm."""
+    """The shortcut: empty if input and output have the same shape, else a 1x1 convolution and batch norm."""
     if stride == 1 and channels == width:
         return nnx.List()
     return nnx.List([conv(channels, width, 1, stride, rngs=rngs), batch_norm(width, rngs=rngs)])

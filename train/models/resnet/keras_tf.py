@@ -14,7 +14,7 @@ REQUIRES = ("tensorflow", "keras")
 
 
 def basic_block(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
     y = batch_norm(conv(x, width, 3, stride, name=f"{name}.conv1", seeds=seeds), name=f"{name}.bn1")
     y = keras.layers.ReLU()(y)
     y = batch_norm(conv(y, width, 3, name=f"{name}.conv2", seeds=seeds), name=f"{name}.bn2")
@@ -31,7 +31,7 @@ def bottleneck(
     name: str,
     seeds: SeedGenerator,
 ) -> keras.KerasTensor:
-    """1x1, 3x3 and 1x1 convolutions, the last one wider, beside a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the last convolution expands the width."""
     first, second = (stride, 1) if stride_first else (1, stride)
     y = batch_norm(conv(x, width, 1, first, name=f"{name}.conv1", seeds=seeds), name=f"{name}.bn1")
     y = keras.layers.ReLU()(y)
@@ -43,7 +43,7 @@ def bottleneck(
 
 
 def shortcut(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds: SeedGenerator) -> keras.KerasTensor:
-    """The input itself where shapes are equal, else a 1x1 convolution and batch norm of it."""
+    """The input if the output has the same shape, else a 1x1 convolution and batch norm of it."""
     if stride == 1 and x.shape[-1] == width:
         return x
     x = conv(x, width, 1, stride, name=f"{name}.downsample.0", seeds=seeds)
@@ -53,12 +53,12 @@ def shortcut(x: keras.KerasTensor, width: int, stride: int, *, name: str, seeds:
 def build(
     architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
 ) -> keras.Model:
-    """The network with seeded initial weights; its layers bear their canonical names."""
+    """The network with seeded initial weights; its layers have canonical names."""
     seeds = SeedGenerator(seed)
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
     x = conv(normalise(images, architecture), architecture.stem, 7, 2, name="conv1", seeds=seeds)
     x = keras.layers.ReLU()(batch_norm(x, name="bn1"))
-    # PyTorch pads a maximum with minus infinity. Behind a ReLU nothing is below zero: zeros are as good.
+    # PyTorch pads with minus infinity; after a ReLU, zero padding gives the same maximum.
     x = keras.layers.MaxPooling2D(3, 2)(keras.layers.ZeroPadding2D(1)(x))
     for index, (width, depth, stride, expansion) in enumerate(architecture.stages()):
         for place in range(depth):

@@ -40,7 +40,7 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last one wider, beside a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the last convolution expands the width."""
 
     def __init__(self, channels: int, width: int, expansion: int, stride: int, stride_first: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 def projection(channels: int, width: int, stride: int) -> nn.Sequential:
-    """The shortcut: nothing where shapes are equal, else a 1x1 convolution and batch norm."""
+    """The shortcut: empty if input and output have the same shape, else a 1x1 convolution and batch norm."""
     if stride == 1 and channels == width:
         return nn.Sequential()
     return nn.Sequential(conv(channels, width, 1, stride), batch_norm(width))

@@ -1,0 +1,104 @@
+"""The load generator against clients of other designs, on the same servers, in alternating blocks."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.analysis import intervals
+from loadtest.benchmark import wrk
+from loadtest.benchmark.bench import SIZE, Bench, Line
+from loadtest.generator import payload
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import latency
+from medserve import store
+from medserve.spec import Artifact
+from medserve.tables import FORMATS, pick
+
+DELAYS = np.round(np.random.default_rng(0).lognormal(math.log(3.0), 0.7, 1000), 3)
+"""Milliseconds, in turn. Continuous, because percentiles between the steps of a few fixed delays have no error."""
+RATE = 200.0
+
+
+def closed_loop(bench: Bench) -> Iterator[Line]:
+    """The closed loop over one connection, each client less its own floor with the null server."""
+    p50: dict[tuple[str, str], list[float]] = {}
+    with _model(bench) as model, bench.serving("null", size=_side(bench)) as null:
+        for _ in range(bench.rounds):
+            for server, name in ((model, "model"), (null, "null")):
+                load = bench.plan(server.url, 3.0, model=server.model, mode="closed-loop")
+                request = payload.requests(load)[1][0]
+                seconds = load.profile.seconds
+                theirs = wrk.measure(server.url, request, seconds, bench.client_cpus, bench.new())
+                p50.setdefault(("wrk", name), []).append(theirs)
+                mine = np.sort(latency.from_intended_start(bench.ours(load)))
+                p50.setdefault(("generator", name), []).append(intervals.percentile(mine, 0.5) / 1e3)
+    middle = {key: median(values) for key, values in p50.items()}
+    for (who, what), value in middle.items():
+        yield Line(part="wrk", name=f"p50 of {what}, {who}", value=value, unit="us")
+    least, own = (middle[who, "model"] - middle[who, "null"] for who in ("wrk", "generator"))
+    yield Line(
+        part="wrk",
+        name="difference less floors, generator to wrk",
+        value=100 * (own / least - 1),
+        unit="%",
+        low=-10,
+        high=10,
+        note=f"{own:.1f} us and {least:.1f} us",
+    )
+
+
+@contextmanager
+def _model(bench: Bench) -> Iterator[ServerProcess]:
+    """The server for the comparison with wrk: the artifact that was given, else a delay of a millisecond."""
+    if bench.artifact is None:
+        with bench.serving("delay", options={"delays_ms": [1.0]}) as server:
+            yield server
+    else:
+        form = store.read_json(bench.artifact / "artifact.json", Artifact).format
+        with bench.serving(pick(FORMATS, "format", form).runtime, artifact=bench.artifact) as server:
+            yield server
+
+
+def _side(bench: Bench) -> int:
+    if bench.artifact is None:
+        return SIZE
+    return store.read_json(bench.artifact / "artifact.json", Artifact).checkpoint.size
+
+
+def open_loop(bench: Bench) -> Iterator[Line]:
+    """Poisson arrivals at a server with known delays, from the intended start. A new server restarts its script."""
+    found: dict[str, list[NDArray[np.float64]]] = {"generator": [], "poller": []}
+    for seed in range(bench.rounds):
+        for who, measure in (("generator", bench.ours), ("poller", bench.theirs)):
+            options = {"delays_ms": DELAYS.tolist()}
+            with bench.serving("delay", dispatch="concurrent", options=options) as server:
+                load = bench.plan(server.url, 10.0, seed=seed, mode="open-loop", arrivals="poisson", rate=RATE)
+                found[who].append(latency.from_intended_start(measure(load)) / 1e6)
+    mine, theirs = (np.sort(np.concatenate(found[who])) for who in ("generator", "poller"))
+    a, b = (intervals.percentile(ordered, 0.5) for ordered in (mine, theirs))
+    note = f"{a:.3f} ms and {b:.3f} ms of {len(mine):,} requests each"
+    yield Line(
+        part="poller", name="p50, generator to poller", value=100 * (a / b - 1), unit="%", low=-10, high=10, note=note
+    )
+    (low, high), (least, most) = order_interval(mine, 0.99), order_interval(theirs, 0.99)
+    gap = max(low, least) - min(high, most)
+    note = f"{low:.2f} to {high:.2f} ms and {least:.2f} to {most:.2f} ms"
+    yield Line(
+        part="poller", name="p99, gap between the intervals", value=max(0.0, gap), unit="ms", high=0.0, note=note
+    )
+
+
+def order_interval(ordered: NDArray[np.float64], p: float) -> tuple[float, float]:
+    """The 95 % interval of a percentile between two order statistics, by the normal form of the binomial.
+
+    Hahn & Meeker, Statistical Intervals (1991), section 5.2.
+    """
+    count = len(ordered)
+    half = 1.96 * math.sqrt(count * p * (1 - p))
+    places = math.floor(count * p - half) - 1, math.ceil(count * p + half) - 1
+    low, high = (float(ordered[min(max(place, 0), count - 1)]) for place in places)
+    return low, high

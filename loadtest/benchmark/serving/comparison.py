@@ -1,0 +1,266 @@
+"""The overhead per request of this wrapper and of the servers of `peers`, beyond the model.
+
+Every server has the same ONNX file on one thread, on the same core as all the others, which are suspended while one is
+measured; the client has another core. Each round measures every server, in a new random order: one connection, many
+connections, and the model in a process of the same environment. Comparisons are made within the rounds.
+"""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from loadtest.benchmark.bench import SIZE, Bench, Line, run
+from loadtest.benchmark.serving import peers
+from loadtest.benchmark.serving.closed_loop import Block, closed_loop, whole_request
+from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
+from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
+from medserve import machine, store
+from medserve.errors import BadInput, CannotRun
+
+CONNECTIONS = 8
+WARMUP = 50
+READY_SECONDS = 120.0
+SOURCE = Path(__file__).parents[3]
+MODEL_FILE = "1/model.onnx"
+AGREE = 1e-5
+"""Largest difference of the scores of two servers: some send them as text."""
+OURS = "medserve"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Microseconds of one server. `overhead`: p50 less that in process; `behind`: its excess over ours by rounds."""
+
+    server: str
+    body: str
+    requests: int
+    p50: float
+    p99: float
+    in_process: float
+    overhead: float
+    behind: float
+    behind_low: float
+    behind_high: float
+    per_second: float
+    cpu: float
+    versions: dict[str, str]
+
+
+class Contestant:
+    """A server that is measured: its address, its requests, and its processes."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        body: Body,
+        image: Image,
+        program: Program | psutil.Process,
+        alone: InProcess,
+        versions: dict[str, str],
+    ) -> None:
+        self.name, self.url, self.body, self.program, self.alone = name, url, body, program, alone
+        self.versions, self._image = versions, image
+        self.request = whole_request(url, *body.encode(image))
+        self.blocks: list[Block] = []
+        self.in_process: list[float] = []
+        self.rates: list[float] = []
+        self.cpu = 0.0
+
+    def wait_answering(self, seconds: float) -> None:
+        """Return when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                block = closed_loop(self.url, self.request, 1, 1)
+                break
+            except (CannotRun, OSError):  # it listens before its model is loaded
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self._image)
+        if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
+            raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
+
+    def measure(self, count: int) -> None:
+        """Measure it once, while all others are suspended."""
+        self.program.resume()
+        closed_loop(self.url, self.request, 1, WARMUP)
+        before = _cpu_seconds(self.program)
+        self.blocks.append(closed_loop(self.url, self.request, 1, count))
+        self.cpu += _cpu_seconds(self.program) - before
+        self.rates.append(closed_loop(self.url, self.request, CONNECTIONS, count).per_second)
+        self.program.suspend()
+        self.in_process.append(float(np.median(self.alone.times(1, count))) / 1e3)
+
+    @property
+    def overheads(self) -> NDArray[np.float64]:
+        """Microseconds by round: p50 less that in process."""
+        return np.array([np.median(block.latencies) / 1e3 for block in self.blocks]) - self.in_process
+
+    def row(self, ours: "Contestant") -> Row:
+        """Its figures, and how far it is behind ours."""
+        latencies = np.concatenate([block.latencies for block in self.blocks]) / 1e3
+        low, behind, high = np.quantile(self.overheads - ours.overheads, (0.25, 0.5, 0.75))
+        return Row(
+            server=self.name,
+            body=self.body.words,
+            requests=len(latencies),
+            p50=float(np.median(latencies)),
+            p99=float(np.quantile(latencies, 0.99, method="inverted_cdf")),
+            in_process=float(np.median(self.in_process)),
+            overhead=float(np.median(self.overheads)),
+            behind=float(behind),
+            behind_low=float(low),
+            behind_high=float(high),
+            per_second=float(np.median(self.rates)),
+            cpu=self.cpu / len(latencies) * 1e6,
+            versions=self.versions,
+        )
+
+
+def _cpu_seconds(program: Program | psutil.Process) -> float:
+    return float(sum(program.cpu_times()[:2]))
+
+
+def compare(
+    bench: Bench,
+    model: Path,
+    environments: Path,
+    names: Sequence[str],
+    rounds: int,
+    count: int,
+    tell: Callable[[str], None],
+) -> list[Row]:
+    """Measure the wrapper and the peers of these names in `rounds` of `count` requests; the first row is ours.
+
+    `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or gives
+    other scores than the model.
+    """
+    chosen = [peer for peer in peers.PEERS if peer.name in names]
+    places = []
+    for at, peer in enumerate(chosen):
+        tell(f"environment of {peer.name}, {at + 1} of {len(chosen)}")
+        places.append(install(environments / peer.name.split()[0].lower(), (*peer.packages, *MODEL)))
+    with ExitStack() as stack:
+        contestants = list(_ours(bench, model, stack))
+        for peer, place in zip(chosen, places, strict=True):
+            tell(f"starting {peer.name}")
+            contestants.append(_theirs(bench, model, peer, place, stack))
+        stack.callback(machine.pin, machine.usable_cpus())
+        machine.pin(bench.client_cpus)
+        random = np.random.default_rng(0)
+        for number in range(rounds):
+            tell(f"round {number + 1} of {rounds}")
+            for at in random.permutation(len(contestants)):
+                contestants[at].measure(count)
+    return [one.row(contestants[0]) for one in contestants]
+
+
+def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
+    """The wrapper twice: with the bodies of its load tests, and with those for MLServer."""
+    server = stack.enter_context(bench.serving("onnx_runtime", artifact=model))
+    program = psutil.Process(server.pid)
+    stack.callback(program.resume)  # a suspended process cannot be told to end
+    alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
+    stack.callback(alone.stop)
+    url = f"{server.url}/v2/models/{server.model}/infer"
+    for body in (BINARY_TENSORS, JSON_TENSORS):
+        ours = machine.versions("onnxruntime-gpu", "numpy", "uvicorn", "uvloop", "httptools")
+        yield _ready(Contestant(OURS, url, body, golden_image(model), program, alone, ours))
+
+
+def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
+    scratch = bench.new()
+    port, spare, another = _free_ports(3)
+    settings = {"name": "cells", "implementation": "mlserver_tensors.Cells"}
+    (scratch / "model-settings.json").write_text(json.dumps(settings))
+
+    def fill(text: str) -> str:
+        return text.format(
+            port=port, spare=spare, another=another, source=SOURCE, applications=APPLICATIONS, scratch=scratch
+        )
+
+    env = {"MODEL": str(model / MODEL_FILE), "PORT": str(port)} | {name: fill(text) for name, text in peer.variables}
+    words = [fill(word) for word in peer.command]
+    program = Program([str(programs / words[0]), *words[1:]], bench.server_cpus, env, scratch / f"{peer.name}.log")
+    stack.callback(program.stop)
+    program.wait_listening(port, READY_SECONDS)
+    alone = InProcess(programs / "python", model / MODEL_FILE, bench.server_cpus)
+    stack.callback(alone.stop)
+    url = f"http://127.0.0.1:{port}{peer.path}"
+    return _ready(Contestant(peer.name, url, peer.body, golden_image(model), program, alone, versions(programs)))
+
+
+def _ready(contestant: Contestant) -> Contestant:
+    contestant.program.resume()  # ours is measured twice
+    contestant.wait_answering(READY_SECONDS)
+    contestant.program.suspend()
+    return contestant
+
+
+def train_and_export(bench: Bench, tell: Callable[[str], None]) -> Path:
+    """An artifact in ONNX of a network that was trained for an epoch: its speed does not depend on its accuracy."""
+    checkpoint, artifact = bench.new() / "cells", bench.new() / "cells.onnx"
+    tell("a model to serve")
+    run("train", "run", "--dataset", "synthetic", "--size", str(SIZE), "--set", "epochs=1", "--out", str(checkpoint))
+    run("export", str(checkpoint), "--format", "onnx", "--out", str(artifact))
+    return artifact
+
+
+def check_model(model: Path) -> Path:
+    """The artifact, before anything is installed for it. Raises BadInput for one that is damaged, or not ONNX."""
+    if (form := store.read_artifact(model).format) != "onnx":
+        raise BadInput(f"{model}: its format is {form}; all these servers run onnx, which `medserve export` writes")
+    return model.resolve()
+
+
+def golden_image(model: Path) -> Image:
+    """An image whose scores the artifact has, (H, W, C)."""
+    with np.load(model / "golden.npz") as golden:
+        image: Image = golden["images"][0]
+        return image
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free ports, bound together so that they differ."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def targets(rows: Sequence[Row]) -> Iterator[Line]:
+    """The overheads of the others less ours. A server without the protocol has less to do, so it has no target."""
+    for row in rows:
+        if row.server != OURS:
+            yield Line(
+                part="peers",
+                name=f"overhead of {row.server} less ours",
+                value=row.behind,
+                unit="us",
+                low=None if row.body == BYTES.words else 0.0,
+                note=f"quartiles of the rounds {row.behind_low:,.0f} to {row.behind_high:,.0f}",
+            )
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """The lines of a table, one per server."""
+    yield (
+        "| server | body | p50, us | p99, us | in process, us | overhead, us | behind ours (quartiles), us "
+        f"| requests/s, {CONNECTIONS} connections | CPU per request, us |"
+    )
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    for row in rows:
+        behind = f"{row.behind:,.0f} ({row.behind_low:,.0f} to {row.behind_high:,.0f})"
+        figures = [f"{x:,.0f}" for x in (row.p50, row.p99, row.in_process, row.overhead)]
+        ends = [f"{x:,.0f}" for x in (row.per_second, row.cpu)]
+        ours = row.server == OURS and row.body == BINARY_TENSORS.words
+        yield f"| {' | '.join((row.server, row.body, *figures, '' if ours else behind, *ends))} |"

@@ -1,0 +1,1 @@
+"""What implements the commands of `python -m loadtest`, one file a command."""

@@ -1,0 +1,186 @@
+"""The requests of a load test: images in a seeded order, each request encoded before the clock starts."""
+
+import http.client
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve import wire
+from medserve.errors import BadInput, CannotRun, unknown
+from medserve.spec import LoadProfile, Noun
+from medserve.tables import INPUT
+
+MAX_READY_BYTES = 256 << 20
+"""Bytes of images that are encoded beforehand; of a larger set a seeded part is sent."""
+RANDOM_IMAGES = 64
+"""Images drawn at random when no file of images is given."""
+TIMEOUT_SECONDS = 30.0
+"""Seconds without a byte after which a request fails, and that the last answers may take after the end."""
+JSON_REQUESTS = 64
+"""Requests of JSON numbers that are encoded beforehand: they are four times as large, and slow to encode."""
+AUDIT_PAIRS = 32
+"""Pairs of equal requests in a cache audit."""
+
+
+class Load(Noun, frozen=True, kw_only=True):
+    """The plan of a test: a JSON file named by the variable MEDSERVE_LOAD.
+
+    `images` is an .npy file uint8 (N, H, W, C); without it images of `shape` (H, W, C) are drawn at random. `expected`
+    is an .npy file float32 (N, classes), null when nothing is compared. `out` is the Parquet file of the samples.
+    `audit` is another one, for the AUDIT_PAIRS pairs that a closed loop of one user sends afterwards: a new image, then
+    the same request again. A server that answers the second one faster caches answers.
+    """
+
+    url: str
+    model: str
+    profile: LoadProfile
+    images: str | None = None
+    shape: tuple[int, int, int] | None = None
+    expected: str | None = None
+    out: str | None = None
+    audit: str | None = None
+    seed: int = 0
+    cpus: tuple[int, ...] = ()
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+
+def open_images(path: Path) -> NDArray[np.uint8]:
+    """A memory-mapped uint8 (N, H, W, C) array. Raises BadInput when the file is not one."""
+    try:
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file of images") from None
+    except (ValueError, EOFError) as error:
+        raise BadInput(f"{path}: not an .npy file of images: {error}") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise BadInput(f"{path}: {images.dtype} {images.shape}; expected images as uint8 (N, H, W, C)")
+    return images
+
+
+def open_scores(path: Path, images: int) -> NDArray[np.float32]:
+    """The certified scores of so many images, float32 (images, classes). Raises BadInput when the file is different."""
+    try:
+        scores: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: not an .npy file of scores: {error}") from None
+    if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != images:
+        raise BadInput(f"{path}: {scores.dtype} {scores.shape}; expected float32 ({images}, classes)")
+    return scores
+
+
+def batches(images: NDArray[np.uint8], batch: int, seed: int) -> NDArray[np.int64]:
+    """The images of each request, int64 (requests, batch): a permutation given by `seed`, at most MAX_READY_BYTES."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    count = max(1, min(len(order) // batch, MAX_READY_BYTES // (batch * images[0].nbytes)))
+    return np.resize(order, (count, batch)).astype(np.int64)
+
+
+def requests(load: Load) -> tuple[NDArray[np.int64], list[bytes]]:
+    """The images of each request, int64 (requests, batch), and its bytes on the wire, head included."""
+    if load.images is not None:
+        images = open_images(Path(load.images))
+    elif load.shape is not None:
+        images = np.random.default_rng(load.seed).integers(0, 256, (RANDOM_IMAGES, *load.shape), np.uint8)
+    else:
+        raise BadInput("a plan needs 'images' or the 'shape' of those to draw")
+    chosen = batches(images, load.profile.batch, load.seed)[: JSON_REQUESTS if load.profile.trap == "json" else None]
+    return chosen, [_request(load, np.asarray(images[row])) for row in chosen]
+
+
+def check(load: Load) -> None:
+    """Raise BadInput for a plan that cannot be followed."""
+    profile = load.profile
+    if not 0 <= profile.gap_seconds < float("inf"):
+        raise BadInput(f"the gap of {profile.name} is {profile.gap_seconds} s; expected 0 or more seconds")
+    # The requests of other users would come between the two of a pair.
+    if load.audit is not None and (profile.mode != "closed-loop" or profile.users != 1):
+        raise BadInput("an audit needs a closed loop of one user in one process; remove 'audit'")
+
+
+def audit_requests(load: Load, seed: int) -> list[bytes]:
+    """The requests of an audit, 2 x AUDIT_PAIRS: each pair is the same request twice, of images drawn by `seed`."""
+    shape = open_images(Path(load.images)).shape[1:] if load.images is not None else load.shape or ()
+    images = np.random.default_rng(seed).integers(0, 256, (AUDIT_PAIRS, load.profile.batch, *shape), np.uint8)
+    return [request for drawn in images for request in [_request(load, drawn)] * 2]
+
+
+def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
+    address = split_url(load.url)
+    headers, body = wire.encode_request(images, binary=load.profile.trap != "json")
+    lines = [f"POST {address.path.rstrip('/')}/v2/models/{load.model}/infer HTTP/1.1", f"Host: {address.netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a server's address. Raises BadInput for an address that cannot be load-tested."""
+    address = urlsplit(url)
+    try:
+        port = address.port
+    except ValueError:
+        port = 0
+    if address.scheme != "http" or not address.hostname or port == 0:
+        raise BadInput(
+            f"{url!r} is not the address of a server; expected http://HOST:PORT (TLS would be timed with it)"
+        )
+    return address
+
+
+def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
+    """The name of a server's model (of its only one, when `model` is null) and the (H, W, C) of its images.
+
+    Raises CannotRun when no server of the protocol answers, BadInput when a model must be named.
+    """
+    if model is None:
+        names = _models(url)
+        if len(names) != 1:
+            raise BadInput(f"{url} has several models, or does not list them; name one with --model: {names or '?'}")
+        model = names[0]
+    status, metadata = _ask_json(url, "GET", f"/v2/models/{model}")
+    if status == 404:
+        raise unknown("model", model, _models(url))
+    try:
+        (tensor,) = metadata["inputs"]
+        name, datatype, (_, height, width, channels) = tensor["name"], tensor["datatype"], map(int, tensor["shape"])
+    except (TypeError, KeyError, ValueError):
+        raise CannotRun(
+            f"{url} does not describe {model} as an image classifier by the Open Inference Protocol v2"
+        ) from None
+    if (name, datatype) != (INPUT, "UINT8") or min(height, width, channels) < 1:
+        raise CannotRun(
+            f"{model} wants {datatype} {tensor['shape']} as {name!r}; "
+            f"this program sends UINT8 [N, H, W, C] of a fixed size as '{INPUT}'"
+        )
+    return model, (height, width, channels)
+
+
+def _models(url: str) -> list[str]:
+    """The models that a server lists, by the route of KServe or by that of Triton."""
+    for method, path in (("GET", "/v2/models"), ("POST", "/v2/repository/index")):
+        status, answer = _ask_json(url, method, path)
+        if status == 200:
+            listed = answer.get("models", []) if isinstance(answer, dict) else answer
+            return [str(item["name"] if isinstance(item, dict) else item) for item in listed]
+    return []
+
+
+def _ask_json(url: str, method: str, path: str) -> tuple[int, Any]:
+    address = split_url(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request(method, address.path.rstrip("/") + path)
+        answer = connection.getresponse()
+        return answer.status, msgspec.json.decode(answer.read())
+    except msgspec.MsgspecError:
+        return answer.status, None
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotRun(
+            f"no server answers at {url} ({error}); start one with `medserve serve`, or correct the URL"
+        ) from None
+    finally:
+        connection.close()

@@ -1,0 +1,263 @@
+"""One launch: a fresh process of one deployment, whose cells are measured in order, each with its folder of results.
+
+Cells in process are timed in this process. For cells over HTTP it starts the server and a Locust process per cell, and
+sleeps meanwhile. A failure becomes the cell's result, with its reason and what was recorded until then.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest import samples
+from loadtest.generator.payload import Load, open_images, open_scores
+from loadtest.measure.locust_process import generate
+from loadtest.measure.monitor import Monitor
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import latency
+from medserve import machine, store
+from medserve.errors import BadInput, CannotRun
+from medserve.jobs import Launch
+from medserve.result import Result, Window
+from medserve.spec import Artifact, Cell
+
+
+def launch(plan: Launch) -> list[str]:
+    """Measure all cells of a launch and write their results. Returns the failed ones, each with its reason.
+
+    Raises BadInput for a plan that cannot be followed.
+    """
+    _check(plan)
+    with _scratch(Path(plan.results)) as scratch:
+        return _Launch(plan, scratch).measure()
+
+
+class _Launch:
+    def __init__(self, plan: Launch, scratch: Path) -> None:
+        self._plan = plan
+        self._scratch = scratch
+        self._failed: list[str] = []
+        self._artifact: Artifact | None = None
+        self._images: NDArray[np.uint8]
+        self._expected: NDArray[np.float32] | None = None
+        self._machine: dict[str, Any] = {}
+
+    def measure(self) -> list[str]:
+        cells = self._plan.cells
+        try:
+            self._machine = machine.fingerprint()
+            self._artifact = store.read_artifact(Path(self._plan.artifact))
+            images = self._images = open_images(Path(self._plan.images))
+            if self._plan.expected is not None:
+                self._expected = open_scores(Path(self._plan.expected), len(images))
+            if images.shape[1:] != self._artifact.image_shape:
+                raise BadInput(
+                    f"{self._plan.images}: images of {images.shape[1:]}; {self._artifact.name} takes "
+                    f"{self._artifact.image_shape}"
+                )
+        except BadInput as error:
+            self._fail(cells, str(error))
+            return self._failed
+        self._in_process(tuple(cell for cell in cells if cell.profile.mode == "in-process"))
+        self._over_http(tuple(cell for cell in cells if cell.profile.mode != "in-process"))
+        return self._failed
+
+    def _in_process(self, cells: tuple[Cell, ...]) -> None:
+        if not cells:
+            return
+        from loadtest.measure import inprocess
+
+        deployment = cells[0].deployment
+        machine.pin(self._plan.server_cpus)
+        os.environ.update(machine.thread_environment(deployment.threads))
+        # Timing the first calls needs a runtime that has run nothing; no other cell may then share the process.
+        cold = any(cell.profile.trap == "compile-inside" for cell in cells)
+        try:
+            runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
+        except (BadInput, CannotRun) as error:
+            self._fail(cells, str(error))
+            return
+        for cell in cells:
+            with self._cell(cell) as result:
+                monitor = Monitor(os.getpid(), self._plan.server_cpus)
+                timed = inprocess.measure(
+                    runtime, deployment, cell.profile, self._images, self._expected, self._plan.seed
+                )
+                # This process is the timer: it reads the counters at the beginning and at the end only.
+                monitor.look()
+                result.windows = monitor.close()
+                samples.write(result.folder / "samples.parquet", timed.samples)
+                if timed.stages:
+                    samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
+                result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
+
+    def _over_http(self, cells: tuple[Cell, ...]) -> None:
+        server: ServerProcess | None = None
+        try:
+            for index, cell in enumerate(cells):
+                if server is None or server.why_dead():
+                    server = ServerProcess(
+                        Path(self._plan.artifact), cell.deployment, self._plan.server_cpus, self._scratch
+                    )
+                    try:
+                        server.wait_ready()
+                        server.answer_first(np.asarray(self._images[:1]))
+                    except CannotRun as error:
+                        # What did not load will not load for the next cell either.
+                        self._fail(cells[index:], str(error), server.log)
+                        return
+                with self._cell(cell) as result:
+                    self._load(cell, server, result)
+        finally:
+            if server is not None:
+                server.stop()
+
+    def _load(self, cell: Cell, server: ServerProcess, result: "_Measured") -> None:
+        out = result.folder / "samples.parquet"
+        profile = cell.profile
+        measured = (*self._plan.server_cpus, *self._plan.client_cpus)
+        back_to_back = profile.mode == "closed-loop" and profile.users == 1 and not profile.gap_seconds
+        load = Load(
+            url=server.url,
+            model=server.model,
+            profile=profile,
+            images=self._plan.images,
+            expected=self._plan.expected,
+            out=str(out),
+            audit=str(result.folder / "audit.parquet") if back_to_back else None,
+            seed=self._plan.seed,
+            cpus=self._plan.client_cpus,
+        )
+        before = server.facts()
+        log = self._scratch / "locust.log"
+        monitor = Monitor(server.pid, measured)
+        try:
+            with machine.avoid_cpus(measured):
+                generate(load, log, server.why_dead, look=monitor.look)
+        except CannotRun:
+            shutil.copy(log, result.folder / log.name)
+            raise
+        finally:
+            result.windows = monitor.close()
+            after = server.facts()
+            if "cpu_seconds" in before and "cpu_seconds" in after:
+                after["cpu_seconds"] -= before["cpu_seconds"]
+            result.process["server"] = after
+            if out.is_file():
+                result.process["client"] = samples.read_facts(out)
+            if server.log.stat().st_size:
+                shutil.copy(server.log, result.folder / server.log.name)
+
+    @contextmanager
+    def _cell(self, cell: Cell) -> Iterator["_Measured"]:
+        """A cell's folder of results, written as a whole when the block ends, with or without an error."""
+        began = time.monotonic()
+        with store.new_folder(self._folder(cell)) as folder:
+            measured = _Measured(folder)
+            reason = None
+            started = _utc()
+            try:
+                yield measured
+                record = folder / "samples.parquet"
+                reason = _why_unusable(record)
+                if reason is None and cell.profile.trap != "compile-inside":
+                    measured.process["steady"] = _mark_warmup(record)
+            except (BadInput, CannotRun) as error:
+                reason = str(error)
+            except Exception as error:  # a framework may raise anything; it is this cell's result
+                reason = f"{type(error).__name__}: {error}"
+            self._write(measured, cell, reason, started, time.monotonic() - began)
+
+    def _fail(self, cells: tuple[Cell, ...], reason: str, *logs: Path) -> None:
+        for cell in cells:
+            with store.new_folder(self._folder(cell)) as folder:
+                for log in logs:
+                    shutil.copy(log, folder / log.name)
+                self._write(_Measured(folder), cell, reason, _utc(), 0.0)
+
+    def _write(self, measured: "_Measured", cell: Cell, reason: str | None, started: str, seconds: float) -> None:
+        if reason is not None:
+            reason = " ".join(reason.split())[:1000]
+            self._failed.append(f"{cell.name}: {reason}")
+        result = Result(
+            study=self._plan.study,
+            cell=cell,
+            launch=self._plan.index,
+            status="done" if reason is None else "failed",
+            reason=reason,
+            artifact=self._artifact,
+            started=started,
+            seconds=round(seconds, 3),
+            machine=self._machine,
+            process=measured.process,
+            windows=measured.windows,
+            files=store.digests(measured.folder, without="result.json"),
+        )
+        store.write_json(measured.folder / "result.json", result)
+
+    def _folder(self, cell: Cell) -> Path:
+        return Path(self._plan.results) / cell.name / str(self._plan.index)
+
+
+class _Measured:
+    """What a measurement leaves: files in `folder`, facts of the processes, windows of the monitor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: dict[str, Any] = {}
+        self.windows: tuple[Window, ...] = ()
+
+
+def _mark_warmup(path: Path) -> dict[str, Any]:
+    """Mark the rows before the steady state as warm-up. Returns where it begins, or why there is none."""
+    table, steadiness = latency.mark_warmup(samples.read(path))
+    columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
+    samples.write(path, columns, facts=samples.read_facts(path))
+    found: dict[str, Any] = msgspec.to_builtins(steadiness)
+    return found
+
+
+def _why_unusable(path: Path) -> str | None:
+    """Why a record has no result for its cell; null when it has."""
+    table = samples.read(path, ("status", "error", "wrong", "warmup"))
+    measured = ~np.asarray(table["warmup"].to_numpy(), np.bool_)
+    if not measured.any():
+        return "no request was sent after the warm-up"
+    if latency.succeeded(table)[measured].any():
+        return None
+    errors = [error for error in table["error"].unique().to_pylist() if error]
+    return f"all {measured.sum()} requests failed: {errors[0] if errors else 'the scores are not the certified ones'}"
+
+
+def _check(plan: Launch) -> None:
+    if not plan.cells:
+        raise BadInput("the launch has no cells")
+    if len({cell.deployment.name for cell in plan.cells}) > 1:
+        raise BadInput("the cells of a launch must have the same deployment, which one fresh process serves")
+    if len(plan.cells) > 1 and any(cell.profile.trap == "compile-inside" for cell in plan.cells):
+        raise BadInput("compilation is timed in a process of its own; leave the other cells to another launch")
+
+
+@contextmanager
+def _scratch(results: Path) -> Iterator[Path]:
+    """A folder for logs and plans. Its name is one that `store.sweep` removes should this process be killed."""
+    results.mkdir(parents=True, exist_ok=True)
+    folder = store.partial_of(results / "launch")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,123 @@
+"""A server as a child process: started, waited for, observed, stopped; and why it ended, if it did."""
+
+import http.client
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from loadtest.generator.payload import TIMEOUT_SECONDS, split_url
+from medserve import machine, process, wire
+from medserve.errors import EVENTS, CannotRun
+from medserve.spec import Deployment
+from medserve.timing import now
+
+READY_SECONDS = 300.0
+"""The longest time in which a server may load and compile."""
+
+
+class ServerProcess:
+    """`python -m serve` of one deployment, on `cpus`. What it prints goes to server.out and server.log in `folder`."""
+
+    pid: int
+    url: str
+    model: str
+
+    def __init__(self, artifact: Path, deployment: Deployment, cpus: tuple[int, ...], folder: Path) -> None:
+        self.log = folder / "server.log"
+        self._out = folder / "server.out"
+        words = ["-m", "serve", str(artifact), "--deployment", msgspec.json.encode(deployment).decode(), "--port", "0"]
+        words += ["--cpus", ",".join(map(str, cpus))] if cpus else []
+        self._started = now()
+        with self._out.open("wb") as out, self.log.open("wb") as log:
+            env = {EVENTS: "1", **machine.thread_environment(deployment.threads)}
+            self._child = process.start(words, stdout=out, stderr=log, env=env)
+        self.pid = self._child.pid
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Return when the server is ready. Raises CannotRun with the reason when it is not within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (ready := self._event("ready")) is None:
+            if reason := self.why_dead():
+                raise CannotRun(reason)
+            if time.monotonic() > deadline:
+                raise CannotRun(f"the server was not ready within {seconds:g} s: {process.last_line(self.log)}")
+            time.sleep(0.02)
+        self.url, self.model = ready["url"], ready["model"]
+        self._facts = ready["process"] | {"ready_seconds": self._since_start(now())}
+        self._facts["import_seconds"] = self._since_start(self._facts.pop("imported_ns"))
+
+    def answer_first(self, images: NDArray[np.uint8]) -> None:
+        """Send the first request, uint8 (1, H, W, C), and record the seconds from the server's start to its answer."""
+        address = split_url(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
+        headers, body = wire.encode_request(images)
+        # The load that follows reports whatever is wrong with the server.
+        with suppress(OSError, http.client.HTTPException):
+            connection.request("POST", f"/v2/models/{self.model}/infer", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == http.client.OK:
+                self._facts["first_answer_seconds"] = self._since_start(now())
+        connection.close()
+
+    def _since_start(self, stamp: int) -> float:
+        """Seconds; all processes of this machine share the clock."""
+        return round((stamp - self._started) / 1e9, 3)
+
+    def why_dead(self) -> str | None:
+        """Why the server ended, in one line; null while it runs."""
+        code = self._child.poll()
+        if code is None:
+            return None
+        if (error := self._event("error")) is not None:
+            return f"the server ended: {error['reason']}"
+        last = process.last_line(self.log)
+        return f"the server ended: {process.describe_exit(code)}" + (f": {last}" if last else "")
+
+    def facts(self) -> dict[str, Any]:
+        """What the server reported when it was ready, and what the system reports of it now."""
+        return {**self._facts, **process_facts(self._child)}
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        process.stop(self._child)
+
+    def _event(self, kind: str) -> dict[str, Any] | None:
+        for line in self._out.read_bytes().splitlines():
+            try:
+                event = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:  # an incomplete line, or one that a framework printed
+                continue
+            if event.get("event") == kind:
+                return event
+        return None
+
+
+def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """What the system reports of a running process; empty when it is gone, and less where the system reports less."""
+    try:
+        handle = psutil.Process(child.pid)
+        with handle.oneshot():
+            times = handle.cpu_times()
+            facts = {
+                "pid": child.pid,
+                "cpu_seconds": times.user + times.system,
+                "os_threads": handle.num_threads(),
+                "context_switches": sum(handle.num_ctx_switches()),
+            }
+        if hasattr(handle, "cpu_affinity"):
+            facts["affinity"] = handle.cpu_affinity()
+        status = Path(f"/proc/{child.pid}/status")
+        for line in status.read_text().splitlines() if status.is_file() else ():
+            if line.startswith("VmHWM:"):
+                facts["peak_memory_bytes"] = int(line.split()[1]) * 1024
+    except (psutil.Error, OSError):
+        return {}
+    return facts

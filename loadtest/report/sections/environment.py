@@ -1,0 +1,186 @@
+"""The environment of the measurements: machine, cores, threads, versions, launches, data."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from loadtest.report import wording
+from loadtest.report.facts import Facts
+from loadtest.report.model import Cell, Column, Line, Table, Terms
+from loadtest.report.wording import ABSENT
+from medserve.progress import duration
+from medserve.study import Study
+from medserve.tables import DATASETS
+
+
+def data(facts: Facts) -> Terms:
+    """The data sets that the networks were trained and tested on, with their licences."""
+    items: dict[str, dict[str, list[str]]] = {}
+    for checkpoint in facts.checkpoints.values():
+        known = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
+        known["licence"].append(checkpoint.licence)
+        known["official"].append("unofficial files" if checkpoint.unofficial else "")
+        known["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
+    lines = []
+    for name, known in items.items():
+        spec = DATASETS.get(name)
+        words = [_join(known["licence"]), _join(known["official"])]
+        words.append(f"digests of the images: {_join(known['digest'])}")
+        lines.append((spec.title if spec else name, "; ".join(filter(None, words))))
+    return Terms("Data", tuple(lines))
+
+
+def machine(facts: Facts) -> Terms:
+    """The machine by the results; every value if they differ."""
+    seen = [result.machine for result in facts.results if result.machine]
+    loads = [known["load_average"][0] for known in seen if known.get("load_average")]
+    items = [
+        ("Processor", _join(str(known.get("cpu")) for known in seen)),
+        ("Cores", _join(f"{known.get('cores_usable')} usable of {known.get('cores_online')} online" for known in seen)),
+        ("Hyper-threads", _join(_siblings(known.get("smt_siblings") or []) for known in seen)),
+        ("Memory", _join(_gibibytes(known.get("memory_bytes")) for known in seen)),
+        ("Virtual machine", _join("yes" if known.get("virtual") else "no" for known in seen)),
+        ("Frequency governor", _join(known.get("governor") or "not reported by the system" for known in seen)),
+        ("GPU", _join("; ".join(known.get("gpus") or []) or "none" for known in seen)),
+        ("Kernel", _join(f"{known.get('system')}, {known.get('architecture')}" for known in seen)),
+    ]
+    if loads:
+        items.append(("Load when launches began", f"{min(loads):.2f} to {max(loads):.2f} (mean of one minute)"))
+    return Terms("Machine", tuple(item for item in items if item[1]))
+
+
+def processes(facts: Facts) -> Table:
+    """Cores and threads that the running processes had, by runtime."""
+    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    for result in facts.results:
+        key = (result.cell.deployment.runtime, result.cell.deployment.threads)
+        for part in ("timer", "server", "client"):
+            if facts_of := result.process.get(part):
+                found.setdefault(key, {}).setdefault(part, []).append(facts_of)
+    columns = (
+        Column("runtime", numeric=False),
+        Column("timer", "", "Cores of the", numeric=False),
+        Column("server", "", "Cores of the", numeric=False),
+        Column("load generator", "", "Cores of the", numeric=False),
+        Column("asked", "", "Threads of the runtime"),
+        Column("read back", "", "Threads of the runtime"),
+        Column("total", "server", "Threads of the runtime"),
+        Column("peak memory", "MiB, server"),
+        Column("float32 exact", numeric=False),
+    )
+    lines = []
+    for (runtime, threads), parts in found.items():
+        inside = [known.get("runtime") or {} for known in (*parts.get("timer", []), *parts.get("server", []))]
+        server = parts.get("server", [])
+        peak = max((known.get("peak_memory_bytes") or 0 for known in server), default=0)
+        cells = [Cell(wording.title(runtime))]
+        cells += [Cell(_affinity(parts.get(part, []))) for part in ("timer", "server", "client")]
+        cells += [Cell(str(threads), value=threads)]
+        cells += [Cell(_join(str(known["threads"]) for known in inside if known.get("threads") is not None) or ABSENT)]
+        cells += [Cell(_join(str(known["os_threads"]) for known in server if known.get("os_threads")) or ABSENT)]
+        cells += [Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else Cell(ABSENT, tone="muted")]
+        exact = _join("yes" if known["float32_exact"] else "no" for known in inside if "float32_exact" in known)
+        lines.append(Line((*cells, Cell(exact or ABSENT))))
+    return Table("Cores and threads, read back", columns, tuple(lines))
+
+
+def versions(facts: Facts) -> Terms:
+    """Every version that a result was measured with."""
+    names: dict[str, list[str]] = {}
+    for result in facts.results:
+        for name, version in result.machine.get("versions", {}).items():
+            names.setdefault(name, []).append(version)
+    return Terms("Versions", tuple((name, _join(found)) for name, found in names.items()))
+
+
+def launches(facts: Facts) -> Terms:
+    """How often, in which order and when cells were measured."""
+    study = facts.study
+    done = sum(result.status == "done" for result in facts.results)
+    asked = study.launches * (len(facts.rows) + len(facts.mistaken))
+    started = [result.started for result in facts.results]
+    lengths: dict[str, list[str]] = {}
+    for deployed in facts.plan.deployed:
+        for profile in deployed.profiles:
+            length = f"{profile.seconds:g} s after {profile.warmup_seconds:g} s of warm-up"
+            lengths.setdefault(wording.profile(profile), []).append(length)
+    items = [
+        (
+            "Launches of each cell",
+            f"{study.launches}, each in a fresh process, in a new random order of the deployments",
+        ),
+        ("Cells measured", f"{done:,} of {asked:,} (deployment, way of measuring, launch)"),
+        ("Dispatch", _dispatch(study)),
+    ]
+    items += [(name, _join(found)) for name, found in lengths.items()]
+    if started:
+        items.append(("Measured", f"{_moment(min(started))} to {_moment(max(started))}"))
+        items.append(("Time spent measuring", duration(sum(result.seconds for result in facts.results))))
+    return Terms("Launches", tuple(items))
+
+
+def when(facts: Facts) -> str:
+    """The days of the measurements."""
+    days = sorted({datetime.fromisoformat(result.started).date() for result in facts.results})
+    if not days:
+        return "Nothing measured yet"
+    first, last = (f"{day.day} {day:%B %Y}" for day in (days[0], days[-1]))
+    return f"Measured on {first}" if first == last else f"Measured from {first} to {last}"
+
+
+def where(facts: Facts) -> str:
+    """The machine in a few words."""
+    seen = [result.machine for result in facts.results if result.machine]
+    return _join(
+        ", ".join(
+            [str(known.get("cpu")), wording.several(known.get("cores_usable") or 1, "core")]
+            + ["virtual machine"] * bool(known.get("virtual"))
+        )
+        for known in seen
+    )
+
+
+def busiest(facts: Facts) -> tuple[float, int] | None:
+    """The highest load when a launch began, and the usable cores; null if the system does not report them."""
+    seen = [result.machine for result in facts.results if result.machine.get("load_average")]
+    return max(((known["load_average"][0], known.get("cores_usable") or 1) for known in seen), default=None)
+
+
+def shared_cores(facts: Facts) -> bool:
+    """Whether a server and its load generator ran on the same cores."""
+    for result in facts.results:
+        ours, theirs = (set(result.process.get(part, {}).get("affinity") or ()) for part in ("server", "client"))
+        if ours & theirs:
+            return True
+    return False
+
+
+def _dispatch(study: Study) -> str:
+    words = [study.dispatch, f"batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"]
+    if max(study.batch_images) > 1:
+        images = " or ".join(map(str, study.batch_images))
+        words.append(f"batches of up to {images} images, waiting for at most {study.batch_delay_ms:g} ms")
+    if study.deadline_ms is not None:
+        words.append(f"a deadline of {study.deadline_ms:g} ms")
+    return "; ".join(words)
+
+
+def _join(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, words)))
+
+
+def _affinity(found: list[dict[str, Any]]) -> str:
+    return _join(", ".join(map(str, known["affinity"])) for known in found if known.get("affinity")) or ABSENT
+
+
+def _siblings(groups: list[list[int]]) -> str:
+    shared = [group for group in groups if len(group) > 1]
+    return f"cores {', '.join('+'.join(map(str, group)) for group in shared)} share" if shared else "none shared"
+
+
+def _gibibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _moment(started: str) -> str:
+    return f"{datetime.fromisoformat(started).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

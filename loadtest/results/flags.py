@@ -1,0 +1,158 @@
+"""Flags of rows: each rule says why a number of a row must not be used as it is, in one reason."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import exp, log
+from statistics import fmean
+from typing import Any
+
+from loadtest.analysis import compare
+from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
+from medserve.result import SelfTest
+from medserve.spec import LoadProfile
+from medserve.tables import ROOFLINE
+
+Row = dict[str, Any]
+
+NO_SELFTEST = "this run has no self-test of the load generator"
+
+
+def deployment(row: Row) -> str:
+    """The deployment of a row: its cell without the profile."""
+    return str(row["cell"]).removesuffix(f".{row['profile']}")
+
+
+def late(launches: Sequence[LaunchSummary]) -> str | None:
+    """Why the client, not the server, made an open loop slow; null where it did not."""
+    for p in COMPARED:
+        ratios = [launch.lateness[p] for launch in launches if p in launch.lateness]
+        if ratios and (ratio := exp(fmean(map(log, ratios)))) > MAX_LATENESS:
+            return (
+                f"the client sent late: p{p * 100:g} from the intended start is {(ratio - 1) * 100:.0f} % above the "
+                "service time, although connections were free"
+            )
+    return None
+
+
+def failed_selftest(selftest: SelfTest | None) -> str | None:
+    """Why every row of a run is invalid."""
+    if selftest is None or not selftest.failed:
+        return None
+    names = [check.name for check in selftest.failed]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"load-generator self-test failed: {names[0]}{more}"
+
+
+def above_roofline(
+    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None
+) -> str | None:
+    """Why a rate is too near to what the generator itself can do; null for one user, whose latency sets the rate."""
+    total = sum(launch.seconds for launch in launches)
+    one_user = profile.rate is None and profile.users == 1
+    if selftest is None or size not in selftest.roofline or not total or one_user:
+        return None
+    answered = sum(launch.count - launch.failed for launch in launches) / total
+    rate, roof = max(answered, profile.rate or 0.0), selftest.roofline[size]
+    if rate <= ROOFLINE * roof:
+        return None
+    return f"{rate:,.0f} requests/s are {rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f} (limit 70 %)"
+
+
+def steady(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether every launch reached a steady state, null when too few requests tell; and the first reason if not."""
+    known = [launch.steady for launch in launches if not (launch.steady.steady and launch.steady.reason)]
+    if not known:
+        return None, None
+    unsteady = [found for found in known if not found.steady]
+    if not unsteady:
+        return True, None
+    return False, f"{unsteady[0].reason}{_in_launches(len(unsteady), launches)}"
+
+
+def bimodal(launches: Sequence[LaunchSummary]) -> tuple[bool, str | None]:
+    """Whether any launch shows two populations of latency, and the first of them in words."""
+    found = [launch.modes for launch in launches if launch.modes]
+    if not found:
+        return False, None
+    modes = found[0]
+    lower, upper = modes.lower / 1e6, modes.upper / 1e6
+    return True, (
+        f"bimodal: no request is near this median, {1 - modes.share:.0%} are around {lower:.3g} ms and "
+        f"{modes.share:.0%} around {upper:.3g} ms{_in_launches(len(found), launches)}"
+    )
+
+
+def drifting(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether the medians of successive launches all rise or all fall; null where there are too few to tell."""
+    medians = [launch.intended.values[0.5] / 1e6 for launch in launches]
+    if len(medians) < compare.DRIFT:
+        return None, None
+    if not compare.drifting(medians):
+        return False, None
+    verb = "rise" if medians[-1] > medians[0] else "fall"
+    return True, (
+        f"the medians of the launches only {verb}, from {medians[0]:.3g} to {medians[-1]:.3g} ms: "
+        "the machine drifts, compare within blocks"
+    )
+
+
+def disturbed(launches: Sequence[LaunchSummary]) -> tuple[int, int, str | None]:
+    """The number of monitored windows, of disturbed ones, and their most frequent cause."""
+    windows = [window for launch in launches for window in launch.windows]
+    reasons = Counter(window.reason for window in windows if window.reason)
+    if not reasons:
+        return len(windows), 0, None
+    count = reasons.total()
+    return len(windows), count, f"{count} of {len(windows)} windows disturbed: {reasons.most_common(1)[0][0]}"
+
+
+def cached(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
+    """Whether the audit of any launch found a cache; null where no launch has an audit."""
+    audits = [launch.audit for launch in launches if launch.audit]
+    for audit in audits:
+        if audit.cached:
+            interval = f"{audit.ratio * 100:.0f} % [{audit.low * 100:.0f}, {audit.high * 100:.0f}]"
+            return True, f"the server caches: a repeated request took {interval} of the first one's time"
+    return (False if audits else None), None
+
+
+def spread_caching(rows: Iterable[Row], deployments: Mapping[str, str]) -> None:
+    """Apply the audit of one cell to all cells of its deployment over HTTP; `deployments` are by cell."""
+    over_http = [row for row in rows if row["mode"] != "in-process" and row["status"] == "done"]
+    audited = {deployments[row["cell"]]: row for row in over_http if row["cached"] is not None}
+    for row in over_http:
+        source = audited.get(deployments[row["cell"]])
+        if source is None or source is row:
+            continue
+        row["cached"] = source["cached"]
+        if source["cached"]:
+            row["valid"] = False
+            _add(row, f"the server caches, as the audit of {source['profile']} shows")
+
+
+def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> None:
+    """Mark the saturation point of one deployment's rows by users, and remove the latencies beyond it."""
+    steps = [
+        LoadStep(users=users, throughput=row["throughput"], p50_ms=row["p50_ms"])
+        for users, row in ladder
+        if row["status"] == "done" and row["p50_ms"] and row["throughput"]
+    ]
+    if len(steps) < 2:
+        return
+    point = saturation_point(steps)
+    for users, row in ladder:
+        row["saturation"] = users == point
+        if users > point and row["status"] == "done":
+            row |= {key: None for key in row if key.startswith(("p50_", "p90_", "p99_"))}
+            _add(
+                row, f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
+            )
+
+
+def _in_launches(count: int, launches: Sequence[LaunchSummary]) -> str:
+    return f" (in {count} of {len(launches)} launches)" if len(launches) > 1 else ""
+
+
+def _add(row: Row, reason: str) -> None:
+    row["reason"] = f"{row['reason']}; {reason}" if row["reason"] else reason

@@ -1,0 +1,154 @@
+"""One launch of a cell, reduced to what rows are made of: ten million requests become a few numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadtest import samples
+from loadtest.analysis import bimodality, distribution, intervals, steady
+from loadtest.analysis.audit import CacheAudit, audit
+from loadtest.analysis.bimodality import Modes
+from loadtest.analysis.breakdown import Term
+from loadtest.analysis.distribution import Curve
+from loadtest.analysis.intervals import Quantiles
+from loadtest.analysis.steady import Steady
+from loadtest.results import latency
+from medserve import store
+from medserve.errors import BadInput
+from medserve.result import Result, Window
+from medserve.spec import LoadProfile
+
+SHARES = (0.5, 0.9, 0.99)
+COMPARED = (0.5, 0.99)
+"""Percentiles at which the definitions of latency are compared."""
+MAX_LATENESS = 1.1
+"""Ratio of a percentile from the intended start to that of the service time, above which the client was late."""
+NEARLY_ALL = 0.9
+"""Share of the connections in flight from which all may be: an answer frees one, and it is used again at once."""
+
+
+class LaunchSummary(Struct, frozen=True, kw_only=True):
+    """One launch. `service`, `uncorrected` and `lag` (ns after the intended start) of an open loop only.
+
+    `count` and `mean_ns`, from the intended start, are of what was measured; `requests` also counts the warm-up and the
+    audit. `lateness` is a percentile from the intended start over that of the service time, of the requests that found
+    a free connection.
+    """
+
+    count: int
+    mean_ns: float
+    requests: int
+    failed: int
+    wrong: int
+    images: int
+    seconds: float
+    intended: Quantiles
+    curve: Curve
+    breakdown: tuple[Term, ...]
+    service: Quantiles | None
+    uncorrected: Quantiles | None
+    lag: Quantiles | None
+    lateness: dict[float, float]
+    steady: Steady
+    modes: Modes | None
+    windows: tuple[Window, ...]
+    audit: CacheAudit | None
+    process: dict[str, Any]
+
+
+def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> LaunchSummary:
+    """The launch whose record lies in `folder`. Raises BadInput when the record is not the one that `result` names."""
+    wanted = dict.fromkeys((*latency.COLUMNS, *(latency.BREAKDOWN_COLUMNS if with_breakdown else ())))
+    record = samples.read(_named(folder, result, "samples.parquet"), wanted)
+    terms = latency.breakdown(record) if with_breakdown else ()
+    record = record.select(latency.COLUMNS)  # frees the memory of the others
+    table = latency.by_planned_start(latency.after_warmup(record))
+    seconds, requests = _seconds(record, table, result.cell.profile), len(record)
+    del record
+    good = latency.succeeded(table)
+    latencies = latency.from_intended_start(table)
+    # In order of time, before the quantiles sort it.
+    steadiness, modes = steady.find(latencies, latency.planned_start(table)), bimodality.detect(latencies)
+    is_open = result.cell.profile.mode == "open-loop"
+    cache_audit = _audit(folder, result)
+    intended = _quantiles(latencies)
+    service = _quantiles(latency.service_time(table)) if is_open else None
+    return LaunchSummary(
+        count=len(table),
+        mean_ns=float(latencies.mean()) if len(latencies) else float("nan"),
+        requests=requests + (2 * cache_audit.pairs if cache_audit else 0),
+        failed=int((~good).sum()),
+        wrong=pc.sum(table["wrong"]).as_py() or 0,
+        images=pc.sum(table["batch"].filter(pa.array(good))).as_py() or 0,
+        seconds=seconds,
+        intended=intended,
+        curve=distribution.curve(latencies),
+        breakdown=terms,
+        service=service,
+        uncorrected=_quantiles(latency.uncorrected(table)) if is_open else None,
+        lag=_quantiles(latency.send_lag(table)) if is_open else None,
+        lateness={} if service is None else lateness(table, intended, service),
+        steady=steadiness,
+        modes=modes,
+        windows=result.windows,
+        audit=cache_audit,
+        process=result.process,
+    )
+
+
+def lateness(table: pa.Table, intended: Quantiles, service: Quantiles) -> dict[float, float]:
+    """Percentiles from the intended start over those of the service time, of requests that found a free connection."""
+    found = _ratios(intended, service)
+    if max(found.values(), default=1.0) <= MAX_LATENESS:
+        return found
+    planned = latency.planned_start(table)
+    sent = table.filter(pc.is_valid(table["sent_ns"]))
+    in_flight = np.searchsorted(np.sort(sent["sent_ns"].to_numpy()), planned, "right")
+    in_flight -= np.searchsorted(np.sort(sent["done_ns"].to_numpy()), planned, "right")
+    free = table.filter(pa.array(in_flight < NEARLY_ALL * samples.MAX_IN_FLIGHT))
+    return _ratios(_quantiles(latency.from_intended_start(free)), _quantiles(latency.service_time(free)))
+
+
+def _seconds(record: pa.Table, table: pa.Table, profile: LoadProfile) -> float:
+    """Seconds that rates are over. A schedule's last gap belongs to it, though no request ends it."""
+    if profile.mode != "open-loop" or not len(table):
+        return latency.duration_seconds(table)
+    begun, first = (pc.min(pc.coalesce(rows["intended_ns"], rows["sent_ns"])).as_py() for rows in (record, table))
+    # Warm-up that was found beyond the configured one is not part of the measurement.
+    cut = max(0.0, (first - begun) / 1e9 - profile.warmup_seconds)
+    return latency.duration_seconds(table, profile.seconds - cut)
+
+
+def _named(folder: Path, result: Result, name: str) -> Path:
+    if name not in result.files:
+        raise BadInput(f"{folder / 'result.json'}: it names no {name}; measure the cell again")
+    store.check_digests(folder, {name: result.files[name]})
+    return folder / name
+
+
+def _quantiles(values: NDArray[np.float64]) -> Quantiles:
+    values.sort()
+    return intervals.quantiles(values, SHARES)
+
+
+def _ratios(intended: Quantiles, service: Quantiles) -> dict[float, float]:
+    return {
+        p: intended.values[p] / max(service.values[p], 1.0)
+        for p in COMPARED
+        if intended.count >= intervals.least_samples(p) and np.isfinite(intended.values[p])
+    }
+
+
+def _audit(folder: Path, result: Result) -> CacheAudit | None:
+    if "audit.parquet" not in result.files:
+        return None
+    record = samples.read(_named(folder, result, "audit.parquet"), latency.LATENCY_COLUMNS)
+    try:
+        return audit(latency.service_time(record))
+    except BadInput:
+        return None  # too few pairs were answered to tell

@@ -1,0 +1,265 @@
+"""The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from loadtest.analysis import intervals
+from loadtest.results import flags, launch_summary
+from loadtest.results.flags import Row
+from loadtest.results.launch_summary import LaunchSummary
+from medserve import store
+from medserve.errors import BadInput
+from medserve.jobs import Failure
+from medserve.result import Result, SelfTest
+from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
+from medserve.study import Deployed, Study, plan
+
+__all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+Kind = TypeVar("Kind")
+
+
+class MeasuredCell(Struct, frozen=True):
+    """A cell and its launches: `summaries` by launch, why others failed, how many are missing.
+
+    `machine` is what the first of them says of where it was measured.
+    """
+
+    deployed: Deployed
+    cell: Cell
+    summaries: dict[int, LaunchSummary]
+    artifact: Artifact | None
+    machine: dict[str, Any]
+    reasons: list[str]
+    missing: int
+
+
+class Run(Struct, frozen=True):
+    """A run's folder, its records reduced to what all published numbers are made of."""
+
+    folder: Path
+    study: Study
+    selftest: SelfTest | None
+    cells: list[MeasuredCell]
+
+    def central_latencies(self) -> dict[str, dict[int, float]]:
+        """Milliseconds of each launch of each cell: the median, or the mean when the timing mistake is to print it."""
+        means = {
+            cell.cell.name: {index: summary.mean_ns / 1e6 for index, summary in cell.summaries.items()}
+            for cell in self.cells
+            if cell.cell.profile.trap == "compile-inside"
+        }
+        return self.percentiles(0.5) | means
+
+    def percentiles(self, p: float) -> dict[str, dict[int, float]]:
+        """Milliseconds at the share `p` of each launch of each cell, infinite where too many requests failed.
+
+        Launches with too few samples for `p` are left out.
+        """
+        least = intervals.least_samples(p)
+        return {
+            cell.cell.name: {
+                index: summary.intended.values[p] / 1e6
+                for index, summary in cell.summaries.items()
+                if summary.intended.count >= least
+            }
+            for cell in self.cells
+        }
+
+
+def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
+    """The records of a run, in the order of its study, each read once; with the breakdown of the profiles asked for.
+
+    Raises BadInput when the folder holds no run.
+    """
+    if not (folder / "study.json").is_file():
+        raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
+    study = store.read_json(folder / "study.json", Study)
+    selftest = _manifest(folder / "selftest" / "selftest.json", SelfTest)
+    cells = [
+        _measured(folder, study, deployed, cell, with_breakdown(cell.profile))
+        for deployed in plan(study).deployed
+        for cell in deployed.cells
+    ]
+    return Run(folder, study, selftest, cells)
+
+
+def rows(run: Run) -> list[Row]:
+    """The rows of a run, in the order of its study."""
+    found = [_row(run, cell) for cell in run.cells]
+    cells = [cell.cell for cell in run.cells]
+    flags.spread_caching(found, {cell.name: cell.deployment.name for cell in cells})
+    ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
+    for cell, row in zip(cells, found, strict=True):
+        if cell.profile.mode == "closed-loop" and not cell.profile.gap_seconds:
+            key = (cell.deployment.name, cell.profile.batch)
+            ladders.setdefault(key, []).append((cell.profile.users, row))
+    for ladder in ladders.values():
+        flags.suppress_beyond_saturation(ladder)
+    return found
+
+
+def _row(run: Run, measured: MeasuredCell) -> Row:
+    study, folder, selftest = run.study, run.folder, run.selftest
+    deployed, cell, artifact, missing = measured.deployed, measured.cell, measured.artifact, measured.missing
+    launches, reasons = list(measured.summaries.values()), list(measured.reasons)
+    profile, training = cell.profile, deployed.export.training
+    if artifact is None:
+        artifact = _manifest(folder / "artifacts" / deployed.export.name / "artifact.json", Artifact)
+    checkpoint = artifact.checkpoint if artifact else None
+    if checkpoint is None:
+        checkpoint = _manifest(folder / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
+    if not launches and (failure := _failure(folder, deployed)):
+        reasons, missing = [failure], 0
+    status = "done" if launches else "failed" if reasons else "missing"
+    if missing:
+        reasons.append("not measured yet" if status == "missing" else f"{missing} of {study.launches} launches missing")
+    null = deployed.deployment.runtime == "null"
+    if null and status == "done":
+        reasons.append("the null runtime computes no scores")
+    total = sum(launch.seconds for launch in launches)
+    latencies = _latencies(launches, reasons)
+    certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
+    lossy = certificate is not None and certificate.kind == "lossy"
+    test = None if null or checkpoint is None else checkpoint.test
+    windows, disturbed, disturbance = flags.disturbed(launches)
+    steady, unsteady = flags.steady(launches)
+    cached, caching = flags.cached(launches)
+    bimodal, populations = flags.bimodal(launches)
+    drifting, drift = flags.drifting(launches)
+    invalid = _why_invalid(profile, training.size, launches, selftest, null) + ([caching] if caching else [])
+    untested = flags.NO_SELFTEST if selftest is None and profile.mode != "in-process" and launches else None
+    reasons += [reason for reason in (*invalid, unsteady, populations, drift, disturbance, untested) if reason]
+    answered = sum(launch.count - launch.failed for launch in launches)
+    return {
+        "study": study.name,
+        "cell": cell.name,
+        "dataset": training.dataset,
+        "size": training.size,
+        "architecture": training.architecture,
+        "framework": None if null else deployed.export.framework,
+        "trained_in": None if null else training.framework,
+        "format": None if null else deployed.export.format,
+        "runtime": cell.deployment.runtime,
+        "precision": None if null else deployed.export.precision,
+        "device": cell.deployment.device,
+        "threads": cell.deployment.threads,
+        "batch_images": cell.deployment.batch_images,
+        "batch": profile.batch,
+        "mode": profile.mode,
+        "profile": profile.name,
+        "trap": profile.trap,
+        "rate_asked": profile.rate,
+        "rate_delivered": answered / total if total and profile.rate else None,
+        "status": status,
+        "reason": "; ".join(reasons) or None,
+        "n": sum(launch.count for launch in launches),
+        "failed": sum(launch.failed for launch in launches),
+        "wrong": sum(launch.wrong for launch in launches),
+        "launches": len(launches),
+        **latencies,
+        "throughput": sum(launch.images for launch in launches) / total if total else None,
+        "accuracy": test and (certificate.accuracy if certificate and lossy else test.accuracy),
+        "balanced_accuracy": test and (None if lossy else test.balanced_accuracy),
+        "auc": test and (certificate.auc if certificate and lossy else test.auc),
+        "variant": training.variant,
+        "seed": training.recipe.seed,
+        "parity_max_abs": certificate and certificate.max_abs,
+        "decisions_changed": certificate and certificate.decisions_changed,
+        "source_artifact": deployed.export.name,
+        "unofficial": checkpoint and checkpoint.unofficial,
+        "valid": status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
+        **_costs(launches),
+        "windows": windows,
+        "disturbed": disturbed,
+        "steady": steady,
+        "bimodal": bimodal,
+        "drifting": drifting,
+        "cached": cached,
+        "saturation": None,
+    }
+
+
+def _latencies(launches: Sequence[LaunchSummary], reasons: list[str]) -> Row:
+    """The percentiles of a row by each definition; why the headline lacks one is added to `reasons`."""
+    row: Row = {}
+    for name, p in PERCENTILES.items():
+        found = intervals.combine([launch.intended for launch in launches], p)
+        row |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        if launches and found.reason and found.reason not in reasons:
+            reasons.append(found.reason)
+    service = [launch.service for launch in launches if launch.service]
+    uncorrected = [launch.uncorrected for launch in launches if launch.uncorrected]
+    lag = [launch.lag for launch in launches if launch.lag]
+    for definition, of in (("service", service), ("uncorrected", uncorrected)):
+        row |= {f"{name}_{definition}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
+    lag_ms = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
+    return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in lag_ms.items()}
+
+
+def _costs(launches: Sequence[LaunchSummary]) -> Row:
+    """What the servers of a row's launches used, medians; null in process, and where the system does not tell."""
+    servers = [(launch.process["server"], launch.requests) for launch in launches if launch.process.get("server")]
+    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in servers if "cpu_seconds" in server]
+    row: Row = {"cpu_ms": median(cpu) if cpu else None}
+    for name in ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds"):
+        values = [server[name] for server, _ in servers if server.get(name) is not None]
+        row[name] = median(values) if values else None
+    return row
+
+
+def _why_invalid(
+    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None, null: bool
+) -> list[str]:
+    """Why a row that was measured is not valid, whatever its certificate says."""
+    if not launches:
+        return []
+    found = [flags.failed_selftest(selftest), flags.late(launches)]
+    if not null and profile.mode != "in-process":
+        found.append(flags.above_roofline(profile, size, launches, selftest))
+    return [reason for reason in found if reason]
+
+
+def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_breakdown: bool) -> MeasuredCell:
+    summaries: dict[int, LaunchSummary] = {}
+    failed: dict[str, list[str]] = {}
+    artifact: Artifact | None = None
+    machine: dict[str, Any] = {}
+    missing = 0
+    for index in range(study.launches):
+        folder = run / "results" / cell.name / str(index)
+        if not (folder / "result.json").is_file():
+            missing += 1
+            continue
+        try:
+            result = store.read_json(folder / "result.json", Result)
+            artifact = result.artifact or artifact
+            machine = machine or result.machine
+            if result.status == "failed":
+                raise BadInput(result.reason or "no reason was given")
+            summaries[index] = launch_summary.summarise(folder, result, with_breakdown=with_breakdown)
+        except BadInput as error:
+            failed.setdefault(str(error), []).append(str(index))
+    reasons = list(failed)
+    if summaries or len(failed) > 1:
+        reasons = [f"launch {', '.join(indices)} failed: {reason}" for reason, indices in failed.items()]
+    return MeasuredCell(deployed, cell, summaries, artifact, machine, reasons, missing)
+
+
+def _failure(run: Path, deployed: Deployed) -> str | None:
+    training = deployed.export.training
+    jobs = (("data", f"{training.dataset}-{training.size}"), ("train", training.name), ("export", deployed.export.name))
+    for stage, name in jobs:
+        if failure := _manifest(run / "failures" / f"{stage}-{name}.json", Failure):
+            return f"{stage} of {name} failed: {failure.reason}"
+    return None
+
+
+def _manifest(path: Path, kind: type[Kind]) -> Kind | None:
+    return store.read_json(path, kind) if path.is_file() else None

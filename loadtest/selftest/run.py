@@ -1,0 +1,226 @@
+"""The self-test of the load generator: real servers with scripted delays, and the generator as in every measurement.
+
+One repetition at one rate: the null server, then known delays, a mixed distribution and a stall, all with Poisson
+arrivals from the same seed. `known_answers` derives the checks from the records.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from loadtest import samples
+from loadtest.generator import payload, schedule
+from loadtest.measure.locust_process import generate
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import latency
+from loadtest.selftest import known_answers
+from medserve import machine, store
+from medserve.empty import empty_artifact
+from medserve.errors import BadInput, CannotRun
+from medserve.progress import Progress
+from medserve.result import Check, SelfTest
+from medserve.spec import Deployment, Dispatch, LoadProfile
+from medserve.study import check_size
+from medserve.tables import DATASETS
+
+KNOWN = {"delays_ms": (0.0, 1.0, 5.0, 20.0)}
+# p50, p90 and p99 fall well inside the steps of 2, 8 and 30 ms. At the edge of a step a single request would decide
+# between two of them.
+MIXED = {"delays_ms": (0.5, 2.0, 8.0, 30.0), "shares": (0.25, 0.40, 0.30, 0.05)}
+STALL_SECONDS = 1.0
+STALL_RUN_SECONDS = 20.0
+"""Seconds of a run with one stall: in a longer run fewer than one request in a hundred may wait for its end."""
+MEDIAN_SECONDS = 10.0
+"""Seconds that suffice for a median, and so for the floor and the known delays."""
+WARMUP = 0.3
+USERS = 8
+ROOFLINE_SECONDS = 1.0
+FEWEST = 50
+"""Requests below which no run is judged."""
+
+
+def run(
+    sizes: Sequence[int], out: Path, *, rates: Sequence[float] = (100.0,), seconds: float = 3.0, repeats: int = 1
+) -> SelfTest:
+    """Test the load generator and write `out`: selftest.json, and the raw record of every run beside it.
+
+    All `sizes` (pixels) get a roofline, everything else uses the first; `rates` in requests per second, each tested
+    `repeats` times for `seconds` per distribution. Raises BadInput for a test that cannot be judged, CannotRun when a
+    server or the generator does not work at all.
+    """
+    _check_options(sizes, out, rates, seconds)
+    started, began = datetime.now(UTC), time.monotonic()
+    with (
+        store.new_folder(out) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+        ExitStack() as servers,
+    ):
+        bench = _Bench(folder, Path(scratch), len(sizes) + 4 * len(rates) * repeats)
+        nulls = {size: servers.enter_context(bench.serving(size, "null")) for size in dict.fromkeys(sizes)}
+        roofline = {size: bench.roofline(size, server) for size, server in nulls.items()}
+        null = nulls[sizes[0]]
+        known = servers.enter_context(bench.serving(sizes[0], "delay", **KNOWN))
+        mixed = servers.enter_context(bench.serving(sizes[0], "delay", **MIXED))
+        checks: list[Check] = []
+        for rate in rates:
+            repetitions = [
+                bench.repetition(null, known, mixed, sizes[0], rate, seconds, seed) for seed in range(repeats)
+            ]
+            checks += known_answers.worst_of(repetitions, f" at {rate:g}/s")
+        cpus = {"server_cpus": bench.server_cpus, "client_cpus": bench.client_cpus}
+        done = SelfTest(
+            started=started.isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - began, 3),
+            roofline=roofline,
+            checks=tuple(checks),
+            machine=machine.fingerprint() | cpus,
+            files=store.digests(folder, without="selftest.json"),
+        )
+        store.write_json(folder / "selftest.json", done)
+    return done
+
+
+class _Bench:
+    """Servers on one core, the generator on another, and their records in `folder`."""
+
+    def __init__(self, folder: Path, scratch: Path, runs: int) -> None:
+        self._folder, self._scratch = folder, scratch
+        self._progress = Progress("self-test", runs, "run")
+        self._servers = self._runs = 0
+        self.server_cpus, self.client_cpus = machine.divide_cpus(1)
+
+    @contextmanager
+    def serving(self, size: int, runtime: str, **options: Any) -> Iterator[ServerProcess]:
+        """A ready server with a runtime that needs no model."""
+        home = self._scratch / str(self._servers)
+        self._servers += 1
+        home.mkdir()
+        dispatch: Dispatch = "concurrent" if options else "inline"
+        deployment = Deployment(artifact="empty", runtime=runtime, batch_sizes=(1,), dispatch=dispatch, options=options)
+        server = ServerProcess(empty_artifact(home, size), deployment, self.server_cpus, home)
+        try:
+            server.wait_ready()
+            yield server
+        finally:
+            server.stop()
+
+    def roofline(self, size: int, server: ServerProcess) -> float:
+        """Requests per second of generator and null server together, with back-to-back users."""
+        profile = LoadProfile(
+            name=f"roofline-{size}",
+            mode="closed-loop",
+            users=USERS,
+            seconds=ROOFLINE_SECONDS,
+            warmup_seconds=WARMUP,
+        )
+        rows = latency.after_warmup(self._record(server, size, profile, 0, profile.name))
+        return int(latency.succeeded(rows).sum()) / latency.duration_seconds(rows)
+
+    def repetition(
+        self,
+        null: ServerProcess,
+        known: ServerProcess,
+        mixed: ServerProcess,
+        size: int,
+        rate: float,
+        seconds: float,
+        seed: int,
+    ) -> list[Check]:
+        """All checks, once."""
+        brief = min(seconds, MEDIAN_SECONDS)
+        lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": min(seconds, STALL_RUN_SECONDS)}
+        plans = [_poisson(name, rate, length) for name, length in lengths.items()]
+        arrivals = [schedule.arrivals(plan, seed) for plan in plans]
+        # More than one request in a hundred must wait, or the p99 need not show the stall.
+        at, length = WARMUP + lengths["stall"] / 3, min(STALL_SECONDS, lengths["stall"] / 5)
+        with self.serving(size, "delay", stall_at=at, stall_seconds=length) as stalling:
+            tables = [
+                self._record(server, size, plan, seed, f"{plan.name}-{rate:g}-{seed}")
+                for server, plan in zip((null, known, mixed, stalling), plans, strict=True)
+            ]
+        floor = known_answers.median(tables[0])
+        return [
+            Check(name="null: p50", measured=floor, truth=None, limit=None, unit="ms", ok=None),
+            *known_answers.known(tables[1], floor, KNOWN["delays_ms"]),
+            *known_answers.mixed(tables[2], floor),
+            *known_answers.sending(tables[2]),
+            *known_answers.stall(tables[3], arrivals[3], at, length),
+            known_answers.answered(tables, sum(map(len, arrivals))),
+        ]
+
+    def _record(self, server: ServerProcess, size: int, profile: LoadProfile, seed: int, name: str) -> pa.Table:
+        path = self._folder / f"{name}.parquet"
+        load = payload.Load(
+            url=server.url,
+            model=server.model,
+            profile=profile,
+            shape=(size, size, 3),
+            out=str(path),
+            seed=seed,
+            cpus=self.client_cpus,
+        )
+        generate(load, self._scratch / "locust.log", server.why_dead)
+        table = samples.read(path)
+        if not known_answers.has_truth(latency.after_warmup(table)).any():
+            errors = [error for error in table["error"].unique().to_pylist() if error]
+            raise CannotRun(f"self-test {name}: no answer has the server's stamps: {', '.join(errors)}")
+        self._runs += 1
+        self._progress.update(self._runs, name)
+        return table
+
+
+def _poisson(name: str, rate: float, seconds: float) -> LoadProfile:
+    return LoadProfile(
+        name=name, mode="open-loop", arrivals="poisson", rate=rate, seconds=seconds, warmup_seconds=WARMUP
+    )
+
+
+def as_text(done: SelfTest) -> str:
+    """The checks and the rooflines, for a terminal."""
+    width = max(len(check.name) for check in done.checks)
+    lines = [f"{'':<{width}} {'measured':>10} {'truth':>10} {'limit':>10}"]
+    for check in done.checks:
+        numbers = " ".join(f"{_number(value):>10}" for value in (check.measured, check.truth, check.limit))
+        verdict = {True: "ok", False: "FAILED", None: ""}[check.ok]
+        lines.append(f"{check.name:<{width}} {numbers} {check.unit:<3} {verdict}".rstrip())
+    lines += [f"{f'roofline of {size} px':<{width}} {rate:>10,.0f} requests/s" for size, rate in done.roofline.items()]
+    return "\n".join(lines)
+
+
+def why_failed(done: SelfTest) -> str | None:
+    """The first failed check in one line, and how to mend it; null when all hold."""
+    if not done.failed:
+        return None
+    first, more = done.failed[0], len(done.failed) - 1
+    return (
+        f"load-generator self-test failed: {first.name} is {_number(first.measured) or 'unknown'}, the truth is "
+        f"{_number(first.truth) or 'unknown'} {first.unit}".rstrip()
+        + (f" (and {more} more)" if more else "")
+        + "; stop what else runs on this machine and try again"
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _check_options(sizes: Sequence[int], out: Path, rates: Sequence[float], seconds: float) -> None:
+    if not sizes or not rates:
+        raise BadInput("a self-test needs at least one size and one rate")
+    for size in sizes:
+        check_size(DATASETS["synthetic"], size)
+    if min(rates) * min(seconds, MEDIAN_SECONDS) < FEWEST:
+        raise BadInput(
+            f"{min(rates):g} requests per second for {seconds:g} s are too few to judge; "
+            f"expected {FEWEST} requests at least"
+        )
+    if out.exists() and not (out / "selftest.json").is_file() and any(out.iterdir()):
+        raise BadInput(f"{out}: holds something other than a self-test; give another --out")
