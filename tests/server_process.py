@@ -50,7 +50,6 @@ class Server:
     url: str
     model: str
     facts: dict[str, Any]
-    memory: dict[str, int]
     child: "subprocess.Popen[bytes]"
 
     @property
@@ -63,7 +62,8 @@ class Server:
     @property
     def growth_bytes(self) -> int:
         """By which one client may make the process grow: its own promise at the start."""
-        return GROWTH_BYTES + self.memory["largest_request_bytes"]
+        largest: int = self.facts["largest_request_bytes"]
+        return GROWTH_BYTES + largest
 
     @property
     def infer_path(self) -> str:
@@ -116,7 +116,7 @@ def serving(
         event = json.loads(child.stdout.readline() or b'{"event": "none"}')
         assert event["event"] == "ready", event
         assert event["pid"] == child.pid
-        yield Server(event["url"], event["model"], event["process"], event["memory"], child)
+        yield Server(event["url"], event["model"], event["process"], child)
     finally:
         process.stop(child)
         child.stdout.close()

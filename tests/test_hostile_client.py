@@ -106,7 +106,7 @@ def test_the_largest_request_is_computed_at_the_start(tmp_path: Path) -> None:
         folder = tmp_path / str(size)
         folder.mkdir()
         with serving(empty_artifact(folder, size), "--runtime", "null", "--batch-sizes", "64") as server:
-            found.append(server.memory["largest_request_bytes"])
+            found.append(server.facts["largest_request_bytes"])
     small, large = found
     assert 16 << 20 <= small <= 128 << 20
     assert large >= 8 * 64 * 224 * 224 * 3
@@ -116,7 +116,8 @@ def test_the_largest_request_is_computed_at_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "trailer", ["Content-Encoding: gzip", "Content-Encoding: br", f"{wire.HEAD_LENGTH}: 3", "Connection: Upgrade"]
+    "trailer",
+    ["Content-Encoding: gzip", "Content-Encoding: br", f"{wire.HEAD_LENGTH}: 3", "Connection: Upgrade", "Origin: a"],
 )
 def test_a_trailer_is_not_obeyed(null: Server, image: NDArray[np.uint8], trailer: str) -> None:
     headers, body = wire.encode_request(image)
@@ -169,7 +170,9 @@ def test_a_large_head_is_refused_however_it_comes(null: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"\0\1\2\3\r\n\r\n", b"BREW / HTTP/9.9\r\n\r\n", b"GET /v2 HTTP/1.1\r\nbad\r\n\r\n"]
+    "rubbish",
+    [b"\0\1\2\3\r\n\r\n", b"BREW / HTTP/9.9\r\n\r\n", b"GET /v2 HTTP/1.1\r\nbad\r\n\r\n"],
+    ids=["bytes", "method", "header"],
 )
 def test_what_comes_before_rubbish_is_answered_first(null: Server, image: NDArray[np.uint8], rubbish: bytes) -> None:
     for good in (REQUEST, infer(null, image), REQUEST + infer(null, image)):
