@@ -18,10 +18,8 @@ from medserve import process, wire
 from medserve.errors import EVENTS
 
 PATIENCE = 60
-LARGEST_REQUEST_BYTES = (16 << 20) + 12 * (4 << 20)
-"""Of a deployment of small images: an image file of 16 MiB, and 4 Mpx as decoded, in colour, and as coefficients."""
-GROWTH_BYTES = (64 << 20) + LARGEST_REQUEST_BYTES
-"""By which one client makes a server process grow at most."""
+GROWTH_BYTES = 64 << 20
+"""By which one client makes a server process grow at most, above what the largest legal request takes."""
 
 
 @dataclass
@@ -60,6 +58,12 @@ class Server:
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
+
+    @property
+    def growth_bytes(self) -> int:
+        """By which one client may make the process grow: its own promise at the start."""
+        largest: int = self.facts["largest_request_bytes"]
+        return GROWTH_BYTES + largest
 
     @property
     def infer_path(self) -> str:

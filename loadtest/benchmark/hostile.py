@@ -26,6 +26,9 @@ STALL_SECONDS = 1.0
 ANSWER_SECONDS = 60.0
 PIECE = 1 << 16
 CONNECTIONS = 900
+FLOODED = 8
+"""Connections that are flooded one after the other."""
+PIPELINED = 16
 REQUEST = b"GET /v2 HTTP/1.1\r\nHost: abcd\r\n\r\n"
 """32 bytes, so that a piece, and what a server reads at a time, ends with a request."""
 LARGE_ANSWER = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -54,11 +57,15 @@ class Client:
         """Whether bytes are left to be sent."""
         return self.sent < self.budget
 
-    def connect(self) -> socket.socket:
-        """A new connection. Raises OSError where the server takes none."""
-        connection = socket.create_connection(self.address, ANSWER_SECONDS)
-        connection.settimeout(STALL_SECONDS)
+    def connect(self, receive_bytes: int | None = None) -> socket.socket:
+        """A new connection, whose kernel takes few answers where it is told so. Raises OSError where it is refused."""
+        connection = socket.socket()
         self.connections.append(connection)
+        if receive_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(self.address)
+        connection.settimeout(STALL_SECONDS)
         return connection
 
     def send(self, connection: socket.socket, content: bytes) -> bool:
@@ -71,10 +78,13 @@ class Client:
                 view = view[count:]
         return not view
 
-    def flood(self, connection: socket.socket, piece: bytes) -> Steps:
-        """Send `piece` repeatedly until the budget is spent or the server takes no more."""
-        while self.has_budget and self.send(connection, piece):
-            yield
+    def flood(self, start: bytes, piece: bytes) -> Steps:
+        """Send `piece` repeatedly, after `start`; when the server takes no more, on a further connection."""
+        for _ in range(FLOODED):
+            connection = self.connect()
+            self.send(connection, start)
+            while self.has_budget and self.send(connection, piece):
+                yield
 
     def hold(self, seconds: float) -> Steps:
         """Leave the connections open and do nothing."""
@@ -115,14 +125,13 @@ class Attack(NamedTuple):
 
 def trailers(client: Client) -> Steps:
     """A chunked body that is whole, and trailers without end."""
-    connection = client.connect()
-    client.send(connection, client.head("infer", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n")
-    yield from client.flood(connection, b"Name: value\r\n" * (PIECE // 13))
+    start = client.head("infer", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n"
+    yield from client.flood(start, b"Name: value\r\n" * (PIECE // 13))
 
 
 def pipelined_requests(client: Client) -> Steps:
     """Requests of 32 bytes on one connection, whose answers are not read."""
-    yield from client.flood(client.connect(), REQUEST * (PIECE // len(REQUEST)))
+    yield from client.flood(b"", REQUEST * (PIECE // len(REQUEST)))
 
 
 def pipelined_bodies(client: Client) -> Steps:
@@ -130,27 +139,29 @@ def pipelined_bodies(client: Client) -> Steps:
     headers, body = wire.encode_request(np.zeros((27, 28, 28, 3), np.uint8))
     lines = [f"{name}: {value}" for name, value in headers.items()]
     padding = PIECE - len(client.post("infer", body, *lines, "Padding: "))
-    yield from client.flood(client.connect(), client.post("infer", body, *lines, "Padding: " + "a" * padding))
+    yield from client.flood(b"", client.post("infer", body, *lines, "Padding: " + "a" * padding))
+
+
+def _ask_for_large_answers(client: Client) -> Steps:
+    for _ in range(CONNECTIONS):
+        client.send(client.connect(receive_bytes=4096), LARGE_ANSWER * PIPELINED)
+        yield
 
 
 def unread_answers(client: Client) -> Steps:
-    """Requests of the largest page on 100 connections that are never read: a few bytes ask for 400 MB."""
-    for _ in range(100):
-        client.send(client.connect(), LARGE_ANSWER * 200)
-        yield
+    """The largest page, 16 times on each of 900 connections, none of which is read."""
+    yield from _ask_for_large_answers(client)
     yield from client.hold(2.0)
 
 
 def slow_readers(client: Client) -> Steps:
-    """The same on connections that are read, 1,000 bytes at a time."""
-    for _ in range(100):
-        client.send(client.connect(), LARGE_ANSWER * 200)
-        yield
+    """The same on connections that are read, 100 bytes at a time."""
+    yield from _ask_for_large_answers(client)
     for _ in range(20):
         for connection in client.connections:
             connection.settimeout(0)
             with suppress(OSError):
-                connection.recv(1000)
+                connection.recv(100)
         yield
         time.sleep(0.1)
 
@@ -170,25 +181,23 @@ def half_bodies(client: Client) -> Steps:
 
 
 def small_chunks(client: Client) -> Steps:
-    """A body in chunks of one byte."""
-    connection = client.connect()
-    client.send(connection, client.head("classify", "Transfer-Encoding: chunked"))
-    yield from client.flood(connection, b"1\r\na\r\n" * (PIECE // 6))
+    """Bodies in chunks of one byte, on 8 connections that all have data when the server looks."""
+    for _ in range(8):
+        client.send(client.connect(), client.head("classify", "Transfer-Encoding: chunked"))
+    open_connections = list(client.connections)
+    while client.has_budget and open_connections:
+        open_connections = [one for one in open_connections if client.send(one, b"1\r\na\r\n" * (PIECE // 6))]
+        yield
 
 
 def chunk_extension(client: Client) -> Steps:
     """One chunk whose extension does not end."""
-    connection = client.connect()
-    client.send(connection, client.head("classify", "Transfer-Encoding: chunked") + b"1;")
-    yield from client.flood(connection, b"a" * PIECE)
+    yield from client.flood(client.head("classify", "Transfer-Encoding: chunked") + b"1;", b"a" * PIECE)
 
 
 def endless_heads(client: Client) -> Steps:
-    """Heads without end; after each refusal a new connection."""
-    while client.has_budget:
-        connection = client.connect()
-        yield from client.flood(connection, b"Name: value\r\n" * (PIECE // 13))
-        connection.close()
+    """A head without end."""
+    yield from client.flood(b"GET /v2 HTTP/1.1\r\n", b"Name: value\r\n" * (PIECE // 13))
 
 
 def many_headers(client: Client) -> Steps:
@@ -203,14 +212,12 @@ def many_headers(client: Client) -> Steps:
 
 
 def upgrades(client: Client) -> Steps:
-    """Offers of HTTP/2, then bytes that are no HTTP/1.1; and pipelined requests that offer it, unread."""
+    """Requests that offer HTTP/2, pipelined and unread, then one with the bytes of another protocol behind it."""
     offer = REQUEST[:-2] + UPGRADE + b"\r\n"
-    connection = client.connect()
-    client.send(connection, offer)
-    half, client.budget = client.budget, client.budget // 2
-    yield from client.flood(connection, bytes(PIECE))
-    client.budget = half
-    yield from client.flood(client.connect(), offer * (PIECE // len(offer)))
+    whole, client.budget = client.budget, client.budget // 2
+    yield from client.flood(b"", offer * (PIECE // len(offer)))
+    client.budget = whole
+    yield from client.flood(offer, bytes(PIECE))
 
 
 def resets(client: Client) -> Steps:
@@ -252,6 +259,12 @@ def large_pixels(client: Client) -> Steps:
     yield from _post_files(client, *[client.post("classify", file)] * 8)
 
 
+def allowed_pixels(client: Client) -> Steps:
+    """PNG files of 4 Mpx, the most that is allowed, on 64 connections."""
+    file = flat_png(2048)
+    yield from _post_files(client, *[client.post("classify", file)] * 64)
+
+
 def png_texts(client: Client) -> Steps:
     """PNG files of 67 KB whose compressed texts are 63 MB of characters, on 8 connections."""
     file = png_with_texts(63)
@@ -259,11 +272,20 @@ def png_texts(client: Client) -> Steps:
 
 
 def gzip_bombs(client: Client) -> Steps:
-    """Tensors of 9.6 MB in 10 KB of gzip, on 128 connections to a queue that is slowly worked off."""
+    """Tensors of 9.6 MB in 10 KB of gzip, on 64 connections to a queue that is slowly worked off."""
     headers, body = wire.encode_request(np.zeros((64, 224, 224, 3), np.uint8))
     lines = [f"{name}: {value}" for name, value in headers.items()]
     content = client.post("infer", gzip.compress(body), "Content-Encoding: gzip", *lines)
-    yield from _post_files(client, *[content] * 128)
+    yield from _post_files(client, *[content] * 64)
+
+
+def inflated_json(client: Client) -> Steps:
+    """Tensors in JSON of 77 MB, the most that is allowed, in 76 KB of gzip on 8 connections."""
+    images = 64 * 224 * 224 * 3
+    head = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[64,224,224,3],"data":['
+    body = gzip.compress(head + b"0      ," * (images - 1) + b"0]}]}", 9)
+    content = client.post("infer", body, "Content-Encoding: gzip", "Content-Type: application/json")
+    yield from _post_files(client, *[content] * 8)
 
 
 def progressive_jpeg(side: int, scans: int) -> bytes:
@@ -296,7 +318,8 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
-QUEUED = ("--runtime", "delay", "--options", '{"delays_ms": [200]}', "--dispatch", "thread", "--batch-sizes", "64")
+LARGE_BATCH = ("--batch-sizes", "64")
+QUEUED = ("--runtime", "delay", "--options", '{"delays_ms": [200]}', "--dispatch", "thread", *LARGE_BATCH)
 
 ATTACKS = {
     "trailers": Attack("endless trailers", trailers),
@@ -307,13 +330,15 @@ ATTACKS = {
     "half": Attack("image files without their last byte", half_bodies),
     "chunks": Attack("chunks of one byte", small_chunks),
     "extension": Attack("endless chunk extension", chunk_extension),
-    "heads": Attack("endless heads, reconnecting", endless_heads),
+    "heads": Attack("endless heads", endless_heads),
     "headers": Attack("half heads in headers of 4 bytes", many_headers),
     "upgrades": Attack("HTTP/2 upgrade offers", upgrades),
     "resets": Attack("half requests, reset", resets),
     "idle": Attack("idle connections", idle_connections),
     "scans": Attack("JPEG in 8,000 scans", jpeg_scans),
     "pixels": Attack("PNG of 16 Mpx", large_pixels),
+    "files": Attack("PNG of 4 Mpx", allowed_pixels),
     "texts": Attack("PNG with compressed texts", png_texts),
     "bombs": Attack("gzip bombs into the queue", gzip_bombs, QUEUED, 224),
+    "json": Attack("gzip of 77 MB of JSON", inflated_json, ("--runtime", "null", *LARGE_BATCH), 224),
 }
