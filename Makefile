@@ -15,11 +15,11 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # What takes too long for every change: all architectures at full width and 224 px, with all their exports.
 test-full: $(READY)
-	$(BIN)/pytest -m full
+	$(BIN)/pytest -m full -n 2 --dist loadfile
 
 # Each framework's training loop beside the plain one that its users write, side by side in one run.
 bench-training: $(READY)

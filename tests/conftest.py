@@ -1,11 +1,13 @@
-"""What many tests share: a data root of their own, one small checkpoint, its artifacts."""
+"""Fixtures of many tests: a data root of their own, one small checkpoint per framework, and its artifacts."""
 
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,23 @@ def check_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a parallel run (pytest-xdist) share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make `path`."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where data sets lie during the tests; never the user's own folder."""
@@ -55,25 +74,29 @@ Artifacts = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+def checkpoint_of(root: Path, shared: Path) -> Checkpoints:
     """`checkpoint_of(framework)`: a checkpoint of one epoch on synthetic images at 28 px, made once."""
-    folder = tmp_path_factory.mktemp("checkpoints")
+    folder = shared / "checkpoints"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def make(framework: str) -> Path:
         _need("train.frameworks", framework)
         out = folder / f"synthetic-28-cnn-{framework}-s0"
         words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", framework]
-        check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out))
+        with locked(out):
+            if not (out / "checkpoint.json").is_file():
+                check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out))
         return out
 
     return make
 
 
 @pytest.fixture(scope="session")
-def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+def artifact_of(checkpoint_of: Checkpoints, shared: Path) -> Artifacts:
     """`artifact_of(framework, format, precision)`: that checkpoint exported and certified, made once."""
-    folder = tmp_path_factory.mktemp("artifacts")
+    folder = shared / "artifacts"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def make(framework: str, form: str, precision: str = "float32") -> Path:
@@ -84,7 +107,9 @@ def artifact_of(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFac
         out = folder / f"{checkpoint.name}.{form}-{precision}"
         words = [word for name in readers(form) for word in ("--runtime", name)]
         words += ["--format", form, "--precision", precision]
-        check_stage("export", str(checkpoint), *words, "--out", str(out))
+        with locked(out):
+            if not (out / "artifact.json").is_file():
+                check_stage("export", str(checkpoint), *words, "--out", str(out))
         return out
 
     return make
