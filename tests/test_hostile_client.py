@@ -80,7 +80,7 @@ def is_closed(connection: socket.socket, seconds: float = PATIENCE) -> bool:
 @pytest.mark.parametrize(
     "name", [name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in ATTACKS]
 )
-def test_the_server_bears_a_hostile_client(name: str, tmp_path: Path) -> None:
+def test_the_server_survives_an_attack(name: str, tmp_path: Path) -> None:
     """The attack to its end, a good request, and the attack again with SIGTERM in its middle."""
     kind = ATTACKS[name]
     folder, log = empty_artifact(tmp_path, kind.size), tmp_path / "log"

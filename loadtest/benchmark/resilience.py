@@ -1,4 +1,4 @@
-"""How a server process bears a hostile client: its memory, its event loop, its health page, and its end by SIGTERM."""
+"""What a hostile client does to a server process: its memory, its event loop, its health pages, its end by SIGTERM."""
 
 import http.client
 import os
