@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from conftest import Stage
 from http_contents import encoded
 from http_conversations import Conversation, Reader
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
-from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE, flat_png, progressive_jpeg
+from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE
+from loadtest.benchmark.hostile_files import flat_png, progressive_jpeg
 from loadtest.benchmark.resilience import attack
 from medserve import wire
 from medserve.empty import empty_artifact
@@ -32,7 +34,8 @@ ATTACK_SECONDS = 10.0
 DRAIN_SECONDS = 5.0
 LOG_BYTES = 1 << 20
 
-BY_DEFAULT = ("trailers", "pipelined", "chunks", "headers", "upgrades", "idle", "scans", "pixels", "texts", "bombs")
+BY_DEFAULT = ("trailers", "pipelined", "chunks", "headers", "idle", "scans", "pixels", "texts", "metadata", "bombs")
+"""What has brought down a server of this project once; the others are tried by `make test-full`."""
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +297,32 @@ def test_a_request_of_many_headers_is_refused(null: Server) -> None:
             connection.putheader("a", "")
         connection.endheaders()
         assert connection.getresponse().status in (400, 431)
+
+
+def test_the_benchmark_of_attacks_compares_source_trees(stage: Stage) -> None:
+    tree = str(Path(__file__).parents[1])
+    done = stage("loadtest.benchmark", "hostile", "--only", "scans,heads", "--source", tree, "--source", tree, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["attack"] for row in rows] == ["scans", "scans", "heads", "heads"]
+    for row in rows:
+        assert row["sent_bytes"] > 0
+        assert row["live_answers"] > 0
+        assert row["exit_seconds"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--only", "nope"], "unknown attack 'nope'; there is: "),
+        (["--only", "scans", "--source", "/nowhere"], "/nowhere: no serve/__main__.py; expected a source tree"),
+    ],
+)
+def test_the_benchmark_of_attacks_refuses_in_one_line(stage: Stage, words: list[str], expected: str) -> None:
+    done = stage("loadtest.benchmark", "hostile", *words)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_server_that_was_attacked_serves_standard_clients(null: Server, image: NDArray[np.uint8]) -> None:

@@ -5,18 +5,22 @@ Its connections stay open until `Client.close`: a server that only survives beca
 """
 
 import gzip
-import io
 import selectors
 import socket
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from loadtest.benchmark.hostile_files import (
+    flat_png,
+    jpeg_with_segments,
+    png_with_chunks,
+    png_with_texts,
+    progressive_jpeg,
+)
 from medserve import wire
 
 BUDGET = 64 << 20
@@ -29,6 +33,8 @@ CONNECTIONS = 900
 FLOODED = 8
 """Connections that are flooded one after the other."""
 PIPELINED = 16
+MOST_BYTES = 16 << 20
+"""Of an image file that the server takes."""
 REQUEST = b"GET /v2 HTTP/1.1\r\nHost: abcd\r\n\r\n"
 """32 bytes, so that a piece, and what a server reads at a time, ends with a request."""
 LARGE_ANSWER = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -171,9 +177,9 @@ def half_bodies(client: Client) -> Steps:
     piece = bytes(PIECE)
     while client.has_budget:
         connection = client.connect()
-        if not client.send(connection, client.head("classify", f"Content-Length: {16 << 20}")):
+        if not client.send(connection, client.head("classify", f"Content-Length: {MOST_BYTES}")):
             return
-        for _ in range((16 << 20) // PIECE - 1):
+        for _ in range(MOST_BYTES // PIECE - 1):
             if not client.has_budget or not client.send(connection, piece):
                 break
             yield
@@ -271,6 +277,12 @@ def png_texts(client: Client) -> Steps:
     yield from _post_files(client, *[client.post("classify", file)] * 8)
 
 
+def metadata(client: Client) -> Steps:
+    """Small images in files of 16 MiB of empty metadata, PNG and JPEG by turns on 4 connections."""
+    files = [png_with_chunks(MOST_BYTES), jpeg_with_segments(MOST_BYTES)] * 2
+    yield from _post_files(client, *[client.post("classify", file) for file in files])
+
+
 def gzip_bombs(client: Client) -> Steps:
     """Tensors of 9.6 MB in 10 KB of gzip, on 64 connections to a queue that is slowly worked off."""
     headers, body = wire.encode_request(np.zeros((64, 224, 224, 3), np.uint8))
@@ -286,36 +298,6 @@ def inflated_json(client: Client) -> Steps:
     body = gzip.compress(head + b"0      ," * (images - 1) + b"0]}]}", 9)
     content = client.post("infer", body, "Content-Encoding: gzip", "Content-Type: application/json")
     yield from _post_files(client, *[content] * 8)
-
-
-def progressive_jpeg(side: int, scans: int) -> bytes:
-    """A flat grey progressive JPEG of `side` px in at least six scans, the last of which is repeated."""
-    file = io.BytesIO()
-    Image.new("L", (side, side), 100).save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    start_of_scan = b"\xff\xda"
-    repeated = whole[whole.rindex(start_of_scan) : -2]
-    return whole[:-2] + repeated * (scans - whole.count(start_of_scan)) + whole[-2:]
-
-
-def flat_png(side: int) -> bytes:
-    """A black PNG of `side` px in colour."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=9)
-    return file.getvalue()
-
-
-def png_with_texts(count: int) -> bytes:
-    """A PNG of 28 px with `count` compressed texts of 2**20 bytes each (iTXt, PNG specification 11.3.3.4)."""
-    text = zlib.compress(b"\xf0\x9f\x98\x80" + b"a" * ((1 << 20) - 4), 9)
-    whole = flat_png(28)
-    signature_and_header = 33
-    texts = b"".join(_png_chunk(b"iTXt", b"key%d\0\1\0\0\0" % number + text) for number in range(count))
-    return whole[:signature_and_header] + texts + whole[signature_and_header:]
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 LARGE_BATCH = ("--batch-sizes", "64")
@@ -339,6 +321,7 @@ ATTACKS = {
     "pixels": Attack("PNG of 16 Mpx", large_pixels),
     "files": Attack("PNG of 4 Mpx", allowed_pixels),
     "texts": Attack("PNG with compressed texts", png_texts),
+    "metadata": Attack("16 MiB of empty metadata", metadata),
     "bombs": Attack("gzip bombs into the queue", gzip_bombs, QUEUED, 224),
     "json": Attack("gzip of 77 MB of JSON", inflated_json, ("--runtime", "null", *LARGE_BATCH), 224),
 }

@@ -20,7 +20,7 @@ import psutil
 
 from loadtest.benchmark.hostile import ATTACKS, Attack, Client
 from medserve import machine, process, wire
-from medserve.errors import EVENTS, CannotRun
+from medserve.errors import EVENTS, BadInput, CannotRun
 
 SAMPLE_SECONDS = 0.005
 ASK_SECONDS = 0.05
@@ -203,8 +203,15 @@ def attack(name: str, pid: int, address: tuple[str, int], model: str, server: st
 
 
 def measure(sources: Iterable[Path], names: Iterable[str]) -> Iterator[Resilience]:
-    """Attack a fresh server of each source tree by each attack. Raises CannotRun when a server does not start."""
+    """Attack a fresh server of each source tree by each attack.
+
+    Raises BadInput for a folder that is no source tree, and CannotRun when a server does not start.
+    """
     folders = list(sources)
+    for source in folders:
+        # Without it, Python would take the installed package.
+        if not (source / "serve" / "__main__.py").is_file():
+            raise BadInput(f"{source}: no serve/__main__.py; expected a source tree of medserve")
     for name in names:
         for source in folders:
             with _serving(source, ATTACKS[name]) as (pid, address, model):
@@ -256,7 +263,7 @@ def _serving(source: Path, kind: Attack) -> Iterator[tuple[int, tuple[str, int],
         folder = Path(scratch) / "empty"
         folder.mkdir()
         if process.start(["-c", WRITE_EMPTY_ARTIFACT, str(folder), str(kind.size)], env=env).wait():
-            raise CannotRun(f"{source}: no artifact could be written; expected a source tree of medserve")
+            raise CannotRun(f"{source}: its medserve.empty writes no artifact")
         words = ["-m", "serve", str(folder), "--port", "0", "--cpus", cpu, *kind.options]
         with (Path(scratch) / "server.log").open("wb") as log:
             child = process.start(words, stdout=subprocess.PIPE, stderr=log, env=env)
