@@ -249,7 +249,7 @@ def test_weights_are_held_to_the_whole_digest_where_it_is_known(
         ({"head_epochs": 31}, "head_epochs is 31; expected from 0 to the 30 epochs"),
         ({"hidden": -1}, "hidden is -1"),
         ({"drop_out": 1.0}, "drop_out is 1.0"),
-        ({"trains": "head"}, "trains is head; expected all, for without 'initial'"),
+        ({"trains": "head"}, "trains is head; expected all, because without 'initial'"),
     ],
 )
 def test_what_cannot_be_is_refused(

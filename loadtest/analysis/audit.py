@@ -1,8 +1,10 @@
 """Whether a server answers from a cache: each request of an audit is sent once, and then repeated byte for byte."""
 
+from math import ceil
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrik
 
 from loadtest.analysis import intervals
 from medserve.errors import BadInput
@@ -35,6 +37,6 @@ def audit(latencies: NDArray[np.float64]) -> CacheAudit:
         raise BadInput(f"the audit of repeats has {count} answered pairs, needs {least}; measure the cell again")
     ratios = np.sort(np.log(np.maximum(pairs[:, 1], 1.0)) - np.log(np.maximum(pairs[:, 0], 1.0)))
     # The most values that may lie beyond either end.
-    beyond = int(binom.ppf((1 - intervals.LEVEL) / 2, count, 0.5)) - 1
+    beyond = ceil(bdtrik((1 - intervals.LEVEL) / 2, count, 0.5)) - 1
     low, ratio, high = np.exp([ratios[beyond], np.median(ratios), ratios[-1 - beyond]])
     return CacheAudit(pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < CACHED))
