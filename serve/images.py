@@ -27,6 +27,11 @@ SCANS = 64
 SCANNED = 16 * LARGEST
 """Scans of a JPEG, and pixels of all of them, above which it is not decoded. Usual progressive ones have about ten."""
 
+SCAN = b"\xff\xda"
+"""The marker at which a scan of a JPEG begins."""
+PARTS = 8192
+"""Chunks or segments of a file, above which it is not opened: Pillow and libwebp keep each of them."""
+
 # Compressed text and colour profiles of a PNG: Pillow's own limit for all of them is 64 MiB.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
 
@@ -49,6 +54,7 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
         with warnings.catch_warnings():
             # Pillow warns of large images and of odd metadata; the size is checked before anything is decoded.
             warnings.simplefilter("ignore")
+            _check_parts(body)
             image: Image.Image = Image.open(io.BytesIO(body), formats=FORMATS)
             _check_cost(image, body)
             if image.mode.startswith("I"):
@@ -68,13 +74,33 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
     return File(np.asarray(pixels)[None], resized)
 
 
+def _check_parts(body: bytes) -> None:
+    """Raise BadInput for very many chunks (PNG, WebP), or segments and stray bytes before the first scan (JPEG)."""
+    at, length, parts = {b"\x89P": 8, b"\xff\xd8": 2, b"RI": 12}.get(body[:2], len(body)), len(body), 0
+    while at < length and parts <= PARTS:
+        parts += 1
+        if body[0] == 0x89:
+            at += 12 + int.from_bytes(body[at : at + 4], "big")
+        elif body[0] != 0xFF:
+            size = int.from_bytes(body[at + 4 : at + 8], "little")
+            at += 8 + size + size % 2
+        elif body[at : at + 2] == SCAN:
+            return
+        else:
+            # As Pillow reads it: only a segment that it has a handler for is skipped as a whole.
+            _, _, handler = JpegImagePlugin.MARKER.get(int.from_bytes(body[at : at + 2], "big"), ("", "", False))
+            at += 2 + max(2, int.from_bytes(body[at + 2 : at + 4], "big")) if handler else 1
+    if parts > PARTS:
+        raise BadInput(f"the image file has more than {PARTS} chunks or segments; write it again with fewer")
+
+
 def _check_cost(image: Image.Image, body: bytes) -> None:
     """Raise BadInput for an image that would take too much memory or time to decode."""
     count = image.width * image.height
     if count > LARGEST:
         raise BadInput(f"the image is {image.width} x {image.height} px; expected at most {LARGEST:,} pixels")
-    # The marker that begins a scan; in the compressed data of a scan an escape follows each 0xFF.
-    scans = body.count(b"\xff\xda") if isinstance(image, JpegImagePlugin.JpegImageFile) else 1
+    # In the compressed data of a scan an escape follows each 0xFF.
+    scans = body.count(SCAN) if isinstance(image, JpegImagePlugin.JpegImageFile) else 1
     if scans > SCANS or scans * count > SCANNED:
         raise BadInput(
             f"the JPEG has {scans} scans of {image.width} x {image.height} px; expected at most {SCANS} scans, "

@@ -24,6 +24,8 @@ HEAD_BYTES = 1 << 16
 """Bytes of the head of a request that comes in several pieces."""
 FIELDS = 100
 """Header fields of a request: a field of four bytes takes forty times as much memory."""
+PIECES, PIECE_BYTES = 1 << 16, 16
+"""Pieces of a body that may be smaller than so many bytes: a chunk takes as long to parse as thousands to copy."""
 PIPELINE = 16
 """Requests of one connection that may wait behind the one that is answered."""
 CONNECTIONS = 900
@@ -133,7 +135,7 @@ class Protocol(HttpToolsProtocol):
         self.seen: Any = ()
         self.since = self.unread_since = 0.0
         # Bytes of the last piece; the head that arrives in pieces, and its bytes without the first piece.
-        self.count = self.head = self.trailers = 0
+        self.count = self.head = self.trailers = self.pieces = 0
         self.head_of: Any = ()
         self.active: Any = None
         self.task: asyncio.Task[None] | None = None
@@ -201,7 +203,7 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.headers = None  # type: ignore[assignment]  # what follows is no header
-        self.trailers = 0
+        self.trailers = self.pieces = 0
 
     def on_body(self, body: bytes) -> None:
         """Collect a body; wake the application when it is complete, or before that when it is above HIGH_WATER.
@@ -213,6 +215,10 @@ class Protocol(HttpToolsProtocol):
         if cycle.response_complete:
             return
         cycle.body += body
+        if len(body) < PIECE_BYTES:
+            self.pieces += 1
+            if self.pieces > PIECES:
+                raise httptools.HttpParserError("very many small chunks")
         if len(cycle.body) > HIGH_WATER:
             self.flow.pause_reading()
             cycle.message_event.set()

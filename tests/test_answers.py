@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
 from medserve import wire
-from serve.protocol import PIPELINE, CoalescingTransport
+from serve.protocol import PIECES, PIPELINE, CoalescingTransport
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,14 @@ def test_trailers_are_dropped(null: Server, image: NDArray[np.uint8]) -> None:
                 assert null.ask("GET", "/v2").status == 200
             client.sendall(trailers)
             assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_of_very_many_small_chunks_is_refused(null: Server) -> None:
+    head = f"POST {null.infer_path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with socket.create_connection(null.address, PATIENCE) as client:
+        with suppress(ConnectionError):
+            client.sendall(head + b"1\r\n \r\n" * (PIECES + 1))
+        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
 
 
 def test_whole_requests_before_rubbish_are_answered(null: Server) -> None:

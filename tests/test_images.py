@@ -111,6 +111,31 @@ def test_a_usual_progressive_jpeg_is_decoded(side: int, scans: int) -> None:
     assert images.decode(progressive(side, scans), SHAPE).images == pytest.approx(9, abs=2)
 
 
+def with_parts(form: str, parts: int) -> bytes:
+    """A small image file with so many parts more that mean nothing."""
+    body = encoded(np.zeros(SHAPE, np.uint8), form)
+    if form == "PNG":
+        return body[:33] + chunk(b"teSt", b"") * parts + body[33:]
+    if form == "WEBP":
+        more = body[12:] + b"teSt\0\0\0\0" * parts
+        return b"RIFF" + (4 + len(more)).to_bytes(4, "little") + b"WEBP" + more
+    return body[:2] + b"\xff\xe5\0\2" * parts + body[2:]
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_a_file_of_many_parts_is_refused_before_it_is_opened(form: str) -> None:
+    assert images.decode(with_parts(form, 1000), SHAPE).images.shape == (1, *SHAPE)
+    with pytest.raises(BadInput, match="more than 8192 chunks or segments"):
+        images.decode(with_parts(form, images.PARTS), SHAPE)
+
+
+@pytest.mark.parametrize("stray", [b"\xff" * 100_000, b"\0" * 100_000, b"\xff\xc8\xff\xff" + bytes(100_000)])
+def test_a_jpeg_with_stray_bytes_is_refused_before_it_is_opened(stray: bytes) -> None:
+    body = encoded(np.zeros(SHAPE, np.uint8), "JPEG")
+    with pytest.raises(BadInput, match="more than 8192 chunks or segments"):
+        images.decode(body[:2] + stray + body[2:], SHAPE)
+
+
 def test_compressed_text_of_a_png_is_bounded() -> None:
     body = encoded(np.zeros(SHAPE, np.uint8))
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 20)))
