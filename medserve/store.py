@@ -22,10 +22,10 @@ from medserve.errors import BadInput
 from medserve.spec import SCHEMA, Artifact, Checkpoint
 
 Value = TypeVar("Value")
-CHUNK = 1 << 20
 PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+(?P<old>\.old)?\.partial", re.DOTALL)
 """The temporary names of the writers below; `old` marks a folder that was moved aside to make room for the new one."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+CHUNK = 1 << 20
 
 
 def sha256(path: Path) -> str:
