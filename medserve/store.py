@@ -23,12 +23,12 @@ from medserve.spec import SCHEMA, Artifact, Checkpoint
 from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")
-CHUNK = 1 << 20
 ARTIFACT = "artifact.json"
 """Manifest of an artifact."""
 PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+(?P<old>\.old)?\.partial", re.DOTALL)
 """The temporary names of the writers below; `old` marks a folder that was moved aside to make room for the new one."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+CHUNK = 1 << 20
 
 
 def sha256(path: Path) -> str:
