@@ -77,7 +77,7 @@ def test_another_server_is_measured_in_turn_and_ends(
 def test_a_server_that_answers_something_else_is_not_compared(
     artifact_of: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CannotRun, match="Stranger answers .*; the model says"):
+    with pytest.raises(CannotRun, match="Stranger answers .*; the model gives"):
         beside(stranger(tmp_path, 1e-3), artifact_of("pytorch", "onnx"), tmp_path, monkeypatch)
 
 
