@@ -7,8 +7,7 @@ from msgspec import Struct
 from loadtest.analysis import compare
 from loadtest.analysis.compare import Ratio, Verdict
 from loadtest.analysis.intervals import Interval
-from loadtest.results.flags import deployment
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 from medserve.spec import LoadProfile
 
 Group = dict[str, Row]
@@ -51,7 +50,7 @@ def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Ro
     """Rows by the values of some keys, in order of first appearance."""
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+        found.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
     return found
 
 
@@ -59,13 +58,13 @@ def by_deployment(rows: Iterable[Row]) -> list[Group]:
     """The rows of each deployment by profile."""
     found: dict[str, Group] = {}
     for row in rows:
-        found.setdefault(deployment(row), {})[row["profile"]] = row
+        found.setdefault(row.deployment, {})[row.profile] = row
     return list(found.values())
 
 
 def usable(row: Row) -> bool:
     """Whether a row has a median of a certified model."""
-    return row["status"] == "done" and row["valid"] and row["framework"] is not None and row["p50_ms"] is not None
+    return row.status == "done" and row.valid and row.framework is not None and row.p50.value is not None
 
 
 def pairs(rows: Sequence[Row], medians: Medians) -> list[Pair]:
@@ -73,34 +72,34 @@ def pairs(rows: Sequence[Row], medians: Medians) -> list[Pair]:
 
     Verdicts hold with 95 % confidence for all pairs of one profile together.
     """
-    onnx = [row for row in rows if row["format"] == "onnx"]
+    onnx = [row for row in rows if row.format == "onnx"]
     both = [
         (native, other)
         for native in rows
-        if native["framework"] is not None and native["format"] != "onnx"
+        if native.framework is not None and native.format != "onnx"
         for other in onnx
-        if all(native[key] == other[key] for key in SAME) and _same_precision(native, other)
+        if all(getattr(native, key) == getattr(other, key) for key in SAME) and _same_precision(native, other)
     ]
     families: dict[str, list[tuple[Row, Row]]] = {}
     for native, other in both:
-        families.setdefault(native["profile"], []).append((native, other))
+        families.setdefault(native.profile, []).append((native, other))
     judged = {
-        (native["cell"], other["cell"]): verdict
+        (native.cell, other.cell): verdict
         for family in families.values()
         for (native, other), verdict in zip(family, _judge(family, medians), strict=True)
     }
-    return [Pair(native, other, *judged[native["cell"], other["cell"]]) for native, other in both]
+    return [Pair(native, other, *judged[native.cell, other.cell]) for native, other in both]
 
 
 def _same_precision(first: Row, second: Row) -> bool:
     # A row that failed before its export has none, and is in the table all the same.
-    return len({first["precision"], second["precision"]} - {None}) < 2
+    return len({first.precision, second.precision} - {None}) < 2
 
 
 def _judge(family: Iterable[tuple[Row, Row]], medians: Medians) -> list[tuple[Interval | None, Verdict]]:
     """The ratio second over first of each pair, and its verdict; rows that are not usable have no ratio."""
     ratios = [
-        compare.ratio(medians[first["cell"]], medians[second["cell"]])
+        compare.ratio(medians[first.cell], medians[second.cell])
         if usable(first) and usable(second)
         else Ratio(reason="one of the two has no median")
         for first, second in family
@@ -120,26 +119,24 @@ def both_ways(profiles: Collection[LoadProfile]) -> tuple[str, str] | None:
 
 def overhead(group: Group, inside: str, outside: str) -> Interval | None:
     """Milliseconds that HTTP adds to a deployment's median; null if one of the two was not measured."""
-    if inside not in group or outside not in group or not group[inside]["valid"] or not group[outside]["valid"]:
+    if inside not in group or outside not in group or not group[inside].valid or not group[outside].valid:
         return None
     return _difference(group[inside], group[outside])
 
 
 def _difference(inside: Row, outside: Row) -> Interval | None:
-    if inside["p50_ms"] is None or outside["p50_ms"] is None:
+    first, second = inside.p50, outside.p50
+    if first.value is None or second.value is None:
         return None
-    value = outside["p50_ms"] - inside["p50_ms"]
-    if inside["p50_low"] is None or outside["p50_low"] is None:
+    value = second.value - first.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
         return Interval(value=value)
-    low, high = outside["p50_low"] - inside["p50_high"], outside["p50_high"] - inside["p50_low"]
-    return Interval(value=value, low=low, high=high)
+    return Interval(value=value, low=second.low - first.high, high=second.high - first.low)
 
 
 def fastest(rows: Iterable[Row], medians: Medians) -> Fastest | None:
     """The lowest median of float32 rows; a lossy model is never ranked among them. Null without rows."""
-    ranked = sorted(
-        (row for row in rows if usable(row) and row["precision"] == "float32"), key=lambda row: float(row["p50_ms"])
-    )
+    ranked = sorted((row for row in rows if usable(row) and row.precision == "float32"), key=lambda row: row.median)
     if not ranked:
         return None
     first, *others = ranked

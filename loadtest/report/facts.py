@@ -9,7 +9,7 @@ from loadtest.analysis.distribution import Curve
 from loadtest.report import comparison, wording
 from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
-from loadtest.results.table import Row
+from loadtest.results.row import PERCENTILES, Row
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -67,8 +67,8 @@ class Facts(msgspec.Struct, frozen=True):
         """Medians in milliseconds by block, and in it by the size in pixels, of the rows of one deployment."""
         found: dict[int, dict[int, float]] = {}
         for row in rows:
-            for block, median in self.medians[row["cell"]].items():
-                found.setdefault(block, {})[row["size"]] = median
+            for block, median in self.medians[row.cell].items():
+                found.setdefault(block, {})[row.size] = median
         return found
 
     def datasets(self, name: str) -> list[str]:
@@ -103,10 +103,10 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=[row for row in rows if row["trap"] is None],
-        mistaken=[row for row in rows if row["trap"] is not None],
+        rows=[row for row in rows if row.trap is None],
+        mistaken=[row for row in rows if row.trap is not None],
         medians=measured.central_latencies(),
-        percentiles={name: measured.percentiles(share) for name, share in table.PERCENTILES.items()},
+        percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
         curves={
             cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
             for cell in measured.cells

@@ -15,8 +15,8 @@ import msgspec
 from loadtest.analysis.compare import Ratio, ratio
 from loadtest.analysis.intervals import Interval, difference_of_shares, wilson
 from loadtest.analysis.scaling import Response
-from loadtest.results.flags import Row
 from loadtest.results.pairs import Percentiles
+from loadtest.results.row import Row
 from medserve.spec import Noun
 from medserve.study import Claim, Subject
 
@@ -100,13 +100,13 @@ def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
     rows = list(rows)
     plain: dict[str, Protocol] = {}
     for row in rows:
-        if row["trap"] is None and row["batch"] == 1:
-            plain.setdefault(row["mode"], _protocol(row))
+        if row.trap is None and row.batch == 1:
+            plain.setdefault(row.mode, _protocol(row))
     found: dict[Protocol, Protocol | None] = {}
     for row in rows:
-        if row["trap"] is not None:
-            found[_protocol(row)] = plain.get(row["mode"])
-        elif row["mode"] == "closed-loop" and row["batch"] == 1:
+        if row.trap is not None:
+            found[_protocol(row)] = plain.get(row.mode)
+        elif row.mode == "closed-loop" and row.batch == 1:
             found[_protocol(row)] = plain.get("open-loop")
         else:
             found[_protocol(row)] = None
@@ -122,7 +122,7 @@ def effect_on_ranking(sound: Ratio, mistaken: Ratio) -> Effect:
 
 
 def _protocol(row: Row) -> Protocol:
-    return row["profile"], row["threads"]
+    return row.profile, row.threads
 
 
 def _ranking(ratio: Ratio) -> int:
@@ -143,7 +143,7 @@ def _faster(claim: Claim, rows: Sequence[Row], latencies: Percentiles) -> list[J
         cells = [of.get(protocol) or (reference and of.get(reference)) for of in (first, second)]
         if not cells[0] or not cells[1]:
             continue
-        measured = ratios[protocol] = ratio(latencies(cells[0]["cell"]), latencies(cells[1]["cell"]))
+        measured = ratios[protocol] = ratio(latencies(cells[0].cell), latencies(cells[1].cell))
         found.append(
             JudgedClaim(
                 claim=claim,
@@ -177,10 +177,10 @@ def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[JudgedClaim]:
     """The scaling exponent of latency over pixels lies below 1: latency is not proportional to the pixels."""
     found = []
-    for profile in dict.fromkeys(row["profile"] for row in rows if row["mode"] == "in-process" and not row["trap"]):
-        formats = dict.fromkeys(row["format"] for row in rows if row["framework"] == claim.first.framework)
+    for profile in dict.fromkeys(row.profile for row in rows if row.mode == "in-process" and not row.trap):
+        formats = dict.fromkeys(row.format for row in rows if row.framework == claim.first.framework)
         for form in formats:
-            if not _is_format(claim.first, form):
+            if form is None or not _is_format(claim.first, form):
                 continue
             response = responses(claim.first.framework, form, profile)
             if response is not None:
@@ -198,10 +198,10 @@ def _trade_off(
 
     Where there is none, the claim does not hold if the most accurate is also the fastest, and is undecided otherwise.
     """
-    names = dict.fromkeys(row["framework"] for row in rows if row["framework"])
+    names = dict.fromkeys(row.framework for row in rows if row.framework)
     subjects = [Subject(framework=name) for name in names]
     shares = {subject.framework: accuracy(claim, subject) for subject in subjects}
-    sound = sound_protocols([row for row in rows if row["framework"] and row["batch"] == 1])
+    sound = sound_protocols([row for row in rows if row.framework and row.batch == 1])
     found = []
     for protocol in (protocol for protocol, reference in sound.items() if reference is None):
         timed = {
@@ -210,7 +210,7 @@ def _trade_off(
         known = {name: share for name in timed if (share := shares[name]) is not None}
         gains, accurate_is_faster = [], True
         for quick, exact in permutations(known, 2):
-            slowdown = ratio(latencies(timed[quick]["cell"]), latencies(timed[exact]["cell"]))
+            slowdown = ratio(latencies(timed[quick].cell), latencies(timed[exact].cell))
             gain = difference_of_shares(known[exact], known[quick], images)
             if slowdown.low is not None and slowdown.low > 1:
                 gains.append(gain)
@@ -245,14 +245,14 @@ def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[Protocol
     return {
         _protocol(row): row
         for row in rows
-        if (row["framework"], row["size"]) == (subject.framework, size)
-        and _is_format(subject, row["format"])
-        and row["status"] == "done"
+        if (row.framework, row.size) == (subject.framework, size)
+        and _is_format(subject, row.format)
+        and row.status == "done"
     }
 
 
 def _size(claim: Claim, rows: Sequence[Row]) -> int:
-    sizes: list[int] = sorted({row["size"] for row in rows})
+    sizes: list[int] = sorted({row.size for row in rows})
     return sizes[0] if claim.size == "smallest" else sizes[-1]
 
 

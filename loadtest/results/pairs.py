@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Literal
 
 from loadtest.analysis.compare import MARGIN, Verdict, judge, ratio
-from loadtest.results.flags import Row, deployment
+from loadtest.results.row import Row
 from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
@@ -54,28 +54,26 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, ma
     The verdicts of a family, one kind of pair under one profile, hold together with 95 % confidence.
     """
     found: list[Compared] = []
-    sound = [row for row in rows if row["framework"] is not None and row["trap"] is None]
+    sound = [row for row in rows if row.framework is not None and row.trap is None]
     for kind, pairs in _pairs(sound).items():
-        for profile in dict.fromkeys(first["profile"] for first, _ in pairs):
-            family = [pair for pair in pairs if pair[0]["profile"] == profile]
-            ratios = [
-                ratio(percentiles(first["cell"]), percentiles(second["cell"]), margin) for first, second in family
-            ]
+        for profile in dict.fromkeys(first.profile for first, _ in pairs):
+            family = [pair for pair in pairs if pair[0].profile == profile]
+            ratios = [ratio(percentiles(first.cell), percentiles(second.cell), margin) for first, second in family]
             for (first, second), judged in zip(family, judge(ratios, margin), strict=True):
                 measured = judged.ratio
                 reason = measured.reason
                 if measured.value is None:
-                    reason = reason or first["reason"] or second["reason"]
+                    reason = reason or first.reason or second.reason
                 found.append(
                     Compared(
                         kind=kind,
-                        dataset=first["dataset"],
-                        size=first["size"],
+                        dataset=first.dataset,
+                        size=first.size,
                         profile=profile,
-                        mode=first["mode"],
+                        mode=first.mode,
                         percentile=percentile,
-                        first=deployment(first),
-                        second=deployment(second),
+                        first=first.deployment,
+                        second=second.deployment,
                         value=measured.value,
                         low=measured.low,
                         high=measured.high,
@@ -95,15 +93,15 @@ def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
         "ONNX against ONNX": [],
     }
     for first, second in combinations(rows, 2):
-        if any(first[key] != second[key] for key in SAME):
+        if any(getattr(first, key) != getattr(second, key) for key in SAME):
             continue
-        onnx = (first["format"] == "onnx") + (second["format"] == "onnx")
-        if first["framework"] == second["framework"]:
+        onnx = (first.format == "onnx") + (second.format == "onnx")
+        if first.framework == second.framework:
             if onnx == 1:
-                native_first = (first, second) if second["format"] == "onnx" else (second, first)
+                native_first = (first, second) if second.format == "onnx" else (second, first)
                 found["native against ONNX"].append(native_first)
         elif onnx == 0:
             found["framework against framework"].append((first, second))
-        elif onnx == 2 and first["runtime"] == second["runtime"]:
+        elif onnx == 2 and first.runtime == second.runtime:
             found["ONNX against ONNX"].append((first, second))
     return found

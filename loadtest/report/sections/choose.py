@@ -9,13 +9,12 @@ from loadtest.analysis import intervals, pareto
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.pareto import Candidate, Choice
 from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.cells import deployment_cell
+from loadtest.report.cells import deployment_cell, interval_cell
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Table
 from loadtest.report.wording import Labels, interval, number, percent
-from loadtest.results.flags import deployment
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 from medserve.spec import LoadProfile
 
 PERCENTILES = ("p99", "p90", "p50")
@@ -43,7 +42,7 @@ def objectives(facts: Facts) -> Table | None:
         for profile in facts.profiles.values():
             if profile.mode == "in-process" or profile.batch > 1 or profile.trap:
                 continue
-            rows = {row["cell"]: row for row in eligible(facts, dataset, profile.name)}
+            rows = {row.cell: row for row in eligible(facts, dataset, profile.name)}
             candidates = [known for row in rows.values() if "p50" in (known := _candidate(facts, row)).bounds]
             percentile = pareto.supported_percentile(candidates, PERCENTILES) if candidates else None
             if percentile is None:
@@ -89,7 +88,7 @@ def fronts(facts: Facts) -> Table | None:
     for name, row in known.items():
         share = accuracy(facts, row)
         bounds = f"[{percent(share.low)}, {percent(share.high)}]"
-        cells = [deployment_cell(facts, labels, row), Cell(str(row["size"]), value=row["size"])]
+        cells = [deployment_cell(facts, labels, row), Cell(str(row.size), value=row.size)]
         cells.append(Cell(percent(share.value), bounds, share.value))
         here = {plane.profile: plane for plane in planes if name in plane.rows}
         cells += [_standing(labels, here[profile], name) if profile in here else Cell("") for profile in profiles]
@@ -122,23 +121,24 @@ def figure(facts: Facts) -> Figure | None:
 
 def accuracy(facts: Facts, row: Row) -> Interval:
     """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares."""
-    return intervals.wilson(row["accuracy"], facts.artifacts[row["source_artifact"]].checkpoint.test.images)
+    assert row.accuracy is not None
+    return intervals.wilson(row.accuracy, facts.artifacts[row.source_artifact].checkpoint.test.images)
 
 
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
     """The rows that may be chosen: certified, float32 and with a median."""
-    rows = [row for row in facts.rows if (row["dataset"], row["profile"]) == (dataset, profile)]
-    return [row for row in rows if comparison.usable(row) and row["precision"] == "float32"]
+    rows = [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile)]
+    return [row for row in rows if comparison.usable(row) and row.precision == "float32"]
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:
     bounds = {}
     for name in PERCENTILES:
-        if row[f"{name}_high"] is not None:
-            bounds[name] = row[f"{name}_high"]
-        elif any(map(isinf, facts.percentiles[name][row["cell"]].values())):
+        if (high := row.percentile(name).high) is not None:
+            bounds[name] = high
+        elif any(map(isinf, facts.percentiles[name][row.cell].values())):
             bounds[name] = inf
-    return Candidate(name=row["cell"], median=row["p50_ms"], accuracy=accuracy(facts, row), bounds=bounds)
+    return Candidate(name=row.cell, median=row.median, accuracy=accuracy(facts, row), bounds=bounds)
 
 
 def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: dict[str, Row], choice: Choice) -> Line:
@@ -146,19 +146,19 @@ def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: di
     row, name = rows[choice.best], choice.percentile
     # On one line, however narrow the column.
     objective = f"{name} < {choice.limit:g} ms".replace(" ", "\N{NO-BREAK SPACE}")
-    where = ", ".join([wording.under(profile), *facts.datasets(row["dataset"])])
+    where = ", ".join([wording.under(profile), *facts.datasets(row.dataset)])
     share = accuracy(facts, row)
-    others = [f"{labels.full(rows[cell])}, {rows[cell]['size']} px" for cell in choice.alike]
+    others = [f"{labels.full(rows[cell])}, {rows[cell].size} px" for cell in choice.alike]
     shown = others if len(others) < 3 else [*others[:2], f"{len(others) - 2} more"]
     bounds = "" if share.low is None else f"[{percent(share.low)}, {percent(share.high)}]"
     return Line(
         (
             Cell(objective, where, choice.limit),
-            Cell(wording.framework(row["framework"]), labels.kind(row), mark=wording.mark(row)),
-            Cell(str(row["size"]), value=row["size"]),
+            Cell(wording.framework(row.framework), labels.kind(row), mark=wording.mark(row)),
+            Cell(str(row.size), value=row.size),
             Cell(percent(share.value), bounds, share.value),
-            Cell(number(row[f"{name}_ms"]), interval(row[f"{name}_low"], row[f"{name}_high"]), row[f"{name}_ms"]),
-            Cell(number(row["p50_ms"]), interval(row["p50_low"], row["p50_high"]), row["p50_ms"]),
+            interval_cell(row.percentile(name)),
+            interval_cell(row.p50),
             Cell("; ".join(shown) or "none", tone="" if shown else "muted"),
         )
     )
@@ -169,7 +169,7 @@ def _planes(facts: Facts) -> list[Plane]:
     found = []
     for dataset in facts.study.datasets:
         for profile in profiles:
-            rows = {deployment(row): row for row in eligible(facts, dataset, profile)}
+            rows = {row.deployment: row for row in eligible(facts, dataset, profile)}
             if len(rows) < 2:
                 continue
             points = {name: _plane_point(facts, name, row) for name, row in rows.items()}
@@ -179,8 +179,8 @@ def _planes(facts: Facts) -> list[Plane]:
 
 
 def _plane_point(facts: Facts, name: str, row: Row) -> pareto.Point:
-    model = facts.artifacts[row["source_artifact"]].checkpoint.name
-    latency = Interval(value=row["p50_ms"], low=row["p50_low"], high=row["p50_high"])
+    model = facts.artifacts[row.source_artifact].checkpoint.name
+    latency = Interval(value=row.median, low=row.p50.low, high=row.p50.high)
     return pareto.Point(name=name, model=model, latency=latency, accuracy=accuracy(facts, row))
 
 
@@ -196,7 +196,7 @@ def _panel(facts: Facts, plane: Plane, y: Axis) -> Drawn:
     labels = Labels(facts.rows)
     labelled = _labelled(plane)
     points = [
-        _point(labels, plane, name, str(row["size"]) if name in labelled else "") for name, row in plane.rows.items()
+        _point(labels, plane, name, str(row.size) if name in labelled else "") for name, row in plane.rows.items()
     ]
     x = Axis(title="median, ms (log)", domain=scales.logarithmic([(at.x, at.x_low, at.x_high) for at in points]))
     title = ", ".join([wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)])
@@ -210,7 +210,7 @@ def _labelled(plane: Plane) -> set[str]:
     """The points with their size written beside them: the best of each size, if there are several sizes."""
     best: dict[int, str] = {}
     for point in sorted(plane.points.values(), key=lambda known: (-known.accuracy.value, known.latency.value)):
-        best.setdefault(plane.rows[point.name]["size"], point.name)
+        best.setdefault(plane.rows[point.name].size, point.name)
     return set(best.values()) if len(best) > 1 else set()
 
 
@@ -226,4 +226,4 @@ def _point(labels: Labels, plane: Plane, name: str, text: str) -> Point:
 
 
 def _named(labels: Labels, row: Row) -> str:
-    return f"{labels.full(row)}, {row['size']} px"
+    return f"{labels.full(row)}, {row.size} px"

@@ -79,7 +79,7 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
 
     def response(framework: str, form: str, profile: str) -> Response | None:
         keys = (framework, form, profile)
-        rows = [row for row in facts.rows if (row["framework"], row["format"], row["profile"]) == keys]
+        rows = [row for row in facts.rows if (row.framework, row.format, row.profile) == keys]
         return scaling.response(facts.blocks(rows))
 
     accuracies: dict[tuple[str, int], list[float]] = {}

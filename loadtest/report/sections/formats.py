@@ -8,7 +8,6 @@ from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table, Tone
 from loadtest.report.wording import ABSENT, Labels, interval, number
-from loadtest.results.flags import deployment
 
 
 def table(facts: Facts) -> Table | None:
@@ -16,12 +15,12 @@ def table(facts: Facts) -> Table | None:
     found = comparison.pairs(facts.rows, facts.medians)
     if not found:
         return None
-    names = dict.fromkeys(pair.native["profile"] for pair in found)
+    names = dict.fromkeys(pair.native.profile for pair in found)
     profiles = comparison.side_by_side([facts.profiles[name] for name in names])
     lines: dict[tuple[str, str], dict[str, Pair]] = {}
     for pair in found:
-        key = (deployment(pair.native), deployment(pair.onnx))
-        lines.setdefault(key, {})[pair.native["profile"]] = pair
+        key = (pair.native.deployment, pair.onnx.deployment)
+        lines.setdefault(key, {})[pair.native.profile] = pair
     labels = Labels(facts.rows)
     columns = [Column("framework", numeric=False), *data_column(facts), Column("size", "px")]
     for profile in profiles:
@@ -31,9 +30,9 @@ def table(facts: Facts) -> Table | None:
     for pairs in lines.values():
         native = next(iter(pairs.values())).native
         beside = f"{labels.kind(native)} / ONNX"
-        cells = [Cell(wording.framework(native["framework"]), beside, mark=Mark(wording.colour(native["framework"])))]
-        cells += [Cell(name) for name in facts.datasets(native["dataset"])]
-        cells.append(Cell(str(native["size"]), value=native["size"]))
+        cells = [Cell(wording.framework(native.framework), beside, mark=Mark(wording.colour(native.framework)))]
+        cells += [Cell(name) for name in facts.datasets(native.dataset)]
+        cells.append(Cell(str(native.size), value=native.size))
         for profile in profiles:
             cells += _pair_cells(pairs.get(profile.name))
         rows.append(Line(tuple(cells)))
@@ -52,9 +51,9 @@ def figure(facts: Facts) -> Figure | None:
     points: dict[str, list[Point]] = {}
     frameworks = {}
     for pair in comparison.pairs(facts.rows, facts.medians):
-        if pair.ratio is not None and pair.native["profile"] in shown:
-            points.setdefault(pair.native["profile"], []).append(_point(facts, labels, pair))
-            name = pair.native["framework"]
+        if pair.ratio is not None and pair.native.profile in shown:
+            points.setdefault(pair.native.profile, []).append(_point(facts, labels, pair))
+            name = pair.native.framework
             frameworks[wording.framework(name)] = Mark(wording.colour(name))
     if not points:
         return None
@@ -85,7 +84,7 @@ def figure(facts: Facts) -> Figure | None:
 def _pair_cells(pair: Pair | None) -> list[Cell]:
     if pair is None:
         return [Cell("")] * 3
-    native, onnx = (Cell(number(row["p50_ms"]), value=row["p50_ms"]) for row in (pair.native, pair.onnx))
+    native, onnx = (Cell(number(row.p50.value), value=row.p50.value) for row in (pair.native, pair.onnx))
     if pair.ratio is None:
         return [native, onnx, Cell(ABSENT, tone="muted", hint="one of the two has no median")]
     tone: Tone = "strong" if pair.verdict in ("faster", "slower") else "muted"
@@ -96,13 +95,13 @@ def _pair_cells(pair: Pair | None) -> list[Cell]:
 def _point(facts: Facts, labels: Labels, pair: Pair) -> Point:
     row, ratio = pair.native, pair.ratio
     assert ratio is not None
-    words = [f"{row['size']} px", wording.framework(row["framework"]), *labels.varying(row)]
-    name = " ".join([*words, *facts.datasets(row["dataset"])])
+    words = [f"{row.size} px", wording.framework(row.framework), *labels.varying(row)]
+    name = " ".join([*words, *facts.datasets(row.dataset)])
     label = f"{name}: ONNX at {wording.times(ratio.value)} {interval(ratio.low, ratio.high)} of native, {pair.verdict}"
     return Point(
         series=name,
-        framework=wording.framework(row["framework"]),
-        colour=wording.colour(row["framework"]),
+        framework=wording.framework(row.framework),
+        colour=wording.colour(row.framework),
         kind="decided" if pair.verdict in ("faster", "slower") else "not decided",
         value=ratio.value,
         low=ratio.low,
