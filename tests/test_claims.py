@@ -11,7 +11,7 @@ import pytest
 from loadtest.analysis.intervals import Estimate
 from loadtest.analysis.scaling import Response, response
 from loadtest.results.claims import JudgedClaim, judge
-from loadtest.results.pairs import compare
+from loadtest.results.pairs import Comparisons, compare
 from loadtest.results.row import Row
 from medserve.study import Claim, Subject
 from medserve.tables import TIMING_MISTAKES
@@ -85,7 +85,8 @@ TRAINED = {(framework, size): [share] for (framework, share), size in product(AC
 
 
 def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[JudgedClaim]:
-    return judge([one], [*ROWS, *others], percentiles, responses, trained, images=3421)
+    rows = [*ROWS, *others]
+    return judge([one], rows, Comparisons(rows, percentiles), responses, trained, images=3421)
 
 
 JAX, PYTORCH, KERAS = Subject(framework="flax_nnx"), Subject(framework="pytorch"), Subject(framework="keras_tf")

@@ -9,6 +9,7 @@ from loadtest.analysis.distribution import Curve
 from loadtest.report import comparison, wording
 from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
+from loadtest.results.pairs import Comparisons
 from loadtest.results.row import PERCENTILES, Row
 from medserve import store
 from medserve.errors import BadInput
@@ -23,7 +24,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
     (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
-    and launch; `breakdowns` are of the cells with single images and one user over HTTP.
+    and launch; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of
+    rows by `medians`.
     """
 
     study: Study
@@ -41,6 +43,7 @@ class Facts(msgspec.Struct, frozen=True):
     agreements: list[Agreement]
     selftest: SelfTest | None
     breakdowns: dict[str, tuple[Term, ...]]
+    comparisons: Comparisons
 
     @property
     def licences(self) -> list[str]:
@@ -86,7 +89,7 @@ def read(run: Path) -> Facts:
         run, with_breakdown=lambda profile: profile.mode != "in-process" and comparison.is_single(profile)
     )
     rows = table.rows(measured)
-    study = measured.study
+    study, medians = measured.study, measured.central_latencies()
     matrix = plan(study)
     results = _results(run, study, matrix)
     # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
@@ -105,7 +108,7 @@ def read(run: Path) -> Facts:
         plan=matrix,
         rows=[row for row in rows if row.trap is None],
         mistaken=[row for row in rows if row.trap is not None],
-        medians=measured.central_latencies(),
+        medians=medians,
         percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
         curves={
             cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
@@ -122,6 +125,7 @@ def read(run: Path) -> Facts:
         results=results,
         agreements=agreement.agreements(run, artifacts.values()),
         selftest=measured.selftest,
+        comparisons=Comparisons(rows, medians.__getitem__),
     )
 
 

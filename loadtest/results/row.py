@@ -91,6 +91,11 @@ class Row(Noun, frozen=True, kw_only=True):
         return self.cell.removesuffix(f".{self.profile}")
 
     @property
+    def usable(self) -> bool:
+        """Whether the median is that of a certified model, measured as it must be: only such rows are compared."""
+        return self.status == "done" and self.valid and self.framework is not None and self.p50.value is not None
+
+    @property
     def median(self) -> float:
         """The median of a row that has one, in milliseconds."""
         assert self.p50.value is not None

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from loadtest.analysis.compare import Judged
 from loadtest.report import comparison, wording
 from loadtest.report.cells import interval_cell
-from loadtest.report.comparison import Fastest, Pair, grouped
+from loadtest.report.comparison import Fastest, grouped
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Piece, Sentence, Table
 from loadtest.report.sections import environment, measurement
@@ -94,7 +95,9 @@ def _headline(facts: Facts) -> str | None:
 
 def _winners(facts: Facts, profile: str) -> list[Fastest]:
     rows = [row for row in facts.rows if row.profile == profile]
-    return [found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.medians))]
+    return [
+        found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.comparisons))
+    ]
 
 
 def _single(facts: Facts, found: Fastest) -> list[Piece]:
@@ -153,11 +156,13 @@ def _rivals(labels: Labels, found: Fastest) -> str:
 
 def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
     judged = [
-        pair for pair in comparison.pairs(facts.rows, facts.medians) if pair.native.profile == profile and pair.ratio
+        pair.judged
+        for pair in facts.comparisons.pairs("native against ONNX")
+        if pair.first.profile == profile and pair.judged.ratio.value is not None
     ]
     if not judged:
         return ()
-    verdicts: dict[str, list[Pair]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
+    verdicts: dict[str, list[Judged]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
     for pair in judged:
         verdicts[pair.verdict].append(pair)
     pieces = [Piece("Against the native format, ONNX is ")]
@@ -173,15 +178,11 @@ def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
     return (*pieces, Piece("."))
 
 
-def _range(pairs: Sequence[Pair]) -> str:
-    if len(pairs) == 1 and (ratio := pairs[0].ratio):
-        return f"{wording.times(ratio.value)} {interval(ratio.low, ratio.high)}".rstrip()
-    values = sorted(_value(pair) for pair in pairs)
+def _range(pairs: Sequence[Judged]) -> str:
+    values = sorted(pair.ratio.value for pair in pairs if pair.ratio.value is not None)
+    if len(pairs) == 1:
+        return f"{wording.times(values[0])} {interval(pairs[0].ratio.low, pairs[0].ratio.high)}".rstrip()
     return " to ".join(dict.fromkeys(wording.times(value) for value in (values[0], values[-1])))
-
-
-def _value(pair: Pair) -> float:
-    return pair.ratio.value if pair.ratio else 1.0
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:

@@ -47,8 +47,9 @@ def objectives(facts: Facts) -> Table | None:
             percentile = pareto.supported_percentile(candidates, PERCENTILES) if candidates else None
             if percentile is None:
                 continue
+            slower = _slower(facts, rows)
             bounds = [candidate.bounds[percentile] for candidate in candidates]
-            choices = [pareto.best(candidates, percentile, limit) for limit in pareto.limits(bounds)]
+            choices = [pareto.best(candidates, percentile, limit, slower) for limit in pareto.limits(bounds)]
             # A wider limit that changes nothing would only repeat the line above it.
             lines += [
                 _objective_line(facts, labels, profile, rows, choice)
@@ -62,11 +63,12 @@ def objectives(facts: Facts) -> Table | None:
         Column("accuracy", "%"),
         Column("that percentile", "ms"),
         Column("median", "ms"),
-        Column("may be as accurate, but slower", numeric=False),
+        Column("not separated from", numeric=False),
     )
     caption = (
         "The most accurate deployment for which the upper end of the 95 % interval lies below the limit; of those "
-        "whose accuracy interval (Wilson) overlaps with its, the fastest. The percentile is the highest that every "
+        "whose accuracy interval (Wilson) overlaps with its, the fastest. Not separated from: others of those that are "
+        "not slower with 95 % confidence. The percentile is the highest that every "
         "sample of that way of measuring is large enough for: p99 needs 368 requests in each launch, p90 36. A wider "
         "limit that changes nothing is left out."
     )
@@ -76,7 +78,7 @@ def objectives(facts: Facts) -> Table | None:
 
 def fronts(facts: Facts) -> Table | None:
     """One line per deployment and size with its standing in each way of measuring; null where nothing competes."""
-    planes = _planes(facts)
+    planes = planes_of(facts)
     if not planes:
         return None
     labels = Labels(facts.rows)
@@ -94,15 +96,16 @@ def fronts(facts: Facts) -> Table | None:
         cells += [_standing(labels, here[profile], name) if profile in here else Cell("") for profile in profiles]
         lines.append(Line(tuple(cells)))
     caption = (
-        "On the front: no other has both a lower median and as high an accuracy. Dominated: slower than another and no "
-        "more accurate, both with 95 % confidence. Undecided: behind the front, but not with 95 % confidence."
+        "On the front: no other has both a lower median and as high an accuracy. Dominated: slower than another with "
+        "95 % confidence, launches paired block by block, and not more accurate. Undecided: behind the front, but not "
+        "slower with 95 % confidence."
     )
     return Table("Accuracy against latency", tuple(columns), tuple(lines), caption + UNEQUAL * facts.unequal)
 
 
 def figure(facts: Facts) -> Figure | None:
     """Each plane as a panel; null where nothing competes."""
-    planes = _planes(facts)
+    planes = planes_of(facts)
     if not planes:
         return None
     rows = [row for plane in planes for row in plane.rows.values()]
@@ -128,7 +131,7 @@ def accuracy(facts: Facts, row: Row) -> Interval:
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
     """The rows that may be chosen: certified, float32 and with a median."""
     rows = [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile)]
-    return [row for row in rows if comparison.usable(row) and row.precision == "float32"]
+    return [row for row in rows if row.usable and row.precision == "float32"]
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:
@@ -164,7 +167,8 @@ def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: di
     )
 
 
-def _planes(facts: Facts) -> list[Plane]:
+def planes_of(facts: Facts) -> list[Plane]:
+    """The planes of the study on which two deployments or more compete."""
     profiles = [known.name for known in comparison.side_by_side(facts.profiles.values()) if known.batch == 1]
     found = []
     for dataset in facts.study.datasets:
@@ -173,15 +177,18 @@ def _planes(facts: Facts) -> list[Plane]:
             if len(rows) < 2:
                 continue
             points = {name: _plane_point(facts, name, row) for name, row in rows.items()}
-            front, dominated = pareto.front(points.values()), pareto.dominated(list(points.values()))
-            found.append(Plane(dataset, profile, rows, points, front, dominated))
+            dominated = pareto.dominated(list(points.values()), _slower(facts, rows))
+            found.append(Plane(dataset, profile, rows, points, pareto.front(points.values()), dominated))
     return found
 
 
+def _slower(facts: Facts, rows: dict[str, Row]) -> pareto.Slower:
+    return lambda first, second: facts.comparisons.judge(rows[first], rows[second]).verdict == "slower"
+
+
 def _plane_point(facts: Facts, name: str, row: Row) -> pareto.Point:
-    model = facts.artifacts[row.source_artifact].checkpoint.name
     latency = Interval(value=row.median, low=row.p50.low, high=row.p50.high)
-    return pareto.Point(name=name, model=model, latency=latency, accuracy=accuracy(facts, row))
+    return pareto.Point(name=name, latency=latency, accuracy=accuracy(facts, row))
 
 
 def _standing(labels: Labels, plane: Plane, name: str) -> Cell:

@@ -18,7 +18,7 @@ SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
 def figure(facts: Facts) -> Figure | None:
     """One panel per size and way of measuring single images; null without samples."""
     names = [comparison.single_image(facts.profiles.values(), mode) for mode in MODES]
-    rows = [row for row in facts.rows if row.profile in names and comparison.usable(row)]
+    rows = [row for row in facts.rows if row.profile in names and row.usable]
     panels = []
     for group in grouped(rows, "dataset", "architecture", "size").values():
         by_profile = grouped(group, "profile").values()

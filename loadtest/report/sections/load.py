@@ -103,7 +103,7 @@ def pauses(facts: Facts) -> Table | None:
 def rates(facts: Facts) -> Figure | None:
     """p50 and p99 against the delivered rate; null if no kind of arrivals was measured at several rates."""
     rows = [row for row in facts.rows if row.mode == "open-loop" and row.rate_delivered and row.p50.value]
-    rows = [row for row in rows if comparison.usable(row) and row.batch == 1]
+    rows = [row for row in rows if row.usable and row.batch == 1]
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(facts.profiles[row.profile].arrivals, []).append(row)

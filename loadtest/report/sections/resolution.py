@@ -156,7 +156,7 @@ def _series(facts: Facts, profile: str) -> list[list[Row]]:
 def _groups(facts: Facts) -> list[list[Row]]:
     """The rows of single images by panel, without the null runtime, whose point would be decades below the others."""
     shown = {profile.name for profile in comparison.side_by_side(facts.profiles.values())}
-    rows = [row for row in facts.rows if row.profile in shown and row.batch == 1 and comparison.usable(row)]
+    rows = [row for row in facts.rows if row.profile in shown and row.batch == 1 and row.usable]
     return list(comparison.grouped(rows, "dataset", "architecture", "profile").values())
 
 
