@@ -24,6 +24,7 @@ from loadtest import samples
 from loadtest.analysis import intervals
 from loadtest.results import latency
 from loadtest.results.record_summary import as_text, summarise
+from loadtest.results.row import Row, published
 from loadtest.results.table import read, rows
 from loadtest.results.writers import as_csv, render, render_nouns, short
 from medserve import store
@@ -165,53 +166,53 @@ def run(tmp_path: Path, torchscript: Path) -> Path:
     return folder
 
 
-def pick(found: list[dict[str, Any]], runtime: str, mode: str) -> dict[str, Any]:
-    (row,) = [row for row in found if row["runtime"] == runtime and row["mode"] == mode]
+def pick(found: list[Row], runtime: str, mode: str) -> Any:
+    (row,) = [row for row in found if row.runtime == runtime and row.mode == mode]
     return row
 
 
 def test_rows_have_the_keys_of_the_contract_and_the_studys_order(run: Path) -> None:
     found = rows(read(run))
-    assert {tuple(row) for row in found} == {tuple(KEYS.split(", "))}
-    assert [row["cell"] for row in found] == [cell.name for one in plan(STUDY).deployed for cell in one.cells]
+    assert {tuple(published(row)) for row in found} == {tuple(KEYS.split(", "))}
+    assert [row.cell for row in found] == [cell.name for one in plan(STUDY).deployed for cell in one.cells]
 
 
 def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) -> None:
     row = pick(rows(read(run)), "torchscript", "open-loop")
     artifact = store.read_artifact(torchscript)
-    assert (row["status"], row["n"], row["failed"], row["launches"]) == ("done", 160, 2, 2)
-    assert row["p50_ms"] == pytest.approx(math.sqrt(2))
-    assert row["p50_low"] < row["p50_ms"] < row["p50_high"]
-    assert (row["p99_ms"], row["p99_low"], row["p99_high"]) == (None, None, None)
-    assert "p99 not estimable (n = 80 in a launch, needs 368)" in row["reason"]
+    assert (row.status, row.n, row.failed, row.launches) == ("done", 160, 2, 2)
+    assert row.p50.value == pytest.approx(math.sqrt(2))
+    assert row.p50.low < row.p50.value < row.p50.high
+    assert (row.p99.value, row.p99.low, row.p99.high) == (None, None, None)
+    assert "p99 not estimable (n = 80 in a launch, needs 368)" in row.reason
     # 80 arrivals of which one was answered wrongly, over what the found warm-up leaves of the schedule's 2 seconds.
-    assert (row["rate_asked"], row["rate_delivered"]) == (50.0, pytest.approx(79 / 1.6))
-    assert row["throughput"] == row["rate_delivered"]
-    assert row["accuracy"] == artifact.checkpoint.test.accuracy
-    assert row["parity_max_abs"] == artifact.certificate.max_abs
-    assert (row["framework"], row["format"], row["valid"], row["seed"]) == ("pytorch", "torchscript", True, 0)
+    assert (row.rate_asked, row.rate_delivered) == (50.0, pytest.approx(79 / 1.6))
+    assert row.throughput == row.rate_delivered
+    assert row.accuracy == artifact.checkpoint.test.accuracy
+    assert row.parity_max_abs == artifact.certificate.max_abs
+    assert (row.framework, row.format, row.valid, row.seed) == ("pytorch", "torchscript", True, 0)
     in_process = pick(rows(read(run)), "torchscript", "in-process")
-    assert (in_process["rate_asked"], in_process["rate_delivered"]) == (None, None)
-    assert in_process["throughput"] == pytest.approx(158 / sum(79 * 0.02 + took for took in (0.001, 0.002)))
+    assert (in_process.rate_asked, in_process.rate_delivered) == (None, None)
+    assert in_process.throughput == pytest.approx(158 / sum(79 * 0.02 + took for took in (0.001, 0.002)))
 
 
 def test_the_null_runtime_claims_no_scores(run: Path) -> None:
     row = pick(rows(read(run)), "null", "closed-loop")
-    assert row["status"] == "done"
-    assert row["p50_ms"] is not None
+    assert row.status == "done"
+    assert row.p50.value is not None
     nothing = ("framework", "format", "accuracy", "auc", "balanced_accuracy", "parity_max_abs", "decisions_changed")
-    assert [row[key] for key in nothing] == [None] * len(nothing)
-    assert "the null runtime computes no scores" in row["reason"]
+    assert [getattr(row, key) for key in nothing] == [None] * len(nothing)
+    assert "the null runtime computes no scores" in row.reason
 
 
 def test_cells_without_results_are_missing_and_those_of_a_failed_job_say_why(run: Path) -> None:
     row = pick(rows(read(run)), "onnx_runtime", "closed-loop")
-    assert (row["status"], row["reason"], row["n"]) == ("missing", "not measured yet", 0)
+    assert (row.status, row.reason, row.n) == ("missing", "not measured yet", 0)
     name = "synthetic-28-cnn-pytorch-s0.onnx"
     store.write_json(run / "failures" / f"export-{name}.json", {"stage": "export", "name": name, "reason": "no opset"})
     row = pick(rows(read(run)), "onnx_runtime", "closed-loop")
-    assert (row["status"], row["reason"]) == ("failed", f"export of {name} failed: no opset")
-    assert pick(rows(read(run)), "torchscript", "closed-loop")["status"] == "done"
+    assert (row.status, row.reason) == ("failed", f"export of {name} failed: no opset")
+    assert pick(rows(read(run)), "torchscript", "closed-loop").status == "done"
 
 
 def results_of(run: Path, mode: str) -> Path:
@@ -229,24 +230,24 @@ def test_a_failed_launch_is_named_beside_what_the_others_say(run: Path) -> None:
     result = store.read_json(folder / "result.json", Result)
     store.write_json(folder / "result.json", msgspec.structs.replace(result, status="failed", reason="it died"))
     row = pick(rows(read(run)), "torchscript", "closed-loop")
-    assert (row["status"], row["launches"], row["p50_ms"], row["p50_low"]) == ("done", 1, 1.0, None)
-    assert "launch 1 failed: it died" in row["reason"]
-    assert "one launch: no interval" in row["reason"]
+    assert (row.status, row.launches, row.p50.value, row.p50.low) == ("done", 1, 1.0, None)
+    assert "launch 1 failed: it died" in row.reason
+    assert "one launch: no interval" in row.reason
     shutil.rmtree(results_of(run, "closed-loop") / "0")
     row = pick(rows(read(run)), "torchscript", "closed-loop")
-    assert (row["status"], row["valid"], row["reason"]) == ("failed", False, "it died; 1 of 2 launches missing")
+    assert (row.status, row.valid, row.reason) == ("failed", False, "it died; 1 of 2 launches missing")
 
 
 def test_a_changed_or_half_written_record_is_never_read_as_whole(run: Path) -> None:
     path = results_of(run, "in-process") / "0" / "samples.parquet"
     path.write_bytes(path.read_bytes()[:-10])
     row = pick(rows(read(run)), "torchscript", "in-process")
-    assert row["launches"] == 1
-    assert "its SHA-256 is not the manifest's" in row["reason"]
+    assert row.launches == 1
+    assert "its SHA-256 is not the manifest's" in row.reason
     (results_of(run, "in-process") / "1" / "result.json").write_text('{"schema": 1')
     row = pick(rows(read(run)), "torchscript", "in-process")
-    assert row["status"] == "failed"
-    assert "not a valid Result" in row["reason"]
+    assert row.status == "failed"
+    assert "not a valid Result" in row.reason
 
 
 def test_rows_are_written_to_files_for_papers_and_programs(run: Path, stage: Stage, tmp_path: Path) -> None:
@@ -260,8 +261,8 @@ def test_rows_are_written_to_files_for_papers_and_programs(run: Path, stage: Sta
     for form in ("parquet", "csv"):
         stage("loadtest", "results", str(run), "--format", form, "--out", str(tmp_path / f"rows.{form}"))
     table = pq.read_table(tmp_path / "rows.parquet").to_pylist()
-    assert [row["cell"] for row in table] == [row["cell"] for row in found]
-    assert table[0]["p50_ms"] == found[0]["p50_ms"]
+    assert [row["cell"] for row in table] == [row.cell for row in found]
+    assert table[0]["p50_ms"] == found[0].p50.value
     assert (tmp_path / "rows.csv").read_text() == render(found, "csv") + "\n"
     refused = subprocess.run(
         [sys.executable, "-m", "loadtest", "results", str(run), "--format", "parquet"], capture_output=True, check=False
@@ -273,10 +274,10 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     found = rows(read(run))
     said = stage("loadtest", "results", str(run), "--format", "json")
     assert json.loads(said.stdout) == json.loads(render(found, "json"))
-    assert json.loads(said.stdout)[0]["cell"] == found[0]["cell"]
+    assert json.loads(said.stdout)[0]["cell"] == found[0].cell
     lines = list(csv.DictReader(io.StringIO(render(found, "csv"))))
-    assert [line["cell"] for line in lines] == [row["cell"] for row in found]
-    assert lines[0]["p50_ms"] == str(found[0]["p50_ms"])
+    assert [line["cell"] for line in lines] == [row.cell for row in found]
+    assert lines[0]["p50_ms"] == str(found[0].p50.value)
     page, _, reasons = render(found, "markdown").partition("\n\n")
     assert len(page.splitlines()) == len(found) + 2
     assert len({line.count(" | ") for line in page.splitlines()}) == 1
@@ -290,7 +291,7 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     assert "missing: not measured yet" in " ".join(calm.stdout.split())
     tables, notes = short(found)
     assert [drawn.row_count for drawn in tables] == [3, 3]
-    assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
+    assert len(notes) == len({row.reason for row in found if row.status != "done"})
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])

@@ -11,6 +11,12 @@ from loadtest.analysis import distribution, pareto
 from loadtest.analysis.intervals import Interval, wilson
 from loadtest.analysis.pareto import Candidate, Point, dominated
 
+
+def apart(first: str, second: str) -> bool:
+    """Every slower one is slower with confidence, but a rival."""
+    return second != "rival"
+
+
 LATENCIES = st.floats(0.01, 1000)
 SHARES = st.integers(0, 200).map(lambda right: wilson(right / 200, 200))
 
@@ -21,7 +27,7 @@ def points(draw: st.DrawFn) -> list[Point]:
     for number in range(draw(st.integers(0, 8))):
         middle, width = draw(LATENCIES), draw(st.floats(1, 2))
         latency = Interval(value=middle, low=middle / width, high=middle * width)
-        found.append(Point(name=str(number), model=str(number), latency=latency, accuracy=draw(SHARES)))
+        found.append(Point(name=str(number), latency=latency, accuracy=draw(SHARES)))
     return found
 
 
@@ -35,9 +41,15 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
     return found
 
 
+def clearly(found: list[Point]) -> pareto.Slower:
+    """Slower where the intervals of two latencies do not overlap."""
+    by_name = {one.name: one.latency for one in found}
+    return lambda first, second: (by_name[first].high or 0) < (by_name[second].low or 0)
+
+
 @given(points())
 def test_the_front_is_what_nothing_surpasses_and_nothing_on_it_is_dominated(found: list[Point]) -> None:
-    front, beaten = pareto.front(found), dominated(found)
+    front, beaten = pareto.front(found), dominated(found, clearly(found))
     assert bool(front) == bool(found)
     assert not front & beaten.keys()
     on = sorted((one for one in found if one.name in front), key=lambda one: (one.latency.value, one.accuracy.value))
@@ -48,18 +60,24 @@ def test_the_front_is_what_nothing_surpasses_and_nothing_on_it_is_dominated(foun
 
 
 @given(points())
-def test_what_dominates_is_itself_dominated_by_none(found: list[Point]) -> None:
-    beaten = dominated(found)
-    assert not set(beaten.values()) & beaten.keys()
+def test_what_is_dominated_is_slower_with_confidence_and_no_more_accurate(found: list[Point]) -> None:
+    slower, by_name = clearly(found), {one.name: one for one in found}
+    beaten = dominated(found, slower)
+    for one in found:
+        better = [
+            other.name for other in found if slower(other.name, one.name) and other.accuracy.value >= one.accuracy.value
+        ]
+        assert (one.name in beaten) == bool(better)
+        assert not better or by_name[beaten[one.name]].latency.value == min(by_name[n].latency.value for n in better)
 
 
 @given(candidates(), st.floats(0.01, 3000))
-def test_the_best_holds_the_limit_and_no_other_that_does_is_better_for_certain(
+def test_the_best_holds_the_limit_and_no_other_that_does_is_better_with_confidence(
     found: list[Candidate], limit: float
 ) -> None:
     by_name = {one.name: one for one in found}
     holding = [one for one in found if one.bounds["p99"] < limit]
-    best = pareto.best(found, "p99", limit)
+    best = pareto.best(found, "p99", limit, apart)
     if not holding:
         assert best.best is None
         assert best.alike == ()
@@ -72,7 +90,7 @@ def test_the_best_holds_the_limit_and_no_other_that_does_is_better_for_certain(
     assert [by_name[name].median for name in (best.best, *best.alike)] == sorted(
         by_name[name].median for name in (best.best, *best.alike)
     )
-    # Whoever holds the limit, is faster and was not chosen, is less accurate than another for certain.
+    # Whoever holds the limit, is faster and was not chosen, is less accurate than another with confidence.
     for one in holding:
         if one.median < chosen.median:
             assert any((one.accuracy.high or 0) < (other.accuracy.low or 0) for other in holding)
@@ -81,7 +99,7 @@ def test_the_best_holds_the_limit_and_no_other_that_does_is_better_for_certain(
 @given(candidates(), st.floats(0.01, 3000), st.floats(1, 10))
 def test_a_wider_limit_never_costs_accuracy(found: list[Candidate], limit: float, factor: float) -> None:
     by_name = {one.name: one for one in found}
-    near, far = pareto.best(found, "p99", limit), pareto.best(found, "p99", limit * factor)
+    near, far = pareto.best(found, "p99", limit, apart), pareto.best(found, "p99", limit * factor, apart)
     if near.best is not None:
         assert far.best is not None
         assert (by_name[far.best].accuracy.high or 0) >= (by_name[near.best].accuracy.low or 0)
@@ -115,10 +133,10 @@ def test_of_equals_the_faster_and_of_better_ones_the_better() -> None:
         return Candidate(name=name, median=median, accuracy=wilson(right / 1000, 1000), bounds={"p99": 2 * median})
 
     small, rival, large = made("small", 1.0, 900), made("rival", 1.5, 905), made("large", 9.0, 980)
-    assert pareto.best([large, rival, small], "p99", 5.0).best == "small"
-    assert pareto.best([large, rival, small], "p99", 5.0).alike == ("rival",)
-    assert pareto.best([large, rival, small], "p99", 20.0).best == "large"
-    assert pareto.best([large, rival, small], "p99", 1.0).best is None
+    assert pareto.best([large, rival, small], "p99", 5.0, apart).best == "small"
+    assert pareto.best([large, rival, small], "p99", 5.0, apart).alike == ("rival",)
+    assert pareto.best([large, rival, small], "p99", 20.0, apart).best == "large"
+    assert pareto.best([large, rival, small], "p99", 1.0, apart).best is None
 
 
 @given(st.lists(st.one_of(st.just(math.inf), st.floats(1.0, 1e9)), max_size=600))

@@ -8,10 +8,11 @@ from zlib import crc32
 import numpy as np
 import pytest
 
+from loadtest.analysis.intervals import Estimate
 from loadtest.analysis.scaling import Response, response
 from loadtest.results.claims import JudgedClaim, judge
-from loadtest.results.flags import Row
-from loadtest.results.pairs import compare
+from loadtest.results.pairs import Comparisons, compare
+from loadtest.results.row import Row
 from medserve.study import Claim, Subject
 from medserve.tables import TIMING_MISTAKES
 
@@ -21,29 +22,33 @@ SIZES = (28, 224)
 
 
 def row(framework: str | None, size: int, form: str | None, profile: str = "in-process-1") -> Row:
-    return {
-        "cell": f"{framework}-{size}.{form}.{profile}",
-        "dataset": "bloodmnist",
-        "size": size,
-        "architecture": "cnn",
-        "framework": framework,
-        "format": form,
-        "runtime": "onnx_runtime" if form == "onnx" else framework,
-        "precision": "float32",
-        "device": "cpu",
-        "threads": 1,
-        "batch_images": 1,
-        "seed": 0,
-        "profile": profile,
-        "trap": next((trap for trap in TIMING_MISTAKES if profile.endswith(trap)), None),
-        "batch": 1,
-        "mode": {"in": "in-process", "cl": "closed-loop"}.get(profile[:2], "open-loop"),
-        "status": "done",
-        "reason": None,
-        "accuracy": None if framework is None else ACCURACY[framework],
-        "source_artifact": f"{framework}-{size}.{form}",
-        "variant": None,
-    }
+    return Row(
+        study="made",
+        trained_in=framework,
+        valid=True,
+        p50=Estimate(value=1.0),
+        cell=f"{framework}-{size}.{form}.{profile}",
+        dataset="bloodmnist",
+        size=size,
+        architecture="cnn",
+        framework=framework,
+        format=form,
+        runtime="onnx_runtime" if form == "onnx" else framework,
+        precision="float32",
+        device="cpu",
+        threads=1,
+        batch_images=1,
+        seed=0,
+        profile=profile,
+        trap=next((trap for trap in TIMING_MISTAKES if profile.endswith(trap)), None),
+        batch=1,
+        mode={"in": "in-process", "cl": "closed-loop"}.get(profile[:2], "open-loop"),
+        status="done",
+        reason=None,
+        accuracy=None if framework is None else ACCURACY[framework],
+        source_artifact=f"{framework}-{size}.{form}",
+        variant=None,
+    )
 
 
 ROWS = [row(*each) for each in product(FACTOR, SIZES, ("native", "onnx"))] + [row(None, 28, None)]
@@ -80,7 +85,8 @@ TRAINED = {(framework, size): [share] for (framework, share), size in product(AC
 
 
 def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[JudgedClaim]:
-    return judge([one], [*ROWS, *others], percentiles, responses, trained, images=3421)
+    rows = [*ROWS, *others]
+    return judge([one], rows, Comparisons(rows, percentiles), responses, trained, images=3421)
 
 
 JAX, PYTORCH, KERAS = Subject(framework="flax_nnx"), Subject(framework="pytorch"), Subject(framework="keras_tf")

@@ -139,7 +139,7 @@ def test_two_runs_share_no_block_and_are_compared_by_welch() -> None:
     assert unpaired([], [2.0]).value is None
 
 
-def test_a_small_but_certain_difference_is_called_equivalent_only_if_that_is_certain_for_all_pairs() -> None:
+def test_a_small_difference_is_equivalent_only_where_that_holds_for_all_pairs_together() -> None:
     generator = np.random.default_rng(3)
     clear = [_campaign(generator, 1.3, 0.001, 5) for _ in range(20)]
     barely = ratio(blocks(1.0, 1.0, 1.0, 1.0), blocks(1.035, 1.045, 1.035, 1.045))

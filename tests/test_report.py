@@ -3,7 +3,6 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +11,7 @@ from made_run import build, study
 
 from loadtest.report import page, wording
 from loadtest.results import table
-from loadtest.results.flags import deployment
+from loadtest.results.row import Row, published
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -85,10 +84,10 @@ def read(run: Path) -> Reader:
     return Reader((run / "report.html").read_text())
 
 
-def by_deployment(run: Path) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def by_deployment(run: Path) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in table.rows(table.read(run)):
-        found.setdefault(deployment(row), []).append(row)
+        found.setdefault(row.deployment, []).append(row)
     return found
 
 
@@ -101,8 +100,8 @@ def test_the_page_holds_every_deployment_with_the_very_numbers_of_the_rows(run: 
         "open-50": ("p50_ms", "p99_ms"),
     }
     for name, found in by_deployment(run).items():
-        expected = [row[key] for row in found for key in wanted[row["profile"]]]
-        expected += [found[0]["accuracy"], found[0]["parity_max_abs"]]
+        expected = [published(row)[key] for row in found for key in wanted[row.profile]]
+        expected += [found[0].accuracy, found[0].parity_max_abs]
         shown = [None if value is None else float(value) for _, value, _ in lines[name][1:-1]]
         assert shown == expected, name
 
@@ -120,9 +119,9 @@ def test_markdown_holds_the_same_tables_as_the_page(run: Path, read: Reader) -> 
 
 
 def test_medians_and_ratios_are_those_that_were_made(run: Path, read: Reader) -> None:
-    found = {row["cell"]: row for row in table.rows(table.read(run))}
+    found = {row.cell: row for row in table.rows(table.read(run))}
     first = found["synthetic-28-cnn-pytorch-s0.onnx.onnx_runtime.cpu-t1.closed-1"]
-    assert first["p50_ms"] == pytest.approx(0.5, rel=1e-3)
+    assert first.p50.value == pytest.approx(0.5, rel=1e-3)
     ratios = [line for table in read.tables for line in table if "TorchScript / ONNX" in line[0][0]]
     assert {cell for cell, _, _ in ratios[0] if cell.startswith(f"0.500{wording.TIMES}")}
     assert [float(value) for cell, value, _ in ratios[0] if wording.TIMES in cell and value] == pytest.approx(

@@ -160,7 +160,7 @@ def test_every_launch_is_a_line_of_its_own(read: facts.Facts) -> None:
 
 def test_latency_against_the_delivered_rate_marks_the_saturation_point(read: facts.Facts) -> None:
     words = said(load.rates(read))
-    delivered = next(row for row in read.rows if row["profile"] == "poisson-50")["rate_delivered"]
+    delivered = next(row for row in read.rows if row.profile == "poisson-50").rate_delivered
     assert [word for word in words if f"{wording.number(delivered)} requests/s: p50 0.50" in word]
     assert [word for word in words if ": p99 0.7" in word]
     assert load.users(read) is None, "one number of users is no ladder"
@@ -203,7 +203,7 @@ def test_what_was_measured_wrongly_on_purpose_is_shown_nowhere(tmp_path: Path) -
     profiles = ("in-process-1-one-image", "closed-1-json", "in-process-1", "closed-1")
     made = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=profiles),))
     read = facts.read(build(tmp_path / "run", made, latency))
-    assert {row["profile"] for row in read.mistaken} == set(profiles[:2])
+    assert {row.profile for row in read.mistaken} == set(profiles[:2])
     assert {words[0] for words in lines(choose.objectives(read))} == {
         "p99\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}ms"
     }

@@ -61,9 +61,9 @@ def test_the_large_run_is_a_run_of_200_cells(tmp_path: Path) -> None:
     large.make(tmp_path / "large", 40_000)
     rows = table.rows(table.read(tmp_path / "large"))
     assert len(rows) == 200
-    assert {row["status"] for row in rows} == {"done"}
-    assert {row["launches"] for row in rows} == {5}
-    assert sum(row["n"] for row in rows) == 40_000
+    assert {row.status for row in rows} == {"done"}
+    assert {row.launches for row in rows} == {5}
+    assert sum(row.n for row in rows) == 40_000
     with pytest.raises(CannotRun, match="exists"):
         next(publishing.measure(tmp_path / "large", 0.001))
 

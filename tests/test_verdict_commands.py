@@ -4,21 +4,26 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import build, study
+from made_run import FRAMEWORKS, build, study
+from msgspec.structs import replace
 
 from loadtest import samples
-from loadtest.report import page
+from loadtest.report import comparison, facts, page, wording
+from loadtest.report.sections import choose, formats
 from loadtest.results import regression, table
+from loadtest.results.claims import judge
 from loadtest.results.verify import verify
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Result
 from medserve.spec import Cell
-from medserve.study import Deployed, Measure
+from medserve.study import Claim, Deployed, Measure, Subject
 
 MADE = study(sizes=(28,), frameworks=("pytorch", "keras_tf"), measure=(Measure(profiles=("in-process-1", "closed-1")),))
 
@@ -58,6 +63,75 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     assert "native against ONNX, closed-1: p50 of the second over the first" in text
     assert "28  pytorch torchscript" in text, "which two are compared must be readable on a narrow terminal"
     assert medserve("compare", run, "--percentile", "99", "--format", "csv").stdout.count("\n") == len(found) + 1
+
+
+def test_compare_the_report_and_the_claims_name_the_same_verdicts(tmp_path: Path) -> None:
+    """On a run with clear, equivalent and noisy pairs, and a deployment whose certificate is not valid."""
+
+    def noisy(deployed: Deployed, cell: Cell, index: int) -> float:
+        factor = {"pytorch": 1.0, "keras_tf": 1.02, "flax_nnx": 1.6}[deployed.export.framework]
+        noise = 0.002 if cell.profile.name == "closed-1" else 0.1
+        drawn = np.random.default_rng([zlib.crc32(cell.name.encode()), index])
+        return factor * latency(deployed, cell, index % 3) * float(np.exp(drawn.normal(0, noise)))
+
+    subjects = [Subject(framework=name, format=form) for name in FRAMEWORKS for form in ("native", "onnx")]
+    asked = [
+        Claim(who="A study", what="It is so", where="abstract", test="faster", first=first, second=second)
+        for first, second in permutations(subjects, 2)
+    ]
+    measure = (Measure(profiles=("in-process-1", "closed-1")),)
+    made = study(sizes=(28,), measure=measure, launches=5, claims=tuple(asked))
+    folder = build(tmp_path / "made", made, noisy)
+    for path in folder.glob("results/*stablehlo*/*/result.json"):
+        result = store.read_json(path, Result)
+        assert result.artifact is not None
+        proof = replace(result.artifact.certificate, valid=False, reason="it computes something else")
+        artifact = replace(result.artifact, certificate=proof)
+        store.write_json(path, replace(result, artifact=artifact))
+        store.write_json(folder / "artifacts" / artifact.name / "artifact.json", artifact)
+
+    found = facts.read(folder)
+    said = json.loads(medserve("compare", folder, "--format", "json").stdout)
+    assert {one["verdict"] for one in said} == {"faster", "slower", "equivalent", "undecided", "not comparable"}
+    opposite = {"faster": "slower", "slower": "faster"}
+    verdicts = {(one["profile"], one["first"], one["second"]): one["verdict"] for one in said}
+    verdicts |= {(at, second, first): opposite.get(word, word) for (at, first, second), word in verdicts.items()}
+    invalid = {row.deployment for row in found.rows if row.framework and not row.valid}
+    assert len(invalid) == 1
+    for (_, first, second), verdict in verdicts.items():
+        assert (verdict == "not comparable") == bool({first, second} & invalid)
+
+    table_of_formats = formats.table(found)
+    assert table_of_formats is not None
+    ratios = [cell.hint for line in table_of_formats.lines for cell in line.cells if wording.TIMES in cell.text]
+    assert sorted(ratios) == sorted(
+        one["verdict"] for one in said if one["kind"] == "native against ONNX" and one["verdict"] != "not comparable"
+    )
+
+    by_subject = {(row.framework, "onnx" if row.format == "onnx" else "native"): row.deployment for row in found.rows}
+    compared = 0
+    for entry in judge(asked, found.rows, found.comparisons, lambda *_: None, {}, 1024):
+        first, second = (by_subject[one.framework, one.format] for one in (entry.claim.first, entry.claim.second))
+        if {first, second} & invalid:
+            assert entry.finding == "not testable here"
+        elif verdict := verdicts.get((entry.profile, first, second)):
+            compared += 1
+            assert entry.verdict == verdict
+            assert entry.finding == {"slower": "holds", "undecided": "undecided"}.get(verdict, "does not hold")
+    assert compared == sum(verdict != "not comparable" for verdict in verdicts.values())
+
+    for profile in ("in-process-1", "closed-1"):
+        fastest = comparison.fastest([row for row in found.rows if row.profile == profile], found.comparisons)
+        assert fastest is not None
+        rivals = {row.deployment for row in fastest.rivals}
+        for (where, first, second), verdict in verdicts.items():
+            if (where, first) == (profile, fastest.row.deployment) and verdict != "not comparable":
+                assert (second in rivals) == (verdict != "slower")
+    for plane in choose.planes_of(found):
+        assert not invalid & plane.rows.keys()
+        assert plane.dominated
+        for name, better in plane.dominated.items():
+            assert verdicts.get((plane.profile, better, name), "slower") == "slower"
 
 
 def test_two_runs_show_what_became_slower(run: Path, tmp_path: Path) -> None:

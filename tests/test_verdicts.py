@@ -8,7 +8,8 @@ import pytest
 from made_run import MS, Change, Columns, build, study
 
 from loadtest import samples
-from loadtest.results.table import Row, read, rows
+from loadtest.results.row import Row
+from loadtest.results.table import read, rows
 from loadtest.results.writers import render, short
 from medserve import store
 from medserve.result import Check, Result, SelfTest, Window
@@ -41,7 +42,7 @@ def with_selftest(run: Path, *checks: Check, roofline: float = 1e6) -> None:
 
 
 def pick(run: Path, profile: str, runtime: str = "torchscript") -> Row:
-    (row,) = [row for row in rows(read(run)) if (row["profile"], row["runtime"]) == (profile, runtime)]
+    (row,) = [row for row in rows(read(run)) if (row.profile, row.runtime) == (profile, runtime)]
     return row
 
 
@@ -58,9 +59,9 @@ def test_two_populations_of_latency_are_flagged_not_averaged_away(tmp_path: Path
 
     run = made(tmp_path, "in-process-1", change=at("in-process-1", two))
     row = pick(run, "in-process-1")
-    assert row["bimodal"] is True
-    assert "bimodal: " in row["reason"]
-    assert row["valid"]
+    assert row.bimodal is True
+    assert "bimodal: " in row.reason
+    assert row.valid
 
 
 def test_launches_that_only_rise_are_flagged(tmp_path: Path) -> None:
@@ -69,36 +70,36 @@ def test_launches_that_only_rise_are_flagged(tmp_path: Path) -> None:
     )
     run = build(tmp_path / "run", asked, lambda deployed, cell, index: 1.0 + 0.1 * index)
     row = pick(run, OPEN)
-    assert row["drifting"] is True
-    assert "only rise, from 1 to 1.4 ms" in row["reason"]
+    assert row.drifting is True
+    assert "only rise, from 1 to 1.4 ms" in row.reason
 
 
 def test_a_run_without_faults_has_valid_rows_and_nothing_to_say(tmp_path: Path) -> None:
     run = made(tmp_path, "in-process-1", OPEN)
     with_selftest(run)
     row = pick(run, OPEN)
-    assert (row["valid"], row["reason"], row["steady"], row["saturation"], row["cached"]) == (
+    assert (row.valid, row.reason, row.steady, row.saturation, row.cached) == (
         True,
         None,
         True,
         None,
         None,
     )
-    assert row["p50_service_ms"] == pytest.approx(0.98 * row["p50_ms"], rel=1e-3)
-    assert row["p50_uncorrected_ms"] == row["p50_service_ms"]
-    assert (row["lag_p50_us"], row["lag_p99_us"]) == (pytest.approx(20.01), pytest.approx(20.01))
-    assert pick(run, "in-process-1")["p50_service_ms"] is None
+    assert row.p50_service_ms == pytest.approx(0.98 * row.p50.value, rel=1e-3)
+    assert row.p50_uncorrected_ms == row.p50_service_ms
+    assert (row.lag_p50_us, row.lag_p99_us) == (pytest.approx(20.01), pytest.approx(20.01))
+    assert pick(run, "in-process-1").p50_service_ms is None
 
 
 def test_a_missing_selftest_is_a_reason_and_a_failed_one_makes_every_row_invalid(tmp_path: Path) -> None:
     run = made(tmp_path, "in-process-1", OPEN)
     row = pick(run, OPEN)
-    assert (row["valid"], row["reason"]) == (True, "this run has no self-test of the load generator")
-    assert pick(run, "in-process-1")["reason"] is None
+    assert (row.valid, row.reason) == (True, "this run has no self-test of the load generator")
+    assert pick(run, "in-process-1").reason is None
     with_selftest(run, FINE, Check(name="planted stall", measured=4.0, truth=1000.0, limit=50.0, unit="ms", ok=False))
     for row in rows(read(run)):
-        assert not row["valid"]
-        assert "load-generator self-test failed: planted stall" in row["reason"]
+        assert not row.valid
+        assert "load-generator self-test failed: planted stall" in row.reason
 
 
 def held_up(columns: Columns) -> Columns:
@@ -110,9 +111,9 @@ def test_a_late_client_makes_a_row_invalid(tmp_path: Path) -> None:
     run = made(tmp_path, OPEN, "closed-1", change=at(OPEN, held_up))
     with_selftest(run)
     row = pick(run, OPEN)
-    assert not row["valid"]
-    assert row["reason"].startswith("the client sent late: p50 from the intended start is 50 % above")
-    assert pick(run, "closed-1")["valid"]
+    assert not row.valid
+    assert row.reason.startswith("the client sent late: p50 from the intended start is 50 % above")
+    assert pick(run, "closed-1").valid
     assert "invalid" in render([row], "markdown")
     assert "!" in str([list(column.cells) for table in short([row])[0] for column in table.columns])
 
@@ -132,36 +133,36 @@ def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fau
     run = made(tmp_path, OPEN, change=lambda cell, _: columns | plain)
     with_selftest(run)
     row = pick(run, OPEN)
-    assert row["p50_ms"] > 5 * row["p50_service_ms"]
-    assert row["valid"]
-    assert "no steady state" in row["reason"]
+    assert row.p50.value > 5 * row.p50_service_ms
+    assert row.valid
+    assert "no steady state" in row.reason
     monkeypatch.setattr(samples, "MAX_IN_FLIGHT", 1000)
-    assert "the client sent late" in pick(run, OPEN)["reason"]
+    assert "the client sent late" in pick(run, OPEN).reason
 
 
 def test_a_cell_near_the_generators_roofline_is_refused_but_not_the_floor_nor_one_user(tmp_path: Path) -> None:
     # The made closed loops answer 333, 278 and 72 a second.
     run = made(tmp_path, *LADDER)
     with_selftest(run, roofline=350.0)
-    assert pick(run, "closed-1")["valid"]
+    assert pick(run, "closed-1").valid
     row = pick(run, "closed-2")
-    assert not row["valid"]
-    assert "requests/s are 79 % of the generator's roofline, 350 (limit 70 %)" in row["reason"]
-    assert pick(run, "closed-8")["valid"]
-    assert pick(run, "closed-2", "null")["valid"]
+    assert not row.valid
+    assert "requests/s are 79 % of the generator's roofline, 350 (limit 70 %)" in row.reason
+    assert pick(run, "closed-8").valid
+    assert pick(run, "closed-2", "null").valid
 
 
 def test_beyond_the_saturation_point_latency_is_removed_and_throughput_is_kept(tmp_path: Path) -> None:
     run = made(tmp_path, *LADDER, "idle-10ms", change=lambda cell, columns: columns | busy(cell, columns))
     with_selftest(run)
     one, two, eight = (pick(run, profile) for profile in LADDER)
-    assert [row["saturation"] for row in (one, two, eight)] == [False, True, False]
-    assert two["p50_ms"] == pytest.approx(1.2, rel=1e-2)
-    assert (eight["p50_ms"], eight["p99_high"]) == (None, None)
-    assert eight["throughput"] > two["throughput"]
-    assert "beyond the saturation point (2 users)" in eight["reason"]
-    assert eight["valid"]
-    assert pick(run, "idle-10ms")["saturation"] is None
+    assert [row.saturation for row in (one, two, eight)] == [False, True, False]
+    assert two.p50.value == pytest.approx(1.2, rel=1e-2)
+    assert (eight.p50.value, eight.p99.high) == (None, None)
+    assert eight.throughput > two.throughput
+    assert "beyond the saturation point (2 users)" in eight.reason
+    assert eight.valid
+    assert pick(run, "idle-10ms").saturation is None
 
 
 def busy(cell: Cell, columns: Columns) -> Columns:
@@ -180,13 +181,13 @@ def test_a_run_that_never_settles_says_so_and_stays_valid(tmp_path: Path) -> Non
     run = made(tmp_path, "closed-1", change=at("closed-1", slower))
     with_selftest(run)
     row = pick(run, "closed-1")
-    assert (row["steady"], row["valid"]) == (False, True)
-    assert "no steady state: median rose from 0.996 ms to 4" in row["reason"]
-    assert "(in 2 of 2 launches)" in row["reason"]
+    assert (row.steady, row.valid) == (False, True)
+    assert "no steady state: median rose from 0.996 ms to 4" in row.reason
+    assert "(in 2 of 2 launches)" in row.reason
 
 
 def test_too_few_requests_leave_the_steady_state_open(tmp_path: Path) -> None:
-    assert pick(made(tmp_path, "closed-1", count=30), "closed-1")["steady"] is None
+    assert pick(made(tmp_path, "closed-1", count=30), "closed-1").steady is None
 
 
 def test_disturbed_windows_are_counted_with_their_reason(tmp_path: Path) -> None:
@@ -197,10 +198,10 @@ def test_disturbed_windows_are_counted_with_their_reason(tmp_path: Path) -> None
     run = made(tmp_path, "closed-1", "in-process-1", windows=(calm, calm, stolen))
     with_selftest(run)
     row = pick(run, "closed-1")
-    assert (row["windows"], row["disturbed"], row["valid"]) == (6, 2, True)
-    assert "2 of 6 windows disturbed: 30 % of a core stolen" in row["reason"]
+    assert (row.windows, row.disturbed, row.valid) == (6, 2, True)
+    assert "2 of 6 windows disturbed: 30 % of a core stolen" in row.reason
     assert "disturbed" in render([row], "markdown")
-    assert (pick(run, "in-process-1")["windows"], pick(run, "in-process-1")["disturbed"]) == (0, 0)
+    assert (pick(run, "in-process-1").windows, pick(run, "in-process-1").disturbed) == (0, 0)
 
 
 @pytest.mark.parametrize(("second", "cached"), [(0.2, True), (1.0, False)])
@@ -217,10 +218,10 @@ def test_a_caching_server_makes_all_its_rows_over_http_invalid(tmp_path: Path, s
         store.write_json(folder / "result.json", Result(**{**_fields(result), "files": files}))
     for profile in ("closed-1", OPEN):
         row = pick(run, profile)
-        assert (row["cached"], row["valid"]) == (cached, not cached)
-        assert ("the server caches" in str(row["reason"])) == cached
-    assert pick(run, "in-process-1")["valid"]
-    assert pick(run, "closed-1", "null")["cached"] is None
+        assert (row.cached, row.valid) == (cached, not cached)
+        assert ("the server caches" in str(row.reason)) == cached
+    assert pick(run, "in-process-1").valid
+    assert pick(run, "closed-1", "null").cached is None
 
 
 def _fields(result: Result) -> dict[str, Any]:
@@ -232,4 +233,4 @@ def test_wrong_answers_are_counted_among_the_failed(tmp_path: Path) -> None:
         return columns | {"wrong": np.arange(len(columns["sent_ns"])) < 3}
 
     row = pick(made(tmp_path, "closed-1", change=at("closed-1", wrong)), "closed-1")
-    assert (row["wrong"], row["failed"]) == (6, 6)
+    assert (row.wrong, row.failed) == (6, 6)

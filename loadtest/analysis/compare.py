@@ -10,6 +10,7 @@ from math import exp, isfinite, log, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from msgspec.structs import replace
 from scipy.special import stdtr, stdtrit
 
 from loadtest.analysis.intervals import LEVEL
@@ -104,6 +105,15 @@ def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
         else:
             found.append(Judged(ratio=ratio, verdict="undecided", more=_more_launches(ratio, margin)))
     return found
+
+
+def swapped(judged: Judged) -> Judged:
+    """The verdict on the first of two, from that on the second."""
+    found, verdict = judged.ratio, judged.verdict
+    value, low, high = (end and 1 / end for end in (found.value, found.high, found.low))
+    if verdict in ("faster", "slower"):
+        verdict = "slower" if verdict == "faster" else "faster"
+    return replace(judged, ratio=replace(found, value=value, low=low, high=high), verdict=verdict)
 
 
 def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float, margin: float) -> Ratio:

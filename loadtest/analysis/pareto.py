@@ -1,20 +1,21 @@
 """Accuracy against latency: the Pareto front, dominated deployments, and the best deployment for an objective."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import ceil, floor, inf, isfinite, log10
 
 from loadtest.analysis.intervals import Interval
 from medserve.spec import Noun
 
+Slower = Callable[[str, str], bool]
+"""Whether the second of two deployments is slower with 95 % confidence, by a paired comparison."""
 STEPS = (1.0, 2.0, 5.0)
 """Limits in every decade."""
 
 
 class Point(Noun, frozen=True, kw_only=True):
-    """A deployment on the plane of latency (ms) and accuracy (share). Points of one `model` have the same accuracy."""
+    """A deployment on the plane of latency (ms) and accuracy (share)."""
 
     name: str
-    model: str
     latency: Interval
     accuracy: Interval
 
@@ -35,7 +36,7 @@ class Candidate(Noun, frozen=True, kw_only=True):
 class Choice(Noun, frozen=True, kw_only=True):
     """The best candidate whose `percentile` lies below `limit` ms with 95 % confidence; null when there is none.
 
-    `alike` also keep the limit and may be as accurate, but are slower.
+    `alike` also keep the limit, may be as accurate, and are not slower with 95 % confidence.
     """
 
     limit: float
@@ -58,16 +59,18 @@ def front(points: Collection[Point]) -> set[str]:
     }
 
 
-def dominated(points: Sequence[Point]) -> dict[str, str]:
-    """The points that another one dominates with 95 % confidence, and by which: slower, and no more accurate.
+def dominated(points: Sequence[Point], slower: Slower) -> dict[str, str]:
+    """The points that another one dominates, and by which: slower with 95 % confidence, and no more accurate.
 
-    That other one is the fastest that dominates them, so nothing dominates it.
+    That other one is the fastest that dominates them.
     """
     found: dict[str, str] = {}
     ordered = sorted(points, key=lambda point: point.latency.value)
-    for point in ordered:
-        if by := next((other.name for other in ordered if _dominates(other, point)), None):
-            found[point.name] = by
+    for place, point in enumerate(ordered):
+        for other in ordered[:place]:
+            if other.accuracy.value >= point.accuracy.value and slower(other.name, point.name):
+                found[point.name] = other.name
+                break
     return found
 
 
@@ -87,7 +90,7 @@ def limits(bounds: Collection[float]) -> list[float]:
     return [limit for limit in ladder if min(known) < limit <= last]
 
 
-def best(candidates: Collection[Candidate], percentile: str, limit: float) -> Choice:
+def best(candidates: Collection[Candidate], percentile: str, limit: float, slower: Slower) -> Choice:
     """The fastest of the candidates below the limit whose accuracy interval overlaps with that of the most accurate.
 
     As accuracies are shares of the same test images, to compare intervals asks for more than a paired test would.
@@ -96,17 +99,10 @@ def best(candidates: Collection[Candidate], percentile: str, limit: float) -> Ch
     if not within:
         return Choice(limit=limit, percentile=percentile, best=None)
     floors, ceilings = zip(*(_ends(candidate.accuracy) for candidate in within), strict=True)
-    alike = [candidate for candidate, ceiling in zip(within, ceilings, strict=True) if ceiling >= max(floors)]
-    first, *others = sorted(alike, key=lambda candidate: candidate.median)
-    return Choice(limit=limit, percentile=percentile, best=first.name, alike=tuple(other.name for other in others))
-
-
-def _dominates(first: Point, second: Point) -> bool:
-    if first.latency.high is None or second.latency.low is None or first.latency.high >= second.latency.low:
-        return False
-    if first.model == second.model:
-        return True
-    return (first.accuracy.low or 0.0) >= (second.accuracy.high or 1.0)
+    accurate = [candidate for candidate, ceiling in zip(within, ceilings, strict=True) if ceiling >= max(floors)]
+    first, *others = sorted(accurate, key=lambda candidate: candidate.median)
+    alike = tuple(other.name for other in others if not slower(first.name, other.name))
+    return Choice(limit=limit, percentile=percentile, best=first.name, alike=alike)
 
 
 def _ends(found: Interval) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from rich.table import Table
 from loadtest.analysis.compare import Verdict
 from loadtest.commands.shared import and_more
 from loadtest.results import pairs, regression, table
-from loadtest.results.flags import deployment
 from loadtest.results.launch_summary import SHARES
 from loadtest.results.pairs import Compared
 from loadtest.results.regression import Changed
@@ -54,7 +53,7 @@ def within_run(folder: Path, percentile: float, margin: float, form: str) -> Non
         return
     console = Console()
     # The names of deployments are too long for two columns.
-    short = {deployment(row): f"{row['framework']} {row['runtime']}" for row in rows}
+    short = {row.deployment: f"{row.framework} {row.runtime}" for row in rows}
     for kind, profile in dict.fromkeys((pair.kind, pair.profile) for pair in found):
         same = [pair for pair in found if (pair.kind, pair.profile) == (kind, profile)]
         console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+from loadtest.analysis.intervals import Estimate, Interval
 from loadtest.report import wording
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column
 from loadtest.report.wording import ABSENT, Labels, number
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 
 
 def data_column(facts: Facts) -> list[Column]:
@@ -16,13 +17,13 @@ def data_column(facts: Facts) -> list[Column]:
 
 def deployment_cell(facts: Facts, labels: Labels, row: Row, hint: str = "") -> Cell:
     """The framework, beside it the kind of deployment and, if there are several, the data set."""
-    kind = ", ".join([labels.kind(row), *facts.datasets(row["dataset"])])
-    return Cell(wording.framework(row["framework"]), kind, hint=hint, mark=wording.mark(row))
+    kind = ", ".join([labels.kind(row), *facts.datasets(row.dataset)])
+    return Cell(wording.framework(row.framework), kind, hint=hint, mark=wording.mark(row))
 
 
 def deployment_cells(facts: Facts, labels: Labels, row: Row) -> list[Cell]:
     """The deployment and the image size."""
-    return [deployment_cell(facts, labels, row), Cell(str(row["size"]), value=row["size"])]
+    return [deployment_cell(facts, labels, row), Cell(str(row.size), value=row.size)]
 
 
 def number_cell(value: float | None) -> Cell:
@@ -32,14 +33,19 @@ def number_cell(value: float | None) -> Cell:
 
 def median_cell(row: Row | None) -> Cell:
     """The median of a row with its interval, or a dash with the reason."""
-    if row is None or row["p50_ms"] is None:
-        return Cell(ABSENT, tone="muted", hint=(row and row["reason"]) or "")
-    return Cell(number(row["p50_ms"]), wording.interval(row["p50_low"], row["p50_high"]), row["p50_ms"])
+    if row is None or row.p50.value is None:
+        return Cell(ABSENT, tone="muted", hint=(row and row.reason) or "")
+    return interval_cell(row.p50)
+
+
+def interval_cell(found: Estimate | Interval) -> Cell:
+    """A value with its interval, or a dash."""
+    return Cell(number(found.value), wording.interval(found.low, found.high), found.value)
 
 
 def remarks_by_profile(facts: Facts, reasons: Mapping[str, list[Row]]) -> tuple[str, ...]:
     """Each reason with the ways of measuring to which it applies."""
     return tuple(
-        f"{'; '.join(wording.profile(facts.profiles[row['profile']]) for row in rows)}: {reason}"
+        f"{'; '.join(wording.profile(facts.profiles[row.profile]) for row in rows)}: {reason}"
         for reason, rows in reasons.items()
     )

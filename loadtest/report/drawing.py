@@ -10,7 +10,7 @@ from msgspec import Struct
 from loadtest.report import scales, wording
 from loadtest.report.scales import Domain, Spread
 from loadtest.report.wording import MUTED, number
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
@@ -102,12 +102,12 @@ def point(
     **other: Any,
 ) -> Point:
     """A point of a row, in the colour of its framework and with the mark of its kind."""
-    null = row["framework"] is None
+    null = row.framework is None
     return Point(
         series=series,
-        framework="null" if null else wording.framework(row["framework"]),
-        colour=wording.colour(row["framework"]),
-        kind="null" if null else "ONNX" if row["format"] == "onnx" else "native",
+        framework="null" if null else wording.framework(row.framework),
+        colour=wording.colour(row.framework),
+        kind="null" if null else "ONNX" if row.format == "onnx" else "native",
         value=value,
         low=ends[0],
         high=ends[1],
@@ -119,7 +119,7 @@ def point(
 def median_point(row: Row, series: str, name: str, tail: float | None = None) -> Point:
     """The median of a row with its interval; `name` begins its label."""
     label = f"{name}: median {wording.estimate(row)}" + (f", p99 {number(tail)} ms" if tail is not None else "")
-    return point(row, series, label, row["p50_ms"], (row["p50_low"], row["p50_high"]), tail=tail)
+    return point(row, series, label, row.median, (row.p50.low, row.p50.high), tail=tail)
 
 
 def extremes(points: Sequence[Point], unit: str = " ms") -> str:

@@ -9,7 +9,8 @@ from loadtest.analysis.distribution import Curve
 from loadtest.report import comparison, wording
 from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
-from loadtest.results.table import Row
+from loadtest.results.pairs import Comparisons
+from loadtest.results.row import PERCENTILES, Row
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -23,7 +24,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
     (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
-    and launch; `breakdowns` are of the cells with single images and one user over HTTP.
+    and launch; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of
+    rows by `medians`.
     """
 
     study: Study
@@ -41,6 +43,7 @@ class Facts(msgspec.Struct, frozen=True):
     agreements: list[Agreement]
     selftest: SelfTest | None
     breakdowns: dict[str, tuple[Term, ...]]
+    comparisons: Comparisons
 
     @property
     def licences(self) -> list[str]:
@@ -67,8 +70,8 @@ class Facts(msgspec.Struct, frozen=True):
         """Medians in milliseconds by block, and in it by the size in pixels, of the rows of one deployment."""
         found: dict[int, dict[int, float]] = {}
         for row in rows:
-            for block, median in self.medians[row["cell"]].items():
-                found.setdefault(block, {})[row["size"]] = median
+            for block, median in self.medians[row.cell].items():
+                found.setdefault(block, {})[row.size] = median
         return found
 
     def datasets(self, name: str) -> list[str]:
@@ -86,7 +89,7 @@ def read(run: Path) -> Facts:
         run, with_breakdown=lambda profile: profile.mode != "in-process" and comparison.is_single(profile)
     )
     rows = table.rows(measured)
-    study = measured.study
+    study, medians = measured.study, measured.central_latencies()
     matrix = plan(study)
     results = _results(run, study, matrix)
     # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
@@ -103,10 +106,10 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=[row for row in rows if row["trap"] is None],
-        mistaken=[row for row in rows if row["trap"] is not None],
-        medians=measured.central_latencies(),
-        percentiles={name: measured.percentiles(share) for name, share in table.PERCENTILES.items()},
+        rows=[row for row in rows if row.trap is None],
+        mistaken=[row for row in rows if row.trap is not None],
+        medians=medians,
+        percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
         curves={
             cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
             for cell in measured.cells
@@ -122,6 +125,7 @@ def read(run: Path) -> Facts:
         results=results,
         agreements=agreement.agreements(run, artifacts.values()),
         selftest=measured.selftest,
+        comparisons=Comparisons(rows, medians.__getitem__),
     )
 
 

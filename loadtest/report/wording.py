@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from loadtest.report.model import Mark
-from loadtest.results.flags import Row
+from loadtest.results.row import Row
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 
@@ -65,8 +65,9 @@ def interval(low: float | None, high: float | None) -> str:
 
 def estimate(row: Row, name: str = "p50") -> str:
     """A percentile of a row with its interval: `0.436 ms [0.423, 0.451]`."""
-    bounds = interval(row[f"{name}_low"], row[f"{name}_high"])
-    return milliseconds(row[f"{name}_ms"]) + (f" {bounds}" if bounds else "")
+    found = row.percentile(name)
+    bounds = interval(found.low, found.high)
+    return milliseconds(found.value) + (f" {bounds}" if bounds else "")
 
 
 def percent(share: float | None) -> str:
@@ -108,8 +109,8 @@ def colour(name: str | None) -> str:
 
 def mark(row: Row) -> Mark:
     """The sign of a row's deployment."""
-    null, onnx = row["framework"] is None, row["format"] == "onnx"
-    return Mark(colour(row["framework"]), "square" if null else "diamond" if onnx else "disc")
+    null, onnx = row.framework is None, row.format == "onnx"
+    return Mark(colour(row.framework), "square" if null else "diamond" if onnx else "disc")
 
 
 def profile(load: LoadProfile) -> str:
@@ -150,7 +151,7 @@ def pause(seconds: float) -> str:
 
 def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
     """The meaning of the marks: one colour per framework; a disc is native, a hollow diamond ONNX."""
-    names = dict.fromkeys(row["framework"] for row in rows)
+    names = dict.fromkeys(row.framework for row in rows)
     shown = {framework(name): Mark(colour(name)) for name in names if name}
     shown |= {"native": Mark(MUTED), "ONNX": Mark(MUTED, "diamond")}
     if None in names:
@@ -167,30 +168,30 @@ class Labels:
 
     def kind(self, row: Row) -> str:
         """The words beside the framework: format, runtime unless it is the format's default, and what varies."""
-        if row["framework"] is None:
+        if row.framework is None:
             words = ["floor of the wrapper"]
         else:
-            default = FORMATS[row["format"]].runtime if row["format"] in FORMATS else None
-            words = [title(row["format"])] + ([title(row["runtime"])] if row["runtime"] != default else [])
+            default = FORMATS[row.format].runtime if row.format in FORMATS else None
+            words = [title(row.format or ABSENT)] + ([title(row.runtime)] if row.runtime != default else [])
         return ", ".join(words + self.varying(row))
 
     def varying(self, row: Row) -> list[str]:
         """The words for what varies among the rows."""
         shown: dict[str, Any] = {
-            "precision": row["precision"],
-            "architecture": row["architecture"],
-            "device": row["device"],
-            "threads": several(row["threads"], "thread"),
-            "batch_images": f"batches of up to {row['batch_images']}" if row["batch_images"] > 1 else "no batching",
-            "variant": row["variant"],
-            "seed": f"seed {row['seed']}",
+            "precision": row.precision,
+            "architecture": row.architecture,
+            "device": row.device,
+            "threads": several(row.threads, "thread"),
+            "batch_images": f"batches of up to {row.batch_images}" if row.batch_images > 1 else "no batching",
+            "variant": row.variant,
+            "seed": f"seed {row.seed}",
         }
         return [str(shown[key]) for key in shown if key in self._varying]
 
     def full(self, row: Row) -> str:
         """The name of a deployment, for a sentence or an axis."""
-        return f"{framework(row['framework'])} {self.kind(row)}" if row["framework"] else "Null (floor)"
+        return f"{framework(row.framework)} {self.kind(row)}" if row.framework else "Null (floor)"
 
 
 def _differ(rows: Sequence[Row], key: str) -> bool:
-    return len({row[key] for row in rows if row["framework"] is not None}) > 1
+    return len({getattr(row, key) for row in rows if row.framework is not None}) > 1

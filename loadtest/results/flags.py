@@ -1,26 +1,22 @@
 """Flags of rows: each rule says why a number of a row must not be used as it is, in one reason."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from math import exp, log
 from statistics import fmean
-from typing import Any
+
+import msgspec
 
 from loadtest.analysis import compare
+from loadtest.analysis.intervals import Estimate
 from loadtest.analysis.saturation import LoadStep, saturation_point
 from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
+from loadtest.results.row import Row
 from medserve.result import SelfTest
 from medserve.spec import LoadProfile
 from medserve.tables import ROOFLINE
 
-Row = dict[str, Any]
-
 NO_SELFTEST = "this run has no self-test of the load generator"
-
-
-def deployment(row: Row) -> str:
-    """The deployment of a row: its cell without the profile."""
-    return str(row["cell"]).removesuffix(f".{row['profile']}")
 
 
 def late(launches: Sequence[LaunchSummary]) -> str | None:
@@ -117,42 +113,45 @@ def cached(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
     return (False if audits else None), None
 
 
-def spread_caching(rows: Iterable[Row], deployments: Mapping[str, str]) -> None:
-    """Apply the audit of one cell to all cells of its deployment over HTTP; `deployments` are by cell."""
-    over_http = [row for row in rows if row["mode"] != "in-process" and row["status"] == "done"]
-    audited = {deployments[row["cell"]]: row for row in over_http if row["cached"] is not None}
-    for row in over_http:
-        source = audited.get(deployments[row["cell"]])
+def spread_caching(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with the audit of one cell applied to all cells of its deployment over HTTP."""
+    audited = {row.deployment: row for row in rows if _over_http(row) and row.cached is not None}
+    found = []
+    for row in rows:
+        source = audited.get(row.deployment) if _over_http(row) else None
         if source is None or source is row:
-            continue
-        row["cached"] = source["cached"]
-        if source["cached"]:
-            row["valid"] = False
-            _add(row, f"the server caches, as the audit of {source['profile']} shows")
+            found.append(row)
+        elif source.cached:
+            reason = f"the server caches, as the audit of {source.profile} shows"
+            found.append(row.with_reason(reason, cached=True, valid=False))
+        else:
+            found.append(msgspec.structs.replace(row, cached=False))
+    return found
 
 
-def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> None:
-    """Mark the saturation point of one deployment's rows by users, and remove the latencies beyond it."""
+def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> list[Row]:
+    """The rows of one deployment by users, with the saturation point marked and the latencies beyond it removed."""
     steps = [
-        LoadStep(users=users, throughput=row["throughput"], p50_ms=row["p50_ms"])
+        LoadStep(users=users, throughput=row.throughput, p50_ms=row.p50.value)
         for users, row in ladder
-        if row["status"] == "done" and row["p50_ms"] and row["throughput"]
+        if row.status == "done" and row.p50.value and row.throughput
     ]
     if len(steps) < 2:
-        return
+        return [row for _, row in ladder]
     point = saturation_point(steps)
-    for users, row in ladder:
-        row["saturation"] = users == point
-        if users > point and row["status"] == "done":
-            row |= {key: None for key in row if key.startswith(("p50_", "p90_", "p99_"))}
-            _add(
-                row, f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
-            )
+    reason = f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
+    nothing = Estimate(reason=reason)
+    return [
+        row.with_reason(reason, saturation=False, p50=nothing, p90=nothing, p99=nothing)
+        if users > point and row.status == "done"
+        else msgspec.structs.replace(row, saturation=users == point)
+        for users, row in ladder
+    ]
+
+
+def _over_http(row: Row) -> bool:
+    return row.mode != "in-process" and row.status == "done"
 
 
 def _in_launches(count: int, launches: Sequence[LaunchSummary]) -> str:
     return f" (in {count} of {len(launches)} launches)" if len(launches) > 1 else ""
-
-
-def _add(row: Row, reason: str) -> None:
-    row["reason"] = f"{row['reason']}; {reason}" if row["reason"] else reason

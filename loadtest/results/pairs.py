@@ -1,14 +1,20 @@
-"""Which cells of a run are compared with which: native with ONNX, framework with framework, one export with another."""
+"""Which cells of a run are compared with which, in families whose verdicts hold together, and what they are.
+
+Every comparison of two cells of a run comes from here: `medserve compare`, the report's tables and the claims.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
-from loadtest.analysis.compare import MARGIN, Verdict, judge, ratio
-from loadtest.results.flags import Row, deployment
+from msgspec import Struct
+
+from loadtest.analysis.compare import MARGIN, Judged, Ratio, Verdict, judge, ratio, swapped
+from loadtest.results.row import Row
 from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
+KINDS: tuple[Kind, ...] = ("native against ONNX", "framework against framework", "ONNX against ONNX")
 
 SAME = (
     "dataset",
@@ -22,10 +28,21 @@ SAME = (
     "precision",
     "profile",
 )
-"""What two cells must have in common to be compared."""
+"""What two cells must have in common to be a pair of one of these kinds."""
 
 Percentiles = Callable[[str], Mapping[int, float]]
 """From a cell's name to one percentile of each of its launches (ms), by block."""
+Family = tuple[object, ...]
+"""What identifies the comparisons whose verdicts hold together with 95 % confidence."""
+
+
+class Pair(Struct, frozen=True):
+    """Two rows of one kind, and the verdict on the second."""
+
+    kind: Kind
+    first: Row
+    second: Row
+    judged: Judged
 
 
 class Compared(Noun, frozen=True, kw_only=True):
@@ -48,62 +65,105 @@ class Compared(Noun, frozen=True, kw_only=True):
     reason: str | None
 
 
-def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
-    """All comparisons of a run, in the order of its rows.
+class Comparisons:
+    """The verdicts on pairs of a run's rows by one percentile.
 
-    The verdicts of a family, one kind of pair under one profile, hold together with 95 % confidence.
+    A family is one kind of pair under one profile; of other pairs, those between the same two networks under the same
+    profiles. The verdicts of a family hold together with 95 % confidence. Rows that are not usable are in no family.
     """
-    found: list[Compared] = []
-    sound = [row for row in rows if row["framework"] is not None and row["trap"] is None]
-    for kind, pairs in _pairs(sound).items():
-        for profile in dict.fromkeys(first["profile"] for first, _ in pairs):
-            family = [pair for pair in pairs if pair[0]["profile"] == profile]
-            ratios = [
-                ratio(percentiles(first["cell"]), percentiles(second["cell"]), margin) for first, second in family
-            ]
-            for (first, second), judged in zip(family, judge(ratios, margin), strict=True):
-                measured = judged.ratio
-                reason = measured.reason
-                if measured.value is None:
-                    reason = reason or first["reason"] or second["reason"]
-                found.append(
-                    Compared(
-                        kind=kind,
-                        dataset=first["dataset"],
-                        size=first["size"],
-                        profile=profile,
-                        mode=first["mode"],
-                        percentile=percentile,
-                        first=deployment(first),
-                        second=deployment(second),
-                        value=measured.value,
-                        low=measured.low,
-                        high=measured.high,
-                        verdict=judged.verdict,
-                        launches=measured.blocks,
-                        more=judged.more,
-                        reason=reason,
-                    )
+
+    def __init__(self, rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGIN) -> None:
+        self._rows, self._percentiles, self._margin = list(rows), percentiles, margin
+        self._families: dict[tuple[str, str], dict[Family, list[tuple[Row, Row]]]] = {}
+        self._judged: dict[Family, dict[tuple[str, str], Judged]] = {}
+
+    def judge(self, first: Row, second: Row) -> Judged:
+        """The verdict on the second of two rows."""
+        for row in (first, second):
+            if not row.usable:
+                reason = row.reason or ("no valid certificate" if row.framework else "the null runtime has no model")
+                return Judged(ratio=Ratio(reason=reason), verdict="not comparable")
+        family = _family(first, second)
+        if family not in self._judged:
+            members = self._members(first.profile, second.profile)[family]
+            judged = judge([self._ratio(*pair) for pair in members], self._margin)
+            self._judged[family] = {
+                (one.cell, other.cell): verdict for (one, other), verdict in zip(members, judged, strict=True)
+            }
+        known = self._judged[family]
+        if (first.cell, second.cell) in known:
+            return known[first.cell, second.cell]
+        return swapped(known[second.cell, first.cell])
+
+    def pairs(self, kind: Kind) -> list[Pair]:
+        """All pairs of a kind, in the order of the rows, without those measured with a timing mistake."""
+        rows = [row for row in self._rows if row.framework is not None and row.trap is None]
+        both = [pair for pair in combinations(rows, 2) if _kind(*pair) == kind]
+        if kind == "native against ONNX":
+            both = [(second, first) if first.format == "onnx" else (first, second) for first, second in both]
+        return [Pair(kind, first, second, self.judge(first, second)) for first, second in both]
+
+    def _ratio(self, first: Row, second: Row) -> Ratio:
+        return ratio(self._percentiles(first.cell), self._percentiles(second.cell), self._margin)
+
+    def _members(self, *profiles: str) -> dict[Family, list[tuple[Row, Row]]]:
+        """The usable pairs by family, between the rows of two profiles or among those of one."""
+        one, other = sorted(profiles)
+        if (one, other) not in self._families:
+            found = self._families.setdefault((one, other), {})
+            sides = [[row for row in self._rows if row.profile == name and row.usable] for name in (one, other)]
+            for first, second in combinations(sides[0], 2) if one == other else product(*sides):
+                found.setdefault(_family(first, second), []).append((first, second))
+        return self._families[one, other]
+
+
+def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
+    """All pairs of a run by kind and profile, each in the order of its rows."""
+    comparisons = Comparisons(rows, percentiles, margin)
+    found = []
+    for kind in KINDS:
+        pairs = comparisons.pairs(kind)
+        profiles = list(dict.fromkeys(pair.first.profile for pair in pairs))
+        for pair in sorted(pairs, key=lambda pair: profiles.index(pair.first.profile)):
+            first, judged, measured = pair.first, pair.judged, pair.judged.ratio
+            found.append(
+                Compared(
+                    kind=kind,
+                    dataset=first.dataset,
+                    size=first.size,
+                    profile=first.profile,
+                    mode=first.mode,
+                    percentile=percentile,
+                    first=first.deployment,
+                    second=pair.second.deployment,
+                    value=measured.value,
+                    low=measured.low,
+                    high=measured.high,
+                    verdict=judged.verdict,
+                    launches=measured.blocks,
+                    more=judged.more,
+                    reason=measured.reason,
                 )
+            )
     return found
 
 
-def _pairs(rows: list[Row]) -> dict[Kind, list[tuple[Row, Row]]]:
-    found: dict[Kind, list[tuple[Row, Row]]] = {
-        "native against ONNX": [],
-        "framework against framework": [],
-        "ONNX against ONNX": [],
-    }
-    for first, second in combinations(rows, 2):
-        if any(first[key] != second[key] for key in SAME):
-            continue
-        onnx = (first["format"] == "onnx") + (second["format"] == "onnx")
-        if first["framework"] == second["framework"]:
-            if onnx == 1:
-                native_first = (first, second) if second["format"] == "onnx" else (second, first)
-                found["native against ONNX"].append(native_first)
-        elif onnx == 0:
-            found["framework against framework"].append((first, second))
-        elif onnx == 2 and first["runtime"] == second["runtime"]:
-            found["ONNX against ONNX"].append((first, second))
-    return found
+def _kind(first: Row, second: Row) -> Kind | None:
+    if any(getattr(first, key) != getattr(second, key) for key in SAME):
+        return None
+    onnx = (first.format == "onnx") + (second.format == "onnx")
+    if first.framework == second.framework:
+        return "native against ONNX" if onnx == 1 else None
+    if onnx == 0:
+        return "framework against framework"
+    return "ONNX against ONNX" if onnx == 2 and first.runtime == second.runtime else None
+
+
+def _family(first: Row, second: Row) -> Family:
+    if kind := _kind(first, second):
+        return kind, first.profile
+    return frozenset((first.profile, second.profile)), frozenset((_network(first), _network(second)))
+
+
+def _network(row: Row) -> tuple[object, ...]:
+    return row.dataset, row.architecture, row.size, row.precision

@@ -1,6 +1,6 @@
 """The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -8,19 +8,16 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
+from loadtest.analysis.intervals import Quantiles
 from loadtest.results import flags, launch_summary
-from loadtest.results.flags import Row
 from loadtest.results.launch_summary import LaunchSummary
+from loadtest.results.row import PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.result import Result, SelfTest
 from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
 from medserve.study import Deployed, Study, plan
-
-__all__ = ["PERCENTILES", "Row", "Run", "read", "rows"]
-
-PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 Kind = TypeVar("Kind")
 
@@ -92,17 +89,14 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
 
 def rows(run: Run) -> list[Row]:
     """The rows of a run, in the order of its study."""
-    found = [_row(run, cell) for cell in run.cells]
-    cells = [cell.cell for cell in run.cells]
-    flags.spread_caching(found, {cell.name: cell.deployment.name for cell in cells})
+    found = flags.spread_caching([_row(run, cell) for cell in run.cells])
     ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
-    for cell, row in zip(cells, found, strict=True):
-        if cell.profile.mode == "closed-loop" and not cell.profile.gap_seconds:
-            key = (cell.deployment.name, cell.profile.batch)
-            ladders.setdefault(key, []).append((cell.profile.users, row))
-    for ladder in ladders.values():
-        flags.suppress_beyond_saturation(ladder)
-    return found
+    for cell, row in zip(run.cells, found, strict=True):
+        profile = cell.cell.profile
+        if profile.mode == "closed-loop" and not profile.gap_seconds:
+            ladders.setdefault((row.deployment, row.batch), []).append((profile.users, row))
+    changed = {row.cell: row for ladder in ladders.values() for row in flags.suppress_beyond_saturation(ladder)}
+    return [changed.get(row.cell, row) for row in found]
 
 
 def _row(run: Run, measured: MeasuredCell) -> Row:
@@ -117,16 +111,28 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         checkpoint = _manifest(folder / "checkpoints" / training.name / "checkpoint.json", Checkpoint)
     if not launches and (failure := _failure(folder, deployed)):
         reasons, missing = [failure], 0
-    status = "done" if launches else "failed" if reasons else "missing"
+    status: Status = "done" if launches else "failed" if reasons else "missing"
     if missing:
         reasons.append("not measured yet" if status == "missing" else f"{missing} of {study.launches} launches missing")
     null = deployed.deployment.runtime == "null"
     if null and status == "done":
         reasons.append("the null runtime computes no scores")
     total = sum(launch.seconds for launch in launches)
-    latencies = _latencies(launches, reasons)
+    intended = [launch.intended for launch in launches]
+    percentiles = {name: intervals.combine(intended, p) for name, p in PERCENTILES.items()}
+    if launches:
+        reasons += dict.fromkeys(found.reason for found in percentiles.values() if found.reason)
+    service = [launch.service for launch in launches]
+    uncorrected = [launch.uncorrected for launch in launches]
+    lag = [launch.lag for launch in launches]
+    servers = [server for launch in launches if (server := launch.process.get("server"))]
+    cpu = [
+        1000 * server["cpu_seconds"] / launch.requests
+        for launch in launches
+        if "cpu_seconds" in (server := launch.process.get("server") or {})
+    ]
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
-    lossy = certificate is not None and certificate.kind == "lossy"
+    lossy = certificate if certificate and certificate.kind == "lossy" else None
     test = None if null or checkpoint is None else checkpoint.test
     windows, disturbed, disturbance = flags.disturbed(launches)
     steady, unsteady = flags.steady(launches)
@@ -137,81 +143,77 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     untested = flags.NO_SELFTEST if selftest is None and profile.mode != "in-process" and launches else None
     reasons += [reason for reason in (*invalid, unsteady, populations, drift, disturbance, untested) if reason]
     answered = sum(launch.count - launch.failed for launch in launches)
-    return {
-        "study": study.name,
-        "cell": cell.name,
-        "dataset": training.dataset,
-        "size": training.size,
-        "architecture": training.architecture,
-        "framework": None if null else deployed.export.framework,
-        "trained_in": None if null else training.framework,
-        "format": None if null else deployed.export.format,
-        "runtime": cell.deployment.runtime,
-        "precision": None if null else deployed.export.precision,
-        "device": cell.deployment.device,
-        "threads": cell.deployment.threads,
-        "batch_images": cell.deployment.batch_images,
-        "batch": profile.batch,
-        "mode": profile.mode,
-        "profile": profile.name,
-        "trap": profile.trap,
-        "rate_asked": profile.rate,
-        "rate_delivered": answered / total if total and profile.rate else None,
-        "status": status,
-        "reason": "; ".join(reasons) or None,
-        "n": sum(launch.count for launch in launches),
-        "failed": sum(launch.failed for launch in launches),
-        "wrong": sum(launch.wrong for launch in launches),
-        "launches": len(launches),
-        **latencies,
-        "throughput": sum(launch.images for launch in launches) / total if total else None,
-        "accuracy": test and (certificate.accuracy if certificate and lossy else test.accuracy),
-        "balanced_accuracy": test and (None if lossy else test.balanced_accuracy),
-        "auc": test and (certificate.auc if certificate and lossy else test.auc),
-        "variant": training.variant,
-        "seed": training.recipe.seed,
-        "parity_max_abs": certificate and certificate.max_abs,
-        "decisions_changed": certificate and certificate.decisions_changed,
-        "source_artifact": deployed.export.name,
-        "unofficial": checkpoint and checkpoint.unofficial,
-        "valid": status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
-        **_costs(launches),
-        "windows": windows,
-        "disturbed": disturbed,
-        "steady": steady,
-        "bimodal": bimodal,
-        "drifting": drifting,
-        "cached": cached,
-        "saturation": None,
-    }
+    return Row(
+        study=study.name,
+        cell=cell.name,
+        dataset=training.dataset,
+        size=training.size,
+        architecture=training.architecture,
+        framework=None if null else deployed.export.framework,
+        trained_in=None if null else training.framework,
+        format=None if null else deployed.export.format,
+        runtime=cell.deployment.runtime,
+        precision=None if null else deployed.export.precision,
+        device=cell.deployment.device,
+        threads=cell.deployment.threads,
+        batch_images=cell.deployment.batch_images,
+        batch=profile.batch,
+        mode=profile.mode,
+        profile=profile.name,
+        trap=profile.trap,
+        rate_asked=profile.rate,
+        rate_delivered=answered / total if total and profile.rate else None,
+        status=status,
+        reason="; ".join(reasons) or None,
+        n=sum(launch.count for launch in launches),
+        failed=sum(launch.failed for launch in launches),
+        wrong=sum(launch.wrong for launch in launches),
+        launches=len(launches),
+        p50=percentiles["p50"],
+        p90=percentiles["p90"],
+        p99=percentiles["p99"],
+        p50_service_ms=_combined(service, 0.5),
+        p99_service_ms=_combined(service, 0.99),
+        p50_uncorrected_ms=_combined(uncorrected, 0.5),
+        p99_uncorrected_ms=_combined(uncorrected, 0.99),
+        lag_p50_us=_combined(lag, 0.5, 1000),
+        lag_p99_us=_combined(lag, 0.99, 1000),
+        throughput=sum(launch.images for launch in launches) / total if total else None,
+        accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
+        balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
+        auc=lossy.auc if lossy else test.auc if test else None,
+        variant=training.variant,
+        seed=training.recipe.seed,
+        parity_max_abs=certificate.max_abs if certificate else None,
+        decisions_changed=certificate.decisions_changed if certificate else None,
+        source_artifact=deployed.export.name,
+        unofficial=checkpoint.unofficial if checkpoint else None,
+        valid=status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
+        cpu_ms=median(cpu) if cpu else None,
+        peak_memory_bytes=_of_servers(servers, "peak_memory_bytes"),
+        import_seconds=_of_servers(servers, "import_seconds"),
+        load_seconds=_of_servers(servers, "load_seconds"),
+        ready_seconds=_of_servers(servers, "ready_seconds"),
+        first_answer_seconds=_of_servers(servers, "first_answer_seconds"),
+        windows=windows,
+        disturbed=disturbed,
+        steady=steady,
+        bimodal=bimodal,
+        drifting=drifting,
+        cached=cached,
+    )
 
 
-def _latencies(launches: Sequence[LaunchSummary], reasons: list[str]) -> Row:
-    """The percentiles of a row by each definition; why the headline lacks one is added to `reasons`."""
-    row: Row = {}
-    for name, p in PERCENTILES.items():
-        found = intervals.combine([launch.intended for launch in launches], p)
-        row |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        if launches and found.reason and found.reason not in reasons:
-            reasons.append(found.reason)
-    service = [launch.service for launch in launches if launch.service]
-    uncorrected = [launch.uncorrected for launch in launches if launch.uncorrected]
-    lag = [launch.lag for launch in launches if launch.lag]
-    for definition, of in (("service", service), ("uncorrected", uncorrected)):
-        row |= {f"{name}_{definition}_ms": intervals.combine(of, PERCENTILES[name]).value for name in ("p50", "p99")}
-    lag_ms = {name: intervals.combine(lag, PERCENTILES[name]).value for name in ("p50", "p99")}
-    return row | {f"lag_{name}_us": None if value is None else value * 1000 for name, value in lag_ms.items()}
+def _combined(launches: Iterable[Quantiles | None], p: float, scale: float = 1.0) -> float | None:
+    """A percentile in milliseconds times `scale`, over the launches that have it."""
+    value = intervals.combine([launch for launch in launches if launch], p).value
+    return None if value is None else value * scale
 
 
-def _costs(launches: Sequence[LaunchSummary]) -> Row:
-    """What the servers of a row's launches used, medians; null in process, and where the system does not tell."""
-    servers = [(launch.process["server"], launch.requests) for launch in launches if launch.process.get("server")]
-    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in servers if "cpu_seconds" in server]
-    row: Row = {"cpu_ms": median(cpu) if cpu else None}
-    for name in ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds"):
-        values = [server[name] for server, _ in servers if server.get(name) is not None]
-        row[name] = median(values) if values else None
-    return row
+def _of_servers(servers: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    """The median of what the servers of the launches report; null where none does."""
+    values = [server[name] for server in servers if server.get(name) is not None]
+    return median(values) if values else None
 
 
 def _why_invalid(

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from loadtest.results import table
+from loadtest.results.row import published
 from medserve import store
 from medserve.certificate import compare
 from medserve.errors import BadInput
@@ -172,15 +173,15 @@ def _certificate(
 
 def _rows(run: Path, differences: list[str]) -> int:
     """Check each value of each published row by the samples. Returns the number of values."""
-    derived = table.rows(table.read(run))
+    derived = [published(row) for row in table.rows(table.read(run))]
     try:
-        published = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
+        found = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{run / PUBLISHED}: no list of results: {error}; `medserve report {run}` writes it again"
         ) from None
     numbers = 0
-    before, now = ({row.get("cell"): row for row in rows} for rows in (published, derived))
+    before, now = ({row.get("cell"): row for row in rows} for rows in (found, derived))
     for cell in before.keys() | now.keys():
         if cell not in before or cell not in now:
             where = "published, but not in the run" if cell in before else "in the run, but not published"

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from loadtest.results.flags import Row, deployment
+from loadtest.analysis.intervals import Estimate
+from loadtest.results.row import Row, published
 from medserve.errors import printable, unknown
 from medserve.spec import Noun
 
-COLUMNS = (("in-process", "p50_ms"), ("closed-loop", "p50_ms"), ("closed-loop", "p99_ms"))
+COLUMNS = (("in-process", "p50"), ("closed-loop", "p50"), ("closed-loop", "p99"))
 HEADS = [
     "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
     "uncorrected p99 ms", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
@@ -29,13 +30,13 @@ INVALID, DOUBTFUL = "!", "~"
 def render(rows: list[Row], form: str) -> str:
     """The rows as `json`, `csv`, `markdown` or `latex`: the first two with all keys, the others as fits on a page."""
     written = {"markdown": _markdown, "latex": _latex}.get(form)
-    return written(rows) if written else _whole(rows, form)
+    return written(rows) if written else _whole([published(row) for row in rows], form)
 
 
 def parquet(rows: list[Row]) -> bytes:
     """The rows as a Parquet file, with all keys."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([published(row) for row in rows]), sink, compression="zstd")
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
@@ -50,7 +51,7 @@ def render_nouns(nouns: Sequence[Noun], form: str) -> str:
     return "\n".join("| " + " | ".join(values) + " |" for values in lines)
 
 
-def _whole(rows: list[Row], form: str) -> str:
+def _whole(rows: list[dict[str, Any]], form: str) -> str:
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
     if form == "csv":
@@ -90,19 +91,19 @@ def _page(rows: list[Row]) -> list[list[str]]:
     """What fits on a page, as text: one line per row, in the order of HEADS."""
     lines = []
     for row in rows:
-        values = [deployment(row), row["profile"], str(row["batch"])]
-        values += [_number(row[key]) for key in ("rate_asked", "rate_delivered")]
-        values += [_interval(row, name) for name in ("p50", "p90", "p99")]
-        values += [_number(row["p99_uncorrected_ms"]), _number(row["throughput"])]
-        values += [str(row[key]) for key in ("failed", "wrong", "n", "launches")]
-        lines.append([*values, _percent(row["accuracy"]), _status(row)])
+        values = [row.deployment, row.profile, str(row.batch)]
+        values += [_number(rate) for rate in (row.rate_asked, row.rate_delivered)]
+        values += [_interval(found) for found in (row.p50, row.p90, row.p99)]
+        values += [_number(row.p99_uncorrected_ms), _number(row.throughput)]
+        values += [str(count) for count in (row.failed, row.wrong, row.n, row.launches)]
+        lines.append([*values, _percent(row.accuracy), _status(row)])
     return lines
 
 
 def _markdown(rows: list[Row]) -> str:
     lines = [HEADS, ["---"] * 2 + ["---:"] * (len(HEADS) - 3) + ["---"], *_page(rows)]
     table = "\n".join("| " + " | ".join(values) + " |" for values in lines)
-    notes = [f"- {note.replace('|', chr(92) + '|')}" for note in _notes([row for row in rows if row["reason"]])]
+    notes = [f"- {note.replace('|', chr(92) + '|')}" for note in _notes([row for row in rows if row.reason])]
     return "\n".join([table, "", *notes]) if notes else table
 
 
@@ -111,7 +112,7 @@ def _latex(rows: list[Row]) -> str:
     lines = [f"\\begin{{tabular}}{{ll{'r' * (len(HEADS) - 3)}l}}", "\\toprule"]
     for place, values in enumerate([HEADS, *_page(rows)]):
         lines += [" & ".join(map(_escaped, values)) + " \\\\"] + ["\\midrule"] * (place == 0)
-    notes = [f"% {note}" for note in _notes([row for row in rows if row["reason"]])]
+    notes = [f"% {note}" for note in _notes([row for row in rows if row.reason])]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes])
 
 
@@ -120,12 +121,12 @@ def _escaped(word: str) -> str:
 
 
 def _status(row: Row) -> str:
-    if row["status"] != "done":
-        return str(row["status"])
-    words = [] if row["valid"] else ["invalid"]
-    words += ["disturbed"] if row["disturbed"] else []
-    words += ["not steady"] if row["steady"] is False else []
-    words += ["saturation point"] if row["saturation"] else []
+    if row.status != "done":
+        return str(row.status)
+    words = [] if row.valid else ["invalid"]
+    words += ["disturbed"] if row.disturbed else []
+    words += ["not steady"] if row.steady is False else []
+    words += ["saturation point"] if row.saturation else []
     return ", ".join(words) or "done"
 
 
@@ -135,12 +136,10 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     Of several profiles of a mode the first is shown, and none with a timing mistake.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in (row for row in rows if row["trap"] is None):
-        title = f"{row['dataset']}, {row['size']} px, {row['architecture']}" + (
-            ", unofficial" * bool(row["unofficial"])
-        )
-        groups.setdefault(title, {}).setdefault(deployment(row), {}).setdefault(row["mode"], row)
-    several = len({row["seed"] for row in rows}) > 1
+    for row in (row for row in rows if row.trap is None):
+        title = f"{row.dataset}, {row.size} px, {row.architecture}" + (", unofficial" * bool(row.unofficial))
+        groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row)
+    several = len({row.seed for row in rows}) > 1
     tables = []
     for title, deployments in groups.items():
         heads = ("in process\np50 ms", "closed loop\np50", "\np99", "\naccuracy")
@@ -148,11 +147,11 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         for modes in deployments.values():
             row = next(iter(modes.values()))
             numbers = [_cell(modes, *column) for column in COLUMNS]
-            table.add_row(*_deployment_words(row, several), *numbers, _percent(row["accuracy"]))
+            table.add_row(*_deployment_words(row, several), *numbers, _percent(row.accuracy))
         tables.append(table)
         if open_rows := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
             tables.append(_open_loop(title, open_rows, several))
-    return tables, _notes([row for row in rows if _mark(row) and (row["trap"] is None or row["status"] != "done")])
+    return tables, _notes([row for row in rows if _mark(row) and (row.trap is None or row.status != "done")])
 
 
 def _open_loop(title: str, rows: list[Row], several: bool) -> Table:
@@ -160,9 +159,9 @@ def _open_loop(title: str, rows: list[Row], several: bool) -> Table:
     heads = ("asked\nper second", "delivered\n", "open loop\np50 ms", "\np99", "uncorrected\np99")
     table = _table(f"{title}: by arrival schedule", heads)
     for row in rows:
-        numbers = [_cell({"open-loop": row}, "open-loop", key) for key in ("p50_ms", "p99_ms")]
-        rates = [_number(row["rate_asked"]), _number(row["rate_delivered"])]
-        table.add_row(*_deployment_words(row, several), *rates, *numbers, _number(row["p99_uncorrected_ms"]))
+        numbers = [_cell({"open-loop": row}, "open-loop", name) for name in ("p50", "p99")]
+        rates = [_number(row.rate_asked), _number(row.rate_delivered)]
+        table.add_row(*_deployment_words(row, several), *rates, *numbers, _number(row.p99_uncorrected_ms))
     return table
 
 
@@ -176,44 +175,44 @@ def _table(title: str, heads: Iterable[str]) -> Table:
 
 
 def _deployment_words(row: Row, several: bool) -> tuple[str, str]:
-    reduced = f", {row['precision']}" if row["precision"] not in (None, "float32") else ""
-    batched = f", batches of {row['batch_images']}" if row["batch_images"] > 1 else ""
-    return (row["framework"] or "-") + (f" seed {row['seed']}" if several else ""), row["runtime"] + reduced + batched
+    reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
+    batched = f", batches of {row.batch_images}" if row.batch_images > 1 else ""
+    return (row.framework or "-") + (f" seed {row.seed}" if several else ""), row.runtime + reduced + batched
 
 
 def _notes(rows: list[Row]) -> list[str]:
     """One line per reason, with the cells that share it."""
     reasons: dict[str, list[Row]] = {}
     for row in rows:
-        state = row["status"] if row["status"] != "done" else _status(row)
-        reasons.setdefault(f"{state}: {row['reason'] or 'no valid certificate'}", []).append(row)
+        state = row.status if row.status != "done" else _status(row)
+        reasons.setdefault(f"{state}: {row.reason or 'no valid certificate'}", []).append(row)
     lines = []
     for reason, cells in reasons.items():
-        names = list(dict.fromkeys(deployment(row) for row in cells))
-        what = cells[0]["cell"] if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
+        names = list(dict.fromkeys(row.deployment for row in cells))
+        what = cells[0].cell if len(cells) == 1 else f"{names[0]} ({len(cells)} cells)"
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(printable(f"{what}{more}: {reason}"))
     return lines
 
 
 def _mark(row: Row) -> str:
-    if not row["valid"]:
+    if not row.valid:
         return INVALID
-    return DOUBTFUL if row["disturbed"] or row["steady"] is False else ""
+    return DOUBTFUL if row.disturbed or row.steady is False else ""
 
 
-def _cell(modes: dict[str, Row], mode: str, key: str) -> str:
+def _cell(modes: dict[str, Row], mode: str, percentile: str) -> str:
     if mode not in modes:
         return ""
     row = modes[mode]
-    return f"{_number(row[key])} {_mark(row)}".rstrip() if row["status"] == "done" else str(row["status"])
+    if row.status != "done":
+        return row.status
+    return f"{_number(row.percentile(percentile).value)} {_mark(row)}".rstrip()
 
 
-def _interval(row: Row, name: str) -> str:
-    value = _number(row[f"{name}_ms"])
-    if row[f"{name}_low"] is None:
-        return value
-    return f"{value} [{_number(row[f'{name}_low'])}, {_number(row[f'{name}_high'])}]"
+def _interval(found: Estimate) -> str:
+    value = _number(found.value)
+    return value if found.low is None else f"{value} [{_number(found.low)}, {_number(found.high)}]"
 
 
 def _number(value: Any) -> str:

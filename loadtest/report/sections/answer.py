@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
+from loadtest.analysis.compare import Judged
 from loadtest.report import comparison, wording
-from loadtest.report.comparison import Fastest, Pair, grouped
+from loadtest.report.cells import interval_cell
+from loadtest.report.comparison import Fastest, grouped
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Piece, Sentence, Table
 from loadtest.report.sections import environment, measurement
 from loadtest.report.wording import Labels, interval, listed, number, several
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
@@ -47,9 +49,9 @@ def podium(facts: Facts) -> Table | None:
         lines.append(
             Line(
                 (
-                    Cell(_places(facts, [row]), value=row["size"]),
-                    Cell(wording.framework(row["framework"]), labels.kind(row), mark=wording.mark(row)),
-                    Cell(number(row["p50_ms"]), interval(row["p50_low"], row["p50_high"]), row["p50_ms"]),
+                    Cell(_places(facts, [row]), value=row.size),
+                    Cell(wording.framework(row.framework), labels.kind(row), mark=wording.mark(row)),
+                    interval_cell(row.p50),
                     Cell(_rivals(labels, winner), tone="" if winner.rivals else "good"),
                 )
             )
@@ -66,7 +68,7 @@ def cautions(facts: Facts) -> tuple[str, ...]:
         found.append(
             "Unofficial: the images are not the official files, so no score may be compared with published ones."
         )
-    if failed := [row for row in facts.rows if row["status"] != "done"]:
+    if failed := [row for row in facts.rows if row.status != "done"]:
         found.append(
             f"{len(failed)} of {several(len(facts.rows), 'row')} could not be measured; the tables give the reasons."
         )
@@ -92,14 +94,16 @@ def _headline(facts: Facts) -> str | None:
 
 
 def _winners(facts: Facts, profile: str) -> list[Fastest]:
-    rows = [row for row in facts.rows if row["profile"] == profile]
-    return [found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.medians))]
+    rows = [row for row in facts.rows if row.profile == profile]
+    return [
+        found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.comparisons))
+    ]
 
 
 def _single(facts: Facts, found: Fastest) -> list[Piece]:
     labels, row = Labels(facts.rows), found.row
-    name, value = Piece(labels.full(row), "strong"), [Piece(wording.milliseconds(row["p50_ms"]), "strong")]
-    if bounds := interval(row["p50_low"], row["p50_high"]):
+    name, value = Piece(labels.full(row), "strong"), [Piece(wording.milliseconds(row.p50.value), "strong")]
+    if bounds := interval(row.p50.low, row.p50.high):
         value += [Piece(f" {bounds}", "muted")]
     place = _places(facts, [row])
     if found.compared == 1:
@@ -119,7 +123,7 @@ def _several(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
             clear.setdefault(labels.full(winner.row), []).append(winner.row)
     pieces: list[Piece] = []
     for name, rows in clear.items():
-        values = listed([number(row["p50_ms"]) for row in rows])
+        values = listed([number(row.p50.value) for row in rows])
         pieces += [Piece("; " if pieces else ""), Piece(name, "strong")]
         pieces += [
             Piece(f" is fastest at {_places(facts, rows)}, with a median of "),
@@ -137,7 +141,7 @@ def _places(facts: Facts, rows: Sequence[Row]) -> str:
     words = []
     for (dataset, architecture), group in grouped(rows, "dataset", "architecture").items():
         before = [*facts.datasets(str(dataset)), *facts.architectures(str(architecture))]
-        words.append(", ".join([*before, f"{listed([str(row['size']) for row in group])} px"]))
+        words.append(", ".join([*before, f"{listed([str(row.size) for row in group])} px"]))
     return "; ".join(words)
 
 
@@ -152,11 +156,13 @@ def _rivals(labels: Labels, found: Fastest) -> str:
 
 def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
     judged = [
-        pair for pair in comparison.pairs(facts.rows, facts.medians) if pair.native["profile"] == profile and pair.ratio
+        pair.judged
+        for pair in facts.comparisons.pairs("native against ONNX")
+        if pair.first.profile == profile and pair.judged.ratio.value is not None
     ]
     if not judged:
         return ()
-    verdicts: dict[str, list[Pair]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
+    verdicts: dict[str, list[Judged]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
     for pair in judged:
         verdicts[pair.verdict].append(pair)
     pieces = [Piece("Against the native format, ONNX is ")]
@@ -172,24 +178,20 @@ def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
     return (*pieces, Piece("."))
 
 
-def _range(pairs: Sequence[Pair]) -> str:
-    if len(pairs) == 1 and (ratio := pairs[0].ratio):
-        return f"{wording.times(ratio.value)} {interval(ratio.low, ratio.high)}".rstrip()
-    values = sorted(_value(pair) for pair in pairs)
+def _range(pairs: Sequence[Judged]) -> str:
+    values = sorted(pair.ratio.value for pair in pairs if pair.ratio.value is not None)
+    if len(pairs) == 1:
+        return f"{wording.times(values[0])} {interval(pairs[0].ratio.low, pairs[0].ratio.high)}".rstrip()
     return " to ".join(dict.fromkeys(wording.times(value) for value in (values[0], values[-1])))
-
-
-def _value(pair: Pair) -> float:
-    return pair.ratio.value if pair.ratio else 1.0
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:
     if facts.profiles[profile].mode == "in-process":
         return ()
     floors = {
-        tuple(row[key] for key in MODEL): float(row["p50_ms"])
+        tuple(getattr(row, key) for key in MODEL): row.p50.value
         for row in facts.rows
-        if row["framework"] is None and row["profile"] == profile and row["p50_ms"]
+        if row.framework is None and row.profile == profile and row.p50.value
     }
     if not floors:
         return ()
@@ -198,7 +200,7 @@ def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:
         Piece("The wrapper around a runtime that computes nothing takes "),
         Piece(f"{' to '.join(ends)}{wording.MS}", "strong"),
     ]
-    keys = [(tuple(found.row[key] for key in MODEL), found.row["p50_ms"]) for found in winners]
+    keys = [(tuple(getattr(found.row, key) for key in MODEL), found.row.median) for found in winners]
     if shares := [floors[key] / value for key, value in keys if key in floors]:
         percents = dict.fromkeys(f"{share * 100:.0f}" for share in (min(shares), max(shares)))
         pieces.append(Piece(f", {' to '.join(percents)} % of the lowest median"))

@@ -3,14 +3,14 @@
 from loadtest.analysis.breakdown import TOTAL, UNATTRIBUTED, CrossCheck, Term, cross_check
 from loadtest.analysis.intervals import Interval
 from loadtest.report import comparison, drawing, scales, series, sheet, wording
-from loadtest.report.cells import deployment_cell, deployment_cells
+from loadtest.report.cells import deployment_cell, deployment_cells, interval_cell
 from loadtest.report.comparison import Group, by_deployment
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table
 from loadtest.report.series import Part
 from loadtest.report.wording import ABSENT, Labels, interval, number
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 
 GROUPS = {
     "request path": "Network",
@@ -53,14 +53,14 @@ def figure(facts: Facts) -> Figure | None:
     """Stacked bars, one panel per size and way of measuring; null without breakdowns."""
     labels = Labels(facts.rows)
     names = [comparison.single_image(facts.profiles.values(), mode) for mode in ("closed-loop", "open-loop")]
-    rows = [row for row in facts.rows if row["profile"] in names and facts.breakdowns.get(row["cell"])]
+    rows = [row for row in facts.rows if row.profile in names and facts.breakdowns.get(row.cell)]
     panels = []
     shown: dict[str, Mark] = {}
     for group in comparison.grouped(rows, "dataset", "architecture", "size", "profile").values():
         first = group[0]
-        where = [wording.profile(facts.profiles[first["profile"]]), *facts.datasets(first["dataset"])]
-        title = ", ".join([*where, *facts.architectures(first["architecture"]), f"{first['size']} px"])
-        parts = [part for row in group for part in _parts(labels.full(row), facts.breakdowns[row["cell"]])]
+        where = [wording.profile(facts.profiles[first.profile]), *facts.datasets(first.dataset)]
+        title = ", ".join([*where, *facts.architectures(first.architecture), f"{first.size} px"])
+        parts = [part for row in group for part in _parts(labels.full(row), facts.breakdowns[row.cell])]
         shown |= {part.name: Mark(COLOURS[part.name], "square") for part in parts}
         infer = "; ".join(dict.fromkeys(part.label for part in parts if part.name == "infer"))
         panels.append(series.stacks(parts, "ms", title, infer or "no server reported its stages"))
@@ -82,14 +82,14 @@ def overheads(facts: Facts) -> Table | None:
     for group in by_deployment(facts.rows):
         if (added := comparison.overhead(group, *ways)) is not None:
             row = group[ways[0]]
-            lines.setdefault((row["dataset"], labels.full(row)), {})[row["size"]] = (row, added)
+            lines.setdefault((row.dataset, labels.full(row)), {})[row.size] = (row, added)
     if not lines:
         return None
     columns = (Column("deployment", numeric=False), *(Column(f"{size} px", "ms") for size in sizes))
     rows = []
     for by_size in lines.values():
         cells = [deployment_cell(facts, labels, next(iter(by_size.values()))[0])]
-        cells += [_interval_cell(by_size[size][1]) if size in by_size else Cell(ABSENT, tone="muted") for size in sizes]
+        cells += [interval_cell(by_size[size][1]) if size in by_size else Cell(ABSENT, tone="muted") for size in sizes]
         rows.append(Line(tuple(cells)))
     caption = "Median of the closed loop less the median in process, one image per request."
     return Table("What HTTP adds", columns, tuple(rows), caption)
@@ -109,9 +109,9 @@ def overhead_figure(facts: Facts) -> Figure | None:
             continue
         row, name = group[ways[1]], labels.full(group[ways[1]])
         rows.append(row)
-        label = f"{name}, {row['size']} px: HTTP adds {number(added.value)} ms {interval(added.low, added.high)}"
+        label = f"{name}, {row.size} px: HTTP adds {number(added.value)} ms {interval(added.low, added.high)}"
         point = drawing.point(row, name, label, added.value, (added.low, added.high))
-        found.setdefault((row["dataset"], row["architecture"], row["size"]), []).append(point)
+        found.setdefault((row.dataset, row.architecture, row.size), []).append(point)
     if not rows:
         return None
     panels, beyond = [], False
@@ -147,7 +147,7 @@ def _parts(bar: str, terms: tuple[Term, ...]) -> list[Part]:
 def _table(facts: Facts, profile: str) -> Table | None:
     labels = Labels(facts.rows)
     groups = [group for group in by_deployment(facts.rows) if profile in group]
-    breakdowns = {group[profile]["cell"]: facts.breakdowns.get(group[profile]["cell"], ()) for group in groups}
+    breakdowns = {group[profile].cell: facts.breakdowns.get(group[profile].cell, ()) for group in groups}
     names = dict.fromkeys(term.name for terms in breakdowns.values() for term in terms)
     # The total and what is unattributed come first: they show how complete the parts are.
     ends = [name for name in (TOTAL, UNATTRIBUTED) if name in names]
@@ -156,11 +156,11 @@ def _table(facts: Facts, profile: str) -> Table | None:
         return None
     in_process = comparison.single_image(facts.profiles.values(), "in-process")
     floors = {
-        tuple(group[profile][key] for key in MODEL): group[profile]["p50_ms"]
-        for group in groups
-        if group[profile]["framework"] is None
+        tuple(getattr(row, key) for key in MODEL): row.p50.value
+        for row in (group[profile] for group in groups)
+        if row.framework is None
     }
-    checks = {group[profile]["cell"]: _cross_check(group, profile, in_process, floors) for group in groups}
+    checks = {group[profile].cell: _cross_check(group, profile, in_process, floors) for group in groups}
     columns = [Column("deployment", numeric=False), Column("size", "px")]
     columns += [Column(name, "ms", "All") for name in ends]
     if any(checks.values()):
@@ -169,12 +169,12 @@ def _table(facts: Facts, profile: str) -> Table | None:
     lines = []
     for group in groups:
         row = group[profile]
-        found = {term.name: term for term in breakdowns[row["cell"]]}
+        found = {term.name: term for term in breakdowns[row.cell]}
         if not found:
             continue
         cells = deployment_cells(facts, labels, row)
         cells += [_term_cell(found.get(name)) for name in ends]
-        cells += _check_cells(checks[row["cell"]]) if any(checks.values()) else []
+        cells += _check_cells(checks[row.cell]) if any(checks.values()) else []
         cells += [_term_cell(found.get(name)) for name in parts]
         lines.append(Line(tuple(cells)))
     return Table(wording.profile(facts.profiles[profile]), tuple(columns), tuple(lines))
@@ -184,13 +184,13 @@ def _cross_check(
     group: Group, profile: str, in_process: str | None, floors: dict[tuple[object, ...], float | None]
 ) -> CrossCheck | None:
     row = group[profile]
-    floor = floors.get(tuple(row[key] for key in MODEL))
-    if row["framework"] is None or in_process not in group or not floor:
+    floor = floors.get(tuple(getattr(row, key) for key in MODEL))
+    if row.framework is None or in_process not in group or not floor:
         return None
     alone = group[in_process]
-    if row["p50_ms"] is None or alone["p50_ms"] is None:
+    if row.p50.value is None or alone.p50.value is None:
         return None
-    return cross_check(row["p50_ms"], alone["p50_ms"], floor)
+    return cross_check(row.p50.value, alone.p50.value, floor)
 
 
 def _term_cell(term: Term | None) -> Cell:
@@ -209,7 +209,3 @@ def _check_cells(check: CrossCheck | None) -> list[Cell]:
         Cell(number(check.expected_ms), value=check.expected_ms),
         Cell(number(check.difference_ms), relative, check.difference_ms),
     ]
-
-
-def _interval_cell(found: Interval) -> Cell:
-    return Cell(number(found.value), interval(found.low, found.high), found.value)

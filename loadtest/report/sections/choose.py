@@ -9,13 +9,12 @@ from loadtest.analysis import intervals, pareto
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.pareto import Candidate, Choice
 from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.cells import deployment_cell
+from loadtest.report.cells import deployment_cell, interval_cell
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Table
 from loadtest.report.wording import Labels, interval, number, percent
-from loadtest.results.flags import deployment
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 from medserve.spec import LoadProfile
 
 PERCENTILES = ("p99", "p90", "p50")
@@ -43,13 +42,14 @@ def objectives(facts: Facts) -> Table | None:
         for profile in facts.profiles.values():
             if profile.mode == "in-process" or profile.batch > 1 or profile.trap:
                 continue
-            rows = {row["cell"]: row for row in eligible(facts, dataset, profile.name)}
+            rows = {row.cell: row for row in eligible(facts, dataset, profile.name)}
             candidates = [known for row in rows.values() if "p50" in (known := _candidate(facts, row)).bounds]
             percentile = pareto.supported_percentile(candidates, PERCENTILES) if candidates else None
             if percentile is None:
                 continue
+            slower = _slower(facts, rows)
             bounds = [candidate.bounds[percentile] for candidate in candidates]
-            choices = [pareto.best(candidates, percentile, limit) for limit in pareto.limits(bounds)]
+            choices = [pareto.best(candidates, percentile, limit, slower) for limit in pareto.limits(bounds)]
             # A wider limit that changes nothing would only repeat the line above it.
             lines += [
                 _objective_line(facts, labels, profile, rows, choice)
@@ -63,11 +63,12 @@ def objectives(facts: Facts) -> Table | None:
         Column("accuracy", "%"),
         Column("that percentile", "ms"),
         Column("median", "ms"),
-        Column("may be as accurate, but slower", numeric=False),
+        Column("not separated from", numeric=False),
     )
     caption = (
         "The most accurate deployment for which the upper end of the 95 % interval lies below the limit; of those "
-        "whose accuracy interval (Wilson) overlaps with its, the fastest. The percentile is the highest that every "
+        "whose accuracy interval (Wilson) overlaps with its, the fastest. Not separated from: others of those that are "
+        "not slower with 95 % confidence. The percentile is the highest that every "
         "sample of that way of measuring is large enough for: p99 needs 368 requests in each launch, p90 36. A wider "
         "limit that changes nothing is left out."
     )
@@ -77,7 +78,7 @@ def objectives(facts: Facts) -> Table | None:
 
 def fronts(facts: Facts) -> Table | None:
     """One line per deployment and size with its standing in each way of measuring; null where nothing competes."""
-    planes = _planes(facts)
+    planes = planes_of(facts)
     if not planes:
         return None
     labels = Labels(facts.rows)
@@ -89,21 +90,22 @@ def fronts(facts: Facts) -> Table | None:
     for name, row in known.items():
         share = accuracy(facts, row)
         bounds = f"[{percent(share.low)}, {percent(share.high)}]"
-        cells = [deployment_cell(facts, labels, row), Cell(str(row["size"]), value=row["size"])]
+        cells = [deployment_cell(facts, labels, row), Cell(str(row.size), value=row.size)]
         cells.append(Cell(percent(share.value), bounds, share.value))
         here = {plane.profile: plane for plane in planes if name in plane.rows}
         cells += [_standing(labels, here[profile], name) if profile in here else Cell("") for profile in profiles]
         lines.append(Line(tuple(cells)))
     caption = (
-        "On the front: no other has both a lower median and as high an accuracy. Dominated: slower than another and no "
-        "more accurate, both with 95 % confidence. Undecided: behind the front, but not with 95 % confidence."
+        "On the front: no other has both a lower median and as high an accuracy. Dominated: slower than another with "
+        "95 % confidence, launches paired block by block, and not more accurate. Undecided: behind the front, but not "
+        "slower with 95 % confidence."
     )
     return Table("Accuracy against latency", tuple(columns), tuple(lines), caption + UNEQUAL * facts.unequal)
 
 
 def figure(facts: Facts) -> Figure | None:
     """Each plane as a panel; null where nothing competes."""
-    planes = _planes(facts)
+    planes = planes_of(facts)
     if not planes:
         return None
     rows = [row for plane in planes for row in plane.rows.values()]
@@ -122,23 +124,24 @@ def figure(facts: Facts) -> Figure | None:
 
 def accuracy(facts: Facts, row: Row) -> Interval:
     """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares."""
-    return intervals.wilson(row["accuracy"], facts.artifacts[row["source_artifact"]].checkpoint.test.images)
+    assert row.accuracy is not None
+    return intervals.wilson(row.accuracy, facts.artifacts[row.source_artifact].checkpoint.test.images)
 
 
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
     """The rows that may be chosen: certified, float32 and with a median."""
-    rows = [row for row in facts.rows if (row["dataset"], row["profile"]) == (dataset, profile)]
-    return [row for row in rows if comparison.usable(row) and row["precision"] == "float32"]
+    rows = [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile)]
+    return [row for row in rows if row.usable and row.precision == "float32"]
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:
     bounds = {}
     for name in PERCENTILES:
-        if row[f"{name}_high"] is not None:
-            bounds[name] = row[f"{name}_high"]
-        elif any(map(isinf, facts.percentiles[name][row["cell"]].values())):
+        if (high := row.percentile(name).high) is not None:
+            bounds[name] = high
+        elif any(map(isinf, facts.percentiles[name][row.cell].values())):
             bounds[name] = inf
-    return Candidate(name=row["cell"], median=row["p50_ms"], accuracy=accuracy(facts, row), bounds=bounds)
+    return Candidate(name=row.cell, median=row.median, accuracy=accuracy(facts, row), bounds=bounds)
 
 
 def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: dict[str, Row], choice: Choice) -> Line:
@@ -146,42 +149,46 @@ def _objective_line(facts: Facts, labels: Labels, profile: LoadProfile, rows: di
     row, name = rows[choice.best], choice.percentile
     # On one line, however narrow the column.
     objective = f"{name} < {choice.limit:g} ms".replace(" ", "\N{NO-BREAK SPACE}")
-    where = ", ".join([wording.under(profile), *facts.datasets(row["dataset"])])
+    where = ", ".join([wording.under(profile), *facts.datasets(row.dataset)])
     share = accuracy(facts, row)
-    others = [f"{labels.full(rows[cell])}, {rows[cell]['size']} px" for cell in choice.alike]
+    others = [f"{labels.full(rows[cell])}, {rows[cell].size} px" for cell in choice.alike]
     shown = others if len(others) < 3 else [*others[:2], f"{len(others) - 2} more"]
     bounds = "" if share.low is None else f"[{percent(share.low)}, {percent(share.high)}]"
     return Line(
         (
             Cell(objective, where, choice.limit),
-            Cell(wording.framework(row["framework"]), labels.kind(row), mark=wording.mark(row)),
-            Cell(str(row["size"]), value=row["size"]),
+            Cell(wording.framework(row.framework), labels.kind(row), mark=wording.mark(row)),
+            Cell(str(row.size), value=row.size),
             Cell(percent(share.value), bounds, share.value),
-            Cell(number(row[f"{name}_ms"]), interval(row[f"{name}_low"], row[f"{name}_high"]), row[f"{name}_ms"]),
-            Cell(number(row["p50_ms"]), interval(row["p50_low"], row["p50_high"]), row["p50_ms"]),
+            interval_cell(row.percentile(name)),
+            interval_cell(row.p50),
             Cell("; ".join(shown) or "none", tone="" if shown else "muted"),
         )
     )
 
 
-def _planes(facts: Facts) -> list[Plane]:
+def planes_of(facts: Facts) -> list[Plane]:
+    """The planes of the study on which two deployments or more compete."""
     profiles = [known.name for known in comparison.side_by_side(facts.profiles.values()) if known.batch == 1]
     found = []
     for dataset in facts.study.datasets:
         for profile in profiles:
-            rows = {deployment(row): row for row in eligible(facts, dataset, profile)}
+            rows = {row.deployment: row for row in eligible(facts, dataset, profile)}
             if len(rows) < 2:
                 continue
             points = {name: _plane_point(facts, name, row) for name, row in rows.items()}
-            front, dominated = pareto.front(points.values()), pareto.dominated(list(points.values()))
-            found.append(Plane(dataset, profile, rows, points, front, dominated))
+            dominated = pareto.dominated(list(points.values()), _slower(facts, rows))
+            found.append(Plane(dataset, profile, rows, points, pareto.front(points.values()), dominated))
     return found
 
 
+def _slower(facts: Facts, rows: dict[str, Row]) -> pareto.Slower:
+    return lambda first, second: facts.comparisons.judge(rows[first], rows[second]).verdict == "slower"
+
+
 def _plane_point(facts: Facts, name: str, row: Row) -> pareto.Point:
-    model = facts.artifacts[row["source_artifact"]].checkpoint.name
-    latency = Interval(value=row["p50_ms"], low=row["p50_low"], high=row["p50_high"])
-    return pareto.Point(name=name, model=model, latency=latency, accuracy=accuracy(facts, row))
+    latency = Interval(value=row.median, low=row.p50.low, high=row.p50.high)
+    return pareto.Point(name=name, latency=latency, accuracy=accuracy(facts, row))
 
 
 def _standing(labels: Labels, plane: Plane, name: str) -> Cell:
@@ -196,7 +203,7 @@ def _panel(facts: Facts, plane: Plane, y: Axis) -> Drawn:
     labels = Labels(facts.rows)
     labelled = _labelled(plane)
     points = [
-        _point(labels, plane, name, str(row["size"]) if name in labelled else "") for name, row in plane.rows.items()
+        _point(labels, plane, name, str(row.size) if name in labelled else "") for name, row in plane.rows.items()
     ]
     x = Axis(title="median, ms (log)", domain=scales.logarithmic([(at.x, at.x_low, at.x_high) for at in points]))
     title = ", ".join([wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)])
@@ -210,7 +217,7 @@ def _labelled(plane: Plane) -> set[str]:
     """The points with their size written beside them: the best of each size, if there are several sizes."""
     best: dict[int, str] = {}
     for point in sorted(plane.points.values(), key=lambda known: (-known.accuracy.value, known.latency.value)):
-        best.setdefault(plane.rows[point.name]["size"], point.name)
+        best.setdefault(plane.rows[point.name].size, point.name)
     return set(best.values()) if len(best) > 1 else set()
 
 
@@ -226,4 +233,4 @@ def _point(labels: Labels, plane: Plane, name: str, text: str) -> Point:
 
 
 def _named(labels: Labels, row: Row) -> str:
-    return f"{labels.full(row)}, {row['size']} px"
+    return f"{labels.full(row)}, {row.size} px"

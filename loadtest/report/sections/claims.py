@@ -35,7 +35,7 @@ NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
 INTRO = (
     "What was published elsewhere, on other machines and often with networks that are not named. A claim holds when "
     "the 95 % interval of what this run measured lies wholly on its side, and does not when it lies wholly on the "
-    "other."
+    "other. Of two latencies their paired comparison decides; one that is equivalent within 5 % is not faster."
 )
 CLOSED = "a closed loop, which omits the requests that it delays"
 
@@ -69,7 +69,7 @@ def tables(facts: Facts) -> tuple[Table, ...]:
         ),
         lines,
         "Ratios of two latencies of one image, with 95 % intervals: timed correctly, and with one common mistake made "
-        "on purpose. Masked: the interval no longer excludes 1; spurious: it excludes 1 only with the mistake.",
+        "on purpose. Masked: neither is faster any more with 95 % confidence; spurious: one is, only with the mistake.",
     )
     return (found, mistakes) if lines else (found,)
 
@@ -79,14 +79,14 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
 
     def response(framework: str, form: str, profile: str) -> Response | None:
         keys = (framework, form, profile)
-        rows = [row for row in facts.rows if (row["framework"], row["format"], row["profile"]) == keys]
+        rows = [row for row in facts.rows if (row.framework, row.format, row.profile) == keys]
         return scaling.response(facts.blocks(rows))
 
     accuracies: dict[tuple[str, int], list[float]] = {}
     for checkpoint in facts.checkpoints.values():
         accuracies.setdefault((checkpoint.framework, checkpoint.size), []).append(checkpoint.test.accuracy)
     rows = [*facts.rows, *facts.mistaken]
-    return claims.judge(facts.study.claims, rows, facts.medians.__getitem__, response, accuracies, images)
+    return claims.judge(facts.study.claims, rows, facts.comparisons, response, accuracies, images)
 
 
 def _line(facts: Facts, judged: JudgedClaim) -> Line:

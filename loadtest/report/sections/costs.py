@@ -8,7 +8,6 @@ from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, Labels, number
 
 MIB = 2**20
-START = ("import", "load", "ready", "first_answer")
 
 
 def table(facts: Facts) -> Table | None:
@@ -32,13 +31,14 @@ def table(facts: Facts) -> Table | None:
     lines = []
     for group in by_deployment(facts.rows):
         row = group.get(profile)
-        if row is None or row["status"] != "done":
+        if row is None or row.status != "done":
             continue
-        artifact = facts.artifacts.get(row["source_artifact"])
-        correct = row["cpu_ms"] / row["accuracy"] if row["cpu_ms"] and row["accuracy"] else None
-        disk = artifact.model_bytes / MIB if artifact and artifact.model_bytes and row["framework"] else None
-        memory = row["peak_memory_bytes"] / MIB if row["peak_memory_bytes"] else None
-        values = (row["cpu_ms"], correct, memory, *(row[f"{name}_seconds"] for name in START), disk)
+        artifact = facts.artifacts.get(row.source_artifact)
+        correct = row.cpu_ms / row.accuracy if row.cpu_ms and row.accuracy else None
+        disk = artifact.model_bytes / MIB if artifact and artifact.model_bytes and row.framework else None
+        memory = row.peak_memory_bytes / MIB if row.peak_memory_bytes else None
+        start = (row.import_seconds, row.load_seconds, row.ready_seconds, row.first_answer_seconds)
+        values = (row.cpu_ms, correct, memory, *start, disk)
         cells = deployment_cells(facts, labels, row)
         cells += [Cell(ABSENT if value is None else number(value), value=value) for value in values]
         lines.append(Line(tuple(cells)))

@@ -9,7 +9,7 @@ from loadtest.report.facts import Facts
 from loadtest.report.model import Figure
 from loadtest.report.series import Stroke
 from loadtest.report.wording import Labels
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 
 MODES = ("in-process", "closed-loop", "open-loop")
 SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
@@ -18,7 +18,7 @@ SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
 def figure(facts: Facts) -> Figure | None:
     """One panel per size and way of measuring single images; null without samples."""
     names = [comparison.single_image(facts.profiles.values(), mode) for mode in MODES]
-    rows = [row for row in facts.rows if row["profile"] in names and comparison.usable(row)]
+    rows = [row for row in facts.rows if row.profile in names and row.usable]
     panels = []
     for group in grouped(rows, "dataset", "architecture", "size").values():
         by_profile = grouped(group, "profile").values()
@@ -33,13 +33,13 @@ def figure(facts: Facts) -> Figure | None:
 
 def _panel(facts: Facts, rows: list[Row], beside: list[Row]) -> Drawn | None:
     """One way of measuring, on the same axis as all others at this size."""
-    found = [(row, curve) for row in rows for curve in facts.curves[row["cell"]].values() if curve.shares]
+    found = [(row, curve) for row in rows for curve in facts.curves[row.cell].values() if curve.shares]
     if not found:
         return None
     ends = [
         (end, None, None)
         for row in beside
-        for curve in facts.curves[row["cell"]].values()
+        for curve in facts.curves[row.cell].values()
         for end in (curve.milliseconds[0], curve.milliseconds[-1])
     ]
     x = Axis(title="ms (log)", domain=scales.logarithmic(ends))
@@ -47,10 +47,10 @@ def _panel(facts: Facts, rows: list[Row], beside: list[Row]) -> Drawn | None:
     shares = tuple(share for share in SHARES if share >= least)
     y = Axis(title="took at least so long (log)", domain=(least / 1.2, 1.0), ticks=shares, form="~%")
     strokes = [
-        Stroke(wording.colour(row["framework"]), _kind(row), curve.milliseconds, curve.shares) for row, curve in found
+        Stroke(wording.colour(row.framework), _kind(row), curve.milliseconds, curve.shares) for row, curve in found
     ]
-    words = [wording.profile(facts.profiles[rows[0]["profile"]]), *facts.datasets(rows[0]["dataset"])]
-    title = ", ".join([*words, *facts.architectures(rows[0]["architecture"]), f"{rows[0]['size']} px"])
+    words = [wording.profile(facts.profiles[rows[0].profile]), *facts.datasets(rows[0].dataset)]
+    title = ", ".join([*words, *facts.architectures(rows[0].architecture), f"{rows[0].size} px"])
     slowest = max(curve.milliseconds[-1] for _, curve in found)
     names = wording.listed(list(dict.fromkeys(Labels(facts.rows).full(row) for row, _ in found)))
     says = f"{len(strokes)} launches of {names}, the slowest answer after {wording.number(slowest)} ms"
@@ -58,4 +58,4 @@ def _panel(facts: Facts, rows: list[Row], beside: list[Row]) -> Drawn | None:
 
 
 def _kind(row: Row) -> Literal["native", "ONNX"]:
-    return "ONNX" if row["format"] == "onnx" else "native"
+    return "ONNX" if row.format == "onnx" else "native"

@@ -3,25 +3,24 @@
 from loadtest.analysis.compare import MARGIN
 from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.cells import data_column
-from loadtest.report.comparison import Pair
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table, Tone
 from loadtest.report.wording import ABSENT, Labels, interval, number
-from loadtest.results.flags import deployment
+from loadtest.results.pairs import Pair
 
 
 def table(facts: Facts) -> Table | None:
     """ONNX over native for each framework, size and way of measuring; null if the study has no such pair."""
-    found = comparison.pairs(facts.rows, facts.medians)
+    found = facts.comparisons.pairs("native against ONNX")
     if not found:
         return None
-    names = dict.fromkeys(pair.native["profile"] for pair in found)
+    names = dict.fromkeys(pair.first.profile for pair in found)
     profiles = comparison.side_by_side([facts.profiles[name] for name in names])
     lines: dict[tuple[str, str], dict[str, Pair]] = {}
     for pair in found:
-        key = (deployment(pair.native), deployment(pair.onnx))
-        lines.setdefault(key, {})[pair.native["profile"]] = pair
+        key = (pair.first.deployment, pair.second.deployment)
+        lines.setdefault(key, {})[pair.first.profile] = pair
     labels = Labels(facts.rows)
     columns = [Column("framework", numeric=False), *data_column(facts), Column("size", "px")]
     for profile in profiles:
@@ -29,11 +28,11 @@ def table(facts: Facts) -> Table | None:
         columns += [Column("native", "ms", group), Column("ONNX", "ms", group), Column("ratio", "", group)]
     rows = []
     for pairs in lines.values():
-        native = next(iter(pairs.values())).native
+        native = next(iter(pairs.values())).first
         beside = f"{labels.kind(native)} / ONNX"
-        cells = [Cell(wording.framework(native["framework"]), beside, mark=Mark(wording.colour(native["framework"])))]
-        cells += [Cell(name) for name in facts.datasets(native["dataset"])]
-        cells.append(Cell(str(native["size"]), value=native["size"]))
+        cells = [Cell(wording.framework(native.framework), beside, mark=Mark(wording.colour(native.framework)))]
+        cells += [Cell(name) for name in facts.datasets(native.dataset)]
+        cells.append(Cell(str(native.size), value=native.size))
         for profile in profiles:
             cells += _pair_cells(pairs.get(profile.name))
         rows.append(Line(tuple(cells)))
@@ -51,10 +50,10 @@ def figure(facts: Facts) -> Figure | None:
     shown = {profile.name for profile in comparison.side_by_side(facts.profiles.values())}
     points: dict[str, list[Point]] = {}
     frameworks = {}
-    for pair in comparison.pairs(facts.rows, facts.medians):
-        if pair.ratio is not None and pair.native["profile"] in shown:
-            points.setdefault(pair.native["profile"], []).append(_point(facts, labels, pair))
-            name = pair.native["framework"]
+    for pair in facts.comparisons.pairs("native against ONNX"):
+        if pair.judged.ratio.value is not None and pair.first.profile in shown:
+            points.setdefault(pair.first.profile, []).append(_point(facts, labels, pair))
+            name = pair.first.framework
             frameworks[wording.framework(name)] = Mark(wording.colour(name))
     if not points:
         return None
@@ -85,25 +84,27 @@ def figure(facts: Facts) -> Figure | None:
 def _pair_cells(pair: Pair | None) -> list[Cell]:
     if pair is None:
         return [Cell("")] * 3
-    native, onnx = (Cell(number(row["p50_ms"]), value=row["p50_ms"]) for row in (pair.native, pair.onnx))
-    if pair.ratio is None:
-        return [native, onnx, Cell(ABSENT, tone="muted", hint="one of the two has no median")]
-    tone: Tone = "strong" if pair.verdict in ("faster", "slower") else "muted"
-    bounds = interval(pair.ratio.low, pair.ratio.high)
-    return [native, onnx, Cell(wording.times(pair.ratio.value), bounds, pair.ratio.value, pair.verdict, tone)]
+    native, onnx = (Cell(number(row.p50.value), value=row.p50.value) for row in (pair.first, pair.second))
+    ratio = pair.judged.ratio
+    if ratio.value is None:
+        return [native, onnx, Cell(ABSENT, tone="muted", hint=ratio.reason or "")]
+    tone: Tone = "strong" if pair.judged.verdict in ("faster", "slower") else "muted"
+    bounds = interval(ratio.low, ratio.high)
+    return [native, onnx, Cell(wording.times(ratio.value), bounds, ratio.value, pair.judged.verdict, tone)]
 
 
 def _point(facts: Facts, labels: Labels, pair: Pair) -> Point:
-    row, ratio = pair.native, pair.ratio
-    assert ratio is not None
-    words = [f"{row['size']} px", wording.framework(row["framework"]), *labels.varying(row)]
-    name = " ".join([*words, *facts.datasets(row["dataset"])])
-    label = f"{name}: ONNX at {wording.times(ratio.value)} {interval(ratio.low, ratio.high)} of native, {pair.verdict}"
+    row, ratio = pair.first, pair.judged.ratio
+    assert ratio.value is not None
+    words = [f"{row.size} px", wording.framework(row.framework), *labels.varying(row)]
+    name = " ".join([*words, *facts.datasets(row.dataset)])
+    measured = f"{wording.times(ratio.value)} {interval(ratio.low, ratio.high)}"
+    label = f"{name}: ONNX at {measured} of native, {pair.judged.verdict}"
     return Point(
         series=name,
-        framework=wording.framework(row["framework"]),
-        colour=wording.colour(row["framework"]),
-        kind="decided" if pair.verdict in ("faster", "slower") else "not decided",
+        framework=wording.framework(row.framework),
+        colour=wording.colour(row.framework),
+        kind="decided" if pair.judged.verdict in ("faster", "slower") else "not decided",
         value=ratio.value,
         low=ratio.low,
         high=ratio.high,

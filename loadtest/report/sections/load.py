@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from loadtest.analysis.intervals import Estimate
 from loadtest.analysis.saturation import LoadStep, saturation_point
 from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.cells import deployment_cells, median_cell, number_cell
@@ -12,8 +13,7 @@ from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Table
 from loadtest.report.wording import ABSENT, Labels, number
-from loadtest.results.flags import deployment
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 from medserve.spec import LoadProfile
 
 DEFINITIONS = ("from intended start", "service time", "uncorrected", "omitted")
@@ -21,7 +21,7 @@ DEFINITIONS = ("from intended start", "service time", "uncorrected", "omitted")
 
 def definitions(facts: Facts) -> Table | None:
     """Open loops: rates asked and delivered, and each percentile by three definitions; null without an open loop."""
-    rows = [row for row in facts.rows if row["mode"] == "open-loop" and row["status"] == "done"]
+    rows = [row for row in facts.rows if row.mode == "open-loop" and row.status == "done"]
     if not rows:
         return None
     columns = [Column("deployment", numeric=False), Column("size", "px"), Column("schedule", numeric=False)]
@@ -33,14 +33,16 @@ def definitions(facts: Facts) -> Table | None:
     lines = []
     for row in rows:
         cells = deployment_cells(facts, labels, row)
-        cells.append(Cell(wording.schedule(facts.profiles[row["profile"]])))
-        cells += [number_cell(row["rate_asked"]), number_cell(row["rate_delivered"])]
-        for name in ("p50", "p99"):
-            headline, service, uncorrected = (row[f"{name}_{of}"] for of in ("ms", "service_ms", "uncorrected_ms"))
+        cells.append(Cell(wording.schedule(facts.profiles[row.profile])))
+        cells += [number_cell(row.rate_asked), number_cell(row.rate_delivered)]
+        for headline, service, uncorrected in (
+            (row.p50.value, row.p50_service_ms, row.p50_uncorrected_ms),
+            (row.p99.value, row.p99_service_ms, row.p99_uncorrected_ms),
+        ):
             omitted = None if headline is None or uncorrected is None else headline - uncorrected
             cells.append(msgspec.structs.replace(number_cell(headline), tone="strong"))
             cells += map(number_cell, (service, uncorrected, omitted))
-        cells += [number_cell(row["lag_p50_us"]), number_cell(row["lag_p99_us"])]
+        cells += [number_cell(row.lag_p50_us), number_cell(row.lag_p99_us)]
         lines.append(Line(tuple(cells)))
     caption = (
         "Three definitions of latency on the same run. The headline counts from the intended start. The service time "
@@ -62,7 +64,7 @@ def ladder(facts: Facts) -> Table | None:
     lines = []
     for group in by_deployment(facts.rows):
         found = [group.get(profile.name) for profile in profiles]
-        if known := [row for row in found if row and row["throughput"]]:
+        if known := [row for row in found if row and row.throughput]:
             lines.append(Line((*deployment_cells(facts, labels, known[0]), *map(_throughput_cell, found))))
     caption = (
         "Answered images per second, and the median latency. Bold: the saturation point, where throughput over latency "
@@ -100,21 +102,21 @@ def pauses(facts: Facts) -> Table | None:
 
 def rates(facts: Facts) -> Figure | None:
     """p50 and p99 against the delivered rate; null if no kind of arrivals was measured at several rates."""
-    rows = [row for row in facts.rows if row["mode"] == "open-loop" and row["rate_delivered"] and row["p50_ms"]]
-    rows = [row for row in rows if comparison.usable(row) and row["batch"] == 1]
+    rows = [row for row in facts.rows if row.mode == "open-loop" and row.rate_delivered and row.p50.value]
+    rows = [row for row in rows if row.usable and row.batch == 1]
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
-        by_kind.setdefault(facts.profiles[row["profile"]].arrivals, []).append(row)
+        by_kind.setdefault(facts.profiles[row.profile].arrivals, []).append(row)
     panels, shown, cut = [], [], False
     for kind, found in by_kind.items():
         for group in grouped(found, "dataset", "architecture", "size").values():
-            if len({row["rate_asked"] for row in group}) < 2:
+            if len({row.rate_asked for row in group}) < 2:
                 continue
             shown += group
             saturated = _saturation_cells(group)
             for name in ("p50", "p99"):
-                known = [row for row in group if row[f"{name}_ms"]]
-                points = [_rate_point(facts, row, name, ringed=row["cell"] in saturated) for row in known]
+                known = [row for row in group if row.percentile(name).value]
+                points = [_rate_point(facts, row, name, ringed=row.cell in saturated) for row in known]
                 if points:
                     title = f"{name}, {kind} arrivals, {_place(facts, group[0])}"
                     panels.append(_panel(points, "delivered, requests/s (log)", f"{name}, ms (log)", title))
@@ -133,18 +135,18 @@ def rates(facts: Facts) -> Figure | None:
 def users(facts: Facts) -> Figure | None:
     """Latency and throughput of closed loops by users; null without several numbers of users."""
     counts = {profile.name: profile.users for profile in _ladder_profiles(facts)}
-    rows = [row for row in facts.rows if row["profile"] in counts and row["saturation"] is not None]
+    rows = [row for row in facts.rows if row.profile in counts and row.saturation is not None]
     # The null runtime would be a point decades away.
-    rows = [row for row in rows if row["throughput"] and row["framework"] is not None]
+    rows = [row for row in rows if row.throughput and row.framework is not None]
     if len(counts) < 2 or not rows:
         return None
     panels = []
     for group in grouped(rows, "dataset", "architecture", "size").values():
         place, ticks = _place(facts, group[0]), tuple(sorted(counts.values()))
-        points = [_user_point(facts, row, counts[row["profile"]], latency=True) for row in group if row["p50_ms"]]
+        points = [_user_point(facts, row, counts[row.profile], latency=True) for row in group if row.p50.value]
         if points:
             panels.append(_panel(points, "reached, images/s (log)", "median, ms (log)", f"Latency, {place}"))
-        points = [_user_point(facts, row, counts[row["profile"]], latency=False) for row in group]
+        points = [_user_point(facts, row, counts[row.profile], latency=False) for row in group]
         panels.append(_panel(points, "users (log)", "images/s (log)", f"Throughput, {place}", ticks))
     caption = (
         "Closed loops of several back-to-back users. Ring: the saturation point of each deployment. Beyond it no "
@@ -164,25 +166,25 @@ def _ladder_profiles(facts: Facts) -> list[LoadProfile]:
 
 
 def _throughput_cell(row: Row | None) -> Cell:
-    if row is None or row["throughput"] is None:
+    if row is None or row.throughput is None:
         return Cell(ABSENT, tone="muted")
-    latency = "" if row["p50_ms"] is None else f"{number(row['p50_ms'])} ms"
-    return Cell(number(row["throughput"]), latency, row["throughput"], tone="strong" if row["saturation"] else "")
+    latency = "" if row.p50.value is None else f"{number(row.p50.value)} ms"
+    return Cell(number(row.throughput), latency, row.throughput, tone="strong" if row.saturation else "")
 
 
 def _saturation_cells(rows: Sequence[Row]) -> set[str]:
     """The cell at each deployment's saturation point, of those whose highest rate lies beyond it."""
     by_name: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: float(row["rate_asked"])):
-        by_name.setdefault(deployment(row), []).append(row)
+    for row in sorted(rows, key=lambda row: row.rate_asked or 0.0):
+        by_name.setdefault(row.deployment, []).append(row)
     found = set()
     for ordered in by_name.values():
         steps = [
-            LoadStep(users=index, throughput=row["rate_delivered"], p50_ms=row["p50_ms"])
+            LoadStep(users=index, throughput=row.rate_delivered or 0.0, p50_ms=row.median)
             for index, row in enumerate(ordered)
         ]
         if (point := saturation_point(steps)) < len(ordered) - 1:
-            found.add(ordered[point]["cell"])
+            found.add(ordered[point].cell)
     return found
 
 
@@ -195,28 +197,26 @@ def _panel(points: Sequence[Point], across: str, up: str, title: str, ticks: tup
 
 
 def _rate_point(facts: Facts, row: Row, name: str, *, ringed: bool) -> Point:
-    words = f"{number(row['rate_delivered'])} requests/s: {name} {wording.estimate(row, name)}"
-    bounds = (row[f"{name}_low"], row[f"{name}_high"])
-    return _point(facts, row, words, row[f"{name}_ms"], bounds, row["rate_delivered"], ringed=ringed)
+    words = f"{number(row.rate_delivered)} requests/s: {name} {wording.estimate(row, name)}"
+    return _point(facts, row, words, row.percentile(name), row.rate_delivered, ringed=ringed)
 
 
 def _user_point(facts: Facts, row: Row, count: int, *, latency: bool) -> Point:
-    figure = f"median {wording.estimate(row)}" if latency else f"{number(row['throughput'])} images/s"
-    words, ringed = f"{wording.several(count, 'user')}: {figure}", bool(row["saturation"])
+    figure = f"median {wording.estimate(row)}" if latency else f"{number(row.throughput)} images/s"
+    words, ringed = f"{wording.several(count, 'user')}: {figure}", bool(row.saturation)
     if latency:
-        bounds = (row["p50_low"], row["p50_high"])
-        return _point(facts, row, words, row["p50_ms"], bounds, row["throughput"], ringed=ringed)
-    return _point(facts, row, words, row["throughput"], (None, None), float(count), ringed=ringed)
+        return _point(facts, row, words, row.p50, row.throughput, ringed=ringed)
+    return _point(facts, row, words, Estimate(value=row.throughput), float(count), ringed=ringed)
 
 
-def _point(
-    facts: Facts, row: Row, words: str, value: float, ends: tuple[float | None, float | None], x: float, *, ringed: bool
-) -> Point:
+def _point(facts: Facts, row: Row, words: str, found: Estimate, x: float | None, *, ringed: bool) -> Point:
+    assert found.value is not None
+    assert x is not None
     name = Labels(facts.rows).full(row)
     label = f"{name}, {words}" + (" (saturation point)" if ringed else "")
-    return drawing.point(row, name, label, value, ends, x=x, ringed=ringed)
+    return drawing.point(row, name, label, found.value, (found.low, found.high), x=x, ringed=ringed)
 
 
 def _place(facts: Facts, row: Row) -> str:
-    where = [*facts.datasets(row["dataset"]), *facts.architectures(row["architecture"])]
-    return ", ".join([*where, f"{row['size']} px"])
+    where = [*facts.datasets(row.dataset), *facts.architectures(row.architecture)]
+    return ", ".join([*where, f"{row.size} px"])

@@ -6,7 +6,7 @@ from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Line, Table
 from loadtest.report.wording import ABSENT, Labels, number, several
-from loadtest.results.table import Row
+from loadtest.results.row import Row
 from medserve.tables import ROOFLINE
 
 VERDICTS = {
@@ -66,11 +66,11 @@ def steadiness(facts: Facts) -> Table | None:
     columns += [Column(head, "", "Steady state of its cells") for head in ("reached", "not reached", "too few to tell")]
     lines = []
     for group in by_deployment(facts.rows):
-        if not (rows := [row for row in group.values() if row["status"] == "done"]):
+        if not (rows := [row for row in group.values() if row.status == "done"]):
             continue
         cells = deployment_cells(facts, labels, rows[0])
-        cells += [_count(sum(row["windows"] for row in rows)), _count(sum(row["disturbed"] for row in rows), bad=True)]
-        states = [row["steady"] for row in rows]
+        cells += [_count(sum(row.windows for row in rows)), _count(sum(row.disturbed for row in rows), bad=True)]
+        states = [row.steady for row in rows]
         cells += [_count(states.count(True)), _count(states.count(False), bad=True), _count(states.count(None))]
         lines.append(Line(tuple(cells), _remarks(facts, rows)))
     caption = (
@@ -93,10 +93,10 @@ def selftest_caution(facts: Facts) -> str | None:
 
 def cautions(facts: Facts) -> list[str]:
     """Cautions on rows that are not valid, that were disturbed, or that have no steady state."""
-    rows = [row for row in facts.rows if row["status"] == "done"]
-    invalid = sum(not row["valid"] for row in rows)
-    windows, disturbed = (sum(row[key] for row in rows) for key in ("windows", "disturbed"))
-    unsteady = sum(row["steady"] is False for row in rows)
+    rows = [row for row in facts.rows if row.status == "done"]
+    invalid = sum(not row.valid for row in rows)
+    windows, disturbed = sum(row.windows for row in rows), sum(row.disturbed for row in rows)
+    unsteady = sum(row.steady is False for row in rows)
     found = []
     if invalid:
         found.append(f"{invalid} of {wording.several(len(rows), 'measured row')} are not valid; the tables say why.")
@@ -114,7 +114,7 @@ def _count(value: int, *, bad: bool = False) -> Cell:
 def _remarks(facts: Facts, rows: list[Row]) -> tuple[str, ...]:
     found: dict[str, list[Row]] = {}
     for row in rows:
-        for part in (row["reason"] or "").split("; "):
+        for part in (row.reason or "").split("; "):
             if "windows disturbed" in part or part.startswith("no steady state"):
                 found.setdefault(part, []).append(row)
     return remarks_by_profile(facts, found)

@@ -6,14 +6,14 @@ from math import exp
 import msgspec
 
 from loadtest.analysis import scaling
-from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import Response
 from loadtest.report import comparison, drawing, scales, sheet, wording
+from loadtest.report.cells import interval_cell
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
 from loadtest.report.model import Cell, Column, Figure, Line, Table
-from loadtest.report.wording import ABSENT, Labels, interval, number
-from loadtest.results.table import Row
+from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.results.row import Row
 
 APART = 0.022
 """Relative sideways shift of neighbouring series, so that their intervals do not cover one another."""
@@ -26,19 +26,19 @@ INTRO = (
 
 def latency(facts: Facts) -> Figure | None:
     """Medians by resolution; null if every group has one size only."""
-    groups = [group for group in _groups(facts) if len({row["size"] for row in group}) > 1]
+    groups = [group for group in _groups(facts) if len({row.size for row in group}) > 1]
     if not groups:
         return None
     points = _median_points(facts, groups)
     spreads = [point.spread for panel in points for point in panel]
     domain = scales.logarithmic(spreads)
     order = list(dict.fromkeys(point.series for panel in points for point in panel))
-    sizes = tuple(sorted({row["size"] for group in groups for row in group}))
+    sizes = tuple(sorted({row.size for group in groups for row in group}))
     panels = []
     for group, panel in zip(groups, points, strict=True):
         shifts = [APART * (order.index(point.series) - (len(order) - 1) / 2) for point in panel]
         moved = [
-            msgspec.structs.replace(point, x=row["size"] * exp(shift))
+            msgspec.structs.replace(point, x=row.size * exp(shift))
             for row, point, shift in zip(group, panel, shifts, strict=True)
         ]
         across = Axis(title="image side, px (log)", domain=(sizes[0] / 1.2, sizes[-1] * 1.2), ticks=sizes, grid=False)
@@ -55,7 +55,7 @@ def latency(facts: Facts) -> Figure | None:
 
 def latency_at_one_size(facts: Facts) -> Figure | None:
     """Medians and p99 of what was measured at one size only."""
-    groups = [group for group in _groups(facts) if len({row["size"] for row in group}) == 1]
+    groups = [group for group in _groups(facts) if len({row.size for row in group}) == 1]
     if not groups:
         return None
     points = _median_points(facts, groups, tails=True)
@@ -64,9 +64,9 @@ def latency_at_one_size(facts: Facts) -> Figure | None:
     domain = scales.logarithmic([*spreads, *tails])
     panels = []
     for group, panel in zip(groups, points, strict=True):
-        title = f"{_title(facts, group[0])}, {group[0]['size']} px"
+        title = f"{_title(facts, group[0])}, {group[0].size} px"
         panels.append(drawing.rows(panel, Axis(title="ms (log)", domain=domain), title, drawing.extremes(panel)))
-    sizes = wording.listed([f"{size} px" for size in dict.fromkeys(group[0]["size"] for group in groups)])
+    sizes = wording.listed([f"{size} px" for size in dict.fromkeys(group[0].size for group in groups)])
     caption = (
         "Latency of one image; the axis is logarithmic and the same in all panels. Point: median, with its 95 % "
         "interval over launches."
@@ -90,18 +90,18 @@ def crossovers(facts: Facts) -> Table | None:
     if profile is None:
         return None
     labels, lines = Labels(facts.rows), []
-    series = [rows for rows in _series(facts, profile) if rows[0]["framework"] is not None]
+    series = [rows for rows in _series(facts, profile) if rows[0].framework is not None]
     for a, b in combinations(series, 2):
         found = scaling.crossover(facts.blocks(a), facts.blocks(b))
         if found is None:
             continue
-        smallest = min(row["size"] for row in a)
-        ahead = [min(rows, key=lambda row: row["size"])["p50_ms"] for rows in (a, b)]
+        smallest = min(row.size for row in a)
+        ahead = [min(rows, key=lambda row: row.size).p50.value for rows in (a, b)]
         first, then = (a, b) if (ahead[0] or 0) <= (ahead[1] or 0) else (b, a)
         cells = [
             Cell(labels.full(first[0]), f"ahead at {smallest} px", mark=wording.mark(first[0])),
             Cell(labels.full(then[0]), mark=wording.mark(then[0])),
-            Cell(number(found.value), interval(found.low, found.high), found.value),
+            interval_cell(found),
         ]
         lines.append(Line(tuple(cells)))
     columns = (Column("faster on small images", numeric=False), Column("faster on large images", numeric=False))
@@ -113,7 +113,7 @@ def _responses(facts: Facts, profile: str) -> Table | None:
     labels, lines = Labels(facts.rows), []
     for rows in _series(facts, profile):
         found = scaling.response(facts.blocks(rows))
-        if found is not None and rows[0]["framework"] is not None:
+        if found is not None and rows[0].framework is not None:
             lines.append(_line(labels, rows[0], found))
     columns = (
         Column("deployment", numeric=False),
@@ -126,17 +126,13 @@ def _responses(facts: Facts, profile: str) -> Table | None:
 
 
 def _line(labels: Labels, row: Row, found: Response) -> Line:
-    cells = [Cell(wording.framework(row["framework"]), labels.kind(row), mark=wording.mark(row))]
+    cells = [Cell(wording.framework(row.framework), labels.kind(row), mark=wording.mark(row))]
     if found.linear:
-        cells += [_bounded(found.fixed_ms), _bounded(found.pixel_ns)]
+        cells += [interval_cell(found.fixed_ms), interval_cell(found.pixel_ns)]
     else:
         cells += [Cell(ABSENT, hint="latency is not linear in the pixels", tone="muted")] * 2
-    cells += [_bounded(found.exponent), Cell(number(found.residual * 100), value=found.residual)]
+    cells += [interval_cell(found.exponent), Cell(number(found.residual * 100), value=found.residual)]
     return Line(tuple(cells))
-
-
-def _bounded(found: Interval) -> Cell:
-    return Cell(number(found.value), interval(found.low, found.high), found.value)
 
 
 def _series(facts: Facts, profile: str) -> list[list[Row]]:
@@ -153,14 +149,14 @@ def _series(facts: Facts, profile: str) -> list[list[Row]]:
         "variant",
         "seed",
     )
-    rows = [row for row in facts.rows if row["profile"] == profile and row["status"] == "done"]
-    return [group for group in comparison.grouped(rows, *keys).values() if len({row["size"] for row in group}) > 1]
+    rows = [row for row in facts.rows if row.profile == profile and row.status == "done"]
+    return [group for group in comparison.grouped(rows, *keys).values() if len({row.size for row in group}) > 1]
 
 
 def _groups(facts: Facts) -> list[list[Row]]:
     """The rows of single images by panel, without the null runtime, whose point would be decades below the others."""
     shown = {profile.name for profile in comparison.side_by_side(facts.profiles.values())}
-    rows = [row for row in facts.rows if row["profile"] in shown and row["batch"] == 1 and comparison.usable(row)]
+    rows = [row for row in facts.rows if row.profile in shown and row.batch == 1 and row.usable]
     return list(comparison.grouped(rows, "dataset", "architecture", "profile").values())
 
 
@@ -169,7 +165,7 @@ def _median_points(facts: Facts, groups: list[list[Row]], *, tails: bool = False
     return [
         [
             drawing.median_point(
-                row, labels.full(row), f"{labels.full(row)}, {row['size']} px", row["p99_ms"] if tails else None
+                row, labels.full(row), f"{labels.full(row)}, {row.size} px", row.p99.value if tails else None
             )
             for row in group
         ]
@@ -178,5 +174,5 @@ def _median_points(facts: Facts, groups: list[list[Row]], *, tails: bool = False
 
 
 def _title(facts: Facts, row: Row) -> str:
-    words = [wording.profile(facts.profiles[row["profile"]]), *facts.datasets(row["dataset"])]
-    return ", ".join([*words, *facts.architectures(row["architecture"])])
+    words = [wording.profile(facts.profiles[row.profile]), *facts.datasets(row.dataset)]
+    return ", ".join([*words, *facts.architectures(row.architecture)])
