@@ -4,6 +4,7 @@ import fcntl
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ from medserve import machine, plugins
 from medserve.empty import empty_artifact
 from medserve.tables import FORMATS
 
+# A shell ignores SIGINT in what it starts in the background, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Timing never decides a test, and a busy machine makes any example slow.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("house")
+settings.register_profile("medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("medserve")
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -223,11 +223,11 @@ def test_a_person_and_a_program_read_the_digest_on_standard_output(empty: Path, 
     child = process.start(words, stdout=subprocess.PIPE, env={EVENTS: program})
     try:
         assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(1 if program else 2)]
+        lines = [child.stdout.readline() for _ in range(1 if program else 3)]
         if program:
             assert json.loads(lines[0])["sha256"] == digest_of(empty)
         else:
-            assert lines[1].decode() == f"{empty / store.ARTIFACT}: SHA-256 {digest_of(empty)}\n"
+            assert lines[2].decode() == f"{empty / store.ARTIFACT}: SHA-256 {digest_of(empty)}\n"
     finally:
         process.stop(child)
         child.stdout.close()
