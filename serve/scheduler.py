@@ -86,8 +86,8 @@ def check_scores(scores: NDArray[np.float32], count: int, classes: int) -> None:
     if not isinstance(scores, np.ndarray) or scores.shape != (count, classes):
         shape = getattr(scores, "shape", type(scores).__name__)
         raise RuntimeError(f"the runtime returned scores of shape {shape}; expected ({count}, {classes})")
-    # The sum of squares is finite only if every score is; it takes a fifth of the time of `isfinite(...).all()`.
-    if not isfinite(np.vdot(scores, scores)):
+    # Python adds up the scores of one image in half a microsecond; a NumPy function takes six when the caches are cold.
+    if not (isfinite(sum(scores.tolist()[0])) if count == 1 else np.isfinite(scores).all()):
         raise RuntimeError("the runtime returned scores that are not finite")
 
 
