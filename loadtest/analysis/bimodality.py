@@ -1,4 +1,4 @@
-"""Whether a distribution of latency has two modes: its median then lies where no request is."""
+"""Whether a distribution of latency has two modes: no request may be near a median between them."""
 
 import numpy as np
 from numpy.typing import NDArray

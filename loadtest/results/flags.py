@@ -74,8 +74,8 @@ def bimodal(launches: Sequence[LaunchSummary]) -> tuple[bool, str | None]:
     modes = found[0]
     lower, upper = modes.lower / 1e6, modes.upper / 1e6
     return True, (
-        f"bimodal: no request is near this median, {1 - modes.share:.0%} are around {lower:.3g} ms and "
-        f"{modes.share:.0%} around {upper:.3g} ms{_in_launches(len(found), launches)}"
+        f"bimodal: {1 - modes.share:.0%} of the requests around {lower:.3g} ms, {modes.share:.0%} around "
+        f"{upper:.3g} ms{_in_launches(len(found), launches)}"
     )
 
 
