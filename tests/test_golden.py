@@ -23,12 +23,12 @@ import numpy as np
 from safetensors.numpy import load_file
 from medserve import plugins, store
 from medserve.tables import ARCHITECTURES
-from train.frameworks import Begin
+from train.frameworks import InitialState
 checkpoint, golden, out = map(Path, sys.argv[1:])
 manifest = store.read_checkpoint(checkpoint)
 trainer = plugins.load("train.frameworks", manifest.framework).create(
     ARCHITECTURES[manifest.architecture], len(manifest.classes), manifest.recipe, np.zeros(1, np.float32),
-    Begin(weights=load_file(checkpoint / "weights.safetensors")),
+    InitialState(weights=load_file(checkpoint / "weights.safetensors")),
 )
 np.save(out, trainer.predict(np.load(golden)["images"]))
 """
