@@ -329,9 +329,9 @@ def test_the_summary_of_one_record_has_counts_rates_and_all_definitions_of_laten
     words = as_text(said | {"rate_asked": 100.0})
     assert "100/s of 100 asked" in words
     (line,) = [line.split() for line in words.splitlines() if line.startswith("p99 ")]
-    assert line == ["p99", "3", "1", "1", "2"]
+    assert line == ["p99", "3.00", "1.00", "1.00", "2.00"]
     (line,) = [line.split() for line in words.splitlines() if line.startswith("p99.9")]
-    assert line == ["p99.9", "-", "-", "-", "-"]
+    assert line == ["p99.9", *[ABSENT] * 4]
 
 
 def test_the_summary_of_nothing_divides_by_nothing() -> None:
