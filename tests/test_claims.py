@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from loadtest.analysis.intervals import Estimate
+from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import Response, response
 from loadtest.results.claims import JudgedClaim, judge
 from loadtest.results.pairs import Comparisons, compare
@@ -26,7 +26,7 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         study="made",
         trained_in=framework,
         valid=True,
-        p50=Estimate(value=1.0),
+        p50=Interval(value=1.0),
         cell=f"{framework}-{size}.{form}.{profile}",
         dataset="bloodmnist",
         size=size,

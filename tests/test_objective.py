@@ -196,7 +196,7 @@ def test_a_client_that_lags_ends_the_search_unless_the_server_fails_by_itself() 
         return measure
 
     with pytest.raises(
-        CannotRun, match="load generator is the limit: at 128 requests/s p90 is 21 ms from the intended"
+        CannotRun, match="load generator is the limit: at 128 requests/s p90 is 21.0 ms from the intended"
     ):
         found(lagging(300.0))
     assert found(lagging(100.0)).low <= 100

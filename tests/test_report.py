@@ -9,12 +9,13 @@ import pytest
 from conftest import Stage
 from made_run import build, study
 
-from loadtest.report import page, wording
+from loadtest.report import page
 from loadtest.results import table
 from loadtest.results.row import Row, published
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
+from medserve.numbers import ABSENT, MINUS, TIMES, number
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure, plan
 
@@ -123,8 +124,8 @@ def test_medians_and_ratios_are_those_that_were_made(run: Path, read: Reader) ->
     first = found["synthetic-28-cnn-pytorch-s0.onnx.onnx_runtime.cpu-t1.closed-1"]
     assert first.p50.value == pytest.approx(0.5, rel=1e-3)
     ratios = [line for table in read.tables for line in table if "TorchScript / ONNX" in line[0][0]]
-    assert {cell for cell, _, _ in ratios[0] if cell.startswith(f"0.500{wording.TIMES}")}
-    assert [float(value) for cell, value, _ in ratios[0] if wording.TIMES in cell and value] == pytest.approx(
+    assert {cell for cell, _, _ in ratios[0] if cell.startswith(f"0.500{TIMES}")}
+    assert [float(value) for cell, value, _ in ratios[0] if TIMES in cell and value] == pytest.approx(
         [0.5] * 4, rel=1e-3
     )
 
@@ -155,7 +156,7 @@ def test_the_answer_says_what_the_intervals_carry_and_no_more(read: Reader) -> N
     text = " ".join(read.text.split())
     assert "PyTorch ONNX is fastest at 28 px, with a median of 0.500 ms" in text
     assert "at 64 px no single deployment is fastest" in text
-    assert f"ONNX is faster in 5 of 5 pairs of framework and size (0.500{wording.TIMES} the native median)" in text
+    assert f"ONNX is faster in 5 of 5 pairs of framework and size (0.500{TIMES} the native median)" in text
     assert "computes nothing takes 0.0800 ms, 2 to 16 % of the lowest median" in text
 
 
@@ -235,17 +236,17 @@ def test_what_is_no_run_is_refused_in_one_line(stage: Stage, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, wording.ABSENT),
+        (None, ABSENT),
         (0.0, "0"),
         (0.37, "0.370"),
         (9.996, "10.0"),
         (99.95, "100"),
         (1234.5, "1,230"),
         (0.00123, "0.00123"),
-        (0.000297, f"2.97 {wording.TIMES} 10⁻⁴"),
-        (6.556e-7, f"6.56 {wording.TIMES} 10⁻⁷"),
-        (-0.265, f"{wording.MINUS}0.265"),
+        (0.000297, f"2.97 {TIMES} 10⁻⁴"),
+        (6.556e-7, f"6.56 {TIMES} 10⁻⁷"),
+        (-0.265, f"{MINUS}0.265"),
     ],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
-    assert wording.number(value) == text
+    assert number(value) == text

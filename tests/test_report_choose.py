@@ -11,10 +11,13 @@ import pytest
 from made_run import build, study
 
 from loadtest import samples
-from loadtest.report import facts, page, table_writers, wording
-from loadtest.report.model import Cell as Shown
-from loadtest.report.model import Column, Figure, Line, Table
+from loadtest.report import facts, page, wording
+from loadtest.report.model import Figure
 from loadtest.report.sections import breakdown, choose, distributions, load, resolution, training
+from loadtest.results import tabular
+from loadtest.results.tabular import Cell as Shown
+from loadtest.results.tabular import Column, Line, Table
+from medserve.numbers import ABSENT, TIMES, number
 from medserve.spec import Cell, Recipe
 from medserve.study import Deployed, Measure, Training
 
@@ -161,7 +164,7 @@ def test_every_launch_is_a_line_of_its_own(read: facts.Facts) -> None:
 def test_latency_against_the_delivered_rate_marks_the_saturation_point(read: facts.Facts) -> None:
     words = said(load.rates(read))
     delivered = next(row for row in read.rows if row.profile == "poisson-50").rate_delivered
-    assert [word for word in words if f"{wording.number(delivered)} requests/s: p50 0.50" in word]
+    assert [word for word in words if f"{number(delivered)} requests/s: p50 0.50" in word]
     assert [word for word in words if ": p99 0.7" in word]
     assert load.users(read) is None, "one number of users is no ladder"
 
@@ -227,8 +230,8 @@ def test_every_table_is_a_file_in_three_forms(run: Path) -> None:
 
 def test_a_table_in_latex_has_one_line_a_line_and_nothing_that_latex_takes_amiss() -> None:
     columns = (Column("what & why", numeric=False), Column("p50", "ms", "HTTP_1"), Column("p99", "ms", "HTTP_1"))
-    cells = (Shown("50 % of <all>"), Shown(f"6.56 {wording.TIMES} 10⁻⁷", "[1, 2]", 6.56e-7), Shown(wording.ABSENT))
-    found = table_writers.as_latex(Table("", columns, (Line(cells, ("a\nremark",)),)))
+    cells = (Shown("50 % of <all>"), Shown(f"6.56 {TIMES} 10⁻⁷", "[1, 2]", 6.56e-7), Shown(ABSENT))
+    found = tabular.as_latex(Table("", columns, (Line(cells, ("a\nremark",)),)))
     assert found.splitlines() == [
         "% a remark",
         r"\begin{tabular}{lrr}",
@@ -240,6 +243,6 @@ def test_a_table_in_latex_has_one_line_a_line_and_nothing_that_latex_takes_amiss
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    assert table_writers.as_csv(Table("", columns, (Line(cells, ("a\nremark",)),))).splitlines()[0] == (
+    assert tabular.as_csv(Table("", columns, (Line(cells, ("a\nremark",)),))).splitlines()[0] == (
         'what & why,"HTTP_1, p50, ms","HTTP_1, p50, ms (beside)","HTTP_1, p99, ms",remarks'
     )

@@ -9,10 +9,11 @@ import pytest
 from made_run import LAG, MS, PARTS, Columns, build, study
 from test_report import Reader
 
-from loadtest.report import facts, page, wording
-from loadtest.report.model import Table
+from loadtest.report import facts, page
 from loadtest.report.sections import breakdown, load, measurement
+from loadtest.results.tabular import Table
 from medserve import store
+from medserve.numbers import ABSENT
 from medserve.result import Check, SelfTest, Window
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure
@@ -101,7 +102,7 @@ def test_the_cross_check_is_in_process_and_the_null_server(read: facts.Facts) ->
     assert row["Cross-check difference"].value == pytest.approx(0.05, abs=0.01)
     assert row["Cross-check difference"].note.endswith(" %")
     null = cells(breakdown.tables(read)[1], -1)
-    assert null["Cross-check difference"].text == wording.ABSENT
+    assert null["Cross-check difference"].text == ABSENT
 
 
 def test_every_schedule_has_latency_by_three_definitions(read: facts.Facts) -> None:

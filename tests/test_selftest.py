@@ -244,11 +244,11 @@ def made_selftest(ok: bool, roofline: float = 9000.0) -> SelfTest:
 def test_a_failed_check_is_one_line_with_numbers() -> None:
     assert selftest.why_failed(made_selftest(True)) is None
     assert selftest.why_failed(made_selftest(False)) == (
-        "load-generator self-test failed: mixed delays: p50 at 100/s is 2.2, the truth is 2 ms; "
+        "load-generator self-test failed: mixed delays: p50 at 100/s is 2.20, the truth is 2.00 ms; "
         "stop what else runs on this machine and try again"
     )
     table = selftest.as_text(made_selftest(False)).splitlines()
-    assert table[2].split() == ["mixed", "delays:", "p50", "at", "100/s", "2.2", "2", "0.15", "ms", "FAILED"]
+    assert table[2].split() == ["mixed", "delays:", "p50", "at", "100/s", "2.20", "2.00", "0.150", "ms", "FAILED"]
     assert table[3].split() == ["roofline", "of", "28", "px", "9,000", "requests/s"]
 
 

@@ -14,13 +14,14 @@ from made_run import FRAMEWORKS, build, study
 from msgspec.structs import replace
 
 from loadtest import samples
-from loadtest.report import comparison, facts, page, wording
+from loadtest.report import comparison, facts, page
 from loadtest.report.sections import choose, formats
 from loadtest.results import regression, table
 from loadtest.results.claims import judge
 from loadtest.results.verify import verify
 from medserve import store
 from medserve.errors import BadInput
+from medserve.numbers import TIMES
 from medserve.result import Result
 from medserve.spec import Cell
 from medserve.study import Claim, Deployed, Measure, Subject
@@ -103,7 +104,7 @@ def test_compare_the_report_and_the_claims_name_the_same_verdicts(tmp_path: Path
 
     table_of_formats = formats.table(found)
     assert table_of_formats is not None
-    ratios = [cell.hint for line in table_of_formats.lines for cell in line.cells if wording.TIMES in cell.text]
+    ratios = [cell.hint for line in table_of_formats.lines for cell in line.cells if TIMES in cell.text]
     assert sorted(ratios) == sorted(
         one["verdict"] for one in said if one["kind"] == "native against ONNX" and one["verdict"] != "not comparable"
     )

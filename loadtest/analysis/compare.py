@@ -11,9 +11,9 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from msgspec.structs import replace
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
-from loadtest.analysis.intervals import LEVEL
+from loadtest.analysis.intervals import LEVEL, Interval, half_width
 from medserve.spec import Noun
 
 Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable"]
@@ -26,21 +26,17 @@ ENOUGH = 200
 """Launches that no user makes; a pair that needs so many is practically equal."""
 
 
-class Ratio(Noun, frozen=True, kw_only=True):
+class Ratio(Interval, frozen=True, kw_only=True):
     """Second over first of one percentile, geometric mean over blocks with its 95 % interval; null without launches.
 
     `p_differs` is the two-sided p-value of Student's t on the logarithms, `p_equivalent` the larger of the two
     one-sided ones against the margin (Schuirmann 1987).
     """
 
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
     blocks: int = 0
     p_differs: float = 1.0
     p_equivalent: float = 1.0
     deviation: float | None = None
-    reason: str | None = None
 
 
 class Judged(Noun, frozen=True, kw_only=True):
@@ -117,7 +113,7 @@ def swapped(judged: Judged) -> Judged:
 
 
 def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float, margin: float) -> Ratio:
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    half = half_width(error, freedom)
     bound = log(1 + margin)
     return Ratio(
         value=exp(centre),
@@ -148,7 +144,7 @@ def _more_launches(ratio: Ratio, margin: float) -> int | None:
     # It can be shown to differ, or to lie within the margin; whichever is farther from its border is shown first.
     reach = max(centre, bound - centre)
     for count in range(ratio.blocks + 1, ENOUGH):
-        if float(stdtrit(count - 1, (1 + LEVEL) / 2)) * ratio.deviation / sqrt(count) < reach:
+        if half_width(ratio.deviation, count - 1) / sqrt(count) < reach:
             return count - ratio.blocks
     return None
 

@@ -23,21 +23,19 @@ class Quantiles(Struct, frozen=True):
     values: dict[float, float]
 
 
-class Estimate(Noun, frozen=True, kw_only=True):
-    """A percentile in milliseconds with its interval; `reason` says why a part of it is null."""
+class Interval(Noun, frozen=True, kw_only=True):
+    """A value with its 95 % interval; `reason` says why a part of it is null."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
     reason: str | None = None
 
-
-class Interval(Noun, frozen=True, kw_only=True):
-    """A value with its 95 % interval, which is null when there is one block only."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
+    @property
+    def known(self) -> float:
+        """The value of an interval that has one."""
+        assert self.value is not None
+        return self.value
 
 
 def percentile(ordered: NDArray[np.float64], p: float) -> float:
@@ -55,7 +53,7 @@ def least_samples(p: float) -> int:
     return ceil(log((1 - LEVEL) / 2) / log(max(p, 1 - p)))
 
 
-def estimate(launches: Sequence[NDArray[np.float64]], p: float) -> Estimate:
+def estimate(launches: Sequence[NDArray[np.float64]], p: float) -> Interval:
     """The percentile `p` of one cell in milliseconds, from the ascending latencies (ns) of each of its launches.
 
     Value: the geometric mean of the launches' percentiles. Interval: Student's t over their logarithms; launches are
@@ -69,21 +67,20 @@ def quantiles(ordered: NDArray[np.float64], shares: Iterable[float]) -> Quantile
     return Quantiles(len(ordered), {p: percentile(ordered, p) for p in shares} if len(ordered) else {})
 
 
-def combine(launches: Sequence[Quantiles], p: float) -> Estimate:
+def combine(launches: Sequence[Quantiles], p: float) -> Interval:
     """As `estimate`, from the quantiles of each launch."""
     least = least_samples(p)
     name = f"p{p * 100:g}"
     if not launches:
-        return Estimate(reason=f"{name}: no launch")
+        return Interval(reason=f"{name}: no launch")
     if (fewest := min(launch.count for launch in launches)) < least:
-        return Estimate(reason=f"{name} not estimable (n = {fewest} in a launch, needs {least})")
+        return Interval(reason=f"{name} not estimable (n = {fewest} in a launch, needs {least})")
     values = [launch.values[p] / 1e6 for launch in launches]
     if not all(map(isfinite, values)):
-        return Estimate(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
+        return Interval(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
     if len(values) < 2:
-        return Estimate(value=values[0], reason="one launch: no interval")
-    found = log_t_interval([max(value, 1e-6) for value in values])
-    return Estimate(value=found.value, low=found.low, high=found.high)
+        return Interval(value=values[0], reason="one launch: no interval")
+    return log_t_interval([max(value, 1e-6) for value in values])
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -91,16 +88,20 @@ def t_interval(values: Sequence[float]) -> Interval:
     centre, count = fmean(values), len(values)
     if count < 2:
         return Interval(value=centre)
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(values, centre) / sqrt(count)
+    half = half_width(stdev(values, centre), count - 1) / sqrt(count)
     return Interval(value=centre, low=centre - half, high=centre + half)
+
+
+def half_width(error: float, freedom: float) -> float:
+    """Half the width of Student's t interval, from the standard error and its degrees of freedom."""
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
 
 
 def log_t_interval(values: Sequence[float]) -> Interval:
     """The geometric mean of one positive value per block, with Student's t interval on the logarithms."""
     found = t_interval([log(value) for value in values])
-    if found.low is None or found.high is None:
-        return Interval(value=exp(found.value))
-    return Interval(value=exp(found.value), low=exp(found.low), high=exp(found.high))
+    value, low, high = (None if end is None else exp(end) for end in (found.value, found.low, found.high))
+    return Interval(value=value, low=low, high=high)
 
 
 def wilson(share: float, count: int) -> Interval:

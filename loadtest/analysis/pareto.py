@@ -51,9 +51,9 @@ def front(points: Collection[Point]) -> set[str]:
         point.name
         for point in points
         if not any(
-            other.latency.value <= point.latency.value
-            and other.accuracy.value >= point.accuracy.value
-            and (other.latency.value, other.accuracy.value) != (point.latency.value, point.accuracy.value)
+            other.latency.known <= point.latency.known
+            and other.accuracy.known >= point.accuracy.known
+            and (other.latency.known, other.accuracy.known) != (point.latency.known, point.accuracy.known)
             for other in points
         )
     }
@@ -65,10 +65,10 @@ def dominated(points: Sequence[Point], slower: Slower) -> dict[str, str]:
     That other one is the fastest that dominates them.
     """
     found: dict[str, str] = {}
-    ordered = sorted(points, key=lambda point: point.latency.value)
+    ordered = sorted(points, key=lambda point: point.latency.known)
     for place, point in enumerate(ordered):
         for other in ordered[:place]:
-            if other.accuracy.value >= point.accuracy.value and slower(other.name, point.name):
+            if other.accuracy.known >= point.accuracy.known and slower(other.name, point.name):
                 found[point.name] = other.name
                 break
     return found
@@ -107,4 +107,4 @@ def best(candidates: Collection[Candidate], percentile: str, limit: float, slowe
 
 def _ends(found: Interval) -> tuple[float, float]:
     """Both ends of an interval; the value twice when it has none."""
-    return (found.value if found.low is None else found.low, found.value if found.high is None else found.high)
+    return (found.known if found.low is None else found.low, found.known if found.high is None else found.high)

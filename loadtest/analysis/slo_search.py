@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from loadtest.analysis.intervals import least_samples, percentile
 from loadtest.analysis.within_launch import Exceedance, exceedance
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import number
 from medserve.spec import Noun
 
 LOWEST_RATE = 1.0
@@ -201,8 +202,8 @@ class _Search:
             # A server whose service time exceeds the limit fails by itself, however late the client is.
             if service <= limit and intended - service > MAX_LAG * limit:
                 raise CannotRun(
-                    f"the load generator is the limit: at {rate:g} requests/s p{p * 100:g} is {intended / 1e6:.4g} ms "
-                    f"from the intended start and {service / 1e6:.4g} ms from sending; "
+                    f"the load generator is the limit: at {rate:g} requests/s p{p * 100:g} is "
+                    f"{number(intended / 1e6)} ms from the intended start and {number(service / 1e6)} ms from sending; "
                     "give it more --processes, a core of its own, or a lower --max-rate"
                 )
         return trial

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betaincinv
 
-from loadtest.analysis.intervals import LEVEL, Estimate, least_samples, percentile
+from loadtest.analysis.intervals import LEVEL, Interval, least_samples, percentile
 from medserve.spec import Noun
 
 ObjectiveVerdict = Literal["holds", "fails", "undecided"]
@@ -33,7 +33,7 @@ class Exceedance(Noun, frozen=True, kw_only=True):
     verdict: ObjectiveVerdict
 
 
-def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.float64], p: float) -> Estimate:
+def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.float64], p: float) -> Interval:
     """The percentile `p` in milliseconds with its 95 % interval, from latencies (ns) in order of time, and sorted.
 
     The interval lies between order statistics, by the binomial distribution of how many of n independent requests are
@@ -43,17 +43,17 @@ def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.floa
     """
     name, least = f"p{p * 100:g}", least_samples(p)
     if not len(ordered):
-        return Estimate(reason=f"{name}: no request")
+        return Interval(reason=f"{name}: no request")
     value = percentile(ordered, p)
     effective = len(ordered) / autocorrelation_time(latencies[:ENOUGH] > value)
     if effective < least:
         worth = "" if round(effective) >= len(ordered) else f", worth {effective:.0f} independent ones"
-        return Estimate(reason=f"{name} not estimable (n = {len(ordered)}{worth}, needs {least})")
+        return Interval(reason=f"{name} not estimable (n = {len(ordered)}{worth}, needs {least})")
     if not np.isfinite(value):
-        return Estimate(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
+        return Interval(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
     ranks = 1 + bdtrik(((1 - LEVEL) / 2, (1 + LEVEL) / 2), effective, p)
     low, high = (_at_rank(ordered, float(rank) * (len(ordered) + 1) / (effective + 1)) for rank in ranks)
-    return Estimate(value=value / 1e6, low=low / 1e6, high=high / 1e6 if np.isfinite(high) else None)
+    return Interval(value=value / 1e6, low=low / 1e6, high=high / 1e6 if np.isfinite(high) else None)
 
 
 def exceedance(latencies: NDArray[np.float64], limit: float, p: float) -> Exceedance:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from loadtest.results import pairs, table
 from loadtest.results.pairs import Compared
+from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown
+from medserve.numbers import interval, number
 
 MEDIAN = 0.5
 OPPOSITE = {"faster", "slower"}
@@ -43,30 +45,24 @@ def twice(old: Path, new: Path) -> list[Twice]:
 
 def markdown(found: list[Twice]) -> str:
     """A table of all pairs, and a summary of their agreement."""
-    lines = [f"| {' | '.join(HEADS)} |", "|---|---|---:|---|---|---|---|---|"]
+    lines = []
     for one in found:
         overlap = {True: "yes", False: "no", None: ""}[one.overlaps]
-        pair = f"{one.old.second} / {one.old.first}"
-        sides = (_ratio(one.old), _ratio(one.new), one.old.verdict, one.new.verdict)
-        lines.append(f"| {' | '.join((pair, one.old.profile, str(one.old.size), *sides, overlap))} |")
+        words = (f"{one.old.second} / {one.old.first}", one.old.profile, str(one.old.size))
+        ratios = (Cell(number(side.value), interval(side.low, side.high)) for side in (one.old, one.new))
+        lines.append(Line((*map(Cell, words), *ratios, Cell(one.old.verdict), Cell(one.new.verdict), Cell(overlap))))
     same = sum(one.old.verdict == one.new.verdict for one in found)
     overlaps = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
-    lines += [
-        "",
+    notes = (
         f"{len(found)} pairs: {same} with the same verdict, {sum(one.reversed for one in found)} from faster to slower "
         "or back.",
         f"Native against ONNX: {sum(overlaps)} of {len(overlaps)} intervals overlap.",
-    ]
-    return "\n".join(lines)
+    )
+    columns = tuple(Column(head, numeric=head == "px") for head in HEADS)
+    return "\n\n".join(as_markdown(Table("", columns, tuple(lines), notes=notes)))
 
 
 def _pairs(folder: Path) -> dict[tuple[object, ...], Compared]:
     run = table.read(folder)
     found = pairs.compare(table.rows(run), run.percentiles(MEDIAN).__getitem__, MEDIAN)
     return {(one.kind, one.dataset, one.size, one.profile, one.first, one.second): one for one in found}
-
-
-def _ratio(one: Compared) -> str:
-    if one.value is None:
-        return "-"
-    return f"{one.value:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from loadtest.analysis.compare import Verdict
 from loadtest.commands.shared import and_more
@@ -14,10 +13,12 @@ from loadtest.results.launch_summary import SHARES
 from loadtest.results.pairs import Compared
 from loadtest.results.regression import Changed
 from loadtest.results.table import Run
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal
 from loadtest.results.writers import render_nouns
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import interval, number
 
-STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "undecided": "dim", "not comparable": "dim"}
+TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
 
 
 def command(
@@ -56,7 +57,8 @@ def within_run(folder: Path, percentile: float, margin: float, form: str) -> Non
     short = {row.deployment: f"{row.framework} {row.runtime}" for row in rows}
     for kind, profile in dict.fromkeys((pair.kind, pair.profile) for pair in found):
         same = [pair for pair in found if (pair.kind, pair.profile) == (kind, profile)]
-        console.print(_table(f"{kind}, {profile}: p{percentile * 100:g} of the second over the first", same, short))
+        title = f"{kind}, {profile}: p{percentile * 100:g} of the second over the first"
+        console.print(as_terminal(_table(title, same, short)))
     for line in _operators(run, [pair for pair in found if pair.kind == "ONNX against ONNX"]):
         console.print(line, style="dim", markup=False, highlight=False)
 
@@ -69,7 +71,7 @@ def between_runs(old: Path, new: Path, percentile: float, margin: float, form: s
         print(render_nouns(found, form))
     else:
         console = Console()
-        console.print(_table(f"{new} over {old}: p{percentile * 100:g}", found, {}))
+        console.print(as_terminal(_table(f"{new} over {old}: p{percentile * 100:g}", found, {})))
         for name, (was, now) in regression.versions(before, after).items():
             console.print(f"{name}: {was or 'absent'} -> {now or 'absent'}", style="dim", markup=False, highlight=False)
     if slower := [pair.cell for pair in found if pair.verdict == "slower"]:
@@ -77,24 +79,20 @@ def between_runs(old: Path, new: Path, percentile: float, margin: float, form: s
 
 
 def _table(title: str, found: list[Compared] | list[Changed], short: dict[str, str]) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    heads = ("px", "first", "second") if isinstance(found[0], Compared) else ("cell",)
-    for head in heads:
-        made.add_column(head, overflow="fold")
-    made.add_column("ratio", justify="right", no_wrap=True)
-    made.add_column("95 %", justify="right", no_wrap=True)
-    made.add_column("verdict")
+    names = ("px", "first", "second") if isinstance(found[0], Compared) else ("cell",)
+    columns = [Column(name, numeric=name == "px") for name in names]
+    columns += [Column("ratio", "95 %"), Column("verdict", numeric=False)]
+    lines = []
     for item in found:
-        names = (str(item.size), short[item.first], short[item.second]) if isinstance(item, Compared) else (item.cell,)
-        interval = "" if item.low is None else f"{item.low:.3f} to {item.high:.3f}"
-        word: str = item.verdict
+        words = (str(item.size), short[item.first], short[item.second]) if isinstance(item, Compared) else (item.cell,)
+        verdict: str = item.verdict
         if item.more is not None:
-            word += f", ~{item.more} more to tell"
+            verdict += f", ~{item.more} more to tell"
         elif item.value is None and item.reason:
-            word += f": {item.reason}"
-        ratio = "-" if item.value is None else f"{item.value:.3f}"
-        made.add_row(*names, ratio, interval, word, style=STYLES.get(item.verdict, ""))
-    return made
+            verdict += f": {item.reason}"
+        ratio = Cell(number(item.value), interval(item.low, item.high))
+        lines.append(Line((*map(Cell, words), ratio, Cell(verdict, tone=TONES.get(item.verdict, "")))))
+    return Table(title, tuple(columns), tuple(lines))
 
 
 def _operators(run: Run, found: list[Compared]) -> list[str]:

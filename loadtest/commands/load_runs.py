@@ -18,8 +18,9 @@ from loadtest.commands.shared import print_figures
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
 from loadtest.results import faults, latency
-from loadtest.results.record_summary import COLUMNS, as_text, number, summarise
+from loadtest.results.record_summary import COLUMNS, as_text, summarise
 from medserve.errors import CannotRun
+from medserve.numbers import interval, number
 from medserve.progress import Progress
 from medserve.spec import LoadProfile
 
@@ -76,8 +77,8 @@ def single(runs: Runs, json: bool) -> None:
         found = audit(latency.service_time(samples.read(Path(plan.audit))))
         figures["audit"] = msgspec.to_builtins(found)
         answer = "the server answers from a CACHE" if found.cached else "no cache"
-        interval = f"{found.ratio:.3g} of the time of a new image ({found.low:.3g} to {found.high:.3g})"
-        lines.append(f"repeated     {interval}: {answer}")
+        measured = f"{number(found.ratio)} of the time of a new image {interval(found.low, found.high)}"
+        lines.append(f"repeated     {measured}: {answer}")
     print_figures(figures, lines, json)
     if problem is not None:
         raise CannotRun(runs.mark_incomplete(problem))

@@ -10,6 +10,7 @@ from loadtest import samples
 from loadtest.commands.shared import print_figures
 from loadtest.results import table, writers
 from loadtest.results.record_summary import COLUMNS, as_text, summarise
+from loadtest.results.tabular import as_terminal
 from medserve import store
 from medserve.errors import BadInput
 
@@ -40,7 +41,7 @@ def command(
         tables, notes = writers.short(rows)
         console = Console()
         for part in tables:
-            console.print(part)
+            console.print(as_terminal(part))
         for note in notes:
             console.print(note, style="red", markup=False, highlight=False)
 

@@ -18,6 +18,7 @@ from loadtest.results import faults, latency
 from medserve import machine
 from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import number
 from medserve.progress import duration
 from medserve.spec import Deployment, LoadProfile
 from medserve.tables import ROOFLINE
@@ -40,7 +41,7 @@ def search(runs: Runs, objective: Objective, start: float | None, max_rate: floa
 
     def report(judged: JudgedTrial, seconds_left: float) -> None:
         found, name = judged.exceedance, f"p{objective.p * 100:g}"
-        value = "unknown, too many failed" if judged.percentile_ms is None else f"{judged.percentile_ms:.4g} ms"
+        value = "unknown, too many failed" if judged.percentile_ms is None else f"{number(judged.percentile_ms)} ms"
         line = (
             f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, {found.share:.2%} above "
         )

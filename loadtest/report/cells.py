@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from loadtest.analysis.intervals import Estimate, Interval
 from loadtest.report import wording
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column
-from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, interval_cell
+from medserve.numbers import ABSENT
 
 
 def data_column(facts: Facts) -> list[Column]:
@@ -26,21 +26,11 @@ def deployment_cells(facts: Facts, labels: Labels, row: Row) -> list[Cell]:
     return [deployment_cell(facts, labels, row), Cell(str(row.size), value=row.size)]
 
 
-def number_cell(value: float | None) -> Cell:
-    """A number, or a dash."""
-    return Cell(number(value), value=value)
-
-
 def median_cell(row: Row | None) -> Cell:
     """The median of a row with its interval, or a dash with the reason."""
     if row is None or row.p50.value is None:
         return Cell(ABSENT, tone="muted", hint=(row and row.reason) or "")
     return interval_cell(row.p50)
-
-
-def interval_cell(found: Estimate | Interval) -> Cell:
-    """A value with its interval, or a dash."""
-    return Cell(number(found.value), wording.interval(found.low, found.high), found.value)
 
 
 def remarks_by_profile(facts: Facts, reasons: Mapping[str, list[Row]]) -> tuple[str, ...]:

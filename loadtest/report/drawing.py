@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from loadtest.report import scales, wording
 from loadtest.report.scales import Domain, Spread
-from loadtest.report.wording import MUTED, number
+from loadtest.report.wording import MUTED
 from loadtest.results.row import Row
+from medserve.numbers import number
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""

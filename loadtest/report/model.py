@@ -1,11 +1,10 @@
 """A report as plain data, which is written as HTML and as Markdown."""
 
 import re
-from typing import Literal
 
 from msgspec import Struct
 
-Tone = Literal["", "strong", "muted", "good", "warn", "bad"]
+from loadtest.results.tabular import Mark, Table, Tone
 
 
 class Piece(Struct, frozen=True):
@@ -16,65 +15,6 @@ class Piece(Struct, frozen=True):
 
 
 Sentence = tuple[Piece, ...]
-
-
-class Mark(Struct, frozen=True):
-    """The mark of a deployment, as in the charts: colour by framework, disc native, diamond ONNX, square null."""
-
-    colour: str
-    shape: Literal["disc", "ring", "diamond", "square"] = "disc"
-
-
-class Cell(Struct, frozen=True):
-    """A value of a table. `note` is muted beside it, `value` sorts the column (full precision), `hint` is a tooltip."""
-
-    text: str
-    note: str = ""
-    value: float | None = None
-    hint: str = ""
-    tone: Tone = ""
-    mark: Mark | None = None
-
-
-class Column(Struct, frozen=True):
-    """A column. `group` is the heading above neighbouring columns of the same group."""
-
-    title: str
-    unit: str = ""
-    group: str = ""
-    numeric: bool = True
-
-
-class Line(Struct, frozen=True):
-    """A row; `remarks` are below it, across all columns."""
-
-    cells: tuple[Cell, ...]
-    remarks: tuple[str, ...] = ()
-
-
-class Table(Struct, frozen=True):
-    """A table; `notes` are folded below it."""
-
-    title: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    caption: str = ""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The headings above the columns, each with its span; empty over columns of no group."""
-        found: list[tuple[str, int]] = []
-        for column in self.columns:
-            if found and column.group and found[-1][0] == column.group:
-                found[-1] = (column.group, found[-1][1] + 1)
-            else:
-                found.append((column.group, 1))
-        return found
-
-    def starts(self, place: int) -> bool:
-        """Whether another group ends before the column at `place`."""
-        return place > 0 and self.columns[place - 1].group != self.columns[place].group
 
 
 class Terms(Struct, frozen=True):

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.report import facts, markdown, table_writers, templating, wording
+from loadtest.report import facts, markdown, templating, wording
 from loadtest.report.facts import Facts
-from loadtest.report.model import Commands, Figure, Page, Section, Table, Terms
+from loadtest.report.model import Commands, Figure, Page, Section, Terms
 from loadtest.report.sections import (
     answer,
     breakdown,
@@ -24,7 +24,8 @@ from loadtest.report.sections import (
     resolution,
     training,
 )
-from loadtest.results import writers
+from loadtest.results import tabular, writers
+from loadtest.results.tabular import Table
 from loadtest.results.verify import PUBLISHED, SUMS, seal
 from medserve import store, study
 from medserve.errors import BadInput
@@ -144,7 +145,7 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                 yield f"figures/{name}.svg", block.svg.encode()
                 yield f"figures/{name}.png", block.png
             case Table():
-                for ending, text in table_writers.forms(block):
+                for ending, text in tabular.forms(block):
                     yield f"tables/{name}.{ending}", text.encode()
 
 

@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from loadtest.report import templating
 from loadtest.report.drawing import Drawn
-from loadtest.report.model import Figure, Mark, Panel
+from loadtest.report.model import Figure, Panel
 from loadtest.report.wording import MUTED
+from loadtest.results.tabular import Mark
 
 WIDTH = 400
 """Pixels of a panel in the page; a phone shows it a little smaller."""

@@ -1,17 +1,15 @@
-"""How numbers and names are written: three significant digits, plain titles, one colour per framework."""
+"""How names are written: plain titles, one colour per framework; and latencies with their unit."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from loadtest.report.model import Mark
 from loadtest.results.row import Row
+from loadtest.results.tabular import Mark
+from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 
-ABSENT = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 MS = "\N{NO-BREAK SPACE}ms"
-TIMES = "\N{MULTIPLICATION SIGN}"
 FRAMEWORKS = {"pytorch": "PyTorch", "keras_tf": "TensorFlow/Keras", "flax_nnx": "JAX/Flax"}
 TITLES = {
     "onnx": "ONNX",
@@ -31,21 +29,6 @@ COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
 NULL = "#767676"
 MUTED = "#57606a"
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(value: float | None) -> str:
-    """Three significant digits with trailing zeros; powers of ten for very small and very large numbers."""
-    if value is None:
-        return ABSENT
-    if value == 0:
-        return "0"
-    mantissa, _, power = f"{value:.2e}".partition("e")
-    exponent = int(power)
-    if not -3 <= exponent < 8:
-        return f"{mantissa.replace('-', MINUS)} {TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}"
-    digits = 2 - exponent
-    return f"{round(value, digits):,.{max(0, digits)}f}".replace("-", MINUS)
 
 
 def milliseconds(value: float | None) -> str:
@@ -53,26 +36,11 @@ def milliseconds(value: float | None) -> str:
     return number(value) + MS
 
 
-def times(value: float) -> str:
-    """A ratio."""
-    return number(value) + TIMES
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """An interval in brackets; empty without one."""
-    return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
-
-
 def estimate(row: Row, name: str = "p50") -> str:
     """A percentile of a row with its interval: `0.436 ms [0.423, 0.451]`."""
     found = row.percentile(name)
     bounds = interval(found.low, found.high)
     return milliseconds(found.value) + (f" {bounds}" if bounds else "")
-
-
-def percent(share: float | None) -> str:
-    """A share in per cent with two decimals, without the sign."""
-    return ABSENT if share is None else f"{share * 100:.2f}"
 
 
 def several(count: int, thing: str) -> str:

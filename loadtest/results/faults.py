@@ -9,6 +9,7 @@ from loadtest.analysis.intervals import quantiles
 from loadtest.results import latency, launch_summary
 from loadtest.results.latency import after_warmup, succeeded
 from loadtest.results.launch_summary import COMPARED
+from medserve.numbers import number
 
 
 def failures(table: pa.Table) -> str | None:
@@ -26,7 +27,7 @@ def failures(table: pa.Table) -> str | None:
         return rows["error"][row].as_py() or "other scores than the expected ones"
 
     first = int(np.flatnonzero(bad)[0])
-    since = f"{start[first] / 1e9:.3g} s into the run"
+    since = f"{number(start[first] / 1e9)} s into the run"
     if wrong == count:
         return (
             f"{count:,} of {total:,} answers are wrong, the first {since}: {why(first)}; "
@@ -38,7 +39,7 @@ def failures(table: pa.Table) -> str | None:
     if 2 * silent >= count:
         first = total - silent
         return (
-            f"the server stopped answering {start[first] / 1e9:.3g} s into the run: all {silent:,} requests since "
+            f"the server stopped answering {number(start[first] / 1e9)} s into the run: all {silent:,} requests since "
             f"then failed ({why(first)}); its log says why"
         )
     mend = "reduce the rate, or see the server's log"
@@ -57,9 +58,9 @@ def lateness(table: pa.Table) -> str | None:
     for p, ratio in launch_summary.lateness(rows, intended, service).items():
         if ratio > launch_summary.MAX_LATENESS:
             return (
-                f"the load generator could not keep its schedule: p{p * 100:g} is {intended.values[p] / 1e6:.4g} ms "
-                f"from the intended start and {service.values[p] / 1e6:.4g} ms from sending; give it a core of its "
-                "own, or more --processes"
+                f"the load generator could not keep its schedule: p{p * 100:g} is "
+                f"{number(intended.values[p] / 1e6)} ms from the intended start and "
+                f"{number(service.values[p] / 1e6)} ms from sending; give it a core of its own, or more --processes"
             )
     return None
 

@@ -8,7 +8,7 @@ from statistics import fmean
 import msgspec
 
 from loadtest.analysis import compare
-from loadtest.analysis.intervals import Estimate
+from loadtest.analysis.intervals import Interval
 from loadtest.analysis.saturation import LoadStep, saturation_point
 from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
 from loadtest.results.row import Row
@@ -140,7 +140,7 @@ def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> list[Row]:
         return [row for _, row in ladder]
     point = saturation_point(steps)
     reason = f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
-    nothing = Estimate(reason=reason)
+    nothing = Interval(reason=reason)
     return [
         row.with_reason(reason, saturation=False, p50=nothing, p90=nothing, p99=nothing)
         if users > point and row.status == "done"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loadtest.analysis import intervals, steady, within_launch
 from loadtest.results import latency
+from medserve.numbers import interval, number
 
 COLUMNS = tuple(dict.fromkeys((*latency.COLUMNS, *latency.BREAKDOWN_COLUMNS, "error")))
 """The columns that `summarise` needs; the others of ten million rows would not fit into memory beside them."""
@@ -88,23 +89,23 @@ def stages(columns: dict[str, Any]) -> dict[str, float]:
 
 def as_text(figures: dict[str, Any]) -> str:
     """The figures of `summarise` in a few lines."""
-    lines = [f"requests     {figures['n']:,} in {figures['seconds']:.3g} s"]
+    lines = [f"requests     {figures['n']:,} in {number(figures['seconds'])} s"]
     if figures["rate_delivered"] is not None:
         asked = f" of {figures['rate_asked']:g} asked" if figures.get("rate_asked") else ""
-        lines[0] += f": {figures['rate_delivered']:,.4g}/s{asked}, {figures['throughput']:,.4g} images/s"
+        lines[0] += f": {number(figures['rate_delivered'])}/s{asked}, {number(figures['throughput'])} images/s"
     if figures["failed"]:
         lines.append(
             f"failed       {figures['failed']:,} ({figures['wrong']:,} wrong): {figures['error'] or 'other scores'}"
         )
     if cut := figures.get("warmup_found_seconds"):
-        lines.append(f"warm-up      {cut:.3g} s beyond the configured one, at another level: not in these figures")
+        lines.append(f"warm-up      {number(cut)} s beyond the configured one, at another level: not in these figures")
     if figures["steady_reason"]:
         lines.append(f"steady       {figures['steady_reason']}")
     if figures.get("lag_p50_us") is not None:
-        tail = "" if figures["lag_p99_us"] is None else f", p99 {figures['lag_p99_us']:.3g} us"
-        lines.append(f"send lag     p50 {figures['lag_p50_us']:.3g} us{tail} behind the schedule")
+        tail = "" if figures["lag_p99_us"] is None else f", p99 {number(figures['lag_p99_us'])} us"
+        lines.append(f"send lag     p50 {number(figures['lag_p50_us'])} us{tail} behind the schedule")
     lines += ["", *_definitions(figures)] if "p50_service_ms" in figures else _plain(figures)
-    lines += [f"{name:<12} {value:.4g} ms (median)" for name, value in figures.get("stages_ms", {}).items()]
+    lines += [f"{name:<12} {number(value)} ms (median)" for name, value in figures.get("stages_ms", {}).items()]
     if terms := figures.get("breakdown"):
         lines += ["", f"{'latency breakdown':<20} {'p50 ms':>10} {'p99 ms':>10} {'mean share':>11}"]
         lines += [
@@ -121,7 +122,8 @@ def _plain(figures: dict[str, Any]) -> list[str]:
 def _with_interval(figures: dict[str, Any], name: str) -> str:
     if figures[f"{name}_ms"] is None:
         return "not estimable"
-    return f"{figures[f'{name}_ms']:.4g} ms ({number(figures[f'{name}_low'])} to {number(figures[f'{name}_high'])})"
+    bounds = interval(figures[f"{name}_low"], figures[f"{name}_high"])
+    return f"{number(figures[f'{name}_ms'])} ms {bounds}".rstrip()
 
 
 def _definitions(figures: dict[str, Any]) -> list[str]:
@@ -134,8 +136,3 @@ def _definitions(figures: dict[str, Any]) -> list[str]:
         words = [number(value) for value in (*values, omitted)]
         lines.append(f"{name.replace('_', '.'):<12} " + " ".join(f"{word:>14}" for word in words))
     return lines
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "-" if value is None else f"{value:.4g}"

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loadtest.analysis.intervals import Estimate
+from loadtest.analysis.intervals import Interval
 from medserve.spec import Noun
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -48,9 +48,9 @@ class Row(Noun, frozen=True, kw_only=True):
     failed: int = 0  # requests without a right answer
     wrong: int = 0  # requests with other scores than the golden ones; they are among the failed
     launches: int = 0
-    p50: Estimate = Estimate()
-    p90: Estimate = Estimate()
-    p99: Estimate = Estimate()
+    p50: Interval = Interval()
+    p90: Interval = Interval()
+    p99: Interval = Interval()
     p50_service_ms: float | None = None  # from sending, of an open loop
     p99_service_ms: float | None = None
     p50_uncorrected_ms: float | None = None  # without the requests that a back-to-back client delays
@@ -98,10 +98,9 @@ class Row(Noun, frozen=True, kw_only=True):
     @property
     def median(self) -> float:
         """The median of a row that has one, in milliseconds."""
-        assert self.p50.value is not None
-        return self.p50.value
+        return self.p50.known
 
-    def percentile(self, name: str) -> Estimate:
+    def percentile(self, name: str) -> Interval:
         """The latency `p50`, `p90` or `p99`."""
         return {"p50": self.p50, "p90": self.p90, "p99": self.p99}[name]
 
@@ -116,7 +115,7 @@ def published(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in Row.__struct_fields__:
         value = getattr(row, name)
-        if isinstance(value, Estimate):
+        if isinstance(value, Interval):
             found |= {f"{name}_ms": value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:
             found[name] = value

@@ -1,36 +1,38 @@
-"""Rows as text: JSON, CSV, Markdown, LaTeX, Parquet, and the short table at the end of a run."""
+"""Rows as JSON, CSV and Parquet with all keys, and as tables of what fits on a page or a terminal."""
 
-import csv
-import io
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table
 
-from loadtest.analysis.intervals import Estimate
 from loadtest.results.row import Row, published
+from loadtest.results.tabular import (
+    Cell,
+    Column,
+    Line,
+    Table,
+    as_latex,
+    as_markdown,
+    csv_lines,
+    interval_cell,
+    number_cell,
+)
 from medserve.errors import printable, unknown
+from medserve.numbers import number, percent
 from medserve.spec import Noun
 
-COLUMNS = (("in-process", "p50"), ("closed-loop", "p50"), ("closed-loop", "p99"))
-HEADS = [
-    "deployment", "measured", "batch", "requests/s asked", "delivered", "p50 ms", "p90 ms", "p99 ms",
-    "uncorrected p99 ms", "images/s", "failed", "wrong", "n", "launches", "accuracy", "status",
-]  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\n")
-"""How a cell begins that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
+DEPLOYMENT = (Column("framework", numeric=False), Column("runtime", numeric=False))
 
 
 def render(rows: list[Row], form: str) -> str:
     """The rows as `json`, `csv`, `markdown` or `latex`: the first two with all keys, the others as fits on a page."""
-    written = {"markdown": _markdown, "latex": _latex}.get(form)
-    return written(rows) if written else _whole([published(row) for row in rows], form)
+    if form == "markdown":
+        return "\n\n".join(as_markdown(_page(rows)))
+    return as_latex(_page(rows)).rstrip("\n") if form == "latex" else _whole([published(row) for row in rows], form)
 
 
 def parquet(rows: list[Row]) -> bytes:
@@ -46,9 +48,13 @@ def render_nouns(nouns: Sequence[Noun], form: str) -> str:
     rows = [msgspec.to_builtins(noun) for noun in nouns]
     if form != "markdown":
         return _whole(rows, form)
-    heads = list(rows[0]) if rows else []
-    lines = [heads, ["---"] * len(heads), *([_word(value) for value in row.values()] for row in rows)]
-    return "\n".join("| " + " | ".join(values) + " |" for values in lines)
+    columns = [Column(name, numeric=False) for name in (rows[0] if rows else ())]
+    lines = [Line(tuple(map(_any_cell, row.values()))) for row in rows]
+    return "\n\n".join(as_markdown(Table("", tuple(columns), tuple(lines))))
+
+
+def _any_cell(value: Any) -> Cell:
+    return number_cell(value) if value is None or isinstance(value, float) else Cell(str(value))
 
 
 def _whole(rows: list[dict[str, Any]], form: str) -> str:
@@ -56,68 +62,26 @@ def _whole(rows: list[dict[str, Any]], form: str) -> str:
         return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
     if form == "csv":
         heads = list(rows[0]) if rows else []
-        return as_csv([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
+        return csv_lines([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
     raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
-def as_csv(lines: Iterable[Iterable[Any]]) -> str:
-    """Lines of cells as CSV. A text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_inert(value) for value in line] for line in lines)
-    return text.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    # The csv module does not quote a carriage return, at which spreadsheets begin a new line.
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _word(value: Any) -> str:
-    return _number(value) if value is None or isinstance(value, float) else str(value).replace("|", "\\|")
-
-
-def _page(rows: list[Row]) -> list[list[str]]:
-    """What fits on a page, as text: one line per row, in the order of HEADS."""
+def _page(rows: list[Row]) -> Table:
+    """What fits on a page: one line per row."""
+    columns = [Column("deployment", numeric=False), Column("measured", numeric=False), Column("batch")]
+    columns += [Column("asked", "requests/s"), Column("delivered", "requests/s")]
+    columns += [Column(name, "ms") for name in ("p50", "p90", "p99", "uncorrected p99")] + [Column("images/s")]
+    columns += [Column(name) for name in ("failed", "wrong", "n", "launches")]
+    columns += [Column("accuracy", "%"), Column("status", numeric=False)]
     lines = []
     for row in rows:
-        values = [row.deployment, row.profile, str(row.batch)]
-        values += [_number(rate) for rate in (row.rate_asked, row.rate_delivered)]
-        values += [_interval(found) for found in (row.p50, row.p90, row.p99)]
-        values += [_number(row.p99_uncorrected_ms), _number(row.throughput)]
-        values += [str(count) for count in (row.failed, row.wrong, row.n, row.launches)]
-        lines.append([*values, _percent(row.accuracy), _status(row)])
-    return lines
-
-
-def _markdown(rows: list[Row]) -> str:
-    lines = [HEADS, ["---"] * 2 + ["---:"] * (len(HEADS) - 3) + ["---"], *_page(rows)]
-    table = "\n".join("| " + " | ".join(values) + " |" for values in lines)
-    notes = [f"- {note.replace('|', chr(92) + '|')}" for note in _notes([row for row in rows if row.reason])]
-    return "\n".join([table, "", *notes]) if notes else table
-
-
-def _latex(rows: list[Row]) -> str:
-    """A tabular of the booktabs package."""
-    lines = [f"\\begin{{tabular}}{{ll{'r' * (len(HEADS) - 3)}l}}", "\\toprule"]
-    for place, values in enumerate([HEADS, *_page(rows)]):
-        lines += [" & ".join(map(_escaped, values)) + " \\\\"] + ["\\midrule"] * (place == 0)
-    notes = [f"% {note}" for note in _notes([row for row in rows if row.reason])]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes])
-
-
-def _escaped(word: str) -> str:
-    return re.sub(r"([%&_#$])", r"\\\1", word)
+        cells = [Cell(row.deployment), Cell(row.profile), Cell(str(row.batch))]
+        cells += [number_cell(row.rate_asked), number_cell(row.rate_delivered)]
+        cells += [interval_cell(found) for found in (row.p50, row.p90, row.p99)]
+        cells += [number_cell(row.p99_uncorrected_ms), number_cell(row.throughput)]
+        cells += [Cell(str(count)) for count in (row.failed, row.wrong, row.n, row.launches)]
+        lines.append(Line((*cells, Cell(percent(row.accuracy)), Cell(_status(row)))))
+    return Table("", tuple(columns), tuple(lines), notes=tuple(_notes([row for row in rows if row.reason])))
 
 
 def _status(row: Row) -> str:
@@ -137,18 +101,23 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
     for row in (row for row in rows if row.trap is None):
-        title = f"{row.dataset}, {row.size} px, {row.architecture}" + (", unofficial" * bool(row.unofficial))
+        title = f"{row.dataset}, {row.size} px, {row.architecture}" + ", unofficial" * bool(row.unofficial)
         groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row)
     several = len({row.seed for row in rows}) > 1
+    columns = (
+        *DEPLOYMENT,
+        Column("p50", "ms", "in process"),
+        *_latencies("closed loop"),
+        Column("accuracy", "%"),
+    )
     tables = []
     for title, deployments in groups.items():
-        heads = ("in process\np50 ms", "closed loop\np50", "\np99", "\naccuracy")
-        table = _table(title, heads)
+        lines = []
         for modes in deployments.values():
-            row = next(iter(modes.values()))
-            numbers = [_cell(modes, *column) for column in COLUMNS]
-            table.add_row(*_deployment_words(row, several), *numbers, _percent(row.accuracy))
-        tables.append(table)
+            row, closed = next(iter(modes.values())), modes.get("closed-loop")
+            cells = [_cell(modes.get("in-process"), "p50"), _cell(closed, "p50"), _cell(closed, "p99")]
+            lines.append(Line((*_deployment_cells(row, several), *cells, Cell(percent(row.accuracy)))))
+        tables.append(Table(title, columns, tuple(lines)))
         if open_rows := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
             tables.append(_open_loop(title, open_rows, several))
     return tables, _notes([row for row in rows if _mark(row) and (row.trap is None or row.status != "done")])
@@ -156,28 +125,24 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
 
 def _open_loop(title: str, rows: list[Row], several: bool) -> Table:
     """The open loop: latency from the intended start, and beside it the uncorrected p99."""
-    heads = ("asked\nper second", "delivered\n", "open loop\np50 ms", "\np99", "uncorrected\np99")
-    table = _table(f"{title}: by arrival schedule", heads)
+    columns = [*DEPLOYMENT, Column("asked", "", "per second"), Column("delivered", "", "per second")]
+    columns += [*_latencies("open loop"), Column("p99", "ms", "uncorrected")]
+    lines = []
     for row in rows:
-        numbers = [_cell({"open-loop": row}, "open-loop", name) for name in ("p50", "p99")]
-        rates = [_number(row.rate_asked), _number(row.rate_delivered)]
-        table.add_row(*_deployment_words(row, several), *rates, *numbers, _number(row.p99_uncorrected_ms))
-    return table
+        cells = [number_cell(row.rate_asked), number_cell(row.rate_delivered), _cell(row, "p50"), _cell(row, "p99")]
+        lines.append(Line((*_deployment_cells(row, several), *cells, number_cell(row.p99_uncorrected_ms))))
+    return Table(f"{title}: by arrival schedule", tuple(columns), tuple(lines))
 
 
-def _table(title: str, heads: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("\nframework")
-    table.add_column("\nruntime")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
+def _latencies(group: str) -> list[Column]:
+    return [Column("p50", "ms", group), Column("p99", "ms", group)]
 
 
-def _deployment_words(row: Row, several: bool) -> tuple[str, str]:
+def _deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
     batched = f", batches of {row.batch_images}" if row.batch_images > 1 else ""
-    return (row.framework or "-") + (f" seed {row.seed}" if several else ""), row.runtime + reduced + batched
+    seed = f" seed {row.seed}" if several else ""
+    return Cell((row.framework or "-") + seed), Cell(row.runtime + reduced + batched)
 
 
 def _notes(rows: list[Row]) -> list[str]:
@@ -201,25 +166,10 @@ def _mark(row: Row) -> str:
     return DOUBTFUL if row.disturbed or row.steady is False else ""
 
 
-def _cell(modes: dict[str, Row], mode: str, percentile: str) -> str:
-    if mode not in modes:
-        return ""
-    row = modes[mode]
+def _cell(row: Row | None, percentile: str) -> Cell:
+    if row is None:
+        return Cell("")
     if row.status != "done":
-        return row.status
-    return f"{_number(row.percentile(percentile).value)} {_mark(row)}".rstrip()
-
-
-def _interval(found: Estimate) -> str:
-    value = _number(found.value)
-    return value if found.low is None else f"{value} [{_number(found.low)}, {_number(found.high)}]"
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share * 100:.2f} %"
+        return Cell(row.status)
+    value = row.percentile(percentile).value
+    return Cell(f"{number(value)} {_mark(row)}".rstrip(), value=value)

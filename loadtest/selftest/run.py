@@ -23,6 +23,7 @@ from loadtest.selftest import known_answers
 from medserve import machine, store
 from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import number
 from medserve.progress import Progress
 from medserve.result import Check, SelfTest
 from medserve.spec import Deployment, Dispatch, LoadProfile
@@ -186,10 +187,11 @@ def as_text(done: SelfTest) -> str:
     width = max(len(check.name) for check in done.checks)
     lines = [f"{'':<{width}} {'measured':>10} {'truth':>10} {'limit':>10}"]
     for check in done.checks:
-        numbers = " ".join(f"{_number(value):>10}" for value in (check.measured, check.truth, check.limit))
+        numbers = " ".join(f"{number(value):>10}" for value in (check.measured, check.truth, check.limit))
         verdict = {True: "ok", False: "FAILED", None: ""}[check.ok]
         lines.append(f"{check.name:<{width}} {numbers} {check.unit:<3} {verdict}".rstrip())
-    lines += [f"{f'roofline of {size} px':<{width}} {rate:>10,.0f} requests/s" for size, rate in done.roofline.items()]
+    for size, rate in done.roofline.items():
+        lines.append(f"{f'roofline of {size} px':<{width}} {number(rate):>10} requests/s")
     return "\n".join(lines)
 
 
@@ -199,17 +201,11 @@ def why_failed(done: SelfTest) -> str | None:
         return None
     first, more = done.failed[0], len(done.failed) - 1
     return (
-        f"load-generator self-test failed: {first.name} is {_number(first.measured) or 'unknown'}, the truth is "
-        f"{_number(first.truth) or 'unknown'} {first.unit}".rstrip()
+        f"load-generator self-test failed: {first.name} is {number(first.measured)}, the truth is "
+        f"{number(first.truth)} {first.unit}".rstrip()
         + (f" (and {more} more)" if more else "")
         + "; stop what else runs on this machine and try again"
     )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _check_options(sizes: Sequence[int], out: Path, rates: Sequence[float], seconds: float) -> None:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from loadtest.analysis.compare import Judged
 from loadtest.report import comparison, wording
-from loadtest.report.cells import interval_cell
 from loadtest.report.comparison import Fastest, grouped
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Piece, Sentence, Table
+from loadtest.report.model import Piece, Sentence
 from loadtest.report.sections import environment, measurement
-from loadtest.report.wording import Labels, interval, listed, number, several
+from loadtest.report.wording import Labels, listed, several
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, interval_cell
+from medserve.numbers import interval, number, times
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
@@ -181,8 +182,8 @@ def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
 def _range(pairs: Sequence[Judged]) -> str:
     values = sorted(pair.ratio.value for pair in pairs if pair.ratio.value is not None)
     if len(pairs) == 1:
-        return f"{wording.times(values[0])} {interval(pairs[0].ratio.low, pairs[0].ratio.high)}".rstrip()
-    return " to ".join(dict.fromkeys(wording.times(value) for value in (values[0], values[-1])))
+        return f"{times(values[0])} {interval(pairs[0].ratio.low, pairs[0].ratio.high)}".rstrip()
+    return " to ".join(dict.fromkeys(times(value) for value in (values[0], values[-1])))
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:

@@ -3,14 +3,16 @@
 from loadtest.analysis.breakdown import TOTAL, UNATTRIBUTED, CrossCheck, Term, cross_check
 from loadtest.analysis.intervals import Interval
 from loadtest.report import comparison, drawing, scales, series, sheet, wording
-from loadtest.report.cells import deployment_cell, deployment_cells, interval_cell
+from loadtest.report.cells import deployment_cell, deployment_cells
 from loadtest.report.comparison import Group, by_deployment
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table
+from loadtest.report.model import Figure
 from loadtest.report.series import Part
-from loadtest.report.wording import ABSENT, Labels, interval, number
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Mark, Table, interval_cell
+from medserve.numbers import ABSENT, MINUS, interval, number
 
 GROUPS = {
     "request path": "Network",
@@ -110,7 +112,7 @@ def overhead_figure(facts: Facts) -> Figure | None:
         row, name = group[ways[1]], labels.full(group[ways[1]])
         rows.append(row)
         label = f"{name}, {row.size} px: HTTP adds {number(added.value)} ms {interval(added.low, added.high)}"
-        point = drawing.point(row, name, label, added.value, (added.low, added.high))
+        point = drawing.point(row, name, label, added.known, (added.low, added.high))
         found.setdefault((row.dataset, row.architecture, row.size), []).append(point)
     if not rows:
         return None
@@ -204,7 +206,7 @@ def _term_cell(term: Term | None) -> Cell:
 def _check_cells(check: CrossCheck | None) -> list[Cell]:
     if check is None:
         return [Cell(ABSENT, tone="muted")] * 2
-    relative = f"{check.relative * 100:+.1f} %".replace("-", wording.MINUS)
+    relative = f"{check.relative * 100:+.1f} %".replace("-", MINUS)
     return [
         Cell(number(check.expected_ms), value=check.expected_ms),
         Cell(number(check.difference_ms), relative, check.difference_ms),

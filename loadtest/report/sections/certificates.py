@@ -2,8 +2,8 @@
 
 from loadtest.report import wording
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Mark, Table
-from loadtest.report.wording import ABSENT, number
+from loadtest.results.tabular import Cell, Column, Line, Mark, Table
+from medserve.numbers import ABSENT, number
 from medserve.spec import Artifact, Certificate
 
 

@@ -9,12 +9,14 @@ from loadtest.analysis import intervals, pareto
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.pareto import Candidate, Choice
 from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.cells import deployment_cell, interval_cell
+from loadtest.report.cells import deployment_cell
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Table
-from loadtest.report.wording import Labels, interval, number, percent
+from loadtest.report.model import Figure
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, interval_cell
+from medserve.numbers import interval, number, percent
 from medserve.spec import LoadProfile
 
 PERCENTILES = ("p99", "p90", "p50")
@@ -109,14 +111,14 @@ def figure(facts: Facts) -> Figure | None:
     if not planes:
         return None
     rows = [row for plane in planes for row in plane.rows.values()]
-    shares = [(bounds.value, bounds.low, bounds.high) for bounds in (accuracy(facts, row) for row in rows)]
+    shares = [(bounds.known, bounds.low, bounds.high) for bounds in (accuracy(facts, row) for row in rows)]
     domain = scales.percent(shares)
     caption = (
         "Test accuracy against median latency of one image, with 95 % intervals (Wilson; over launches). The line "
         "joins the front. Pale: dominated with 95 % confidence. Numbers: image side in pixels of the best of each."
     )
     latencies = [[point.latency for point in plane.points.values()] for plane in planes]
-    spreads = [[(latency.value, latency.low, latency.high) for latency in found] for found in latencies]
+    spreads = [[(latency.known, latency.low, latency.high) for latency in found] for found in latencies]
     caption += scales.CUT * any(scales.cut(found, scales.logarithmic(found)) for found in spreads)
     panels = [_panel(facts, plane, Axis(title="accuracy, %", domain=domain, log=False)) for plane in planes]
     return sheet.draw("front", "Accuracy against latency", caption + UNEQUAL * facts.unequal, panels, wording.key(rows))
@@ -207,8 +209,8 @@ def _panel(facts: Facts, plane: Plane, y: Axis) -> Drawn:
     ]
     x = Axis(title="median, ms (log)", domain=scales.logarithmic([(at.x, at.x_low, at.x_high) for at in points]))
     title = ", ".join([wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)])
-    ordered = sorted((plane.points[name] for name in plane.front), key=lambda point: point.latency.value)
-    outline = [(point.latency.value, point.accuracy.value * 100) for point in ordered]
+    ordered = sorted((plane.points[name] for name in plane.front), key=lambda point: point.latency.known)
+    outline = [(point.latency.known, point.accuracy.known * 100) for point in ordered]
     names = wording.listed([_named(labels, plane.rows[point.name]) for point in ordered])
     return drawing.lines(points, x, y, title, f"on the front are {names}", outline)
 
@@ -216,7 +218,7 @@ def _panel(facts: Facts, plane: Plane, y: Axis) -> Drawn:
 def _labelled(plane: Plane) -> set[str]:
     """The points with their size written beside them: the best of each size, if there are several sizes."""
     best: dict[int, str] = {}
-    for point in sorted(plane.points.values(), key=lambda known: (-known.accuracy.value, known.latency.value)):
+    for point in sorted(plane.points.values(), key=lambda known: (-known.accuracy.known, known.latency.known)):
         best.setdefault(plane.rows[point.name].size, point.name)
     return set(best.values()) if len(best) > 1 else set()
 
@@ -225,10 +227,10 @@ def _point(labels: Labels, plane: Plane, name: str, text: str) -> Point:
     row, point = plane.rows[name], plane.points[name]
     share, latency = point.accuracy, point.latency
     ends = (None if share.low is None else share.low * 100, None if share.high is None else share.high * 100)
-    words = f"{percent(share.value)} % at a median of {number(latency.value)} ms {interval(latency.low, latency.high)}"
+    words = f"{percent(share.value)} % at a median of {number(latency.known)} ms {interval(latency.low, latency.high)}"
     return drawing.point(
-        row, name, f"{_named(labels, row)}: {words}", share.value * 100, ends,
-        x=latency.value, x_low=latency.low, x_high=latency.high, faded=name in plane.dominated, text=text,
+        row, name, f"{_named(labels, row)}: {words}", share.known * 100, ends,
+        x=latency.known, x_low=latency.low, x_high=latency.high, faded=name in plane.dominated, text=text,
     )  # fmt: skip
 
 

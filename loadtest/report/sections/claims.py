@@ -3,10 +3,11 @@
 from loadtest.analysis import scaling
 from loadtest.analysis.scaling import Response
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table, Tone
-from loadtest.report.wording import ABSENT, framework, interval, number, profile
+from loadtest.report.wording import framework, profile
 from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone
+from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
 from medserve.study import Subject
 from medserve.tables import TIMING_MISTAKES

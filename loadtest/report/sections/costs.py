@@ -4,8 +4,9 @@ from loadtest.report import comparison
 from loadtest.report.cells import deployment_cells
 from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table
-from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.report.wording import Labels
+from loadtest.results.tabular import Cell, Column, Line, Table
+from medserve.numbers import ABSENT, number
 
 MIB = 2**20
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from loadtest.report import comparison, wording
 from loadtest.report.comparison import Group, by_deployment, grouped
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table, Tone
-from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone
+from medserve.numbers import ABSENT, interval, number, percent
 from medserve.spec import LoadProfile
 
 
@@ -48,7 +49,7 @@ def _deployment_line(facts: Facts, labels: Labels, profiles: Sequence[LoadProfil
     for profile in profiles:
         cells += [_measured(group.get(profile.name), name, profile) for name in _shown(profile)]
     parity = row.parity_max_abs
-    cells.append(Cell(wording.percent(row.accuracy), value=row.accuracy))
+    cells.append(Cell(percent(row.accuracy), value=row.accuracy))
     cells.append(Cell(number(parity), value=parity))
     status, tone = _status(facts, list(group.values()))
     cells.append(Cell(status, tone=tone))
@@ -60,7 +61,7 @@ def _measured(row: Row | None, name: str, profile: LoadProfile) -> Cell:
         return Cell("")
     if name == "throughput":
         return Cell(number(row.throughput), value=row.throughput)
-    value, bounds = row.percentile(name).value, wording.interval(row.percentile(name).low, row.percentile(name).high)
+    value, bounds = row.percentile(name).value, interval(row.percentile(name).low, row.percentile(name).high)
     if value is None:
         return Cell(ABSENT, hint=row.reason or "", tone="muted")
     if profile.mode == "in-process" and (name != "p50" or row.framework is None):

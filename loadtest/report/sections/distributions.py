@@ -10,6 +10,7 @@ from loadtest.report.model import Figure
 from loadtest.report.series import Stroke
 from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from medserve.numbers import number
 
 MODES = ("in-process", "closed-loop", "open-loop")
 SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
@@ -53,7 +54,7 @@ def _panel(facts: Facts, rows: list[Row], beside: list[Row]) -> Drawn | None:
     title = ", ".join([*words, *facts.architectures(rows[0].architecture), f"{rows[0].size} px"])
     slowest = max(curve.milliseconds[-1] for _, curve in found)
     names = wording.listed(list(dict.fromkeys(Labels(facts.rows).full(row) for row, _ in found)))
-    says = f"{len(strokes)} launches of {names}, the slowest answer after {wording.number(slowest)} ms"
+    says = f"{len(strokes)} launches of {names}, the slowest answer after {number(slowest)} ms"
     return series.strokes(strokes, x, y, title, says)
 
 

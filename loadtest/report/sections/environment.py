@@ -6,8 +6,9 @@ from typing import Any
 
 from loadtest.report import wording
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table, Terms
-from loadtest.report.wording import ABSENT
+from loadtest.report.model import Terms
+from loadtest.results.tabular import Cell, Column, Line, Table
+from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
 from medserve.tables import DATASETS

@@ -5,9 +5,11 @@ from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.cells import data_column
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table, Tone
-from loadtest.report.wording import ABSENT, Labels, interval, number
+from loadtest.report.model import Figure
+from loadtest.report.wording import Labels
 from loadtest.results.pairs import Pair
+from loadtest.results.tabular import Cell, Column, Line, Mark, Table, Tone
+from medserve.numbers import ABSENT, TIMES, interval, number, times
 
 
 def table(facts: Facts) -> Table | None:
@@ -65,7 +67,7 @@ def figure(facts: Facts) -> Figure | None:
             panel,
             Axis(title="ONNX / native (log)", domain=domain),
             wording.profile(facts.profiles[profile]),
-            drawing.extremes(panel, wording.TIMES),
+            drawing.extremes(panel, TIMES),
             line=1.0,
             band=(1 / (1 + MARGIN), 1 + MARGIN),
         )
@@ -90,7 +92,7 @@ def _pair_cells(pair: Pair | None) -> list[Cell]:
         return [native, onnx, Cell(ABSENT, tone="muted", hint=ratio.reason or "")]
     tone: Tone = "strong" if pair.judged.verdict in ("faster", "slower") else "muted"
     bounds = interval(ratio.low, ratio.high)
-    return [native, onnx, Cell(wording.times(ratio.value), bounds, ratio.value, pair.judged.verdict, tone)]
+    return [native, onnx, Cell(times(ratio.value), bounds, ratio.value, pair.judged.verdict, tone)]
 
 
 def _point(facts: Facts, labels: Labels, pair: Pair) -> Point:
@@ -98,7 +100,7 @@ def _point(facts: Facts, labels: Labels, pair: Pair) -> Point:
     assert ratio.value is not None
     words = [f"{row.size} px", wording.framework(row.framework), *labels.varying(row)]
     name = " ".join([*words, *facts.datasets(row.dataset)])
-    measured = f"{wording.times(ratio.value)} {interval(ratio.low, ratio.high)}"
+    measured = f"{times(ratio.value)} {interval(ratio.low, ratio.high)}"
     label = f"{name}: ONNX at {measured} of native, {pair.judged.verdict}"
     return Point(
         series=name,

@@ -1,6 +1,6 @@
 """Glossary: the terms and columns of the report."""
 
-from loadtest.report.wording import ABSENT
+from medserve.numbers import ABSENT
 
 MEANING = (
     ("p50, p90, p99", "The latency that 50, 90 or 99 % of the requests did not exceed. A failure counts as infinite."),

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 import msgspec
 
-from loadtest.analysis.intervals import Estimate
+from loadtest.analysis.intervals import Interval
 from loadtest.analysis.saturation import LoadStep, saturation_point
 from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.cells import deployment_cells, median_cell, number_cell
+from loadtest.report.cells import deployment_cells, median_cell
 from loadtest.report.comparison import by_deployment, grouped
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Table
-from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.report.model import Figure
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, number_cell
+from medserve.numbers import ABSENT, number
 from medserve.spec import LoadProfile
 
 DEFINITIONS = ("from intended start", "service time", "uncorrected", "omitted")
@@ -206,10 +208,10 @@ def _user_point(facts: Facts, row: Row, count: int, *, latency: bool) -> Point:
     words, ringed = f"{wording.several(count, 'user')}: {figure}", bool(row.saturation)
     if latency:
         return _point(facts, row, words, row.p50, row.throughput, ringed=ringed)
-    return _point(facts, row, words, Estimate(value=row.throughput), float(count), ringed=ringed)
+    return _point(facts, row, words, Interval(value=row.throughput), float(count), ringed=ringed)
 
 
-def _point(facts: Facts, row: Row, words: str, found: Estimate, x: float | None, *, ringed: bool) -> Point:
+def _point(facts: Facts, row: Row, words: str, found: Interval, x: float | None, *, ringed: bool) -> Point:
     assert found.value is not None
     assert x is not None
     name = Labels(facts.rows).full(row)

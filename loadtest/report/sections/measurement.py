@@ -4,9 +4,10 @@ from loadtest.report import wording
 from loadtest.report.cells import deployment_cells, remarks_by_profile
 from loadtest.report.comparison import by_deployment
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Line, Table
-from loadtest.report.wording import ABSENT, Labels, number, several
+from loadtest.report.wording import Labels, several
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table
+from medserve.numbers import ABSENT, number
 from medserve.tables import ROOFLINE
 
 VERDICTS = {

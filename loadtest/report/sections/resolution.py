@@ -8,12 +8,13 @@ import msgspec
 from loadtest.analysis import scaling
 from loadtest.analysis.scaling import Response
 from loadtest.report import comparison, drawing, scales, sheet, wording
-from loadtest.report.cells import interval_cell
 from loadtest.report.drawing import Axis, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Table
-from loadtest.report.wording import ABSENT, Labels, number
+from loadtest.report.model import Figure
+from loadtest.report.wording import Labels
 from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, interval_cell
+from medserve.numbers import ABSENT, number
 
 APART = 0.022
 """Relative sideways shift of neighbouring series, so that their intervals do not cover one another."""

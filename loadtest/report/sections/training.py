@@ -7,8 +7,9 @@ from loadtest.report import drawing, scales, sheet, wording
 from loadtest.report.cells import data_column
 from loadtest.report.drawing import Axis, Drawn, Point
 from loadtest.report.facts import Facts
-from loadtest.report.model import Cell, Column, Figure, Line, Mark, Table
-from loadtest.report.wording import ABSENT, number
+from loadtest.report.model import Figure
+from loadtest.results.tabular import Cell, Column, Line, Mark, Table
+from medserve.numbers import ABSENT, number
 from medserve.progress import duration
 from medserve.spec import Checkpoint
 
