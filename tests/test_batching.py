@@ -98,10 +98,10 @@ def test_what_is_too_late_is_not_computed_and_not_answered() -> None:
 
     async def main() -> list[Any]:
         infer = in_thread(gate)
-        tasks = [asyncio.create_task(infer(marked(0), MS))]
+        tasks = [asyncio.create_task(infer(marked(0), 500 * MS))]
         await asyncio.to_thread(gate.running.wait, PATIENCE)
-        tasks += [asyncio.create_task(infer(marked(number), within)) for number, within in ((1, MS), (2, None))]
-        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(infer(marked(number), timeout)) for number, timeout in ((1, 500 * MS), (2, None))]
+        await asyncio.sleep(0.7)
         gate.release.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
