@@ -105,45 +105,11 @@ def test_a_client_that_waits_for_a_go_ahead_gets_it(null: Server, image: NDArray
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.parametrize("offer", ["h2c", "websocket"])
-def test_the_offer_of_another_protocol_is_declined(null: Server, image: NDArray[np.uint8], offer: str) -> None:
-    headers, body = wire.encode_request(image)
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    head = [f"POST {null.infer_path} HTTP/1.1", "Host: x", "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}"]
-    head += ["HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA", f"Content-Length: {len(body)}"]
-    asked = "\r\n".join([*head, *lines, "", ""]).encode() + body
-    with socket.create_connection(null.address, PATIENCE) as client:
-        # Also where the next request follows in the same packet.
-        client.sendall(asked + asked)
-        statuses = []
-        while len(statuses) < 2:
-            answer = client.recv(65536)
-            statuses += [piece[:3] for piece in answer.split(b"HTTP/1.1 ")[1:]]
-    assert statuses == [b"200", b"200"]
-
-
 def test_requests_of_web_pages_are_refused(null: Server, image: NDArray[np.uint8]) -> None:
     headers, body = wire.encode_request(image)
     refused = null.ask("POST", null.infer_path, body, {**headers, "Origin": "http://evil.example"})
     assert refused.status == 403
     assert "Origin" in refused.error
-
-
-def test_trailers_are_dropped(null: Server, image: NDArray[np.uint8]) -> None:
-    """They would announce an encoding and a JSON length that the request does not have."""
-    headers, body = wire.encode_request(image)
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    head = [f"POST {null.infer_path} HTTP/1.1", "Host: x", "Connection: close", "Transfer-Encoding: chunked"]
-    chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n"
-    trailers = b"Content-Encoding: gzip\r\nInference-Header-Content-Length: 3\r\nOrigin: x\r\n\r\n"
-    # In two pieces, or the application would look at the headers only after the trailers.
-    for pause in (False, True):
-        with socket.create_connection(null.address, PATIENCE) as client:
-            client.sendall("\r\n".join([*head, *lines, "", ""]).encode() + chunk)
-            if pause:
-                assert null.ask("GET", "/v2").status == 200
-            client.sendall(trailers)
-            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_of_very_many_small_chunks_is_refused(null: Server) -> None:
@@ -152,15 +118,6 @@ def test_a_body_of_very_many_small_chunks_is_refused(null: Server) -> None:
         with suppress(ConnectionError):
             client.sendall(head + b"1\r\n \r\n" * (PIECES + 1))
         assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
-
-
-def test_whole_requests_before_rubbish_are_answered(null: Server) -> None:
-    with socket.create_connection(null.address, PATIENCE) as client:
-        client.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 3 + b"\x00rubbish")
-        answer = b""
-        while part := client.recv(65536):
-            answer += part
-    assert [piece[:3] for piece in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"200", b"400"]
 
 
 def test_requests_that_wait_on_a_connection_are_bounded(null: Server) -> None:

@@ -155,41 +155,9 @@ def test_all_bodies_together_are_bounded(tmp_path: Path) -> None:
         assert server.infer(images[:1]).status == 200
 
 
-def test_idle_connections_lock_nobody_out(empty: Path, image: NDArray[np.uint8]) -> None:
-    with serving(empty, "--runtime", "null") as server:
-        idle = [socket.create_connection(server.address, PATIENCE) for _ in range(protocol.CONNECTIONS)]
-        for connection in idle:
-            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        for connection in idle:
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        # The idle ones are known to the server after its next check.
-        time.sleep(1.5)
-        assert [server.infer(image).status for _ in range(20)] == [200] * 20
-        closed = 0
-        for connection in idle:
-            connection.setblocking(False)
-            with suppress(BlockingIOError):
-                closed += connection.recv(1) == b""
-            connection.close()
-        assert 0 < closed <= 21
-
-
 def test_an_idle_connection_is_closed(empty: Path) -> None:
     words = ["--runtime", "null", "--keep-alive", "1"]
     with serving(empty, *words) as server, socket.create_connection(server.address, PATIENCE) as connection:
         connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         assert connection.recv(1) == b""
-
-
-def test_a_client_that_does_not_read_is_closed(null: Server, image: NDArray[np.uint8]) -> None:
-    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(null.address, PATIENCE) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(1.0)
-        end = time.monotonic() + PATIENCE
-        with pytest.raises(ConnectionError):
-            while time.monotonic() < end:
-                with suppress(TimeoutError):
-                    connection.sendall(asked * 8)
-    assert null.infer(image).status == 200
