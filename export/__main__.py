@@ -41,7 +41,7 @@ def export(
     Any framework opens any checkpoint: what the others export of it is held to the same scores of the trainer.
 
     An artifact carries 32 golden images, by which a server checks itself. By default they are of the test split, so
-    whoever gets the artifact gets these patients' images; --golden drawn takes drawn images instead. Either way it
+    everyone who gets the artifact gets these patients' images; --golden drawn takes drawn images instead. Either way it
     carries the scores of all test images, without the images. Its last line is the digest for `serve --sha256`.
 
     Example: medserve export runs/quick/checkpoints/synthetic-28-cnn-pytorch-s0 --format onnx --out artifacts/cells

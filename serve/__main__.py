@@ -115,12 +115,13 @@ def serve(
 def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: int, keep_alive: float) -> None:
     from medserve import plugins
     from medserve.timing import now
-    from serve import logs, protocol, scheduler
+    from serve import http_server, logs, scheduler
     from serve.app import App
+    from serve.protocol import Limits
     from serve.runtimes import open_runtime
 
     logs.begin()
-    with protocol.bind(host, port) as listener:
+    with http_server.bind(host, port) as listener:
         # Opening would import it too: apart, the cost of the library is not that of the model.
         plugins.load("serve.runtimes", deployment.runtime)
         imported = now()
@@ -130,7 +131,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
         application = App(artifact, deployment, infer)
         watched = (infer, application.decoding)
         scheduler.watch(watched, deployment.patience_seconds, lambda: _give_up(deployment))
-        limits = protocol.Limits(application.largest_body + RECEIVED_BYTES, keep_alive)
+        limits = Limits(application.largest_body + RECEIVED_BYTES, keep_alive)
         # What is loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -153,7 +154,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
                 print(f"Memory: the largest request takes {largest} MiB, all together {growth} MiB more.")
                 print(f"{folder / store.ARTIFACT}: SHA-256 {digest}", flush=True)
 
-        protocol.serve(application, listener, limits, announce)
+        http_server.serve(application, listener, limits, announce)
 
 
 def _give_up(deployment: Deployment) -> None:

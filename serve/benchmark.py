@@ -147,14 +147,15 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _serve_bare(cpus: str) -> None:
-    from serve import protocol
+    from serve import http_server
+    from serve.protocol import Limits
 
     machine.pin(tuple(map(int, cpus.split(","))))
-    with protocol.bind("127.0.0.1", 0) as listener:
+    with http_server.bind("127.0.0.1", 0) as listener:
         url = "http://{}:{}".format(*listener.getsockname())
         ready = msgspec.json.encode({"event": "ready", "url": url}).decode()
-        limits = protocol.Limits(64 << 20)
-        protocol.serve(bare, listener, limits, lambda _: print(ready, flush=True))
+        limits = Limits(64 << 20)
+        http_server.serve(bare, listener, limits, lambda _: print(ready, flush=True))
 
 
 def _table(costs: list[Cost]) -> None:

@@ -90,7 +90,7 @@ def test_the_best_holds_the_limit_and_no_other_that_does_is_better_with_confiden
     assert [by_name[name].median for name in (best.best, *best.alike)] == sorted(
         by_name[name].median for name in (best.best, *best.alike)
     )
-    # Whoever holds the limit, is faster and was not chosen, is less accurate than another with confidence.
+    # A candidate that holds the limit and is faster but was not chosen is less accurate, with 95 % confidence.
     for one in holding:
         if one.median < chosen.median:
             assert any((one.accuracy.high or 0) < (other.accuracy.low or 0) for other in holding)
