@@ -289,6 +289,8 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     tables, notes = short(found)
     assert [drawn.row_count for drawn in tables] == [3, 3]
     assert len(notes) == len({row["reason"] for row in found if row["status"] != "done"})
+    _, (note,) = short([{**found[0], "status": "failed", "valid": False, "reason": "it said \x1b[2J"}])
+    assert note.endswith("failed: it said \\x1b[2J"), "a terminal would obey it"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])
