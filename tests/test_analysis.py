@@ -294,6 +294,9 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     tables, notes = short(found)
     assert [len(table.lines) for table in tables] == [3, 3]
     assert len(notes) == len({row.reason for row in found if row.status != "done"})
+    denied = msgspec.structs.replace(found[0], status="failed", valid=False, reason="it said \x1b[2J")
+    _, (note,) = short([denied])
+    assert note.endswith("failed: it said \\x1b[2J"), "a terminal would obey it"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])
