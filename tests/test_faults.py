@@ -24,7 +24,7 @@ def test_a_late_client_is_the_fault_of_the_client() -> None:
     late = faults.lateness(made(sent_ns=due + 500_000))
     assert late is not None
     assert late.startswith(
-        "the load generator could not keep its schedule: p50 is 2 ms from the intended start and 1.5"
+        "the load generator could not keep its schedule: p50 is 2.00 ms from the intended start and 1.50"
     )
     assert faults.lateness(made(intended_ns=[None] * 200, sent_ns=due + 500_000)) is None
 
@@ -35,7 +35,7 @@ def test_faults_name_the_moment() -> None:
     errors = ["refused" if code == 0 else None for code in status]
     assert faults.failures(made()) is None
     assert (faults.failures(made(status=status, error=errors)) or "").startswith(
-        "the server stopped answering 0.15 s into the run: all 50 requests since then failed (refused)"
+        "the server stopped answering 0.150 s into the run: all 50 requests since then failed (refused)"
     )
     status[160] = 200
     status[:100] = 503

@@ -134,7 +134,7 @@ def test_wrong_scores_are_counted_as_failures(stage: Stage, tmp_path: Path) -> N
             stage, server, *words, "--expect", str(tmp_path / "other.npy"), "--objective", "p50<1s", "--max-rate", "16"
         )
     assert good.returncode == 0, good.stderr
-    assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.2 s into the run: other scores")
+    assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.200 s into the run: other scores")
     assert search.returncode == 1
     assert "error: at 16 requests/s: " in search.stderr
     assert "answers are wrong" in search.stderr

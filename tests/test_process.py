@@ -75,9 +75,9 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
     path.write_text(text.replace("launches = 1", "launches = 1\njob_hours = 1e-9"))
     assert runner.run(study.read(str(path)), out, lambda step: None) == 1
     rows = table.rows(table.read(out))
-    assert {row["status"] for row in rows} == {"failed"}
+    assert {row.status for row in rows} == {"failed"}
     assert all(
-        row["reason"].endswith("ended after 1e-09 h, the time limit; raise 'job_hours' in the study") for row in rows
+        str(row.reason).endswith("ended after 1e-09 h, the time limit; raise 'job_hours' in the study") for row in rows
     )
     path.write_text(text.replace('"in-process-1"', '"in-process-1", "closed-1"'))
     with pytest.raises(runner.BadInput, match="another 'measure'"):

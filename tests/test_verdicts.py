@@ -115,7 +115,7 @@ def test_a_late_client_makes_a_row_invalid(tmp_path: Path) -> None:
     assert row.reason.startswith("the client sent late: p50 from the intended start is 50 % above")
     assert pick(run, "closed-1").valid
     assert "invalid" in render([row], "markdown")
-    assert "!" in str([list(column.cells) for table in short([row])[0] for column in table.columns])
+    assert "!" in str([cell.text for table in short([row])[0] for line in table.lines for cell in line.cells])
 
 
 def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fault(
