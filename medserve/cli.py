@@ -33,7 +33,7 @@ STAGES = {
     "export": ("export", "", "Export a checkpoint and certify the artifact."),
     "serve": ("serve", "", "Serve an artifact over HTTP."),
     "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
-    "selftest": ("loadtest", "selftest", "Try the ruler on known answers."),
+    "selftest": ("loadtest", "selftest", "Test the load generator on known answers."),
     "time": ("loadtest", "time", "Time an artifact in process."),
     "results": ("loadtest", "results", "Print the results of a run."),
     "compare": ("loadtest", "compare", "Compare with a rule: native with ONNX, frameworks, or two runs."),

@@ -78,7 +78,7 @@ class _Run:
             }
         )
         self._data: dict[tuple[str, int], Prepared | str] = {}
-        self._ruler: SelfTest | None = None
+        self._selftest: SelfTest | None = None
         self._failed = 0
 
     def walk(self) -> int:
@@ -86,7 +86,7 @@ class _Run:
             self._train(training)
         for export in self._plan.exports:
             self._export(export)
-        self._try_ruler()
+        self._test_load_generator()
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
             # A fixed order would give each deployment the same place in the machine's drift in every block.
@@ -164,10 +164,10 @@ class _Run:
         for cell in cells:
             self._close(cell, index, reason)
 
-    def _try_ruler(self) -> None:
+    def _test_load_generator(self) -> None:
         """The self-test, once a folder, where there is anything to measure over HTTP.
 
-        One that fails stops nothing: the rows that are measured with such a ruler are marked.
+        A failed self-test stops nothing: the rows that are measured with it are marked.
         """
         folder = self._out / "selftest"
         path = folder / "selftest.json"
@@ -181,15 +181,15 @@ class _Run:
             words = ["-m", "loadtest", "selftest", "--size", ",".join(map(str, self._sizes)), "--out", str(folder)]
             reason = self._run("selftest", "selftest", words)
         if path.is_file():
-            self._ruler = store.read_json(path, SelfTest)
-            if self._ruler.failed:
-                names = ", ".join(check.name for check in self._ruler.failed)
-                reason = f"the self-test failed: {names}; remove {folder} to try the ruler again"
+            self._selftest = store.read_json(path, SelfTest)
+            if self._selftest.failed:
+                names = ", ".join(check.name for check in self._selftest.failed)
+                reason = f"load-generator self-test failed: {names}; remove {folder} to repeat it"
         self._remember("selftest", "selftest", reason)
 
     def _refuse(self, cells: tuple[Cell, ...], size: int, index: int) -> tuple[Cell, ...]:
         """The cells that the generator has power for; the others get a result that says why it has not."""
-        roofline = self._ruler.roofline.get(size) if self._ruler else None
+        roofline = self._selftest.roofline.get(size) if self._selftest else None
         if roofline is None:
             return cells
         above = [cell for cell in cells if (cell.profile.rate or 0.0) > ROOFLINE * roofline]

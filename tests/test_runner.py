@@ -148,7 +148,7 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
     assert leftovers(out) == []
 
 
-def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stage, root: Path, tmp_path: Path) -> None:
+def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(stage: Stage, root: Path, tmp_path: Path) -> None:
     words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
     out = tmp_path / "run"
     first = stage(*words, "--out", str(out), "--json")
@@ -165,7 +165,7 @@ def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stag
     shutil.rmtree(out / "results" / refused)
     tried(out, roofline={28: 710.0})
     again = stage(*words, "--out", str(out), "--json")
-    assert set(kinds(again.stdout)) <= {"data"}, "neither the ruler is tried again nor the cell launched"
+    assert set(kinds(again.stdout)) <= {"data"}, "neither the self-test nor the cell is repeated"
     assert again.returncode == 1
     assert results(out)[refused].reason == (
         "500 requests a second are more than 70 % of the 710 that the load generator reaches here at 28 px; "
@@ -178,7 +178,7 @@ def test_the_ruler_is_tried_once_and_what_it_cannot_carry_is_refused(stage: Stag
     assert third.returncode == 1, "a failed self-test is a failed job, also where it was made before"
     assert json.loads(third.stdout.splitlines()[-1])["failed"] == 1
     failure = json.loads((out / "failures" / "selftest-selftest.json").read_bytes())
-    assert "the self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
+    assert "load-generator self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
 
 
 def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path, tmp_path: Path) -> None:
