@@ -148,7 +148,9 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
     assert leftovers(out) == []
 
 
-def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(stage: Stage, root: Path, tmp_path: Path) -> None:
+def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
+    stage: Stage, root: Path, tmp_path: Path
+) -> None:
     words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
     out = tmp_path / "run"
     first = stage(*words, "--out", str(out), "--json")
