@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import httptools
 import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 EXPECTED = "Expected HTTP/1.1: a request line, headers, an empty line, and the body that they announce."
 HIGH_WATER = 8 << 20
@@ -64,38 +64,6 @@ class HeadTooLarge(Exception):
     """The head of a request is above HEAD_BYTES, or it has more than FIELDS header fields or trailers."""
 
 
-class CoalescingTransport:
-    """A transport that holds the head of an answer back until the body comes: headers and body in one write.
-
-    uvicorn writes them separately; each write goes through the whole network stack and wakes the client.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
-        self.abort, self.get_write_buffer_size = transport.abort, transport.get_write_buffer_size
-
-    def write(self, data: bytes) -> None:
-        """Write `data`, but hold the head of a final answer; a provisional one (100 Continue) is written at once."""
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-            return
-        self._transport.write(data)
-
-    def flush(self) -> None:
-        """Write a head that has no body: the answer to HEAD."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Close when everything is written."""
-        self.flush()
-        self._transport.close()
-
-
 class _Flow(FlowControl):
     """Flow control that does not resume reading while requests of the connection wait for their answers."""
 
@@ -127,15 +95,16 @@ class Protocol(HttpToolsProtocol):
         # Bytes of the last piece; the head that arrives in pieces, and its bytes without the first piece.
         self.count = self.head = self.trailers = self.pieces = 0
         self.head_of: Any = ()
+        # The request that is answered, the task that answers it, and the head of the answer until its body comes.
         self.active: Any = None
         self.task: asyncio.Task[None] | None = None
+        self.response_head = b""
         # Status and reason that follow the answers which the connection is still owed.
         self.failure: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept a connection; when there are too many, close the one that has been inactive for longest."""
         super().connection_made(transport)  # type: ignore[arg-type]  # a TCP server's
-        self.transport = CoalescingTransport(self.transport)  # type: ignore[assignment]  # what uvicorn uses of one
         self.flow = _Flow(transport, self.pipeline)
         if len(self.connections) > CONNECTIONS:
             self._make_room()
@@ -231,7 +200,6 @@ class Protocol(HttpToolsProtocol):
         uvicorn would start a timer for the idle connection here; `check` does without one per request.
         """
         self.server_state.total_requests += 1
-        self.transport.flush()  # type: ignore[attr-defined]  # see CoalescingTransport
         if self.transport.is_closing():
             return
         self._release()
@@ -284,9 +252,40 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.active = cycle
+        cycle.send = self._send
         task = self.task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    async def _send(self, message: Any) -> None:
+        """Send the head of an answer, then its whole body: both in one write, in place of uvicorn's two.
+
+        A write goes through the whole network stack and wakes the client. The application gives Content-Length, and
+        nothing in its header fields comes from a client.
+        """
+        cycle = self.active
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            cycle.response_started = True
+            lines = [STATUS_LINE[message["status"]]]
+            for name, value in message["headers"]:
+                if name == b"connection":
+                    cycle.keep_alive = False
+                else:
+                    lines += (name, b": ", value, b"\r\n")
+            lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+            self.response_head = b"".join(lines)
+            return
+        head = self.response_head
+        self.transport.write(head if cycle.scope["method"] == "HEAD" else head + message["body"])
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _check_head(self) -> None:
         """Raise HeadTooLarge for a head above HEAD_BYTES; one of a single small piece need not be added up."""

@@ -1,17 +1,21 @@
 """How an answer leaves the server: whole, in one piece, and also where no body follows its head."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
+from uvicorn.server import ServerState
 
 from medserve import wire
-from serve.protocol import PIECES, PIPELINE, CoalescingTransport
+from serve.protocol import PIECES, PIPELINE, Held, Limits, Protocol
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +24,16 @@ def null(empty: Path) -> Iterator[Server]:
         yield server
 
 
-class Pieces:
+class Pieces(asyncio.Transport):
     """A transport that keeps what is written to it, piece by piece."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.written: list[bytes] = []
         self.closed = False
 
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
 
     def close(self) -> None:
         self.closed = True
@@ -36,48 +41,58 @@ class Pieces:
     def is_closing(self) -> bool:
         return self.closed
 
-    def get_extra_info(self, _name: str) -> None:
-        return None
 
-    def abort(self) -> None:
-        self.closed = True
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+async def _application(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    if scope["path"] == "/mistake":
+        raise ValueError("a mistake")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+    await send({"type": "http.response.body", "body": b"\r\n\r\n"})
 
 
-def test_a_head_waits_for_its_body() -> None:
-    pieces = Pieces()
-    joined = CoalescingTransport(pieces)  # type: ignore[arg-type]
-    joined.write(HEAD)
-    assert pieces.written == []
-    # Not even a body that ends as a head does is held.
-    joined.write(b"\r\n\r\n")
-    joined.write(HEAD)
-    joined.write(b"")
-    assert pieces.written == [HEAD + b"\r\n\r\n", HEAD]
+def _written(request: bytes) -> Pieces:
+    """What the protocol writes for a request."""
 
-
-def test_what_is_held_is_written_before_the_end() -> None:
-    for end in (CoalescingTransport.flush, CoalescingTransport.close):
+    async def answer() -> Pieces:
         pieces = Pieces()
-        joined = CoalescingTransport(pieces)  # type: ignore[arg-type]
-        end(joined)
-        joined.write(HEAD)
-        end(joined)
-        assert pieces.written == [HEAD]
-        assert joined.is_closing() is (end is CoalescingTransport.close)
+        config = uvicorn.Config(_application, interface="asgi3", ws="none", lifespan="off", log_config=None)
+        config.load()
+        protocol = Protocol(config, ServerState(), {}, limits=Limits(1 << 20), together=Held())
+        protocol.connection_made(pieces)
+        protocol.data_received(request)
+        await asyncio.gather(*protocol.tasks)
+        return pieces
+
+    return asyncio.run(answer())
 
 
-def test_a_provisional_answer_and_what_is_no_head_do_not_wait() -> None:
-    pieces = Pieces()
-    joined = CoalescingTransport(pieces)  # type: ignore[arg-type]
-    joined.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    joined.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n{}")
-    assert len(pieces.written) == 2
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "connection", "expected", "is_closed"),
+    [
+        (b"GET / HTTP/1.1", b"", HEAD + b"\r\n" + b"\r\n\r\n", False),
+        (b"HEAD / HTTP/1.1", b"", HEAD + b"\r\n", False),
+        (b"GET / HTTP/1.1", b"Connection: close\r\n", HEAD + b"connection: close\r\n\r\n" + b"\r\n\r\n", True),
+        (b"GET / HTTP/1.0", b"", HEAD + b"connection: close\r\n\r\n" + b"\r\n\r\n", True),
+    ],
+)
+def test_an_answer_leaves_in_one_write(
+    request_line: bytes, connection: bytes, expected: bytes, is_closed: bool
+) -> None:
+    pieces = _written(request_line + b"\r\nHost: x\r\n" + connection + b"\r\n")
+    assert pieces.written == [expected]
+    assert pieces.closed is is_closed
+
+
+def test_an_application_that_fails_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    pieces = _written(b"GET /mistake HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert len(pieces.written) == 1
+    assert pieces.written[0].startswith(b"HTTP/1.1 500 ")
+    assert b"connection: close" in pieces.written[0]
+    assert pieces.closed
+    assert "a mistake" in caplog.text
 
 
 def test_a_client_that_asks_for_the_head_alone_gets_it_and_goes_on(null: Server) -> None:

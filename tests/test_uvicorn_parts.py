@@ -54,10 +54,21 @@ def test_what_uvicorn_does_where_ours_relies_on_it() -> None:
     assert "self.headers.append((name, value))" in header
     assert "self.expect_100_continue = True" in header
     assert '"headers": self.headers' in inspect.getsource(HttpToolsProtocol.on_message_begin)
-    assert "self.on_response()" in inspect.getsource(RequestResponseCycle.send)
+    run = inspect.getsource(RequestResponseCycle.run_asgi)
+    assert "self.scope, self.receive, self.send" in run
+    assert "await self.send_500_response()" in run
     assert "self.flow.resume_reading()" in inspect.getsource(RequestResponseCycle.receive)
     assert set(inspect.signature(FlowControl).parameters) == {"transport"}
-    for name in ("body", "more_body", "disconnected", "response_complete", "keep_alive", "message_event", "scope"):
+    for name in (
+        "body",
+        "more_body",
+        "disconnected",
+        "response_complete",
+        "response_started",
+        "keep_alive",
+        "message_event",
+        "scope",
+    ):
         assert f"self.{name}" in inspect.getsource(RequestResponseCycle.__init__)
 
 

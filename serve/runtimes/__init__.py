@@ -56,7 +56,10 @@ def predict(runtime: Runtime, images: NDArray[np.uint8], batch_sizes: tuple[int,
 
     Raises BadInput when N is above the largest of them.
     """
-    return runtime.fetch(runtime.run(runtime.place(pad(images, batch_sizes))))[: len(images)]
+    count = len(images)
+    if count not in batch_sizes:
+        images = pad(images, batch_sizes)
+    return runtime.fetch(runtime.run(runtime.place(images)))[:count]
 
 
 def pad(images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.uint8]:
