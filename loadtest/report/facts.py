@@ -1,12 +1,15 @@
-"""Reads a run for the report: its rows, and the manifests that say where they come from."""
+"""Reads a run for the report: its rows, the manifests that say where they come from, and which rows belong together."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from loadtest.analysis.breakdown import Term, over_launches
 from loadtest.analysis.distribution import Curve
-from loadtest.report import comparison, wording
+from loadtest.report import wording
+from loadtest.report.wording import Labels
 from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
 from loadtest.results.pairs import Comparisons
@@ -18,6 +21,10 @@ from medserve.result import Result, SelfTest
 from medserve.spec import Artifact, Checkpoint, LoadProfile
 from medserve.study import Plan, Study, Training, plan
 
+Group = dict[str, Row]
+"""The rows of one deployment by profile."""
+Mode = Literal["in-process", "closed-loop", "open-loop"]
+
 
 class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
@@ -25,7 +32,8 @@ class Facts(msgspec.Struct, frozen=True):
     `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
     (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
     and launch; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of
-    rows by `medians`.
+    rows by `medians`, `labels` names deployments by what differs among `rows`. `main`
+    are the profiles of the main tables and charts: without pauses, and with the fewest users of a ladder.
     """
 
     study: Study
@@ -44,6 +52,8 @@ class Facts(msgspec.Struct, frozen=True):
     selftest: SelfTest | None
     breakdowns: dict[str, tuple[Term, ...]]
     comparisons: Comparisons
+    labels: Labels
+    main: dict[str, LoadProfile]
 
     @property
     def licences(self) -> list[str]:
@@ -74,6 +84,25 @@ class Facts(msgspec.Struct, frozen=True):
                 found.setdefault(block, {})[row.size] = median
         return found
 
+    def single(self, *modes: Mode) -> list[str]:
+        """The first profile of each mode, if there is one, that sends single images with one user."""
+        known = [profile for profile in self.profiles.values() if is_single(profile)]
+        found = (next((profile.name for profile in known if profile.mode == mode), None) for mode in modes)
+        return [name for name in found if name is not None]
+
+    def profile(self, row: Row) -> str:
+        """How a row was measured, in a few words."""
+        return wording.profile(self.profiles[row.profile])
+
+    def place(self, network: Row | Checkpoint, *, size: bool = True) -> str:
+        """Data set and architecture where the study has several, and the image size."""
+        words = [*self.datasets(network.dataset), *self.architectures(network.architecture)]
+        return ", ".join(words + [f"{network.size} px"] * size)
+
+    def title(self, row: Row, *, size: bool = True) -> str:
+        """How and where a row was measured: the title of a panel."""
+        return ", ".join(filter(None, (self.profile(row), self.place(row, size=size))))
+
     def datasets(self, name: str) -> list[str]:
         """The title of a data set, where the study has several."""
         return [wording.dataset(name)] if len(self.study.datasets) > 1 else []
@@ -85,10 +114,9 @@ class Facts(msgspec.Struct, frozen=True):
 
 def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
-    measured = table.read(
-        run, with_breakdown=lambda profile: profile.mode != "in-process" and comparison.is_single(profile)
-    )
-    rows = table.rows(measured)
+    measured = table.read(run, with_breakdown=lambda profile: profile.mode != "in-process" and is_single(profile))
+    every = table.rows(measured)
+    rows = [row for row in every if row.trap is None]
     study, medians = measured.study, measured.central_latencies()
     matrix = plan(study)
     results = _results(run, study, matrix)
@@ -106,8 +134,8 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=[row for row in rows if row.trap is None],
-        mistaken=[row for row in rows if row.trap is not None],
+        rows=rows,
+        mistaken=[row for row in every if row.trap is not None],
         medians=medians,
         percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
         curves={
@@ -125,8 +153,37 @@ def read(run: Path) -> Facts:
         results=results,
         agreements=agreement.agreements(run, artifacts.values()),
         selftest=measured.selftest,
-        comparisons=Comparisons(rows, medians.__getitem__),
+        comparisons=Comparisons(every, medians.__getitem__),
+        labels=Labels(rows),
+        main=_main(profiles),
     )
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Row]]:
+    """Rows by the values of some keys, in order of first appearance."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
+    return found
+
+
+def by_deployment(rows: Iterable[Row]) -> list[Group]:
+    """The rows of each deployment by profile."""
+    return [{row.profile: row for row in group} for group in grouped(rows, "deployment").values()]
+
+
+def is_single(profile: LoadProfile) -> bool:
+    """Whether single images are sent by one user or schedule, without pauses and without a timing mistake."""
+    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.trap is None
+
+
+def _main(profiles: dict[str, LoadProfile]) -> dict[str, LoadProfile]:
+    busy = [known for known in profiles.values() if not known.gap_seconds and known.trap is None]
+    fewest: dict[tuple[str, int], int] = {}
+    for known in busy:
+        key = (known.mode, known.batch)
+        fewest[key] = min(known.users, fewest.get(key, known.users))
+    return {known.name: known for known in busy if known.users == fewest[known.mode, known.batch]}
 
 
 def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.report import facts, markdown, templating, wording
+from loadtest.report import document, facts, wording
+from loadtest.report.document import Block, Commands, Figure, Page, Section, Terms
 from loadtest.report.facts import Facts
-from loadtest.report.model import Commands, Figure, Page, Section, Terms
 from loadtest.report.sections import (
     answer,
     breakdown,
@@ -15,20 +15,18 @@ from loadtest.report.sections import (
     claims,
     costs,
     deployments,
-    distributions,
     environment,
     formats,
-    glossary,
     load,
     measurement,
     resolution,
-    training,
 )
 from loadtest.results import tabular, writers
 from loadtest.results.tabular import Table
 from loadtest.results.verify import PUBLISHED, SUMS, seal
 from medserve import store, study
 from medserve.errors import BadInput
+from medserve.glossary import GLOSSARY
 from medserve.tables import DATASETS
 
 
@@ -50,7 +48,7 @@ def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
     found = facts.read(run)
     page = compose(found, run.resolve().name)
-    written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
+    written = {out: document.html(page).encode(), out.with_suffix(".md"): document.markdown(page).encode()}
     written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
     return written | {out.parent / name: content for name, content in _beside(page)}
 
@@ -67,11 +65,11 @@ def compose(found: Facts, folder: str) -> Page:
     times = breakdown.tables(found)
     sections = [
         _section("choose", "What to choose", choose.objectives(found), choose.fronts(found)),
-        Section(
+        _section(
             "deployments",
             "Deployments",
-            tuple(deployments.tables(found)),
-            "Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
+            *deployments.tables(found),
+            intro="Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
         ),
         _section("formats", "Native beside ONNX", formats.table(found)),
         _section(
@@ -85,22 +83,22 @@ def compose(found: Facts, folder: str) -> Page:
         _section(
             "time", "Where the time goes", *times, breakdown.overheads(found), intro=breakdown.INTRO if times else ""
         ),
-        _section("costs", "What it costs", costs.table(found), training.table(found), training.seeds(found)),
+        _section("costs", "What it costs", costs.serving(found), costs.training(found), costs.seeds(found)),
         _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
         _section(
             "charts",
             "Charts",
             resolution.latency(found),
             resolution.latency_at_one_size(found),
-            distributions.figure(found),
+            deployments.distributions(found),
             formats.figure(found),
             choose.figure(found),
             load.rates(found),
             load.users(found),
             breakdown.figure(found),
             breakdown.overhead_figure(found),
-            training.curves(found),
-            training.efficiency(found),
+            costs.curves(found),
+            costs.efficiency(found),
         ),
         _section(
             "validity",
@@ -117,7 +115,7 @@ def compose(found: Facts, folder: str) -> Page:
             environment.versions(found),
         ),
         _section("reproduce", "How to reproduce", _commands(found, folder)),
-        _section("meaning", "Glossary", Terms("", glossary.MEANING)),
+        _section("meaning", "Glossary", Terms("", tuple(GLOSSARY.items()))),
     ]
     return Page(
         title=found.study.title,
@@ -129,11 +127,6 @@ def compose(found: Facts, folder: str) -> Page:
         cautions=answer.cautions(found),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def html(page: Page) -> str:
-    """The page as one file that loads nothing else."""
-    return templating.render("report.html.jinja", page=page, kind=lambda block: type(block).__name__.lower())
 
 
 def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
@@ -149,7 +142,7 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                     yield f"tables/{name}.{ending}", text.encode()
 
 
-def _section(name: str, title: str, *blocks: Table | Figure | Terms | Commands | None, intro: str = "") -> Section:
+def _section(name: str, title: str, *blocks: Block | None, intro: str = "") -> Section:
     return Section(name, title, tuple(block for block in blocks if block is not None), intro)
 
 

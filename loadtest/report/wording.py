@@ -1,6 +1,6 @@
 """How names are written: plain titles, one colour per framework; and latencies with their unit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from loadtest.results.row import Row
@@ -115,16 +115,6 @@ def _arrivals(load: LoadProfile) -> str:
 def pause(seconds: float) -> str:
     """A pause between requests."""
     return "none" if not seconds else f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
-
-
-def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
-    """The meaning of the marks: one colour per framework; a disc is native, a hollow diamond ONNX."""
-    names = dict.fromkeys(row.framework for row in rows)
-    shown = {framework(name): Mark(colour(name)) for name in names if name}
-    shown |= {"native": Mark(MUTED), "ONNX": Mark(MUTED, "diamond")}
-    if None in names:
-        shown["null runtime"] = Mark(NULL, "square")
-    return tuple(shown.items())
 
 
 class Labels:

@@ -1,17 +1,26 @@
 """The environment of the measurements: machine, cores, threads, versions, launches, data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.report import wording
+from loadtest.report import tables, wording
+from loadtest.report.document import Terms
 from loadtest.report.facts import Facts
-from loadtest.report.model import Terms
-from loadtest.results.tabular import Cell, Column, Line, Table
+from loadtest.report.tables import Field, field, text
+from loadtest.results.tabular import Cell, Table
 from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
 from medserve.tables import DATASETS
+
+Parts = dict[str, list[dict[str, Any]]]
+"""What was read of the processes of each part: timer, server, client."""
+Process = tuple[tuple[str, int], Parts]
+"""A runtime with its threads, and what was read of its processes."""
+
+INSIDE = ("timer", "server")
+"""The parts in which a runtime is."""
 
 
 def data(facts: Facts) -> Terms:
@@ -50,39 +59,44 @@ def machine(facts: Facts) -> Terms:
     return Terms("Machine", tuple(item for item in items if item[1]))
 
 
-def processes(facts: Facts) -> Table:
+def processes(facts: Facts) -> Table | None:
     """Cores and threads that the running processes had, by runtime."""
-    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    found: dict[tuple[str, int], Parts] = {}
     for result in facts.results:
-        key = (result.cell.deployment.runtime, result.cell.deployment.threads)
+        parts = found.setdefault((result.cell.deployment.runtime, result.cell.deployment.threads), {})
         for part in ("timer", "server", "client"):
-            if facts_of := result.process.get(part):
-                found.setdefault(key, {}).setdefault(part, []).append(facts_of)
-    columns = (
-        Column("runtime", numeric=False),
-        Column("timer", "", "Cores of the", numeric=False),
-        Column("server", "", "Cores of the", numeric=False),
-        Column("load generator", "", "Cores of the", numeric=False),
-        Column("asked", "", "Threads of the runtime"),
-        Column("read back", "", "Threads of the runtime"),
-        Column("total", "server", "Threads of the runtime"),
-        Column("peak memory", "MiB, server"),
-        Column("float32 exact", numeric=False),
-    )
-    lines = []
-    for (runtime, threads), parts in found.items():
-        inside = [known.get("runtime") or {} for known in (*parts.get("timer", []), *parts.get("server", []))]
-        server = parts.get("server", [])
-        peak = max((known.get("peak_memory_bytes") or 0 for known in server), default=0)
-        cells = [Cell(wording.title(runtime))]
-        cells += [Cell(_affinity(parts.get(part, []))) for part in ("timer", "server", "client")]
-        cells += [Cell(str(threads), value=threads)]
-        cells += [Cell(_join(str(known["threads"]) for known in inside if known.get("threads") is not None) or ABSENT)]
-        cells += [Cell(_join(str(known["os_threads"]) for known in server if known.get("os_threads")) or ABSENT)]
-        cells += [Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else Cell(ABSENT, tone="muted")]
-        exact = _join("yes" if known["float32_exact"] else "no" for known in inside if "float32_exact" in known)
-        lines.append(Line((*cells, Cell(exact or ABSENT))))
-    return Table("Cores and threads, read back", columns, tuple(lines))
+            if known := result.process.get(part):
+                parts.setdefault(part, []).append(known)
+    cores, threads = "Cores of the", "Threads of the runtime"
+    fields: list[Field[Process]] = [
+        text("runtime", lambda process: wording.title(process[0][0])),
+        text("timer", lambda process: _read(process[1], ["timer"], "affinity"), cores),
+        text("server", lambda process: _read(process[1], ["server"], "affinity"), cores),
+        text("load generator", lambda process: _read(process[1], ["client"], "affinity"), cores),
+        field("asked", lambda process: process[0][1], "", threads),
+        field("read back", lambda process: _read(process[1], INSIDE, "threads", of_runtime=True), "", threads),
+        field("total", lambda process: _read(process[1], ["server"], "os_threads"), "server", threads),
+        field("peak memory", lambda process: _peak(process[1]), "MiB, server"),
+        text("float32 exact", lambda process: _read(process[1], INSIDE, "float32_exact", of_runtime=True)),
+    ]
+    return tables.table("Cores and threads, read back", fields, found.items())
+
+
+def _read(parts: Parts, roles: Sequence[str], name: str, *, of_runtime: bool = False) -> str:
+    """What the processes of some parts read back, each value once."""
+    known = [facts.get("runtime") or {} if of_runtime else facts for role in roles for facts in parts.get(role, ())]
+    return _join(_word(facts[name]) for facts in known if facts.get(name) is not None) or ABSENT
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _peak(parts: Parts) -> Cell | None:
+    peak = max((facts.get("peak_memory_bytes") or 0 for facts in parts.get("server", ())), default=0)
+    return Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else None
 
 
 def versions(facts: Facts) -> Terms:
@@ -168,10 +182,6 @@ def _dispatch(study: Study) -> str:
 
 def _join(words: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(filter(None, words)))
-
-
-def _affinity(found: list[dict[str, Any]]) -> str:
-    return _join(", ".join(map(str, known["affinity"])) for known in found if known.get("affinity")) or ABSENT
 
 
 def _siblings(groups: list[list[int]]) -> str:
