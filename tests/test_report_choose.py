@@ -12,8 +12,8 @@ from made_run import build, study
 
 from loadtest import samples
 from loadtest.report import facts, page, wording
-from loadtest.report.model import Figure
-from loadtest.report.sections import breakdown, choose, distributions, load, resolution, training
+from loadtest.report.document import Figure
+from loadtest.report.sections import breakdown, choose, costs, deployments, load, resolution
 from loadtest.results import tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
@@ -151,7 +151,7 @@ def test_the_front_is_drawn_with_every_deployment(read: facts.Facts) -> None:
 
 
 def test_every_launch_is_a_line_of_its_own(read: facts.Facts) -> None:
-    figure = distributions.figure(read)
+    figure = deployments.distributions(read)
     assert figure is not None
     assert len(figure.panels) == 2 * 3, "two sizes; in process, closed and the first open loop"
     for panel in figure.panels:
@@ -176,17 +176,17 @@ def test_the_breakdown_is_stacked_from_its_parts(read: facts.Facts) -> None:
 
 
 def test_training_is_drawn_by_epoch_and_by_what_it_took(read: facts.Facts) -> None:
-    words = said(training.curves(read))
+    words = said(costs.curves(read))
     assert "PyTorch, 28 px, epoch 4: 0.250 loss" in words
     assert "JAX/Flax, 64 px, epoch 2: 82.0 %" in words
-    took = said(training.efficiency(read))
+    took = said(costs.efficiency(read))
     assert "28 px JAX/Flax: 270 images/s" in took
     assert "28 px PyTorch: 95.0 seconds to finish" in took
 
 
 def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
     made = study(frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1",)),), recipe=Recipe(epochs=1))
-    assert training.curves(facts.read(build(tmp_path / "run", made, latency))) is None
+    assert costs.curves(facts.read(build(tmp_path / "run", made, latency))) is None
 
 
 def test_every_record_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_what_was_measured_wrongly_on_purpose_is_shown_nowhere(tmp_path: Path) -
     assert {words[0] for words in lines(choose.objectives(read))} == {
         "p99\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}ms"
     }
-    for figure in (distributions.figure(read), choose.figure(read), resolution.latency_at_one_size(read)):
+    for figure in (deployments.distributions(read), choose.figure(read), resolution.latency_at_one_size(read)):
         assert figure is not None
         assert len(figure.panels) == 2, figure.name
 

@@ -60,11 +60,11 @@ def figure(
 
 
 def _key(panels: Sequence[Drawn], order: Sequence[str]) -> Mapping[str, Mark]:
-    """The meaning of the marks of all panels, colours first. Marks that are all of one kind need no explanation."""
+    """The meaning of the marks of all panels, colours first. If all is native, nothing is said of it."""
     known = {name: mark for panel in panels for name, mark in panel.key.items()}
-    kinds = known.keys() & KINDS.keys()
-    names = [name for name in known if len(kinds) > 1 or name not in kinds]
-    return {name: known[name] for name in sorted(names, key=lambda name: name in order and order.index(name) + 1)}
+    if known.keys() & KINDS.keys() == {"native"}:
+        del known["native"]
+    return {name: known[name] for name in sorted(known, key=lambda name: name in order and order.index(name) + 1)}
 
 
 def _panel(drawn: Drawn) -> Panel:
