@@ -1,6 +1,8 @@
 """Reads a run for the report: its rows, the manifests that say where they come from, and which rows belong together."""
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -30,10 +32,10 @@ class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
 
     `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
-    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
-    and launch; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of
-    rows by `medians`, `labels` names deployments by what differs among `rows`. `main`
-    are the profiles of the main tables and charts: without pauses, and with the fewest users of a ladder.
+    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of
+    the launches of each cell; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons`
+    judges pairs of rows by `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles
+    of the main tables and charts: without pauses, and with the fewest users of a ladder.
     """
 
     study: Study
@@ -42,7 +44,7 @@ class Facts(msgspec.Struct, frozen=True):
     mistaken: list[Row]
     medians: dict[str, dict[int, float]]
     percentiles: dict[str, dict[str, dict[int, float]]]
-    curves: dict[str, dict[int, Curve]]
+    curves: dict[str, list[Curve]]
     profiles: dict[str, LoadProfile]
     checkpoints: dict[str, Checkpoint]
     artifacts: dict[str, Artifact]
@@ -54,11 +56,6 @@ class Facts(msgspec.Struct, frozen=True):
     comparisons: Comparisons
     labels: Labels
     main: dict[str, LoadProfile]
-
-    @property
-    def licences(self) -> list[str]:
-        """The licences in the checkpoints, one per data set that was used."""
-        return list(dict.fromkeys(checkpoint.licence for checkpoint in self.checkpoints.values()))
 
     @property
     def unofficial(self) -> bool:
@@ -118,7 +115,7 @@ def read(run: Path) -> Facts:
     every = table.rows(measured)
     rows = [row for row in every if row.trap is None]
     study, medians = measured.study, measured.central_latencies()
-    matrix = plan(study)
+    matrix, summaries = plan(study), {cell.cell.name: list(cell.summaries.values()) for cell in measured.cells}
     results = _results(run, study, matrix)
     # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
     artifacts = {result.artifact.name: result.artifact for result in results if result.artifact}
@@ -138,14 +135,10 @@ def read(run: Path) -> Facts:
         mistaken=[row for row in every if row.trap is not None],
         medians=medians,
         percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
-        curves={
-            cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
-            for cell in measured.cells
-        },
+        curves={name: [launch.curve for launch in launches] for name, launches in summaries.items()},
         profiles=profiles,
         breakdowns={
-            cell.cell.name: over_launches([summary.breakdown for summary in cell.summaries.values()])
-            for cell in measured.cells
+            name: over_launches([launch.breakdown for launch in launches]) for name, launches in summaries.items()
         },
         checkpoints=checkpoints,
         artifacts=artifacts,
@@ -188,12 +181,8 @@ def _main(profiles: dict[str, LoadProfile]) -> dict[str, LoadProfile]:
 
 def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:
     found = []
-    for deployed in matrix.deployed:
-        for cell in deployed.cells:
-            for index in range(study.launches):
-                path = run / "results" / cell.name / str(index) / "result.json"
-                try:
-                    found.append(store.read_json(path, Result))
-                except BadInput:
-                    continue  # its row has the reason
+    names = [cell.name for deployed in matrix.deployed for cell in deployed.cells]
+    for name, index in product(names, range(study.launches)):
+        with suppress(BadInput):  # its row has the reason
+            found.append(store.read_json(run / "results" / name / str(index) / "result.json", Result))
     return sorted(found, key=lambda result: result.started)

@@ -148,9 +148,10 @@ def _section(name: str, title: str, *blocks: Block | None, intro: str = "") -> S
 
 def _facts(found: Facts) -> tuple[str, ...]:
     """The line below the title: when, on what data, on which machine."""
-    titles = [wording.dataset(name) for name in found.study.datasets]
-    licences = found.licences or [DATASETS[name].licence for name in found.study.datasets if name in DATASETS]
-    data = f"{', '.join(titles)}: {'; '.join(licences)}"
+    datasets = found.study.datasets
+    licences = dict.fromkeys(checkpoint.licence for checkpoint in found.checkpoints.values())
+    licences = licences or dict.fromkeys(DATASETS[name].licence for name in datasets if name in DATASETS)
+    data = f"{', '.join(map(wording.dataset, datasets))}: {'; '.join(licences)}"
     return tuple(filter(None, (environment.when(found), data, environment.where(found))))
 
 

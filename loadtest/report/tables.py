@@ -108,18 +108,20 @@ def framework(name: str | None, beside: str = "", hint: str = "") -> Cell:
     return Cell(wording.framework(name), beside, hint=hint, mark=Mark(wording.colour(name)))
 
 
-def deployment(facts: Facts, row: Row, hint: str = "") -> Cell:
-    """The framework, beside it the kind of deployment and, if there are several, the data set."""
-    kind = ", ".join([facts.labels.kind(row), *facts.datasets(row.dataset)])
+def deployment(facts: Facts, row: Row, *beside: str, hint: str = "") -> Cell:
+    """The framework, and beside it the kind of deployment and further words."""
+    kind = ", ".join([facts.labels.kind(row), *beside])
     return Cell(wording.framework(row.framework), kind, hint=hint, mark=wording.mark(row))
+
+
+def deployment_field(facts: Facts, of: Callable[[T], Row]) -> Field[T]:
+    """The deployment of an item's row, with its data set if there are several."""
+    return text("deployment", lambda item: deployment(facts, of(item), *facts.datasets(of(item).dataset)))
 
 
 def deployment_fields(facts: Facts, of: Callable[[T], Row]) -> list[Field[T]]:
     """The deployment and the image size of an item's row."""
-    return [
-        text("deployment", lambda item: deployment(facts, of(item))),
-        field("size", lambda item: of(item).size, "px"),
-    ]
+    return [deployment_field(facts, of), field("size", lambda item: of(item).size, "px")]
 
 
 def network_fields(facts: Facts, of: Callable[[T], Training]) -> list[Field[T]]:

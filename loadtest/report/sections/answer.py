@@ -57,7 +57,7 @@ def podium(facts: Facts) -> Table | None:
     """The fastest of each size; null with a single size, where one sentence suffices."""
     fields: list[Field[Fastest]] = [
         text("", lambda found: Cell(_places(facts, [found.row]), value=found.row.size)),
-        text("lowest median", lambda found: _winner(facts, found.row)),
+        text("lowest median", lambda found: tables.deployment(facts, found.row)),
         field("p50", lambda found: found.row.p50, "ms"),
         text("not separated from", lambda found: Cell(_rivals(facts, found), tone="" if found.rivals else "good")),
     ]
@@ -97,10 +97,6 @@ def _winners(facts: Facts) -> list[Fastest]:
     profiles = facts.single("closed-loop", "open-loop", "in-process")[:1]
     groups = grouped((row for row in facts.rows if row.profile in profiles), *MODEL).values()
     return [found for group in groups if (found := fastest(group, facts.comparisons))]
-
-
-def _winner(facts: Facts, row: Row) -> Cell:
-    return Cell(wording.framework(row.framework), facts.labels.kind(row), mark=wording.mark(row))
 
 
 def _single(facts: Facts, found: Fastest) -> list[Piece]:

@@ -11,7 +11,7 @@ from loadtest.report.document import Figure
 from loadtest.report.drawing import Part, Point
 from loadtest.report.facts import Facts, Group, by_deployment, grouped
 from loadtest.report.figures import figure as compose
-from loadtest.report.tables import Field, Value, field, text
+from loadtest.report.tables import Field, Value, field
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import MINUS, interval, number
@@ -78,7 +78,7 @@ def overheads(facts: Facts) -> Table | None:
     for row, added in _added(facts):
         lines.setdefault((row.dataset, facts.labels.full(row)), {})[row.size] = (row, added)
     fields: list[Field[dict[int, tuple[Row, Interval]]]] = [
-        text("deployment", lambda sizes: fields_of.deployment(facts, next(iter(sizes.values()))[0]))
+        fields_of.deployment_field(facts, lambda sizes: next(iter(sizes.values()))[0])
     ]
     for size in facts.study.sizes:
         fields.append(_size_field(size))

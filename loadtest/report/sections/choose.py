@@ -75,7 +75,7 @@ def objectives(facts: Facts) -> Table | None:
             ]
     fields: list[Field[Advice]] = [
         text("objective", lambda known: _objective(facts, known)),
-        text("choose", lambda known: _chosen(facts, known.best)),
+        text("choose", lambda known: tables.deployment(facts, known.best)),
         field("size", lambda known: known.best.size, "px"),
         field("accuracy", lambda known: tables.share(accuracy(facts, known.best)), "%"),
         field("that percentile", lambda known: known.best.percentile(known.choice.percentile), "ms"),
@@ -98,10 +98,6 @@ def _objective(facts: Facts, advice: Advice) -> Cell:
     objective = f"{advice.choice.percentile} < {limit:g} ms".replace(" ", "\N{NO-BREAK SPACE}")
     where = ", ".join([wording.under(advice.profile), *facts.datasets(advice.best.dataset)])
     return Cell(objective, where, limit)
-
-
-def _chosen(facts: Facts, row: Row) -> Cell:
-    return Cell(wording.framework(row.framework), facts.labels.kind(row), mark=wording.mark(row))
 
 
 def _alike(facts: Facts, advice: Advice) -> Cell:

@@ -25,7 +25,7 @@ def tables(facts: Facts) -> list[Table]:
     found = []
     for (dataset, size), rows in grouped(facts.rows, "dataset", "size").items():
         names = {row.profile for row in rows}
-        fields: list[Field[Group]] = [text("deployment", lambda group: _deployment(facts, fields_of.first(group)))]
+        fields: list[Field[Group]] = [text("deployment", lambda group: _deployment(facts, group))]
         for profile in facts.main.values():
             fields += _profile_fields(profile) if profile.name in names else []
         fields += [
@@ -39,9 +39,9 @@ def tables(facts: Facts) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-def _deployment(facts: Facts, row: Row) -> Cell:
-    kind = facts.labels.kind(row)
-    return Cell(wording.framework(row.framework), kind, hint=row.deployment, mark=wording.mark(row))
+def _deployment(facts: Facts, group: Group) -> Cell:
+    row = fields_of.first(group)
+    return fields_of.deployment(facts, row, hint=row.deployment)
 
 
 def _profile_fields(profile: LoadProfile) -> list[Field[Group]]:
@@ -125,7 +125,7 @@ def distributions(facts: Facts) -> Figure | None:
     panels = []
     for group in grouped(rows, "dataset", "architecture", "size").values():
         # One axis for all ways of measuring at this size.
-        curves = [curve for row in group for curve in facts.curves[row.cell].values() if curve.shares]
+        curves = [curve for row in group for curve in facts.curves[row.cell] if curve.shares]
         ends = [Interval(value=end) for curve in curves for end in (curve.milliseconds[0], curve.milliseconds[-1])]
         x = Axis(title="ms (log)", over=ends)
         panels += [drawn for found in grouped(group, "profile").values() if (drawn := _distribution(facts, found, x))]
@@ -139,7 +139,7 @@ def distributions(facts: Facts) -> Figure | None:
 
 def _distribution(facts: Facts, rows: list[Row], x: Axis) -> Drawn | None:
     """A line per launch: an average would show the distribution of none of them."""
-    found = [(row, curve) for row in rows for curve in facts.curves[row.cell].values() if curve.shares]
+    found = [(row, curve) for row in rows for curve in facts.curves[row.cell] if curve.shares]
     if not found:
         return None
     least = min(curve.shares[-1] for _, curve in found)

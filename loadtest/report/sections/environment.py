@@ -8,11 +8,10 @@ from loadtest.report import tables, wording
 from loadtest.report.document import Terms
 from loadtest.report.facts import Facts
 from loadtest.report.tables import Field, field, text
-from loadtest.results.tabular import Cell, Table
+from loadtest.results.tabular import Table
 from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
-from medserve.tables import DATASETS
 
 Parts = dict[str, list[dict[str, Any]]]
 """What was read of the processes of each part: timer, server, client."""
@@ -21,23 +20,17 @@ Process = tuple[tuple[str, int], Parts]
 
 INSIDE = ("timer", "server")
 """The parts in which a runtime is."""
+OVER_HTTP = ("server", "client")
 
 
 def data(facts: Facts) -> Terms:
     """The data sets that the networks were trained and tested on, with their licences."""
-    items: dict[str, dict[str, list[str]]] = {}
-    for checkpoint in facts.checkpoints.values():
-        known = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
-        known["licence"].append(checkpoint.licence)
-        known["official"].append("unofficial files" if checkpoint.unofficial else "")
-        known["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
-    lines = []
-    for name, known in items.items():
-        spec = DATASETS.get(name)
-        words = [_join(known["licence"]), _join(known["official"])]
-        words.append(f"digests of the images: {_join(known['digest'])}")
-        lines.append((spec.title if spec else name, "; ".join(filter(None, words))))
-    return Terms("Data", tuple(lines))
+    pairs = []
+    for known in facts.checkpoints.values():
+        unofficial = "unofficial files" if known.unofficial else ""
+        digest = f"digest of the {known.size} px images: {known.data_digest[:16]}"
+        pairs += [(wording.dataset(known.dataset), word) for word in (known.licence, unofficial, digest)]
+    return _terms("Data", pairs)
 
 
 def machine(facts: Facts) -> Terms:
@@ -56,7 +49,7 @@ def machine(facts: Facts) -> Terms:
     ]
     if loads:
         items.append(("Load when launches began", f"{min(loads):.2f} to {max(loads):.2f} (mean of one minute)"))
-    return Terms("Machine", tuple(item for item in items if item[1]))
+    return _terms("Machine", items)
 
 
 def processes(facts: Facts) -> Table | None:
@@ -76,7 +69,7 @@ def processes(facts: Facts) -> Table | None:
         field("asked", lambda process: process[0][1], "", threads),
         field("read back", lambda process: _read(process[1], INSIDE, "threads", of_runtime=True), "", threads),
         field("total", lambda process: _read(process[1], ["server"], "os_threads"), "server", threads),
-        field("peak memory", lambda process: _peak(process[1]), "MiB, server"),
+        field("peak memory", lambda process: _peak(process[1].get("server", ())), "MiB, server"),
         text("float32 exact", lambda process: _read(process[1], INSIDE, "float32_exact", of_runtime=True)),
     ]
     return tables.table("Cores and threads, read back", fields, found.items())
@@ -94,18 +87,13 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _peak(parts: Parts) -> Cell | None:
-    peak = max((facts.get("peak_memory_bytes") or 0 for facts in parts.get("server", ())), default=0)
-    return Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else None
+def _peak(servers: Iterable[dict[str, Any]]) -> int | None:
+    return max((known.get("peak_memory_bytes") or 0 for known in servers), default=0) // 2**20 or None
 
 
 def versions(facts: Facts) -> Terms:
     """Every version that a result was measured with."""
-    names: dict[str, list[str]] = {}
-    for result in facts.results:
-        for name, version in result.machine.get("versions", {}).items():
-            names.setdefault(name, []).append(version)
-    return Terms("Versions", tuple((name, _join(found)) for name, found in names.items()))
+    return _terms("Versions", (pair for result in facts.results for pair in result.machine.get("versions", {}).items()))
 
 
 def launches(facts: Facts) -> Terms:
@@ -114,24 +102,20 @@ def launches(facts: Facts) -> Terms:
     done = sum(result.status == "done" for result in facts.results)
     asked = study.launches * (len(facts.rows) + len(facts.mistaken))
     started = [result.started for result in facts.results]
-    lengths: dict[str, list[str]] = {}
-    for deployed in facts.plan.deployed:
-        for profile in deployed.profiles:
-            length = f"{profile.seconds:g} s after {profile.warmup_seconds:g} s of warm-up"
-            lengths.setdefault(wording.profile(profile), []).append(length)
     items = [
-        (
-            "Launches of each cell",
-            f"{study.launches}, each in a fresh process, in a new random order of the deployments",
-        ),
+        ("Launches of each cell", f"{study.launches}, each in a fresh process, in a new random order of deployments"),
         ("Cells measured", f"{done:,} of {asked:,} (deployment, way of measuring, launch)"),
         ("Dispatch", _dispatch(study)),
     ]
-    items += [(name, _join(found)) for name, found in lengths.items()]
+    items += [
+        (wording.profile(known), f"{known.seconds:g} s after {known.warmup_seconds:g} s of warm-up")
+        for deployed in facts.plan.deployed
+        for known in deployed.profiles
+    ]
     if started:
         items.append(("Measured", f"{_moment(min(started))} to {_moment(max(started))}"))
         items.append(("Time spent measuring", duration(sum(result.seconds for result in facts.results))))
-    return Terms("Launches", tuple(items))
+    return _terms("Launches", items)
 
 
 def when(facts: Facts) -> str:
@@ -147,10 +131,8 @@ def where(facts: Facts) -> str:
     """The machine in a few words."""
     seen = [result.machine for result in facts.results if result.machine]
     return _join(
-        ", ".join(
-            [str(known.get("cpu")), wording.several(known.get("cores_usable") or 1, "core")]
-            + ["virtual machine"] * bool(known.get("virtual"))
-        )
+        f"{known.get('cpu')}, {wording.several(known.get('cores_usable') or 1, 'core')}"
+        + ", virtual machine" * bool(known.get("virtual"))
         for known in seen
     )
 
@@ -163,11 +145,8 @@ def busiest(facts: Facts) -> tuple[float, int] | None:
 
 def shared_cores(facts: Facts) -> bool:
     """Whether a server and its load generator ran on the same cores."""
-    for result in facts.results:
-        ours, theirs = (set(result.process.get(part, {}).get("affinity") or ()) for part in ("server", "client"))
-        if ours & theirs:
-            return True
-    return False
+    cores = ([result.process.get(part, {}).get("affinity") or () for part in OVER_HTTP] for result in facts.results)
+    return any(set(server) & set(client) for server, client in cores)
 
 
 def _dispatch(study: Study) -> str:
@@ -178,6 +157,14 @@ def _dispatch(study: Study) -> str:
     if study.deadline_ms is not None:
         words.append(f"a deadline of {study.deadline_ms:g} ms")
     return "; ".join(words)
+
+
+def _terms(title: str, pairs: Iterable[tuple[str, str]]) -> Terms:
+    """Each term with all that was seen of it, each once; a term of which nothing was seen is left out."""
+    found: dict[str, list[str]] = {}
+    for name, word in pairs:
+        found.setdefault(name, []).append(word)
+    return Terms(title, tuple((name, _join(words)) for name, words in found.items() if any(words)))
 
 
 def _join(words: Iterable[str]) -> str:

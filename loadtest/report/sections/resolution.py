@@ -72,7 +72,7 @@ def latency_at_one_size(facts: Facts) -> Figure | None:
 def responses(facts: Facts) -> list[Table]:
     """A table for each way of measuring single images, with a line per deployment; none with a single size."""
     fields: list[Field[tuple[Row, Response]]] = [
-        text("deployment", lambda found: tables.deployment(facts, found[0])),
+        tables.deployment_field(facts, lambda found: found[0]),
         field("fixed cost", lambda found: _linear(found[1], found[1].fixed_ms), "ms"),
         field("per pixel", lambda found: _linear(found[1], found[1].pixel_ns), "ns"),
         field("exponent", lambda found: found[1].exponent),
