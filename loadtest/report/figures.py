@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 import altair as alt
 import vl_convert
 
-from loadtest.report import document
+from loadtest.report import document, wording
 from loadtest.report.document import Figure, Panel
 from loadtest.report.drawing import KINDS, Drawn
 from loadtest.report.wording import MUTED
@@ -35,19 +35,22 @@ THEME: dict[str, Any] = {
     },
     "title": {"color": INK, "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 12},
 }  # fmt: skip
-CUT = " Intervals that leave the frame are cut at its edge."
+CUT = "Intervals that leave the frame are cut at its edge."
 
 
 def figure(
     name: str,
     title: str,
-    caption: str,
     panels: Sequence[Drawn],
+    beside: str = "",
     *,
     paired: bool = False,
     order: Iterable[str] = KINDS,
 ) -> Figure | None:
-    """A figure of these panels, null without any. `paired` puts two side by side; `order` is that of the key."""
+    """A figure of these panels, null without any. Its caption comes from prose.toml; the words `beside` follow it.
+
+    `paired` puts two panels side by side; `order` is that of the key.
+    """
     if not panels:
         return None
     key = _key(panels, list(order))
@@ -55,7 +58,8 @@ def figure(
     columns = min(len(pictures), 2 if paired or len(pictures) == 4 else 3)
     whole = _sheet(pictures, key, columns)
     png = vl_convert.svg_to_png(whole, scale=2)
-    caption += CUT * any(panel.cut for panel in panels)
+    cut = CUT * any(panel.cut for panel in panels)
+    caption = " ".join(filter(None, (wording.CAPTIONS[name], beside, cut)))
     return Figure(name, title, caption, pictures, tuple(key.items()), whole, png, paired)
 
 

@@ -21,6 +21,7 @@ from loadtest.report.sections import (
     measurement,
     resolution,
 )
+from loadtest.report.wording import SECTIONS
 from loadtest.results import tabular, writers
 from loadtest.results.tabular import Table
 from loadtest.results.verify import PUBLISHED, SUMS, seal
@@ -64,30 +65,16 @@ def compose(found: Facts, folder: str) -> Page:
     """The report as data. `folder` is the run's folder in the commands that reproduce it."""
     times = breakdown.tables(found)
     sections = [
-        _section("choose", "What to choose", choose.objectives(found), choose.fronts(found)),
-        _section(
-            "deployments",
-            "Deployments",
-            *deployments.tables(found),
-            intro="Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
-        ),
-        _section("formats", "Native beside ONNX", formats.table(found)),
-        _section(
-            "resolution",
-            "Resolution",
-            *resolution.responses(found),
-            resolution.crossovers(found),
-            intro=resolution.INTRO,
-        ),
-        _section("load", "Under load", load.definitions(found), load.ladder(found), load.pauses(found)),
-        _section(
-            "time", "Where the time goes", *times, breakdown.overheads(found), intro=breakdown.INTRO if times else ""
-        ),
-        _section("costs", "What it costs", costs.serving(found), costs.training(found), costs.seeds(found)),
-        _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
+        _section("choose", choose.objectives(found), choose.fronts(found)),
+        _section("deployments", *deployments.tables(found)),
+        _section("formats", formats.table(found)),
+        _section("resolution", *resolution.responses(found), resolution.crossovers(found)),
+        _section("load", load.definitions(found), load.ladder(found), load.pauses(found)),
+        _section("time", *times, breakdown.overheads(found), introduced=bool(times)),
+        _section("costs", costs.serving(found), costs.training(found), costs.seeds(found)),
+        _section("claims", *claims.tables(found)),
         _section(
             "charts",
-            "Charts",
             resolution.latency(found),
             resolution.latency_at_one_size(found),
             deployments.distributions(found),
@@ -102,7 +89,6 @@ def compose(found: Facts, folder: str) -> Page:
         ),
         _section(
             "validity",
-            "Validity",
             measurement.checks(found),
             measurement.roofline(found),
             certificates.certificates(found),
@@ -114,8 +100,8 @@ def compose(found: Facts, folder: str) -> Page:
             environment.data(found),
             environment.versions(found),
         ),
-        _section("reproduce", "How to reproduce", _commands(found, folder)),
-        _section("meaning", "Glossary", Terms("", tuple(GLOSSARY.items()))),
+        _section("reproduce", _commands(found, folder)),
+        _section("meaning", Terms("", tuple(GLOSSARY.items()))),
     ]
     return Page(
         title=found.study.title,
@@ -142,8 +128,11 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                     yield f"tables/{name}.{ending}", text.encode()
 
 
-def _section(name: str, title: str, *blocks: Block | None, intro: str = "") -> Section:
-    return Section(name, title, tuple(block for block in blocks if block is not None), intro)
+def _section(name: str, *blocks: Block | None, introduced: bool = True) -> Section:
+    """A section with its words; null blocks are left out."""
+    known = SECTIONS[name]
+    intro = known.get("intro", "") if introduced else ""
+    return Section(name, known["title"], tuple(block for block in blocks if block is not None), intro)
 
 
 def _facts(found: Facts) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ def table(
     remarks: Callable[[T], tuple[str, ...]] = lambda _: (),
     notes: tuple[str, ...] = (),
 ) -> Table | None:
-    """A line per item with its remarks; null without items."""
+    """A line per item with its remarks; null without items. The caption of its title comes from prose.toml."""
+    caption = " ".join(filter(None, (wording.TABLES.get(title), caption)))
     shown = [known for known in fields if known.shown]
     lines = tuple(Line(tuple(cell(known.value(item)) for known in shown), remarks(item)) for item in items)
     return Table(title, tuple(known.column for known in shown), lines, caption, notes) if lines else None

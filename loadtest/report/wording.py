@@ -1,6 +1,8 @@
-"""How names are written: plain titles, one colour per framework; and latencies with their unit."""
+"""How names are written: plain titles, one colour per framework; latencies with their unit; and the captions."""
 
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from loadtest.results.row import Row
@@ -9,6 +11,13 @@ from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 
+_PROSE = tomllib.loads((Path(__file__).parent / "prose.toml").read_text())
+SECTIONS: dict[str, dict[str, str]] = _PROSE["sections"]
+"""Title and introduction of each section."""
+CAPTIONS: dict[str, str] = _PROSE["figures"]
+"""By the name of a figure."""
+TABLES: dict[str, str] = _PROSE["tables"]
+"""Captions by the title of a table."""
 MS = "\N{NO-BREAK SPACE}ms"
 FRAMEWORKS = {"pytorch": "PyTorch", "keras_tf": "TensorFlow/Keras", "flax_nnx": "JAX/Flax"}
 TITLES = {

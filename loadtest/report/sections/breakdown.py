@@ -25,11 +25,6 @@ GROUPS = {
     "sending to answer": "Client",
 }
 """Headings above the parts; the others are the server's."""
-INTRO = (
-    "Medians of each part of a request; beside them its p99, and its share of the mean. Unattributed is what no stamp "
-    "explains. Medians of parts need not add up to that of the total. Cross-check: the median in process plus that of "
-    "the null server in the same way of measuring; the difference is the measured median less that sum."
-)
 COLOURS = {
     "client queue": "#E69F00",
     "request path": "#56B4E9",
@@ -65,11 +60,7 @@ def figure(facts: Facts) -> Figure | None:
         infer = "; ".join(dict.fromkeys(part.label for part in parts if part.name == "infer"))
         said = infer or "no server reported its stages"
         panels.append(drawing.stacks(parts, "ms", facts.title(group[0]), said))
-    caption = (
-        "The latency of one request by its parts, in the order of time. A bar is as long as the median of the total, "
-        "and divided by the shares of the mean. Pale grey at its end: unattributed."
-    )
-    return compose("breakdown", "Latency breakdown", caption, panels, order=COLOURS)
+    return compose("breakdown", "Latency breakdown", panels, order=COLOURS)
 
 
 def overheads(facts: Facts) -> Table | None:
@@ -82,8 +73,7 @@ def overheads(facts: Facts) -> Table | None:
     ]
     for size in facts.study.sizes:
         fields.append(_size_field(size))
-    caption = "Median of the closed loop less the median in process, one image per request."
-    return fields_of.table("What HTTP adds", fields, lines.values(), caption)
+    return fields_of.table("What HTTP adds", fields, lines.values())
 
 
 def _size_field(size: int) -> Field[dict[int, tuple[Row, Interval]]]:
@@ -102,12 +92,7 @@ def overhead_figure(facts: Facts) -> Figure | None:
         x = Axis(title="ms", over=[point.value for point in points], scale="linear")
         floor = next((point.value.known for point in points if point.kind == "null runtime"), None)
         panels.append(drawing.rows(points, x, place, line=floor))
-    caption = (
-        "Median of the closed loop less the median in process, one image per request, with its 95 % interval; each "
-        "panel has its own axis. Broken line: the null runtime, which computes nothing: the floor of wrapper and "
-        "client."
-    )
-    return compose("http-overhead", "What HTTP adds", caption, panels)
+    return compose("http-overhead", "What HTTP adds", panels)
 
 
 def _added(facts: Facts) -> list[tuple[Row, Interval]]:

@@ -90,11 +90,7 @@ def agreements(facts: Facts) -> Table | None:
         field("AUC", _aucs, "lowest to highest"),
         text("agree", lambda known: Cell("yes", tone="good") if known.holds else Cell("no", tone="bad")),
     ]
-    caption = (
-        "Every deployment of a checkpoint against every other, on the whole test split: probabilities differ by at "
-        "most 1e-4, and no decision differs where the two best classes are more than 2e-4 apart."
-    )
-    return tables.table("Agreement of deployments", fields, facts.agreements, caption)
+    return tables.table("Agreement of deployments", fields, facts.agreements)
 
 
 def _checkpoint(agreement: Agreement) -> Checkpoint:

@@ -22,9 +22,7 @@ from medserve.spec import LoadProfile
 
 PERCENTILES = ("p99", "p90", "p50")
 """The percentile of an objective: the first of these that every sample is large enough for."""
-UNEQUAL = (
-    " Sizes were trained for different numbers of epochs: this chooses among these networks, not among resolutions."
-)
+UNEQUAL = "Sizes were trained for different numbers of epochs: this chooses among networks, not resolutions."
 
 
 class Plane(Struct, frozen=True):
@@ -82,14 +80,7 @@ def objectives(facts: Facts) -> Table | None:
         field("median", lambda known: known.best.p50, "ms"),
         text("not separated from", lambda known: _alike(facts, known)),
     ]
-    caption = (
-        "The most accurate deployment for which the upper end of the 95 % interval lies below the limit; of those "
-        "whose accuracy interval (Wilson) overlaps with its, the fastest. Not separated from: others of those that are "
-        "not slower with 95 % confidence. The percentile is the highest that every "
-        "sample of that way of measuring is large enough for: p99 needs 368 requests in each launch, p90 36. A wider "
-        "limit that changes nothing is left out."
-    )
-    return tables.table("The best for an objective", fields, advice, caption + UNEQUAL * facts.unequal)
+    return tables.table("The best for an objective", fields, advice, UNEQUAL * facts.unequal)
 
 
 def _objective(facts: Facts, advice: Advice) -> Cell:
@@ -117,12 +108,7 @@ def fronts(facts: Facts) -> Table | None:
     for profile in dict.fromkeys(plane.profile for plane in planes):
         here = {name: plane for plane in planes if plane.profile == profile for name in plane.rows}
         fields.append(_standings(facts, profile, here))
-    caption = (
-        "On the front: no other has both a lower median and as high an accuracy. Dominated: slower than another with "
-        "95 % confidence, launches paired block by block, and not more accurate. Undecided: behind the front, but not "
-        "slower with 95 % confidence."
-    )
-    return tables.table("Accuracy against latency", fields, rows, caption + UNEQUAL * facts.unequal)
+    return tables.table("Accuracy against latency", fields, rows, UNEQUAL * facts.unequal)
 
 
 def _standings(facts: Facts, profile: str, planes: dict[str, Plane]) -> Field[str]:
@@ -154,11 +140,7 @@ def figure(facts: Facts) -> Figure | None:
         x = Axis(title="median, ms (log)", over=[point.x for point in points.values()])
         where = [wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)]
         panels.append(drawing.lines(list(points.values()), x, y, ", ".join(where), said, front))
-    caption = (
-        "Test accuracy against median latency of one image, with 95 % intervals (Wilson; over launches). The line "
-        "joins the front. Pale: dominated with 95 % confidence. Numbers: image side in pixels of the best of each."
-    )
-    return compose("front", "Accuracy against latency", caption + UNEQUAL * facts.unequal, panels)
+    return compose("front", "Accuracy against latency", panels, UNEQUAL * facts.unequal)
 
 
 def _labelled(plane: Plane) -> set[str]:

@@ -34,11 +34,6 @@ UNITS = {
     "trade-off": "of the test split",
 }
 NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
-INTRO = (
-    "What was published elsewhere, on other machines and often with networks that are not named. A claim holds when "
-    "the 95 % interval of what this run measured lies wholly on its side, and does not when it lies wholly on the "
-    "other. Of two latencies their paired comparison decides; one that is equivalent within 5 % is not faster."
-)
 CLOSED = "a closed loop, which omits the requests that it delays"
 
 
@@ -60,10 +55,6 @@ def tables(facts: Facts) -> list[Table]:
         field("this way", _ratio),
         text("the ranking is", lambda known: known.effect and Cell(known.effect, tone=EFFECTS[known.effect])),
     ]
-    caption = (
-        "Ratios of two latencies of one image, with 95 % intervals: timed correctly, and with one common mistake made "
-        "on purpose. Masked: neither is faster any more with 95 % confidence; spurious: one is, only with the mistake."
-    )
     # Several claims may be about the same two.
     mistakes = {
         (known.profile, known.threads, known.claim.first, known.claim.second, known.claim.size): known
@@ -72,7 +63,7 @@ def tables(facts: Facts) -> list[Table]:
     }
     found = (
         fields_of.table("", fields, [known for known in judged if known.sound is None]),
-        fields_of.table("What a timing mistake does to a ranking", of_mistakes, mistakes.values(), caption),
+        fields_of.table("What a timing mistake does to a ranking", of_mistakes, mistakes.values()),
     )
     return [table for table in found if table is not None]
 

@@ -50,11 +50,7 @@ def serving(facts: Facts) -> Table | None:
         field("to the first answer", lambda row: row.first_answer_seconds, "s", start),
         field("model", lambda row: _model_size(facts, row), "MiB on disk"),
     ]
-    caption = (
-        "Medians over launches, of the closed loop of one user. Importing: from the start of the process until its "
-        "libraries are imported; loading: the model read, every declared batch size run, and its scores checked."
-    )
-    return tables.table("Serving", fields, rows, caption)
+    return tables.table("Serving", fields, rows)
 
 
 def _mebibytes(size: float | None) -> float | None:
@@ -140,8 +136,7 @@ def seeds(facts: Facts) -> Table | None:
         field("balanced", lambda group: spread(group, "balanced_accuracy", 100, 2), "%"),
         field("AUC", lambda group: spread(group, "auc", 1, 4)),
     ]
-    caption = "Mean over the seeds, and their standard deviation."
-    return tables.table("Over the seeds", fields, groups.items() if len(facts.study.seeds) > 1 else (), caption)
+    return tables.table("Over the seeds", fields, groups.items() if len(facts.study.seeds) > 1 else ())
 
 
 def curves(facts: Facts) -> Figure | None:
@@ -155,11 +150,7 @@ def curves(facts: Facts) -> Figure | None:
             panels.append(_curve(facts, losses, last, "training loss", "linear", f"Loss, {place}"))
             title = f"Validation accuracy, {place}"
             panels.append(_curve(facts, shares, last, "validation accuracy, %", "percent", title))
-    caption = (
-        "After each epoch: the mean training loss, and the accuracy on the validation split, by framework. Each panel "
-        "has its own axes."
-    )
-    return figure("training", "Training", caption, panels, paired=True)
+    return figure("training", "Training", panels, paired=True)
 
 
 def _curve(
@@ -200,11 +191,7 @@ def efficiency(facts: Facts) -> Figure | None:
             points.append(drawing.point(checkpoint, name, label, Interval(value=value)))
         x = Axis(title=f"{unit} (log)", over=[point.value for point in points])
         panels.append(drawing.rows(points, x, unit.capitalize()))
-    caption = (
-        "The cost of training: images per second (median over steps, without compilation), and seconds from start to "
-        "end, with evaluation. Seconds are not comparable between sizes with different numbers of epochs."
-    )
-    return figure("efficiency", "Cost of training", caption, panels)
+    return figure("efficiency", "Cost of training", panels)
 
 
 def _by_network(facts: Facts) -> dict[tuple[str, str, int], list[Checkpoint]]:

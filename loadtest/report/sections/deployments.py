@@ -129,12 +129,7 @@ def distributions(facts: Facts) -> Figure | None:
         ends = [Interval(value=end) for curve in curves for end in (curve.milliseconds[0], curve.milliseconds[-1])]
         x = Axis(title="ms (log)", over=ends)
         panels += [drawn for found in grouped(group, "profile").values() if (drawn := _distribution(facts, found, x))]
-    caption = (
-        "The share of requests of one image that took at least so long; both axes are logarithmic. Every launch is a "
-        "thin line, solid for native and broken for ONNX: the distance between the lines of a deployment is what its "
-        "intervals are made of. A line ends at its slowest answer."
-    )
-    return figure("distributions", "Distributions", caption, panels)
+    return figure("distributions", "Distributions", panels)
 
 
 def _distribution(facts: Facts, rows: list[Row], x: Axis) -> Drawn | None:

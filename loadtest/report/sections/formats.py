@@ -32,12 +32,7 @@ def table(facts: Facts) -> Table | None:
     ]
     for profile in facts.main.values():
         fields += _profile_fields(profile) if profile.name in shown else []
-    caption = (
-        "Medians, and their ratio ONNX / native over launches paired block by block: below 1, ONNX is faster. Bold: "
-        "faster or slower, with 95 % confidence for all pairs under one way of measuring together. Grey: equivalent "
-        "within 5 %, or undecided."
-    )
-    return tables.table("", fields, pairs.values(), caption)
+    return tables.table("", fields, pairs.values(), wording.TABLES["Native beside ONNX"])
 
 
 def figure(facts: Facts) -> Figure | None:
@@ -55,12 +50,7 @@ def figure(facts: Facts) -> Figure | None:
         drawing.rows(panel, x, wording.profile(facts.profiles[profile]), line=1.0, band=band)
         for profile, panel in points.items()
     ]
-    caption = (
-        "Median of ONNX over that of the native format, launches paired block by block, by framework and size: left of "
-        "1, ONNX is faster. Filled: faster or slower, with 95 % confidence for all pairs of a panel together; rings: "
-        "equivalent, or undecided. Grey band: within 5 %, which counts as equivalent."
-    )
-    return compose("native-onnx", "Native against ONNX", caption, panels)
+    return compose("native-onnx", "Native against ONNX", panels)
 
 
 def _any(group: dict[str, Pair]) -> Pair:

@@ -39,14 +39,8 @@ def definitions(facts: Facts) -> Table | None:
         field("p50", lambda row: row.lag_p50_us, "us", "Send lag"),
         field("p99", lambda row: row.lag_p99_us, "us", "Send lag"),
     ]
-    caption = (
-        "Three definitions of latency on the same run. The headline counts from the intended start. The service time "
-        "counts from sending, and leaves out waiting in the client. Uncorrected: what a back-to-back client would have "
-        "measured, which leaves out every request that it delays (coordinated omission). Omitted: the headline less "
-        "the uncorrected figure."
-    )
     rows = [row for row in facts.rows if row.mode == "open-loop" and row.status == "done"]
-    return tables.table("Definitions of latency", fields, rows, caption)
+    return tables.table("Definitions of latency", fields, rows)
 
 
 def _strong(value: float | None) -> Cell:
@@ -67,11 +61,7 @@ def ladder(facts: Facts) -> Table | None:
     names = {profile.name for profile in profiles}
     rows = [row for row in facts.rows if row.profile in names]
     groups = [group for group in by_deployment(rows) if any(row.throughput for row in group.values())]
-    caption = (
-        "Answered images per second, and the median latency. Bold: the saturation point, where throughput over latency "
-        "is highest (Kleinrock 1979). Beyond it requests wait for other requests, and no latency is given."
-    )
-    return tables.table("Closed loops by users", fields, groups if len(profiles) > 1 else (), caption)
+    return tables.table("Closed loops by users", fields, groups if len(profiles) > 1 else ())
 
 
 def _throughput(row: Row) -> Value:
@@ -91,12 +81,8 @@ def pauses(facts: Facts) -> Table | None:
         title = wording.pause(profile.gap_seconds)
         fields += tables.of_profile(profile, [field(title, tables.median, "ms", "Pause between requests")])
     names = {profile.name for profile in profiles} if pausing else ()
-    caption = (
-        "Median latency of one user with its interval. After a pause the server's caches are cold, and its cores and "
-        "threads sleep; with back-to-back requests they do not."
-    )
     groups = by_deployment(row for row in facts.rows if row.profile in names)
-    return tables.table("Occasional requests", fields, groups, caption)
+    return tables.table("Occasional requests", fields, groups)
 
 
 def rates(facts: Facts) -> Figure | None:
@@ -119,11 +105,7 @@ def rates(facts: Facts) -> Figure | None:
                     points.append(_point(facts, row, words, row.percentile(name), row.rate_delivered, ringed=ringed))
                 title = f"{name}, {kind} arrivals, {facts.place(group[0])}"
                 panels += _panel(points, "delivered, requests/s (log)", f"{name}, ms (log)", title)
-    caption = (
-        "Latency from the intended start against the delivered rate; bars: 95 % intervals over launches. Ring: the "
-        "saturation point, where rate over median latency is highest, if it lies below the highest rate."
-    )
-    return figure("rates", "Latency against rate", caption, panels, paired=True)
+    return figure("rates", "Latency against rate", panels, paired=True)
 
 
 def users(facts: Facts) -> Figure | None:
@@ -144,11 +126,7 @@ def users(facts: Facts) -> Figure | None:
         place, ticks = facts.place(group[0]), tuple(sorted(counts.values()))
         panels += _panel(latencies, "reached, images/s (log)", "median, ms (log)", f"Latency, {place}")
         panels += _panel(throughputs, "users (log)", "images/s (log)", f"Throughput, {place}", ticks)
-    caption = (
-        "Closed loops of several back-to-back users. Ring: the saturation point of each deployment. Beyond it no "
-        "latency is given, so its line ends there; the line of throughput continues."
-    )
-    return figure("ladder", "Closed loops by users", caption, panels, paired=True)
+    return figure("ladder", "Closed loops by users", panels, paired=True)
 
 
 def _ladder_profiles(facts: Facts) -> list[LoadProfile]:

@@ -29,12 +29,8 @@ def checks(facts: Facts) -> Table | None:
         text("unit", lambda check: check.unit or ABSENT),
         text("verdict", lambda check: VERDICTS[check.ok]),
     ]
-    caption = (
-        "Truth is the delay of each request, as the server reports it. Measured is the latency from the intended start "
-        "less the null server's p50. Checks that are only shown are not judged."
-    )
     known = facts.selftest.checks if facts.selftest else ()
-    return tables.table("Load-generator self-test", fields, known, caption)
+    return tables.table("Load-generator self-test", fields, known)
 
 
 def roofline(facts: Facts) -> Table | None:
@@ -63,18 +59,18 @@ def steadiness(facts: Facts) -> Table | None:
         field("not reached", lambda group: _warning(sum(row.steady is False for row in group.values())), "", steady),
         field("too few to tell", lambda group: sum(row.steady is None for row in group.values()), "", steady),
     ]
-    caption = (
-        "A window is about a second of a measurement over HTTP; it is disturbed when other work, the hypervisor or "
-        "throttling took the measured cores. A cell has a steady state when the last stretch of one median, within 5 "
-        "%, covers half of its requests in every launch."
-    )
 
     def remarks(group: Group) -> tuple[str, ...]:
         parts = [(part, row) for row in group.values() for part in (row.reason or "").split("; ")]
         found = [(part, row) for part, row in parts if "windows disturbed" in part or part.startswith(UNSTEADY)]
         return tables.remarks(facts, found)
 
-    return tables.table("Windows and steady state", fields, by_deployment(_measured(facts)), caption, remarks=remarks)
+    return tables.table(
+        "Windows and steady state",
+        fields,
+        by_deployment(_measured(facts)),
+        remarks=remarks,
+    )
 
 
 def selftest_caution(facts: Facts) -> str | None:

@@ -20,11 +20,6 @@ from medserve.numbers import number
 
 APART = 0.022
 """Relative sideways shift of neighbouring series, so that their intervals do not cover one another."""
-INTRO = (
-    "latency = fixed cost + cost per pixel x pixels, fitted to each block of launches by least relative squares. The "
-    "exponent is that of latency over pixels between the smallest and the largest size (1: proportional to the pixels, "
-    "0: constant)."
-)
 
 
 def latency(facts: Facts) -> Figure | None:
@@ -43,11 +38,7 @@ def latency(facts: Facts) -> Figure | None:
         ends = sizes[0] / 1.2, sizes[-1] * 1.2
         across = Axis(title="image side, px (log)", ends=ends, ticks=tuple(sizes), grid=False)
         panels.append(drawing.lines(points, across, up, facts.title(group[0], size=False)))
-    caption = (
-        "Median latency of one image by resolution; both axes are logarithmic and the same in all panels. Bars: 95 % "
-        "intervals over launches. Points are shifted slightly sideways so that the bars can be read."
-    )
-    return figure("latency", "Latency by resolution", caption, panels)
+    return figure("latency", "Latency by resolution", panels)
 
 
 def latency_at_one_size(facts: Facts) -> Figure | None:
@@ -61,12 +52,7 @@ def latency_at_one_size(facts: Facts) -> Figure | None:
         for group in groups
     ]
     sizes = wording.listed([f"{size} px" for size in dict.fromkeys(row.size for row in rows)])
-    caption = (
-        "Latency of one image; the axis is logarithmic and the same in all panels. Point: median, with its 95 % "
-        "interval over launches."
-    )
-    caption += " Vertical stroke: p99." * bool(tails)
-    return figure("latency-one-size", f"Latency at {sizes}", caption, panels)
+    return figure("latency-one-size", f"Latency at {sizes}", panels, "Vertical stroke: p99." * bool(tails))
 
 
 def responses(facts: Facts) -> list[Table]:
