@@ -28,6 +28,13 @@ class Piece(Struct, frozen=True):
 Sentence = tuple[Piece, ...]
 
 
+def say(form: str, **words: str) -> Sentence:
+    """A sentence: `**strong**` and `~muted~` parts of `form`, into which the words are put as they are."""
+    tones: dict[str, Tone] = {"*": "strong", "~": "muted"}
+    parts = filter(None, re.split(r"(\*\*[^*]+\*\*|~[^~]+~)", form))
+    return tuple(Piece(part.strip("*~").format(**words), tones.get(part[0], "")) for part in parts)
+
+
 class Terms(Struct, frozen=True):
     """Terms with their explanations."""
 

@@ -104,8 +104,9 @@ def lines(
     across, up = alt.X("x.value:Q", **x.settings), alt.Y("value.value:Q", **y.settings)
     base = _base(points).encode(x=across, y=up)
     bars = base.mark_rule(aria=False, strokeWidth=1.5)
+    dash = alt.StrokeDash("kind:N", scale=_by_kind(points, "dashes"))
     layers = [
-        base.mark_line(aria=False, strokeWidth=1.75).encode(strokeDash=_dashes(points), detail="series:N"),
+        base.mark_line(aria=False, strokeWidth=1.75).encode(strokeDash=dash, detail="series:N"),
         bars.encode(x=alt.X("x.low:Q", **x.settings), x2="x.high:Q"),
         bars.encode(y=alt.Y("value.low:Q", **y.settings), y2="value.high:Q"),
         _dots(base, points),
@@ -225,18 +226,14 @@ def _base(points: Sequence[Point]) -> alt.Chart:
 
 
 def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
-    kinds = _kinds(points)
-    scale = alt.Scale(domain=kinds, range=[KINDS[kind].shape for kind in kinds])
     dots: alt.Chart = base.mark_point(size=62, strokeWidth=1.75, opacity=1).encode(
-        shape=alt.Shape("kind:N", scale=scale), fill=alt.Fill("fill:N", scale=None), description="label:N"
+        shape=alt.Shape("kind:N", scale=_by_kind(points, "shape")),
+        fill=alt.Fill("fill:N", scale=None),
+        description="label:N",
     )
     return dots
 
 
-def _dashes(points: Sequence[Point]) -> alt.StrokeDash:
-    kinds = _kinds(points)
-    return alt.StrokeDash("kind:N", scale=alt.Scale(domain=kinds, range=[KINDS[kind].dashes for kind in kinds]))
-
-
-def _kinds(points: Sequence[Point]) -> list[Kind]:
-    return list(dict.fromkeys(point.kind for point in points))
+def _by_kind(points: Sequence[Point], part: Literal["shape", "dashes"]) -> alt.Scale:
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    return alt.Scale(domain=kinds, range=[getattr(KINDS[kind], part) for kind in kinds])

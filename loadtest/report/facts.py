@@ -25,6 +25,8 @@ from medserve.study import Plan, Study, Training, plan
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""
+NETWORK = ("dataset", "architecture", "size")
+"""The fields of a row within which deployments compete."""
 Mode = Literal["in-process", "closed-loop", "open-loop"]
 
 
@@ -158,6 +160,11 @@ def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Ro
     for row in rows:
         found.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
     return found
+
+
+def network(row: Row) -> tuple[object, ...]:
+    """What deployments compete on: data set, architecture and image size."""
+    return row.dataset, row.architecture, row.size
 
 
 def by_deployment(rows: Iterable[Row]) -> list[Group]:

@@ -1,13 +1,13 @@
 """The answer in a few sentences, as far as the intervals support it, and the cautions on its use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct
 
 from loadtest.analysis.compare import Ratio
 from loadtest.report import tables, wording
-from loadtest.report.document import Piece, Sentence
-from loadtest.report.facts import Facts, grouped
+from loadtest.report.document import Sentence, say
+from loadtest.report.facts import NETWORK, Facts, grouped, network
 from loadtest.report.sections import environment, measurement
 from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import listed, several
@@ -19,8 +19,6 @@ from medserve.numbers import interval, number, times
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
 """Load per usable core above which other work was waiting."""
-MODEL = ("dataset", "architecture", "size")
-"""Deployments compete when they agree in these."""
 
 
 class Fastest(Struct, frozen=True):
@@ -45,10 +43,10 @@ def sentences(facts: Facts) -> tuple[Sentence, ...]:
     """The fastest deployment, native against ONNX, and the floor."""
     found = _winners(facts)
     if not found:
-        return ((Piece("No deployment has been measured yet."),),)
+        return (say("No deployment has been measured yet."),)
     profile = found[0].row.profile
-    lead = Piece(f"{WHERE[facts.profiles[profile].mode]}, ")
-    first = (lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), Piece("."))
+    lead = say("{way}, ", way=WHERE[facts.profiles[profile].mode])
+    first = (*lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), *say("."))
     found_sentences = (first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
     return tuple(sentence for sentence in found_sentences if sentence)
 
@@ -95,43 +93,38 @@ def cautions(facts: Facts) -> tuple[str, ...]:
 def _winners(facts: Facts) -> list[Fastest]:
     """The fastest of each network and size with single images: in a closed loop, else an open loop, else in process."""
     profiles = facts.single("closed-loop", "open-loop", "in-process")[:1]
-    groups = grouped((row for row in facts.rows if row.profile in profiles), *MODEL).values()
+    groups = grouped((row for row in facts.rows if row.profile in profiles), *NETWORK).values()
     return [found for group in groups if (found := fastest(group, facts.comparisons))]
 
 
-def _single(facts: Facts, found: Fastest) -> list[Piece]:
+def _single(facts: Facts, found: Fastest) -> Sentence:
     row = found.row
-    name, value = Piece(facts.labels.full(row), "strong"), [Piece(wording.milliseconds(row.p50.value), "strong")]
+    median = f"**{wording.milliseconds(row.p50.value)}**"
     if bounds := interval(row.p50.low, row.p50.high):
-        value += [Piece(f" {bounds}", "muted")]
-    place = _places(facts, [row])
+        median += f"~ {bounds}~"
+    form = "**{name}** is fastest at {place}: a median of " + median
     if found.compared == 1:
-        return [name, Piece(f" was measured alone at {place}: a median of "), *value]
-    if found.rivals:
-        rivals = Piece(f", and is not separated from {_rivals(facts, found)}")
-        return [name, Piece(f" has the lowest median at {place}, "), *value, rivals]
-    return [name, Piece(f" is fastest at {place}: a median of "), *value]
+        form = "**{name}** was measured alone at {place}: a median of " + median
+    elif found.rivals:
+        form = "**{name}** has the lowest median at {place}, " + median + ", and is not separated from {rivals}"
+    return say(form, name=facts.labels.full(row), place=_places(facts, [row]), rivals=_rivals(facts, found))
 
 
-def _several(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
+def _several(facts: Facts, found: Sequence[Fastest]) -> Sentence:
     """The sizes with a clear winner, grouped by winner, then those without."""
     clear: dict[str, list[Row]] = {}
     for winner in found:
         if not winner.rivals:
             clear.setdefault(facts.labels.full(winner.row), []).append(winner.row)
-    pieces: list[Piece] = []
+    parts = []
     for name, rows in clear.items():
-        values = listed([number(row.p50.value) for row in rows])
-        pieces += [Piece("; " if pieces else ""), Piece(name, "strong")]
-        pieces += [
-            Piece(f" is fastest at {_places(facts, rows)}, with a median of "),
-            Piece(f"{values}{wording.MS}", "strong"),
-        ]
+        values = listed([number(row.p50.value) for row in rows]) + wording.MS
+        form = "**{name}** is fastest at {places}, with a median of **{values}**"
+        parts.append(say(form, name=name, places=_places(facts, rows), values=values))
     if undecided := [winner.row for winner in found if winner.rivals]:
-        lead = "; " if pieces else ""
-        pieces += [Piece(f"{lead}at {_places(facts, undecided)} "), Piece("no single deployment is fastest", "strong")]
-        pieces += [Piece(": the lowest medians cannot be told apart")]
-    return pieces
+        form = "at {places} **no single deployment is fastest**: the lowest medians cannot be told apart"
+        parts.append(say(form, places=_places(facts, undecided)))
+    return tuple(piece for place, part in enumerate(parts) for piece in (*say("; ") * bool(place), *part))
 
 
 def _places(facts: Facts, rows: Sequence[Row]) -> str:
@@ -157,43 +150,34 @@ def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
     for pair in facts.comparisons.pairs("native against ONNX"):
         if pair.first.profile == profile and pair.judged.ratio.value is not None:
             verdicts[pair.judged.verdict].append(pair.judged.ratio)
-    if not (count := sum(map(len, verdicts.values()))):
-        return ()
-    pieces = [Piece("Against the native format, ONNX is ")]
-    of = f" of {several(count, 'pair')} of framework and size"
+    count = sum(map(len, verdicts.values()))
+    parts: list[str] = []
     for verdict, ratios in verdicts.items():
         if ratios:
-            pieces += [Piece(", ")] * (len(pieces) > 1)
-            pieces.append(Piece(verdict if count == 1 else f"{verdict} in {len(ratios)}{of}", "strong"))
-            of = ""
-            if verdict in ("faster", "slower"):
-                pieces.append(Piece(f" ({_range(ratios)} the native median)"))
-    return (*pieces, Piece("."))
+            of = "" if parts else f" of {several(count, 'pair')} of framework and size"
+            words = f"**{verdict}**" if count == 1 else f"**{verdict} in {len(ratios)}{of}**"
+            parts.append(words + f" ({_range(ratios)} the native median)" * (verdict in ("faster", "slower")))
+    return say(f"Against the native format, ONNX is {', '.join(parts)}.") if parts else ()
 
 
 def _range(ratios: Sequence[Ratio]) -> str:
-    values = sorted(ratio.known for ratio in ratios)
     if len(ratios) == 1:
-        return f"{times(values[0])} {interval(ratios[0].low, ratios[0].high)}".rstrip()
-    return " to ".join(dict.fromkeys(times(value) for value in (values[0], values[-1])))
+        return f"{times(ratios[0].known)} {interval(ratios[0].low, ratios[0].high)}".rstrip()
+    return _ends([ratio.known for ratio in ratios], times)
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:
     rows = [row for row in facts.rows if row.framework is None and row.profile == profile and row.p50.value]
     if not rows or facts.profiles[profile].mode == "in-process":
         return ()
-    floors = {_model(row): row.median for row in rows}
-    ends = dict.fromkeys(map(number, (min(floors.values()), max(floors.values()))))
-    pieces = [
-        Piece("The wrapper around a runtime that computes nothing takes "),
-        Piece(f"{' to '.join(ends)}{wording.MS}", "strong"),
-    ]
-    known = [found.row for found in winners if _model(found.row) in floors]
-    if shares := [floors[_model(row)] / row.median for row in known]:
-        percents = dict.fromkeys(f"{share * 100:.0f}" for share in (min(shares), max(shares)))
-        pieces.append(Piece(f", {' to '.join(percents)} % of the lowest median"))
-    return (*pieces, Piece("."))
+    floors = {network(row): row.median for row in rows}
+    form = f"The wrapper around a runtime that computes nothing takes **{_ends(floors.values(), number)}{wording.MS}**"
+    known = [found.row for found in winners if network(found.row) in floors]
+    if shares := [floors[network(row)] / row.median * 100 for row in known]:
+        form += f", {_ends(shares, '{:.0f}'.format)} % of the lowest median"
+    return say(f"{form}.")
 
 
-def _model(row: Row) -> tuple[object, ...]:
-    return row.dataset, row.architecture, row.size
+def _ends(values: Collection[float], write: Callable[[float], str]) -> str:
+    """The lowest and the highest value; one if they are written alike."""
+    return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))

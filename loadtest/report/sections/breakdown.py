@@ -1,7 +1,5 @@
 """Where the time goes: the latency breakdown of each deployment, its cross-check, and what HTTP adds."""
 
-from msgspec.structs import replace
-
 from loadtest.analysis.breakdown import TOTAL, UNATTRIBUTED, CrossCheck, Term, cross_check
 from loadtest.analysis.intervals import Interval
 from loadtest.report import drawing, wording
@@ -9,37 +7,30 @@ from loadtest.report import tables as fields_of
 from loadtest.report.axes import Axis
 from loadtest.report.document import Figure
 from loadtest.report.drawing import Part, Point
-from loadtest.report.facts import Facts, Group, by_deployment, grouped
+from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped, network
 from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, Value, field
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import MINUS, interval, number
 
-GROUPS = {
-    "request path": "Network",
-    "network": "Network",
-    "return path": "Network",
-    "reading": "Client",
-    "client queue": "Client",
-    "sending to answer": "Client",
+PARTS = {
+    "client queue": ("Client", "#E69F00"),
+    "request path": ("Network", "#56B4E9"),
+    "network": ("Network", "#56B4E9"),
+    "queue": ("Server", "#CC79A7"),
+    "decode": ("Server", "#D55E00"),
+    "infer": ("Server", "#009E73"),
+    "encode": ("Server", "#F0E442"),
+    "return path": ("Network", "#0072B2"),
+    "reading": ("Client", wording.MUTED),
+    "sending to answer": ("Client", "#56B4E9"),
+    UNATTRIBUTED: ("All", "#b6bec8"),
 }
-"""Headings above the parts; the others are the server's."""
-COLOURS = {
-    "client queue": "#E69F00",
-    "request path": "#56B4E9",
-    "network": "#56B4E9",
-    "queue": "#CC79A7",
-    "decode": "#D55E00",
-    "infer": "#009E73",
-    "encode": "#F0E442",
-    "return path": "#0072B2",
-    "reading": wording.MUTED,
-    "sending to answer": "#56B4E9",
-    UNATTRIBUTED: "#b6bec8",
-}
-"""Okabe & Ito (2008), in the order of time: neighbours can be distinguished with any kind of colour vision."""
-MODEL = ("dataset", "architecture", "size", "profile")
+"""The parts in the order of time, each with the heading above it and its colour.
+
+Okabe & Ito (2008): neighbours can be distinguished with any kind of colour vision.
+"""
 Item = tuple[Row, dict[str, Term], CrossCheck | None]
 """The row of a deployment with its terms by name."""
 
@@ -55,12 +46,12 @@ def figure(facts: Facts) -> Figure | None:
     names = facts.single("closed-loop", "open-loop")
     rows = [row for row in facts.rows if row.profile in names and facts.breakdowns.get(row.cell)]
     panels = []
-    for group in grouped(rows, *MODEL).values():
+    for group in grouped(rows, *NETWORK, "profile").values():
         parts = [part for row in group for part in _parts(facts.labels.full(row), facts.breakdowns[row.cell])]
         infer = "; ".join(dict.fromkeys(part.label for part in parts if part.name == "infer"))
         said = infer or "no server reported its stages"
         panels.append(drawing.stacks(parts, "ms", facts.title(group[0]), said))
-    return compose("breakdown", "Latency breakdown", panels, order=COLOURS)
+    return compose("breakdown", "Latency breakdown", panels, order=PARTS)
 
 
 def overheads(facts: Facts) -> Table | None:
@@ -71,8 +62,7 @@ def overheads(facts: Facts) -> Table | None:
     fields: list[Field[dict[int, tuple[Row, Interval]]]] = [
         fields_of.deployment_field(facts, lambda sizes: next(iter(sizes.values()))[0])
     ]
-    for size in facts.study.sizes:
-        fields.append(_size_field(size))
+    fields += [_size_field(size) for size in facts.study.sizes]
     return fields_of.table("What HTTP adds", fields, lines.values())
 
 
@@ -102,50 +92,47 @@ def _added(facts: Facts) -> list[tuple[Row, Interval]]:
         rows = [group[name] for name in facts.single("in-process", "closed-loop") if name in group]
         if len(rows) == 2 and all(row.valid and row.p50.value is not None for row in rows):
             inside, outside = (row.p50 for row in rows)
-            added = Interval(value=outside.known - inside.known)
-            if inside.low is not None and inside.high is not None and outside.low is not None:
-                high = outside.high and outside.high - inside.low
-                added = replace(added, low=outside.low - inside.high, high=high)
-            found.append((rows[1], added))
+            low, high = _less(outside.low, inside.high), _less(outside.high, inside.low)
+            found.append((rows[1], Interval(value=outside.known - inside.known, low=low, high=high)))
     return found
+
+
+def _less(end: float | None, other: float | None) -> float | None:
+    return None if end is None or other is None else end - other
 
 
 def _parts(bar: str, terms: tuple[Term, ...]) -> list[Part]:
     (total,) = (term.p50_ms for term in terms if term.name == TOTAL)
     found = []
-    for position, name in enumerate(COLOURS):
+    for position, (name, (_, colour)) in enumerate(PARTS.items()):
         # A part may be below zero, by the clocks' resolution; its length is zero then.
         for share in (max(term.share, 0.0) for term in terms if term.name == name):
             label = f"{bar}, {name}: {number(share * total)} ms, {share * 100:.1f} %"
-            found.append(Part(name, bar, position, COLOURS[name], share * total, label))
+            found.append(Part(name, bar, position, colour, share * total, label))
     return found
 
 
 def _table(facts: Facts, profile: str) -> Table | None:
     groups = [group for group in by_deployment(facts.rows) if profile in group]
     names = dict.fromkeys(term.name for group in groups for term in facts.breakdowns.get(group[profile].cell, ()))
-    floors = {_model(row): row.p50.value for row in facts.rows if row.profile == profile and row.framework is None}
+    floors = {network(row): row.p50.value for row in facts.rows if row.profile == profile and row.framework is None}
     items = []
     for group in groups:
         if terms := facts.breakdowns.get(group[profile].cell):
-            check = _cross_check(facts, group, profile, floors.get(_model(group[profile])))
+            check = _cross_check(facts, group, profile, floors.get(network(group[profile])))
             items.append((group[profile], {term.name: term for term in terms}, check))
     # The total and what is unattributed come first: they show how complete the parts are.
     ends = [name for name in (TOTAL, UNATTRIBUTED) if name in names]
     fields: list[Field[Item]] = fields_of.deployment_fields(facts, lambda item: item[0])
-    fields += [_term_field(name, "All") for name in ends]
+    fields += map(_term_field, ends)
     if any(check for _, _, check in items):
         checks: list[Field[CrossCheck]] = [
             field("in process + null", lambda check: check.expected_ms, "ms", "Cross-check"),
             field("difference", _difference, "ms", "Cross-check"),
         ]
         fields += fields_of.of(lambda item: item[2], checks)
-    fields += [_term_field(name, GROUPS.get(name, "Server")) for name in names if name not in ends]
+    fields += [_term_field(name) for name in names if name not in ends]
     return fields_of.table(wording.profile(facts.profiles[profile]), fields, items)
-
-
-def _model(row: Row) -> tuple[object, ...]:
-    return row.dataset, row.architecture, row.size
 
 
 def _cross_check(facts: Facts, group: Group, profile: str, floor: float | None) -> CrossCheck | None:
@@ -155,8 +142,8 @@ def _cross_check(facts: Facts, group: Group, profile: str, floor: float | None) 
     return cross_check(row.p50.value, inside[0].p50.value, floor)
 
 
-def _term_field(name: str, group: str) -> Field[Item]:
-    return field(name, lambda item: _term(item[1].get(name)), "ms", group)
+def _term_field(name: str) -> Field[Item]:
+    return field(name, lambda item: _term(item[1].get(name)), "ms", "All" if name == TOTAL else PARTS[name][0])
 
 
 def _term(term: Term | None) -> Value:

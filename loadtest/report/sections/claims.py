@@ -25,14 +25,8 @@ EFFECTS: dict[Effect, Tone] = {
     "masked": "warn",
     "spurious": "bad",
 }
-UNITS = {
-    "faster": "times",
-    "accurate": "of the test split",
-    "configuration": "of the test split",
-    "more-accurate": "of the test split",
-    "sublinear": "exponent",
-    "trade-off": "of the test split",
-}
+UNITS = {"faster": "times", "sublinear": "exponent"}
+"""Of what was measured; of the other tests, a share of the test split."""
 NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
 CLOSED = "a closed loop, which omits the requests that it delays"
 
@@ -92,7 +86,7 @@ def _protocol(facts: Facts, judged: JudgedClaim) -> str:
 def _measured(judged: JudgedClaim) -> Cell:
     if judged.value is None:
         return fields_of.absent(judged.reason)
-    words = f"{interval(judged.low, judged.high)} {UNITS.get(judged.claim.test, '')}".strip()
+    words = f"{interval(judged.low, judged.high)} {UNITS.get(judged.claim.test, 'of the test split')}".strip()
     return Cell(number(judged.value), words, judged.value)
 
 

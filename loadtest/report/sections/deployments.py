@@ -8,7 +8,7 @@ from loadtest.report import tables as fields_of
 from loadtest.report.axes import Axis
 from loadtest.report.document import Figure
 from loadtest.report.drawing import Drawn
-from loadtest.report.facts import Facts, Group, by_deployment, grouped
+from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped
 from loadtest.report.figures import figure
 from loadtest.report.tables import Field, Value, field, text
 from loadtest.results.row import Row
@@ -123,7 +123,7 @@ def distributions(facts: Facts) -> Figure | None:
     names = facts.single("in-process", "closed-loop", "open-loop")
     rows = [row for row in facts.rows if row.profile in names and row.usable]
     panels = []
-    for group in grouped(rows, "dataset", "architecture", "size").values():
+    for group in grouped(rows, *NETWORK).values():
         # One axis for all ways of measuring at this size.
         curves = [curve for row in group for curve in facts.curves[row.cell] if curve.shares]
         ends = [Interval(value=end) for curve in curves for end in (curve.milliseconds[0], curve.milliseconds[-1])]

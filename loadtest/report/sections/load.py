@@ -10,15 +10,13 @@ from loadtest.report import drawing, tables, wording
 from loadtest.report.axes import Axis
 from loadtest.report.document import Figure
 from loadtest.report.drawing import Drawn, Point
-from loadtest.report.facts import Facts, Group, by_deployment, grouped
+from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped
 from loadtest.report.figures import figure
 from loadtest.report.tables import Field, Value, field, text
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import number
 from medserve.spec import LoadProfile
-
-NETWORK = ("dataset", "architecture", "size")
 
 
 def definitions(facts: Facts) -> Table | None:
