@@ -11,9 +11,10 @@ import pytest
 from made_run import build, study
 
 from loadtest import samples
-from loadtest.report import facts, page, wording
+from loadtest.analysis.intervals import Interval
+from loadtest.report import axes, drawing, facts, figures, page, wording
 from loadtest.report.document import Figure
-from loadtest.report.sections import breakdown, choose, costs, deployments, load, resolution
+from loadtest.report.sections import breakdown, choose, costs, deployments, formats, load, resolution
 from loadtest.results import tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
@@ -182,6 +183,30 @@ def test_training_is_drawn_by_epoch_and_by_what_it_took(read: facts.Facts) -> No
     took = said(costs.efficiency(read))
     assert "28 px JAX/Flax: 270 images/s" in took
     assert "28 px PyTorch: 95.0 seconds to finish" in took
+
+
+def test_the_key_explains_the_marks_that_are_drawn(read: facts.Facts) -> None:
+    keys = {}
+    for figure in (costs.curves(read), choose.figure(read), formats.figure(read), breakdown.figure(read)):
+        assert figure is not None
+        keys[figure.name] = [name for name, _ in figure.key]
+    assert keys["training"] == ["PyTorch", "JAX/Flax"], "all is native"
+    assert keys["front"] == ["PyTorch", "JAX/Flax", "native", "ONNX"]
+    assert keys["native-onnx"] == ["PyTorch", "JAX/Flax", "faster or slower"]
+    assert keys["breakdown"][:2] == ["client queue", "request path"], "in the order of time"
+
+
+def test_an_interval_beyond_the_axis_is_cut_and_the_caption_says_so(read: facts.Facts) -> None:
+    wide = axes.Axis(title="ms", over=[Interval(value=1.0, low=0.9, high=1.1), Interval(value=2.0, low=1e-3, high=1e3)])
+    assert wide.cuts
+    assert wide.domain == pytest.approx((1 / 2.5 / 1.15, 2 * 2.5 * 1.15))
+    assert not axes.Axis(title="ms", over=wide.over[:1]).cuts
+    points = [drawing.point(row, row.cell, "", wide.over[1]) for row in read.rows[:2]]
+    found = figures.figure("latency", "", [drawing.rows(points, wide, "")])
+    assert found is not None
+    assert found.caption.endswith(figures.CUT)
+    assert "Infinity" not in found.svg
+    assert "NaN" not in found.svg
 
 
 def test_one_epoch_is_no_curve(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ class Facts(msgspec.Struct, frozen=True):
         """How a row was measured, in a few words."""
         return wording.profile(self.profiles[row.profile])
 
+    def named(self, row: Row) -> str:
+        """A deployment with its image size."""
+        return f"{self.labels.full(row)}, {row.size} px"
+
     def place(self, network: Row | Checkpoint, *, size: bool = True) -> str:
         """Data set and architecture where the study has several, and the image size."""
         words = [*self.datasets(network.dataset), *self.architectures(network.architecture)]

@@ -9,7 +9,6 @@ from loadtest.report.facts import Facts, Group
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Column, Line, Mark, Table, interval_cell
 from medserve.numbers import ABSENT, number, percent
-from medserve.spec import LoadProfile
 from medserve.study import Training
 
 T = TypeVar("T")
@@ -65,9 +64,9 @@ def of(get: Callable[[T], S | None], fields: Sequence[Field[S]]) -> list[Field[T
     return [of_item(known) for known in fields]
 
 
-def of_profile(profile: LoadProfile, fields: Sequence[Field[Row]]) -> list[Field[Group]]:
+def of_profile(profile: str, fields: Sequence[Field[Row]]) -> list[Field[Group]]:
     """Fields of a deployment's row under one profile."""
-    return of(lambda group: group.get(profile.name), fields)
+    return of(lambda group: group.get(profile), fields)
 
 
 def cell(value: Value) -> Cell:
@@ -90,6 +89,11 @@ def cell(value: Value) -> Cell:
 def absent(reason: str | None = None) -> Cell:
     """A dash with its reason."""
     return Cell(ABSENT, hint=reason or "", tone="muted")
+
+
+def less(value: float | None, other: float | None) -> float | None:
+    """The difference of two numbers; null if one of them is absent."""
+    return None if value is None or other is None else value - other
 
 
 def median(row: Row) -> Value:

@@ -74,9 +74,9 @@ def overhead_figure(facts: Facts) -> Figure | None:
     """What HTTP adds, a panel per size; null without both ways of measuring."""
     places: dict[str, list[Point]] = {}
     for row, added in _added(facts):
-        name = facts.labels.full(row)
-        label = f"{name}, {row.size} px: HTTP adds {number(added.value)} ms {interval(added.low, added.high)}"
-        places.setdefault(facts.place(row), []).append(drawing.point(row, name, label, added))
+        label = f"{facts.named(row)}: HTTP adds {number(added.value)} ms {interval(added.low, added.high)}"
+        point = drawing.point(row, facts.labels.full(row), label, added)
+        places.setdefault(facts.place(row), []).append(point)
     panels = []
     for place, points in places.items():
         x = Axis(title="ms", over=[point.value for point in points], scale="linear")
@@ -92,13 +92,9 @@ def _added(facts: Facts) -> list[tuple[Row, Interval]]:
         rows = [group[name] for name in facts.single("in-process", "closed-loop") if name in group]
         if len(rows) == 2 and all(row.valid and row.p50.value is not None for row in rows):
             inside, outside = (row.p50 for row in rows)
-            low, high = _less(outside.low, inside.high), _less(outside.high, inside.low)
+            low, high = fields_of.less(outside.low, inside.high), fields_of.less(outside.high, inside.low)
             found.append((rows[1], Interval(value=outside.known - inside.known, low=low, high=high)))
     return found
-
-
-def _less(end: float | None, other: float | None) -> float | None:
-    return None if end is None or other is None else end - other
 
 
 def _parts(bar: str, terms: tuple[Term, ...]) -> list[Part]:

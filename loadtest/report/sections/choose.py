@@ -92,7 +92,7 @@ def _objective(facts: Facts, advice: Advice) -> Cell:
 
 
 def _alike(facts: Facts, advice: Advice) -> Cell:
-    names = [_named(facts, advice.rows[cell]) for cell in advice.choice.alike]
+    names = [facts.named(advice.rows[cell]) for cell in advice.choice.alike]
     shown = names if len(names) < 3 else [*names[:2], f"{len(names) - 2} more"]
     return Cell("; ".join(shown) or "none", tone="" if shown else "muted")
 
@@ -120,7 +120,7 @@ def _standings(facts: Facts, profile: str, planes: dict[str, Plane]) -> Field[st
         if name in plane.front:
             return Cell("on the front", tone="good")
         if by := plane.dominated.get(name):
-            return Cell("dominated", f"by {_named(facts, plane.rows[by])}", tone="muted")
+            return Cell("dominated", f"by {facts.named(plane.rows[by])}", tone="muted")
         return Cell("undecided")
 
     return text(wording.profile(facts.profiles[profile]), standing)
@@ -136,7 +136,7 @@ def figure(facts: Facts) -> Figure | None:
         labelled = _labelled(plane)
         points = {name: _point(facts, plane, name, name in labelled) for name in plane.rows}
         front = sorted((points[name] for name in plane.front), key=lambda point: point.x.known)
-        said = f"on the front are {wording.listed([_named(facts, plane.rows[point.series]) for point in front])}"
+        said = f"on the front are {wording.listed([facts.named(plane.rows[point.series]) for point in front])}"
         x = Axis(title="median, ms (log)", over=[point.x for point in points.values()])
         where = [wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)]
         panels.append(drawing.lines(list(points.values()), x, y, ", ".join(where), said, front))
@@ -154,7 +154,7 @@ def _labelled(plane: Plane) -> set[str]:
 def _point(facts: Facts, plane: Plane, name: str, labelled: bool) -> Point:
     row, point = plane.rows[name], plane.points[name]
     latency = f"{number(point.latency.known)} ms {interval(point.latency.low, point.latency.high)}"
-    label = f"{_named(facts, row)}: {percent(point.accuracy.value)} % at a median of {latency}"
+    label = f"{facts.named(row)}: {percent(point.accuracy.value)} % at a median of {latency}"
     text = str(row.size) if labelled else ""
     faded = name in plane.dominated
     return drawing.point(row, name, label, _percent(point.accuracy), x=point.latency, faded=faded, text=text)
@@ -207,7 +207,3 @@ def planes_of(facts: Facts) -> list[Plane]:
 
 def _slower(facts: Facts, rows: dict[str, Row]) -> pareto.Slower:
     return lambda first, second: facts.comparisons.judge(rows[first], rows[second]).verdict == "slower"
-
-
-def _named(facts: Facts, row: Row) -> str:
-    return f"{facts.labels.full(row)}, {row.size} px"

@@ -37,12 +37,7 @@ def serving(facts: Facts) -> Table | None:
     fields: list[Field[Row]] = [
         *tables.deployment_fields(facts, lambda row: row),
         field("per request", lambda row: row.cpu_ms, "ms", time),
-        field(
-            "per correct prediction",
-            lambda row: row.cpu_ms / row.accuracy if row.cpu_ms and row.accuracy else None,
-            "ms",
-            time,
-        ),
+        field("per correct prediction", _per_correct, "ms", time),
         field("peak memory", lambda row: _mebibytes(row.peak_memory_bytes), "MiB", "Server"),
         field("importing", lambda row: row.import_seconds, "s", start),
         field("loading", lambda row: row.load_seconds, "s", start),
@@ -51,6 +46,10 @@ def serving(facts: Facts) -> Table | None:
         field("model", lambda row: _model_size(facts, row), "MiB on disk"),
     ]
     return tables.table("Serving", fields, rows)
+
+
+def _per_correct(row: Row) -> float | None:
+    return row.cpu_ms / row.accuracy if row.cpu_ms and row.accuracy else None
 
 
 def _mebibytes(size: float | None) -> float | None:

@@ -54,7 +54,7 @@ def _profile_fields(profile: LoadProfile) -> list[Field[Group]]:
     # An open loop delivers the rate that is asked for; its throughput is no result.
     if profile.mode == "closed-loop" or profile.batch > 1:
         fields.append(field("images/s", lambda row: row.throughput, "", group))
-    return fields_of.of_profile(profile, fields)
+    return fields_of.of_profile(profile.name, fields)
 
 
 def _percentile_field(name: str, group: str) -> Field[Row]:

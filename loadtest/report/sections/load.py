@@ -29,11 +29,11 @@ def definitions(facts: Facts) -> Table | None:
         field("from intended start", lambda row: _strong(row.p50.value), "ms", "p50"),
         field("service time", lambda row: row.p50_service_ms, "ms", "p50"),
         field("uncorrected", lambda row: row.p50_uncorrected_ms, "ms", "p50"),
-        field("omitted", lambda row: _less(row.p50.value, row.p50_uncorrected_ms), "ms", "p50"),
+        field("omitted", lambda row: tables.less(row.p50.value, row.p50_uncorrected_ms), "ms", "p50"),
         field("from intended start", lambda row: _strong(row.p99.value), "ms", "p99"),
         field("service time", lambda row: row.p99_service_ms, "ms", "p99"),
         field("uncorrected", lambda row: row.p99_uncorrected_ms, "ms", "p99"),
-        field("omitted", lambda row: _less(row.p99.value, row.p99_uncorrected_ms), "ms", "p99"),
+        field("omitted", lambda row: tables.less(row.p99.value, row.p99_uncorrected_ms), "ms", "p99"),
         field("p50", lambda row: row.lag_p50_us, "us", "Send lag"),
         field("p99", lambda row: row.lag_p99_us, "us", "Send lag"),
     ]
@@ -45,21 +45,20 @@ def _strong(value: float | None) -> Cell:
     return msgspec.structs.replace(tables.cell(value), tone="strong")
 
 
-def _less(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other
-
-
 def ladder(facts: Facts) -> Table | None:
     """Images per second by users, with the median up to the saturation point; null without several numbers of users."""
     profiles = _ladder_profiles(facts)
-    fields: list[Field[Group]] = tables.deployment_fields(facts, tables.first)
-    for profile in profiles:
-        title = wording.several(profile.users, "user")
-        fields += tables.of_profile(profile, [field(title, _throughput, "images/s")])
-    names = {profile.name for profile in profiles}
-    rows = [row for row in facts.rows if row.profile in names]
-    groups = [group for group in by_deployment(rows) if any(row.throughput for row in group.values())]
-    return tables.table("Closed loops by users", fields, groups if len(profiles) > 1 else ())
+    fields = {known.name: field(wording.several(known.users, "user"), _throughput, "images/s") for known in profiles}
+    rows = [row for row in facts.rows if row.throughput and len(profiles) > 1]
+    return _by_profile(facts, "Closed loops by users", fields, rows)
+
+
+def _by_profile(facts: Facts, title: str, fields: dict[str, Field[Row]], rows: Sequence[Row]) -> Table | None:
+    """A line per deployment that has one of these rows, with a field per profile."""
+    columns: list[Field[Group]] = tables.deployment_fields(facts, tables.first)
+    for profile, known in fields.items():
+        columns += tables.of_profile(profile, [known])
+    return tables.table(title, columns, by_deployment(row for row in rows if row.profile in fields))
 
 
 def _throughput(row: Row) -> Value:
@@ -74,13 +73,9 @@ def pauses(facts: Facts) -> Table | None:
     closed = [known for known in facts.profiles.values() if known.mode == "closed-loop" and not known.trap]
     pausing = sorted((known for known in closed if known.gap_seconds), key=lambda known: known.gap_seconds)
     profiles = [*(facts.profiles[name] for name in facts.single("closed-loop")), *pausing]
-    fields: list[Field[Group]] = tables.deployment_fields(facts, tables.first)
-    for profile in profiles:
-        title = wording.pause(profile.gap_seconds)
-        fields += tables.of_profile(profile, [field(title, tables.median, "ms", "Pause between requests")])
-    names = {profile.name for profile in profiles} if pausing else ()
-    groups = by_deployment(row for row in facts.rows if row.profile in names)
-    return tables.table("Occasional requests", fields, groups)
+    group = "Pause between requests"
+    fields = {known.name: field(wording.pause(known.gap_seconds), tables.median, "ms", group) for known in profiles}
+    return _by_profile(facts, "Occasional requests", fields, facts.rows if pausing else ())
 
 
 def rates(facts: Facts) -> Figure | None:

@@ -115,7 +115,6 @@ def _groups(facts: Facts) -> list[list[Row]]:
 
 def _point(facts: Facts, row: Row, **other: Any) -> Point:
     """The median of a row, and its p99 if there is a `tail`."""
-    name = facts.labels.full(row)
-    label = f"{name}, {row.size} px: median {wording.estimate(row)}"
+    label = f"{facts.named(row)}: median {wording.estimate(row)}"
     label += f", p99 {number(other['tail'])} ms" if other.get("tail") is not None else ""
-    return drawing.point(row, name, label, row.p50, **other)
+    return drawing.point(row, facts.labels.full(row), label, row.p50, **other)
