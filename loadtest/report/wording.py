@@ -131,7 +131,8 @@ class Labels:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         names = ("precision", "architecture", "device", "threads", "batch_images", "variant", "seed")
-        self._varying = {name for name in names if _differ(rows, name)}
+        known = [row for row in rows if row.framework is not None]
+        self._varying = {name for name in names if len({getattr(row, name) for row in known}) > 1}
 
     def kind(self, row: Row) -> str:
         """The words beside the framework: format, runtime unless it is the format's default, and what varies."""
@@ -158,7 +159,3 @@ class Labels:
     def full(self, row: Row) -> str:
         """The name of a deployment, for a sentence or an axis."""
         return f"{framework(row.framework)} {self.kind(row)}" if row.framework else "Null (floor)"
-
-
-def _differ(rows: Sequence[Row], key: str) -> bool:
-    return len({getattr(row, key) for row in rows if row.framework is not None}) > 1

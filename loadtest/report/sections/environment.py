@@ -13,11 +13,9 @@ from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
 
-Parts = dict[str, list[dict[str, Any]]]
-"""What was read of the processes of each part: timer, server, client."""
-Process = tuple[tuple[str, int], Parts]
-"""A runtime with its threads, and what was read of its processes."""
-
+Read = list[dict[str, Any]]
+"""What was read of the processes of each result, by its part: timer, server, client."""
+MIB = 2**20
 INSIDE = ("timer", "server")
 """The parts in which a runtime is."""
 OVER_HTTP = ("server", "client")
@@ -54,14 +52,12 @@ def machine(facts: Facts) -> Terms:
 
 def processes(facts: Facts) -> Table | None:
     """Cores and threads that the running processes had, by runtime."""
-    found: dict[tuple[str, int], Parts] = {}
+    found: dict[tuple[str, int], Read] = {}
     for result in facts.results:
-        parts = found.setdefault((result.cell.deployment.runtime, result.cell.deployment.threads), {})
-        for part in ("timer", "server", "client"):
-            if known := result.process.get(part):
-                parts.setdefault(part, []).append(known)
+        deployment = result.cell.deployment
+        found.setdefault((deployment.runtime, deployment.threads), []).append(result.process)
     cores, threads = "Cores of the", "Threads of the runtime"
-    fields: list[Field[Process]] = [
+    fields: list[Field[tuple[tuple[str, int], Read]]] = [
         text("runtime", lambda process: wording.title(process[0][0])),
         text("timer", lambda process: _read(process[1], ["timer"], "affinity"), cores),
         text("server", lambda process: _read(process[1], ["server"], "affinity"), cores),
@@ -69,16 +65,17 @@ def processes(facts: Facts) -> Table | None:
         field("asked", lambda process: process[0][1], "", threads),
         field("read back", lambda process: _read(process[1], INSIDE, "threads", of_runtime=True), "", threads),
         field("total", lambda process: _read(process[1], ["server"], "os_threads"), "server", threads),
-        field("peak memory", lambda process: _peak(process[1].get("server", ())), "MiB, server"),
+        field("peak memory", lambda process: _peak(process[1]), "MiB, server"),
         text("float32 exact", lambda process: _read(process[1], INSIDE, "float32_exact", of_runtime=True)),
     ]
     return tables.table("Cores and threads, read back", fields, found.items())
 
 
-def _read(parts: Parts, roles: Sequence[str], name: str, *, of_runtime: bool = False) -> str:
+def _read(read: Read, parts: Sequence[str], name: str, *, of_runtime: bool = False) -> str:
     """What the processes of some parts read back, each value once."""
-    known = [facts.get("runtime") or {} if of_runtime else facts for role in roles for facts in parts.get(role, ())]
-    return _join(_word(facts[name]) for facts in known if facts.get(name) is not None) or ABSENT
+    known = [process[part] for part in parts for process in read if process.get(part)]
+    values = [(facts.get("runtime") or {} if of_runtime else facts).get(name) for facts in known]
+    return _join(_word(value) for value in values if value is not None) or ABSENT
 
 
 def _word(value: Any) -> str:
@@ -87,8 +84,9 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _peak(servers: Iterable[dict[str, Any]]) -> int | None:
-    return max((known.get("peak_memory_bytes") or 0 for known in servers), default=0) // 2**20 or None
+def _peak(read: Read) -> int | None:
+    peaks = [(process.get("server") or {}).get("peak_memory_bytes") or 0 for process in read]
+    return max(peaks, default=0) // MIB or None
 
 
 def versions(facts: Facts) -> Terms:
