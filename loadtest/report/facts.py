@@ -99,7 +99,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     def place(self, network: Row | Checkpoint, *, size: bool = True) -> str:
         """Data set and architecture where the study has several, and the image size."""
-        words = [*self.datasets(network.dataset), *self.architectures(network.architecture)]
+        words = self.datasets(network.dataset)
+        words += [network.architecture] * (len(self.study.architectures) > 1)
         return ", ".join(words + [f"{network.size} px"] * size)
 
     def title(self, row: Row, *, size: bool = True) -> str:
@@ -109,10 +110,6 @@ class Facts(msgspec.Struct, frozen=True):
     def datasets(self, name: str) -> list[str]:
         """The title of a data set, where the study has several."""
         return [wording.dataset(name)] if len(self.study.datasets) > 1 else []
-
-    def architectures(self, name: str) -> list[str]:
-        """The name of an architecture, where the study has several."""
-        return [name] if len(self.study.architectures) > 1 else []
 
 
 def read(run: Path) -> Facts:
