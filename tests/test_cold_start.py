@@ -55,7 +55,7 @@ def test_the_costs_say_import_load_and_first_answer(tmp_path: Path) -> None:
         server = process["server"] | {name: place + result.launch for place, name in enumerate(PARTS)}
         store.write_json(path, msgspec.structs.replace(result, process=process | {"server": server}))
     assert {tuple(getattr(row, name) for name in PARTS) for row in rows(read(run))} == {(1, 2, 3, 4)}
-    table = costs.table(facts.read(run))
+    table = costs.serving(facts.read(run))
     assert table is not None
     heads = [column.title for column in table.columns]
     line = next(line for line in table.lines if line.cells[0].text == "PyTorch")

@@ -9,11 +9,12 @@ import pytest
 from conftest import Stage
 from made_run import build, study
 
-from loadtest.report import page
+from loadtest.report import page, wording
 from loadtest.results import table
 from loadtest.results.row import Row, published
 from medserve import store
 from medserve.errors import BadInput
+from medserve.glossary import GLOSSARY
 from medserve.jobs import Failure
 from medserve.numbers import ABSENT, MINUS, TIMES, number
 from medserve.spec import Cell
@@ -199,6 +200,17 @@ def test_figures_are_files_of_their_own(run: Path) -> None:
         else:
             labels = [element.get("aria-label", "") for element in ElementTree.parse(path).iter()]
             assert any("28 px" in label and "PyTorch" in label for label in labels), path.name
+
+
+def test_every_caption_is_that_of_a_figure_or_a_table() -> None:
+    """A caption is found by a name or a title; one that is spelt otherwise would be lost without a word."""
+    sources = "".join(path.read_text() for path in (Path(page.__file__).parent / "sections").glob("*.py"))
+    assert [name for name in (*wording.CAPTIONS, *wording.TABLES) if f'"{name}"' not in sources] == []
+
+
+def test_the_glossary_is_that_of_the_help_texts(read: Reader) -> None:
+    words = " ".join(read.text.split())
+    assert all(f"{term}{meaning}" in words for term, meaning in GLOSSARY.items())
 
 
 def test_a_run_that_has_only_begun_has_a_report_of_what_is_missing(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from made_run import build, study
 
 from loadtest import samples
-from loadtest.report import facts, page, wording
-from loadtest.report.model import Figure
-from loadtest.report.sections import breakdown, choose, distributions, load, resolution, training
+from loadtest.analysis.intervals import Interval
+from loadtest.report import axes, drawing, facts, figures, page, wording
+from loadtest.report.document import Figure
+from loadtest.report.sections import breakdown, choose, costs, deployments, formats, load, resolution
 from loadtest.results import tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
@@ -151,14 +152,14 @@ def test_the_front_is_drawn_with_every_deployment(read: facts.Facts) -> None:
 
 
 def test_every_launch_is_a_line_of_its_own(read: facts.Facts) -> None:
-    figure = distributions.figure(read)
+    figure = deployments.distributions(read)
     assert figure is not None
     assert len(figure.panels) == 2 * 3, "two sizes; in process, closed and the first open loop"
     for panel in figure.panels:
         strokes = [one for one in ElementTree.fromstring(bare(panel.svg)).iter("path") if one.get("stroke") in COLOURS]
         assert len(strokes) == 4 * 5, "four deployments, five launches"
         assert "20 launches" in panel.alt
-    assert not any(math.isinf(end) for curves in read.curves.values() for one in curves.values() for end in one.shares)
+    assert not any(math.isinf(end) for curves in read.curves.values() for one in curves for end in one.shares)
 
 
 def test_latency_against_the_delivered_rate_marks_the_saturation_point(read: facts.Facts) -> None:
@@ -176,17 +177,41 @@ def test_the_breakdown_is_stacked_from_its_parts(read: facts.Facts) -> None:
 
 
 def test_training_is_drawn_by_epoch_and_by_what_it_took(read: facts.Facts) -> None:
-    words = said(training.curves(read))
+    words = said(costs.curves(read))
     assert "PyTorch, 28 px, epoch 4: 0.250 loss" in words
     assert "JAX/Flax, 64 px, epoch 2: 82.0 %" in words
-    took = said(training.efficiency(read))
+    took = said(costs.efficiency(read))
     assert "28 px JAX/Flax: 270 images/s" in took
     assert "28 px PyTorch: 95.0 seconds to finish" in took
 
 
+def test_the_key_explains_the_marks_that_are_drawn(read: facts.Facts) -> None:
+    keys = {}
+    for figure in (costs.curves(read), choose.figure(read), formats.figure(read), breakdown.figure(read)):
+        assert figure is not None
+        keys[figure.name] = [name for name, _ in figure.key]
+    assert keys["training"] == ["PyTorch", "JAX/Flax"], "all is native"
+    assert keys["front"] == ["PyTorch", "JAX/Flax", "native", "ONNX"]
+    assert keys["native-onnx"] == ["PyTorch", "JAX/Flax", "faster or slower"]
+    assert keys["breakdown"][:2] == ["client queue", "request path"], "in the order of time"
+
+
+def test_an_interval_beyond_the_axis_is_cut_and_the_caption_says_so(read: facts.Facts) -> None:
+    wide = axes.Axis(title="ms", over=[Interval(value=1.0, low=0.9, high=1.1), Interval(value=2.0, low=1e-3, high=1e3)])
+    assert wide.cuts
+    assert wide.domain == pytest.approx((1 / 2.5 / 1.15, 2 * 2.5 * 1.15))
+    assert not axes.Axis(title="ms", over=wide.over[:1]).cuts
+    points = [drawing.point(row, row.cell, "", wide.over[1]) for row in read.rows[:2]]
+    found = figures.figure("latency", "", [drawing.rows(points, wide, "")])
+    assert found is not None
+    assert found.caption.endswith(figures.CUT)
+    assert "Infinity" not in found.svg
+    assert "NaN" not in found.svg
+
+
 def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
     made = study(frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1",)),), recipe=Recipe(epochs=1))
-    assert training.curves(facts.read(build(tmp_path / "run", made, latency))) is None
+    assert costs.curves(facts.read(build(tmp_path / "run", made, latency))) is None
 
 
 def test_every_record_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +235,7 @@ def test_what_was_measured_wrongly_on_purpose_is_shown_nowhere(tmp_path: Path) -
     assert {words[0] for words in lines(choose.objectives(read))} == {
         "p99\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}ms"
     }
-    for figure in (distributions.figure(read), choose.figure(read), resolution.latency_at_one_size(read)):
+    for figure in (deployments.distributions(read), choose.figure(read), resolution.latency_at_one_size(read)):
         assert figure is not None
         assert len(figure.panels) == 2, figure.name
 

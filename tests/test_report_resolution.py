@@ -82,7 +82,7 @@ def test_claims_stand_under_each_protocol_with_what_was_found(run: Path) -> None
 
 
 def test_costs_are_those_of_the_servers(run: Path) -> None:
-    found = costs.table(facts.read(run))
+    found = costs.serving(facts.read(run))
     assert found is not None
     first = found.lines[0]
     # made_run's server takes 0.9 s for 401 requests, with a peak of 256 MiB; its network is right in 97 % of cases.

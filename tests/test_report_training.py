@@ -7,7 +7,8 @@ from made_run import build, prove, study
 
 from loadtest.report import facts, page
 from loadtest.report.facts import Facts
-from loadtest.report.sections import certificates, training
+from loadtest.report.sections import certificates, costs
+from loadtest.results.tabular import Table
 from medserve.spec import Recipe
 from medserve.study import Measure
 
@@ -41,23 +42,25 @@ def found(run: Path) -> Facts:
     return facts.read(run)
 
 
-def column(table: training.Table, title: str) -> list[str]:
+def column(table: Table | None, title: str) -> list[str]:
+    assert table is not None
     place = [one.title for one in table.columns].index(title)
     return [line.cells[place].text for line in table.lines]
 
 
 def test_every_recipe_and_seed_has_a_line(found: Facts) -> None:
-    table = training.table(found)
+    table = costs.training(found)
     assert column(table, "recipe") == ["scratch", "scratch", "whole", "whole"]
     assert column(table, "accuracy") == ["80.00", "90.00", "93.00", "95.00"]
     assert column(table, "seed") == ["0", "1", "0", "1"]
     # made_run: 0.81 after the first epoch of nine seconds, 0.82 after the second.
     assert column(table, "to 82% (validation)") == ["18 s"] * 4
+    assert table is not None
     assert all(len(line.cells) == len(table.columns) for line in table.lines)
 
 
 def test_over_the_seeds_there_are_mean_and_spread_and_never_the_best(found: Facts) -> None:
-    table = training.seeds(found)
+    table = costs.seeds(found)
     assert table is not None
     assert column(table, "recipe") == ["scratch", "whole"]
     assert column(table, "accuracy") == ["85.00", "94.00"]
@@ -66,11 +69,11 @@ def test_over_the_seeds_there_are_mean_and_spread_and_never_the_best(found: Fact
 
 
 def test_charts_tell_recipes_and_seeds_apart(found: Facts) -> None:
-    figure = training.efficiency(found)
+    figure = costs.efficiency(found)
     assert figure is not None
     for name in ("scratch, seed 0", "scratch, seed 1", "whole, seed 0", "whole, seed 1"):
         assert name in figure.panels[0].svg
-    curves = training.curves(found)
+    curves = costs.curves(found)
     assert curves is not None
 
 

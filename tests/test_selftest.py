@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.generator import schedule
-from loadtest.report import facts, markdown, page
+from loadtest.report import document, facts, page
 from loadtest.report.sections import measurement
 from loadtest.selftest import known_answers
 from loadtest.selftest import run as selftest
@@ -258,13 +258,13 @@ def test_the_report_says_how_the_ruler_did(tmp_path: Path) -> None:
     assert (measurement.checks(facts.read(run)), measurement.selftest_caution(facts.read(run))) == (None, None)
     store.write_json(run / "selftest" / "selftest.json", made_selftest(False))
     found = facts.read(run)
-    text = markdown.write(page.compose(found, "run"))
+    text = document.markdown(page.compose(found, "run"))
     assert "### Load-generator self-test" in text
     assert "| mixed delays: p50 at 100/s | 2.20 | 2.00 | 0.150 | ms | **does not hold** |" in text
     assert "| 28 | 9,000 | 6,300 |" in text
     caution = "Load-generator self-test failed (1 check, first mixed delays: p50 at 100/s)"
     assert caution in text.split("## ")[0], "it must stand at the top"
-    assert json.dumps(caution)[1:-1] in page.html(page.compose(found, "run"))
+    assert json.dumps(caution)[1:-1] in document.html(page.compose(found, "run"))
     with pytest.raises(BadInput):
         store.write_bytes(run / "selftest" / "selftest.json", b"{}")
         facts.read(run)

@@ -14,8 +14,8 @@ from made_run import FRAMEWORKS, build, study
 from msgspec.structs import replace
 
 from loadtest import samples
-from loadtest.report import comparison, facts, page
-from loadtest.report.sections import choose, formats
+from loadtest.report import facts, page
+from loadtest.report.sections import answer, choose, formats
 from loadtest.results import regression, table
 from loadtest.results.claims import judge
 from loadtest.results.verify import verify
@@ -122,7 +122,7 @@ def test_compare_the_report_and_the_claims_name_the_same_verdicts(tmp_path: Path
     assert compared == sum(verdict != "not comparable" for verdict in verdicts.values())
 
     for profile in ("in-process-1", "closed-1"):
-        fastest = comparison.fastest([row for row in found.rows if row.profile == profile], found.comparisons)
+        fastest = answer.fastest([row for row in found.rows if row.profile == profile], found.comparisons)
         assert fastest is not None
         rivals = {row.deployment for row in fastest.rivals}
         for (where, first, second), verdict in verdicts.items():

@@ -1,166 +1,132 @@
-"""Altair charts of points: lines across a plane, and rows of values with intervals."""
+"""Altair charts: points with intervals as lines or rows, whole distributions, and stacked bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import altair as alt
 import msgspec
 from msgspec import Struct
 
-from loadtest.report import scales, wording
-from loadtest.report.scales import Domain, Spread
+from loadtest.analysis.distribution import Curve
+from loadtest.analysis.intervals import Interval
+from loadtest.report import wording
+from loadtest.report.axes import Axis
 from loadtest.report.wording import MUTED
 from loadtest.results.row import Row
-from medserve.numbers import number
+from loadtest.results.tabular import Mark
+from medserve.spec import Checkpoint
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""
 FADED = 0.35
 """Opacity of faded points."""
-Kind = Literal["native", "ONNX", "null", "decided", "not decided"]
+Kind = Literal["native", "ONNX", "null runtime", "faster or slower", "equivalent or undecided"]
 
 
 class Look(NamedTuple):
-    """The look of points of a kind, and of their line."""
+    """The look of points of a kind, of their line, and of their entry in the key."""
 
     shape: str
-    filled: bool
     dashes: list[int]
+    mark: Mark
 
 
 KINDS: dict[Kind, Look] = {
-    "native": Look("circle", True, [1, 0]),
-    "ONNX": Look("diamond", False, [5, 3]),
-    "null": Look("square", True, [2, 3]),
-    "decided": Look("circle", True, [1, 0]),
-    "not decided": Look("circle", False, [1, 0]),
+    "native": Look("circle", [1, 0], Mark(MUTED)),
+    "ONNX": Look("diamond", [5, 3], Mark(MUTED, "diamond")),
+    "null runtime": Look("square", [2, 3], Mark(wording.NULL, "square")),
+    "faster or slower": Look("circle", [1, 0], Mark(MUTED)),
+    "equivalent or undecided": Look("circle", [1, 0], Mark(MUTED, "ring")),
 }
 
 
-class Axis(Struct, frozen=True, kw_only=True):
-    """An axis with its ends; without `ticks`, it has round numbers."""
-
-    title: str
-    domain: Domain
-    log: bool = True
-    ticks: tuple[float, ...] = ()
-    grid: bool = True
-    form: str = ""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments of Altair's X and Y."""
-        ticks = list(self.ticks) or (scales.ticks(self.domain) if self.log else None)
-        scale = alt.Scale(type="log" if self.log else "linear", domain=list(self.domain), nice=False)
-        shown = {"tickCount": 5} if ticks is None else {"values": ticks}
-        form = self.form or ("~g" if self.log else "~r")
-        return {"title": self.title, "scale": scale, "axis": alt.Axis(format=form, grid=self.grid, **shown)}
-
-
 class Point(Struct, frozen=True, kw_only=True):
-    """One point with its interval. `series` is its row or line, `tail` its p99, `x` its horizontal position.
+    """One point with its intervals: `value` and, of points in a plane, `x`. `series` is its row or its line.
 
-    `ringed` draws a ring around it, `faded` makes it pale; `text` is written beside it.
+    `tail` is its p99. `ringed` draws a ring around it, `faded` makes it pale; `text` is written beside it.
     """
 
     series: str
     framework: str
     colour: str
     kind: Kind
-    value: float
-    low: float | None
-    high: float | None
+    value: Interval
     label: str
-    x: float = 0.0
-    x_low: float | None = None
-    x_high: float | None = None
+    x: Interval = Interval()
+    tail: float | None = None
     ringed: bool = False
     faded: bool = False
     text: str = ""
-    tail: float | None = None
-
-    @property
-    def spread(self) -> Spread:
-        """The value with the ends of its interval."""
-        return self.value, self.low, self.high
 
 
-class Drawn(Struct, frozen=True):
-    """A chart of one panel, and a text that describes it. `height` in pixels; null follows from its number of rows."""
+class Part(Struct, frozen=True):
+    """A part of a stacked bar; `position` is its order in the bar."""
+
+    name: str
+    bar: str
+    position: int
+    colour: str
+    value: float
+    label: str
+
+
+class Drawn(Struct, frozen=True, kw_only=True):
+    """A chart of one panel, a text that describes it, and the meaning of its marks.
+
+    `height` in pixels; null follows from its number of rows. `cut`: an interval reaches beyond an axis.
+    """
 
     chart: alt.LayerChart | alt.FacetChart
     title: str
     description: str
+    key: Mapping[str, Mark]
     height: int | None = None
+    cut: bool = False
 
 
-def point(
-    row: Row,
-    series: str,
-    label: str,
-    value: float,
-    ends: tuple[float | None, float | None] = (None, None),
-    **other: Any,
-) -> Point:
-    """A point of a row, in the colour of its framework and with the mark of its kind."""
-    null = row.framework is None
-    return Point(
-        series=series,
-        framework="null" if null else wording.framework(row.framework),
-        colour=wording.colour(row.framework),
-        kind="null" if null else "ONNX" if row.format == "onnx" else "native",
-        value=value,
-        low=ends[0],
-        high=ends[1],
-        label=label,
-        **other,
-    )
+def point(of: Row | Checkpoint, series: str, label: str, value: Interval, **other: Any) -> Point:
+    """A point in the colour of its framework; `other` are further fields of it."""
+    kind = kind_of(of) if isinstance(of, Row) else "native"
+    name, colour = wording.framework(of.framework), wording.colour(of.framework)
+    fields = {"series": series, "framework": name, "colour": colour, "kind": kind, "label": label, "value": value}
+    return Point(**{**fields, **other})
 
 
-def median_point(row: Row, series: str, name: str, tail: float | None = None) -> Point:
-    """The median of a row with its interval; `name` begins its label."""
-    label = f"{name}: median {wording.estimate(row)}" + (f", p99 {number(tail)} ms" if tail is not None else "")
-    return point(row, series, label, row.median, (row.p50.low, row.p50.high), tail=tail)
-
-
-def extremes(points: Sequence[Point], unit: str = " ms") -> str:
-    """The lowest and the highest value with their labels, for readers who cannot see the picture."""
-    ordered = sorted(points, key=lambda point: point.value)
-    ends = [f"{number(end.value)}{unit} ({end.label.partition(':')[0]})" for end in (ordered[0], ordered[-1])]
-    return f"lowest {ends[0]}, highest {ends[1]}"
+def kind_of(row: Row) -> Kind:
+    """How a row's points and lines are drawn."""
+    return "null runtime" if row.framework is None else "ONNX" if row.format == "onnx" else "native"
 
 
 def lines(
-    points: Sequence[Point], x: Axis, y: Axis, title: str, description: str, outline: Sequence[tuple[float, float]] = ()
+    points: Sequence[Point], x: Axis, y: Axis, title: str, description: str = "", outline: Sequence[Point] = ()
 ) -> Drawn:
-    """Values against x, such as image sizes, a line per series; `outline` has the corners of one stepped line."""
+    """Values against x, such as image sizes, a line per series; `outline` are points that a stepped line joins."""
+    across, up = alt.X("x.value:Q", **x.settings), alt.Y("value.value:Q", **y.settings)
+    base = _base(points).encode(x=across, y=up)
+    bars = base.mark_rule(aria=False, strokeWidth=1.5)
     dash = alt.StrokeDash("kind:N", scale=_by_kind(points, "dashes"))
-    across, up = alt.X("x:Q", **x.settings), alt.Y("value:Q", **y.settings)
-    base = _base(points, y.domain, x.domain).encode(x=across)
-    joined = base.mark_line(aria=False, strokeWidth=1.75).encode(y=up, strokeDash=dash, detail="series:N")
-    bars = base.mark_rule(aria=False, strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    layers = [joined, bars, _dots(base, points).encode(y=up)]
-    if any(point.x_low is not None for point in points):
-        wide = base.mark_rule(aria=False, strokeWidth=1.5)
-        layers.insert(1, wide.encode(x=alt.X("x_low:Q", **x.settings), x2="x_high:Q", y=up))
+    layers = [
+        base.mark_line(aria=False, strokeWidth=1.75).encode(strokeDash=dash, detail="series:N"),
+        bars.encode(x=alt.X("x.low:Q", **x.settings), x2="x.high:Q"),
+        bars.encode(y=alt.Y("value.low:Q", **y.settings), y2="value.high:Q"),
+        _dots(base, points),
+    ]
     if any(point.ringed for point in points):
         rings = base.mark_point(aria=False, shape="circle", size=260, strokeWidth=1.75, filled=False)
-        layers.append(rings.transform_filter("datum.ringed").encode(y=up))
+        layers.append(rings.transform_filter("datum.ringed"))
     if any(point.text for point in points):
         written = base.mark_text(aria=False, dx=7, dy=-8, align="left", fontSize=12)
-        layers.append(written.encode(y=up, text="text:N", color=alt.value(MUTED), opacity=alt.value(1)))
+        layers.append(written.encode(text="text:N", color=alt.value(MUTED), opacity=alt.value(1)))
     if outline:
-        corners = alt.Chart(alt.InlineData(values=[{"x": place, "value": value} for place, value in outline]))
-        steps = corners.mark_line(aria=False, interpolate="step-after", strokeWidth=1.5, color=MUTED)
-        layers.insert(0, steps.encode(x=across, y=up))
-    return Drawn(alt.layer(*layers), title, description, height=330)
+        steps = _base(outline).mark_line(aria=False, interpolate="step-after", strokeWidth=1.5)
+        layers.insert(0, steps.encode(x=across, y=up, color=alt.value(MUTED)))
+    return _of_points(points, (x, y), layers, title, description, height=330)
 
 
 def rows(
     points: Sequence[Point],
     x: Axis,
     title: str,
-    description: str,
     *,
     line: float | None = None,
     band: tuple[float, float] | None = None,
@@ -168,36 +134,93 @@ def rows(
     """Values with intervals on one axis, a row per series; `line` and `band` mark values to compare with."""
     names = list(dict.fromkeys(point.series for point in points))
     y = alt.Y("series:N", sort=names, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
-    base = _base(points, x.domain).encode(y=y)
+    base = _base(points).encode(y=y, x=alt.X("value.value:Q", **x.settings))
     layers = [
-        base.mark_rule(aria=False, strokeWidth=1.5).encode(x=alt.X("low:Q", title=x.title), x2="high:Q"),
-        _dots(base, points).encode(x=alt.X("value:Q", **x.settings)),
+        base.mark_tick(aria=False, thickness=2, size=13).encode(x=alt.X("tail:Q", **x.settings)),
+        base.mark_rule(aria=False, strokeWidth=1.5).encode(x=alt.X("value.low:Q", **x.settings), x2="value.high:Q"),
+        _dots(base, points),
     ]
-    if any(point.tail is not None for point in points):
-        strokes = base.mark_tick(aria=False, thickness=2, size=13).transform_filter("datum.tail != null")
-        layers.insert(0, strokes.encode(x=alt.X("tail:Q", title=x.title)))
     if line is not None:
         rule = alt.Chart(alt.InlineData(values=[{"at": line}])).mark_rule(aria=False, color=MUTED, strokeDash=[3, 3])
-        layers.insert(0, rule.encode(x=alt.X("at:Q", title=x.title)))
+        layers.insert(0, rule.encode(x=alt.X("at:Q", **x.settings)))
     if band is not None:
         ends = alt.Chart(alt.InlineData(values=[{"from": band[0], "to": band[1]}]))
         shade = ends.mark_rect(aria=False, color=MUTED, opacity=0.12)
-        layers.insert(0, shade.encode(x=alt.X("from:Q", title=x.title), x2="to:Q"))
-    return Drawn(alt.layer(*layers), title, description)
+        layers.insert(0, shade.encode(x=alt.X("from:Q", **x.settings), x2="to:Q"))
+    return _of_points(points, (x,), layers, title)
 
 
-def _base(points: Sequence[Point], domain: Domain, across: Domain = (0.0, 0.0)) -> alt.Chart:
-    """The points with their colour; a point without an interval has one of length zero."""
+def strokes(curves: Sequence[tuple[Row, Curve]], x: Axis, y: Axis, title: str, description: str) -> Drawn:
+    """Distributions as thin lines, none joined to others of its colour."""
+    # As text, because each of ten thousand objects would be validated by a schema. Clipped or transparent lines would
+    # each need a layer of the whole sheet when it is drawn as PNG.
+    values = [
+        f"{number},{across:.5g},{up:.5g},{wording.colour(row.framework)},{kind_of(row)}"
+        for number, (row, curve) in enumerate(curves)
+        for across, up in zip(curve.milliseconds, curve.shares, strict=True)
+    ]
+    data = alt.InlineData(values="\n".join(["line,x,y,colour,kind", *values]), format=alt.CsvDataFormat(type="csv"))
+    chart = (
+        alt.Chart(data)
+        .mark_line(aria=False, strokeWidth=0.9)
+        .encode(
+            x=alt.X("x:Q", **x.settings),
+            y=alt.Y("y:Q", **y.settings),
+            color=alt.Color("colour:N", scale=None),
+            strokeDash=alt.StrokeDash("kind:N", scale=alt.Scale(domain=["native", "ONNX"], range=[[1, 0], [4, 2]])),
+            detail="line:N",
+        )
+    )
+    key = {wording.framework(row.framework): Mark(wording.colour(row.framework)) for row, _ in curves}
+    key |= {kind_of(row): KINDS[kind_of(row)].mark for row, _ in curves}
+    return Drawn(chart=alt.layer(chart), title=title, description=description, key=key, height=300)
+
+
+def stacks(parts: Sequence[Part], unit: str, title: str, description: str) -> Drawn:
+    """Stacked bars from zero, a row per bar."""
+    names = list(dict.fromkeys(part.bar for part in parts))
+    chart = (
+        alt.Chart(alt.InlineData(values=[msgspec.to_builtins(part) for part in parts]))
+        .mark_bar(size=15, stroke=PAPER, strokeWidth=0.5)
+        .encode(
+            x=alt.X("value:Q", title=unit, stack="zero", axis=alt.Axis(tickCount=5, format="~r")),
+            y=alt.Y("bar:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False)),
+            fill=alt.Fill("colour:N", scale=None),
+            order="position:Q",
+            description="label:N",
+        )
+    )
+    key = {part.name: Mark(part.colour, "square") for part in parts}
+    return Drawn(chart=alt.layer(chart), title=title, description=description, key=key)
+
+
+def _of_points(
+    points: Sequence[Point],
+    axes: Sequence[Axis],
+    layers: Sequence[alt.Chart],
+    title: str,
+    description: str = "",
+    height: int | None = None,
+) -> Drawn:
+    """Layers over points; without a description, the lowest and the highest point stand for all."""
+    least, most = (end(points, key=lambda point: point.value.known) for end in (min, max))
+    return Drawn(
+        chart=alt.layer(*layers),
+        title=title,
+        description=description or f"lowest {least.label}; highest {most.label}",
+        key={point.framework: Mark(point.colour) for point in points if point.kind != "null runtime"}
+        | {point.kind: KINDS[point.kind].mark for point in points},
+        height=height,
+        cut=any(axis.cuts for axis in axes),
+    )
+
+
+def _base(points: Sequence[Point]) -> alt.Chart:
+    """The points with their colour. Vega leaves out the mark of an interval that is null."""
     values = []
     for point in points:
-        ends = {
-            "low": scales.within(point.value if point.low is None else point.low, domain),
-            "high": scales.within(point.value if point.high is None else point.high, domain),
-            "x_low": scales.within(point.x if point.x_low is None else point.x_low, across),
-            "x_high": scales.within(point.x if point.x_high is None else point.x_high, across),
-        }
-        fill = point.colour if KINDS[point.kind].filled else PAPER
-        values.append(msgspec.to_builtins(point) | ends | {"fill": fill, "opacity": FADED if point.faded else 1.0})
+        fill = PAPER if KINDS[point.kind].mark.shape in ("ring", "diamond") else point.colour
+        values.append(msgspec.to_builtins(point) | {"fill": fill, "opacity": FADED if point.faded else 1.0})
     chart = alt.Chart(alt.InlineData(values=values)).encode(color=alt.Color("colour:N", scale=None))
     return chart.encode(opacity=alt.Opacity("opacity:Q", scale=None)) if any(point.faded for point in points) else chart
 
@@ -212,5 +235,5 @@ def _dots(base: alt.Chart, points: Sequence[Point]) -> alt.Chart:
 
 
 def _by_kind(points: Sequence[Point], part: Literal["shape", "dashes"]) -> alt.Scale:
-    shown = [kind for kind in KINDS if any(point.kind == kind for point in points)]
-    return alt.Scale(domain=shown, range=[getattr(KINDS[kind], part) for kind in shown])
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    return alt.Scale(domain=kinds, range=[getattr(KINDS[kind], part) for kind in kinds])

@@ -1,12 +1,17 @@
-"""Reads a run for the report: its rows, and the manifests that say where they come from."""
+"""Reads a run for the report: its rows, the manifests that say where they come from, and which rows belong together."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from loadtest.analysis.breakdown import Term, over_launches
 from loadtest.analysis.distribution import Curve
-from loadtest.report import comparison, wording
+from loadtest.report import wording
+from loadtest.report.wording import Labels
 from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
 from loadtest.results.pairs import Comparisons
@@ -18,14 +23,21 @@ from medserve.result import Result, SelfTest
 from medserve.spec import Artifact, Checkpoint, LoadProfile
 from medserve.study import Plan, Study, Training, plan
 
+Group = dict[str, Row]
+"""The rows of one deployment by profile."""
+NETWORK = ("dataset", "architecture", "size")
+"""The fields of a row within which deployments compete."""
+Mode = Literal["in-process", "closed-loop", "open-loop"]
+
 
 class Facts(msgspec.Struct, frozen=True):
     """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
 
     `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
-    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are distributions by cell
-    and launch; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of
-    rows by `medians`.
+    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of
+    the launches of each cell; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons`
+    judges pairs of rows by `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles
+    of the main tables and charts: without pauses, and with the fewest users of a ladder.
     """
 
     study: Study
@@ -34,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True):
     mistaken: list[Row]
     medians: dict[str, dict[int, float]]
     percentiles: dict[str, dict[str, dict[int, float]]]
-    curves: dict[str, dict[int, Curve]]
+    curves: dict[str, list[Curve]]
     profiles: dict[str, LoadProfile]
     checkpoints: dict[str, Checkpoint]
     artifacts: dict[str, Artifact]
@@ -44,11 +56,8 @@ class Facts(msgspec.Struct, frozen=True):
     selftest: SelfTest | None
     breakdowns: dict[str, tuple[Term, ...]]
     comparisons: Comparisons
-
-    @property
-    def licences(self) -> list[str]:
-        """The licences in the checkpoints, one per data set that was used."""
-        return list(dict.fromkeys(checkpoint.licence for checkpoint in self.checkpoints.values()))
+    labels: Labels
+    main: dict[str, LoadProfile]
 
     @property
     def unofficial(self) -> bool:
@@ -74,23 +83,42 @@ class Facts(msgspec.Struct, frozen=True):
                 found.setdefault(block, {})[row.size] = median
         return found
 
+    def single(self, *modes: Mode) -> list[str]:
+        """The first profile of each mode, if there is one, that sends single images with one user."""
+        known = [profile for profile in self.profiles.values() if is_single(profile)]
+        found = (next((profile.name for profile in known if profile.mode == mode), None) for mode in modes)
+        return [name for name in found if name is not None]
+
+    def profile(self, row: Row) -> str:
+        """How a row was measured, in a few words."""
+        return wording.profile(self.profiles[row.profile])
+
+    def named(self, row: Row) -> str:
+        """A deployment with its image size."""
+        return f"{self.labels.full(row)}, {row.size} px"
+
+    def place(self, network: Row | Checkpoint, *, size: bool = True) -> str:
+        """Data set and architecture where the study has several, and the image size."""
+        words = self.datasets(network.dataset)
+        words += [network.architecture] * (len(self.study.architectures) > 1)
+        return ", ".join(words + [f"{network.size} px"] * size)
+
+    def title(self, row: Row, *, size: bool = True) -> str:
+        """How and where a row was measured: the title of a panel."""
+        return ", ".join(filter(None, (self.profile(row), self.place(row, size=size))))
+
     def datasets(self, name: str) -> list[str]:
         """The title of a data set, where the study has several."""
         return [wording.dataset(name)] if len(self.study.datasets) > 1 else []
 
-    def architectures(self, name: str) -> list[str]:
-        """The name of an architecture, where the study has several."""
-        return [name] if len(self.study.architectures) > 1 else []
-
 
 def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
-    measured = table.read(
-        run, with_breakdown=lambda profile: profile.mode != "in-process" and comparison.is_single(profile)
-    )
-    rows = table.rows(measured)
+    measured = table.read(run, with_breakdown=lambda profile: profile.mode != "in-process" and is_single(profile))
+    every = table.rows(measured)
+    rows = [row for row in every if row.trap is None]
     study, medians = measured.study, measured.central_latencies()
-    matrix = plan(study)
+    matrix, summaries = plan(study), {cell.cell.name: list(cell.summaries.values()) for cell in measured.cells}
     results = _results(run, study, matrix)
     # A folder may have been cleared of its artifacts; each result still carries its artifact's manifest.
     artifacts = {result.artifact.name: result.artifact for result in results if result.artifact}
@@ -106,18 +134,14 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
-        rows=[row for row in rows if row.trap is None],
-        mistaken=[row for row in rows if row.trap is not None],
+        rows=rows,
+        mistaken=[row for row in every if row.trap is not None],
         medians=medians,
         percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
-        curves={
-            cell.cell.name: {index: summary.curve for index, summary in cell.summaries.items()}
-            for cell in measured.cells
-        },
+        curves={name: [launch.curve for launch in launches] for name, launches in summaries.items()},
         profiles=profiles,
         breakdowns={
-            cell.cell.name: over_launches([summary.breakdown for summary in cell.summaries.values()])
-            for cell in measured.cells
+            name: over_launches([launch.breakdown for launch in launches]) for name, launches in summaries.items()
         },
         checkpoints=checkpoints,
         artifacts=artifacts,
@@ -125,18 +149,48 @@ def read(run: Path) -> Facts:
         results=results,
         agreements=agreement.agreements(run, artifacts.values()),
         selftest=measured.selftest,
-        comparisons=Comparisons(rows, medians.__getitem__),
+        comparisons=Comparisons(every, medians.__getitem__),
+        labels=Labels(rows),
+        main=_main(profiles),
     )
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[object, ...], list[Row]]:
+    """Rows by the values of some keys, in order of first appearance."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
+    return found
+
+
+def network(row: Row) -> tuple[object, ...]:
+    """What deployments compete on: data set, architecture and image size."""
+    return row.dataset, row.architecture, row.size
+
+
+def by_deployment(rows: Iterable[Row]) -> list[Group]:
+    """The rows of each deployment by profile."""
+    return [{row.profile: row for row in group} for group in grouped(rows, "deployment").values()]
+
+
+def is_single(profile: LoadProfile) -> bool:
+    """Whether single images are sent by one user or schedule, without pauses and without a timing mistake."""
+    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.trap is None
+
+
+def _main(profiles: dict[str, LoadProfile]) -> dict[str, LoadProfile]:
+    busy = [known for known in profiles.values() if not known.gap_seconds and known.trap is None]
+    fewest: dict[tuple[str, int], int] = {}
+    for known in busy:
+        key = (known.mode, known.batch)
+        fewest[key] = min(known.users, fewest.get(key, known.users))
+    return {known.name: known for known in busy if known.users == fewest[known.mode, known.batch]}
 
 
 def _results(run: Path, study: Study, matrix: Plan) -> list[Result]:
     found = []
-    for deployed in matrix.deployed:
-        for cell in deployed.cells:
-            for index in range(study.launches):
-                path = run / "results" / cell.name / str(index) / "result.json"
-                try:
-                    found.append(store.read_json(path, Result))
-                except BadInput:
-                    continue  # its row has the reason
+    names = [cell.name for deployed in matrix.deployed for cell in deployed.cells]
+    for name, index in product(names, range(study.launches)):
+        with suppress(BadInput):  # its row has the reason
+            found.append(store.read_json(run / "results" / name / str(index) / "result.json", Result))
     return sorted(found, key=lambda result: result.started)

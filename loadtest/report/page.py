@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.report import facts, markdown, templating, wording
+from loadtest.report import document, facts, wording
+from loadtest.report.document import Block, Commands, Figure, Page, Section, Terms
 from loadtest.report.facts import Facts
-from loadtest.report.model import Commands, Figure, Page, Section, Terms
 from loadtest.report.sections import (
     answer,
     breakdown,
@@ -15,20 +15,19 @@ from loadtest.report.sections import (
     claims,
     costs,
     deployments,
-    distributions,
     environment,
     formats,
-    glossary,
     load,
     measurement,
     resolution,
-    training,
 )
+from loadtest.report.wording import SECTIONS
 from loadtest.results import tabular, writers
 from loadtest.results.tabular import Table
 from loadtest.results.verify import PUBLISHED, SUMS, seal
 from medserve import store, study
 from medserve.errors import BadInput
+from medserve.glossary import GLOSSARY
 from medserve.tables import DATASETS
 
 
@@ -50,7 +49,7 @@ def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
     found = facts.read(run)
     page = compose(found, run.resolve().name)
-    written = {out: html(page).encode(), out.with_suffix(".md"): markdown.write(page).encode()}
+    written = {out: document.html(page).encode(), out.with_suffix(".md"): document.markdown(page).encode()}
     written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
     return written | {out.parent / name: content for name, content in _beside(page)}
 
@@ -66,45 +65,30 @@ def compose(found: Facts, folder: str) -> Page:
     """The report as data. `folder` is the run's folder in the commands that reproduce it."""
     times = breakdown.tables(found)
     sections = [
-        _section("choose", "What to choose", choose.objectives(found), choose.fronts(found)),
-        Section(
-            "deployments",
-            "Deployments",
-            tuple(deployments.tables(found)),
-            "Latency in milliseconds, 95 % intervals in brackets; a heading sorts its column.",
-        ),
-        _section("formats", "Native beside ONNX", formats.table(found)),
-        _section(
-            "resolution",
-            "Resolution",
-            *resolution.responses(found),
-            resolution.crossovers(found),
-            intro=resolution.INTRO,
-        ),
-        _section("load", "Under load", load.definitions(found), load.ladder(found), load.pauses(found)),
-        _section(
-            "time", "Where the time goes", *times, breakdown.overheads(found), intro=breakdown.INTRO if times else ""
-        ),
-        _section("costs", "What it costs", costs.table(found), training.table(found), training.seeds(found)),
-        _section("claims", "Published claims", *claims.tables(found), intro=claims.INTRO),
+        _section("choose", choose.objectives(found), choose.fronts(found)),
+        _section("deployments", *deployments.tables(found)),
+        _section("formats", formats.table(found)),
+        _section("resolution", *resolution.responses(found), resolution.crossovers(found)),
+        _section("load", load.definitions(found), load.ladder(found), load.pauses(found)),
+        _section("time", *times, breakdown.overheads(found), introduced=bool(times)),
+        _section("costs", costs.serving(found), costs.training(found), costs.seeds(found)),
+        _section("claims", *claims.tables(found)),
         _section(
             "charts",
-            "Charts",
             resolution.latency(found),
             resolution.latency_at_one_size(found),
-            distributions.figure(found),
+            deployments.distributions(found),
             formats.figure(found),
             choose.figure(found),
             load.rates(found),
             load.users(found),
             breakdown.figure(found),
             breakdown.overhead_figure(found),
-            training.curves(found),
-            training.efficiency(found),
+            costs.curves(found),
+            costs.efficiency(found),
         ),
         _section(
             "validity",
-            "Validity",
             measurement.checks(found),
             measurement.roofline(found),
             certificates.certificates(found),
@@ -116,8 +100,8 @@ def compose(found: Facts, folder: str) -> Page:
             environment.data(found),
             environment.versions(found),
         ),
-        _section("reproduce", "How to reproduce", _commands(found, folder)),
-        _section("meaning", "Glossary", Terms("", glossary.MEANING)),
+        _section("reproduce", _commands(found, folder)),
+        _section("meaning", Terms("", tuple(GLOSSARY.items()))),
     ]
     return Page(
         title=found.study.title,
@@ -129,11 +113,6 @@ def compose(found: Facts, folder: str) -> Page:
         cautions=answer.cautions(found),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def html(page: Page) -> str:
-    """The page as one file that loads nothing else."""
-    return templating.render("report.html.jinja", page=page, kind=lambda block: type(block).__name__.lower())
 
 
 def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
@@ -149,15 +128,19 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                     yield f"tables/{name}.{ending}", text.encode()
 
 
-def _section(name: str, title: str, *blocks: Table | Figure | Terms | Commands | None, intro: str = "") -> Section:
-    return Section(name, title, tuple(block for block in blocks if block is not None), intro)
+def _section(name: str, *blocks: Block | None, introduced: bool = True) -> Section:
+    """A section with its words; null blocks are left out."""
+    known = SECTIONS[name]
+    intro = known.get("intro", "") if introduced else ""
+    return Section(name, known["title"], tuple(block for block in blocks if block is not None), intro)
 
 
 def _facts(found: Facts) -> tuple[str, ...]:
     """The line below the title: when, on what data, on which machine."""
-    titles = [wording.dataset(name) for name in found.study.datasets]
-    licences = found.licences or [DATASETS[name].licence for name in found.study.datasets if name in DATASETS]
-    data = f"{', '.join(titles)}: {'; '.join(licences)}"
+    datasets = found.study.datasets
+    licences = dict.fromkeys(checkpoint.licence for checkpoint in found.checkpoints.values())
+    licences = licences or dict.fromkeys(DATASETS[name].licence for name in datasets if name in DATASETS)
+    data = f"{', '.join(map(wording.dataset, datasets))}: {'; '.join(licences)}"
     return tuple(filter(None, (environment.when(found), data, environment.where(found))))
 
 

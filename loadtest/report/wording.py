@@ -1,6 +1,8 @@
-"""How names are written: plain titles, one colour per framework; and latencies with their unit."""
+"""How names are written: plain titles, one colour per framework; latencies with their unit; and the captions."""
 
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from loadtest.results.row import Row
@@ -9,6 +11,13 @@ from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
 from medserve.tables import DATASETS, FORMATS
 
+_PROSE = tomllib.loads((Path(__file__).parent / "prose.toml").read_text())
+SECTIONS: dict[str, dict[str, str]] = _PROSE["sections"]
+"""Title and introduction of each section."""
+CAPTIONS: dict[str, str] = _PROSE["figures"]
+"""By the name of a figure."""
+TABLES: dict[str, str] = _PROSE["tables"]
+"""Captions by the title of a table."""
 MS = "\N{NO-BREAK SPACE}ms"
 FRAMEWORKS = {"pytorch": "PyTorch", "keras_tf": "TensorFlow/Keras", "flax_nnx": "JAX/Flax"}
 TITLES = {
@@ -117,22 +126,13 @@ def pause(seconds: float) -> str:
     return "none" if not seconds else f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
 
 
-def key(rows: Iterable[Row]) -> tuple[tuple[str, Mark], ...]:
-    """The meaning of the marks: one colour per framework; a disc is native, a hollow diamond ONNX."""
-    names = dict.fromkeys(row.framework for row in rows)
-    shown = {framework(name): Mark(colour(name)) for name in names if name}
-    shown |= {"native": Mark(MUTED), "ONNX": Mark(MUTED, "diamond")}
-    if None in names:
-        shown["null runtime"] = Mark(NULL, "square")
-    return tuple(shown.items())
-
-
 class Labels:
     """Names deployments by what distinguishes them within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         names = ("precision", "architecture", "device", "threads", "batch_images", "variant", "seed")
-        self._varying = {name for name in names if _differ(rows, name)}
+        known = [row for row in rows if row.framework is not None]
+        self._varying = {name for name in names if len({getattr(row, name) for row in known}) > 1}
 
     def kind(self, row: Row) -> str:
         """The words beside the framework: format, runtime unless it is the format's default, and what varies."""
@@ -159,7 +159,3 @@ class Labels:
     def full(self, row: Row) -> str:
         """The name of a deployment, for a sentence or an axis."""
         return f"{framework(row.framework)} {self.kind(row)}" if row.framework else "Null (floor)"
-
-
-def _differ(rows: Sequence[Row], key: str) -> bool:
-    return len({getattr(row, key) for row in rows if row.framework is not None}) > 1

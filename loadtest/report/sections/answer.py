@@ -1,63 +1,66 @@
 """The answer in a few sentences, as far as the intervals support it, and the cautions on its use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from loadtest.analysis.compare import Judged
-from loadtest.report import comparison, wording
-from loadtest.report.comparison import Fastest, grouped
-from loadtest.report.facts import Facts
-from loadtest.report.model import Piece, Sentence
+from msgspec import Struct
+
+from loadtest.analysis.compare import Ratio
+from loadtest.report import tables, wording
+from loadtest.report.document import Sentence, say
+from loadtest.report.facts import NETWORK, Facts, grouped, network
 from loadtest.report.sections import environment, measurement
-from loadtest.report.wording import Labels, listed, several
+from loadtest.report.tables import Field, field, text
+from loadtest.report.wording import listed, several
+from loadtest.results.pairs import Comparisons
 from loadtest.results.row import Row
-from loadtest.results.tabular import Cell, Column, Line, Table, interval_cell
+from loadtest.results.tabular import Cell, Table
 from medserve.numbers import interval, number, times
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
 """Load per usable core above which other work was waiting."""
-MODEL = ("dataset", "architecture", "size")
-"""Deployments compete when they agree in these."""
+
+
+class Fastest(Struct, frozen=True):
+    """The lowest median of a group, and the rows that are not slower with 95 % confidence."""
+
+    row: Row
+    rivals: tuple[Row, ...]
+    compared: int
+
+
+def fastest(rows: Iterable[Row], comparisons: Comparisons) -> Fastest | None:
+    """The lowest median of float32 rows; a lossy model is never ranked among them. Null without rows."""
+    ranked = sorted((row for row in rows if row.usable and row.precision == "float32"), key=lambda row: row.median)
+    if not ranked:
+        return None
+    first, *others = ranked
+    rivals = tuple(row for row in others if comparisons.judge(first, row).verdict != "slower")
+    return Fastest(first, rivals, len(ranked))
 
 
 def sentences(facts: Facts) -> tuple[Sentence, ...]:
     """The fastest deployment, native against ONNX, and the floor."""
-    profile = _headline(facts)
-    if profile is None or not (found := _winners(facts, profile)):
-        return ((Piece("No deployment has been measured yet."),),)
-    lead = Piece(f"{WHERE[facts.profiles[profile].mode]}, ")
-    first = (lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), Piece("."))
+    found = _winners(facts)
+    if not found:
+        return (say("No deployment has been measured yet."),)
+    profile = found[0].row.profile
+    lead = say("{way}, ", way=WHERE[facts.profiles[profile].mode])
+    first = (*lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), *say("."))
     found_sentences = (first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
     return tuple(sentence for sentence in found_sentences if sentence)
 
 
 def podium(facts: Facts) -> Table | None:
     """The fastest of each size; null with a single size, where one sentence suffices."""
-    profile = _headline(facts)
-    found = _winners(facts, profile) if profile else []
-    if profile is None or len(found) < 2:
-        return None
-    labels = Labels(facts.rows)
-    columns = (
-        Column("", numeric=False),
-        Column("lowest median", numeric=False),
-        Column("p50", "ms"),
-        Column("not separated from", numeric=False),
-    )
-    lines = []
-    for winner in found:
-        row = winner.row
-        lines.append(
-            Line(
-                (
-                    Cell(_places(facts, [row]), value=row.size),
-                    Cell(wording.framework(row.framework), labels.kind(row), mark=wording.mark(row)),
-                    interval_cell(row.p50),
-                    Cell(_rivals(labels, winner), tone="" if winner.rivals else "good"),
-                )
-            )
-        )
-    return Table("", columns, tuple(lines))
+    fields: list[Field[Fastest]] = [
+        text("", lambda found: Cell(_places(facts, [found.row]), value=found.row.size)),
+        text("lowest median", lambda found: tables.deployment(facts, found.row)),
+        field("p50", lambda found: found.row.p50, "ms"),
+        text("not separated from", lambda found: Cell(_rivals(facts, found), tone="" if found.rivals else "good")),
+    ]
+    found = _winners(facts)
+    return tables.table("", fields, found if len(found) > 1 else ())
 
 
 def cautions(facts: Facts) -> tuple[str, ...]:
@@ -87,122 +90,94 @@ def cautions(facts: Facts) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _headline(facts: Facts) -> str | None:
-    """The profile of the answer: single images in a closed loop, else in an open loop, else in process."""
-    modes = ("closed-loop", "open-loop", "in-process")
-    found = (comparison.single_image(facts.profiles.values(), mode) for mode in modes)
-    return next(filter(None, found), None)
+def _winners(facts: Facts) -> list[Fastest]:
+    """The fastest of each network and size with single images: in a closed loop, else an open loop, else in process."""
+    profiles = facts.single("closed-loop", "open-loop", "in-process")[:1]
+    groups = grouped((row for row in facts.rows if row.profile in profiles), *NETWORK).values()
+    return [found for group in groups if (found := fastest(group, facts.comparisons))]
 
 
-def _winners(facts: Facts, profile: str) -> list[Fastest]:
-    rows = [row for row in facts.rows if row.profile == profile]
-    return [
-        found for group in grouped(rows, *MODEL).values() if (found := comparison.fastest(group, facts.comparisons))
-    ]
-
-
-def _single(facts: Facts, found: Fastest) -> list[Piece]:
-    labels, row = Labels(facts.rows), found.row
-    name, value = Piece(labels.full(row), "strong"), [Piece(wording.milliseconds(row.p50.value), "strong")]
+def _single(facts: Facts, found: Fastest) -> Sentence:
+    row = found.row
+    median = f"**{wording.milliseconds(row.p50.value)}**"
     if bounds := interval(row.p50.low, row.p50.high):
-        value += [Piece(f" {bounds}", "muted")]
-    place = _places(facts, [row])
+        median += f"~ {bounds}~"
+    form = "**{name}** is fastest at {place}: a median of " + median
     if found.compared == 1:
-        return [name, Piece(f" was measured alone at {place}: a median of "), *value]
-    if found.rivals:
-        rivals = Piece(f", and is not separated from {_rivals(labels, found)}")
-        return [name, Piece(f" has the lowest median at {place}, "), *value, rivals]
-    return [name, Piece(f" is fastest at {place}: a median of "), *value]
+        form = "**{name}** was measured alone at {place}: a median of " + median
+    elif found.rivals:
+        form = "**{name}** has the lowest median at {place}, " + median + ", and is not separated from {rivals}"
+    return say(form, name=facts.labels.full(row), place=_places(facts, [row]), rivals=_rivals(facts, found))
 
 
-def _several(facts: Facts, found: Sequence[Fastest]) -> list[Piece]:
+def _several(facts: Facts, found: Sequence[Fastest]) -> Sentence:
     """The sizes with a clear winner, grouped by winner, then those without."""
-    labels = Labels(facts.rows)
     clear: dict[str, list[Row]] = {}
     for winner in found:
         if not winner.rivals:
-            clear.setdefault(labels.full(winner.row), []).append(winner.row)
-    pieces: list[Piece] = []
+            clear.setdefault(facts.labels.full(winner.row), []).append(winner.row)
+    parts = []
     for name, rows in clear.items():
-        values = listed([number(row.p50.value) for row in rows])
-        pieces += [Piece("; " if pieces else ""), Piece(name, "strong")]
-        pieces += [
-            Piece(f" is fastest at {_places(facts, rows)}, with a median of "),
-            Piece(f"{values}{wording.MS}", "strong"),
-        ]
+        values = listed([number(row.p50.value) for row in rows]) + wording.MS
+        form = "**{name}** is fastest at {places}, with a median of **{values}**"
+        parts.append(say(form, name=name, places=_places(facts, rows), values=values))
     if undecided := [winner.row for winner in found if winner.rivals]:
-        lead = "; " if pieces else ""
-        pieces += [Piece(f"{lead}at {_places(facts, undecided)} "), Piece("no single deployment is fastest", "strong")]
-        pieces += [Piece(": the lowest medians cannot be told apart")]
-    return pieces
+        form = "at {places} **no single deployment is fastest**: the lowest medians cannot be told apart"
+        parts.append(say(form, places=_places(facts, undecided)))
+    return tuple(piece for place, part in enumerate(parts) for piece in (*say("; ") * bool(place), *part))
 
 
 def _places(facts: Facts, rows: Sequence[Row]) -> str:
     """The sizes of rows: 28, 64 and 128 px; with data set and architecture if there are several."""
     words = []
-    for (dataset, architecture), group in grouped(rows, "dataset", "architecture").items():
-        before = [*facts.datasets(str(dataset)), *facts.architectures(str(architecture))]
-        words.append(", ".join([*before, f"{listed([str(row.size) for row in group])} px"]))
+    for group in grouped(rows, "dataset", "architecture").values():
+        sizes = f"{listed([str(row.size) for row in group])} px"
+        words.append(", ".join(filter(None, (facts.place(group[0], size=False), sizes))))
     return "; ".join(words)
 
 
-def _rivals(labels: Labels, found: Fastest) -> str:
+def _rivals(facts: Facts, found: Fastest) -> str:
     if not found.rivals:
         return "none"
     if len(found.rivals) == found.compared - 1 > 2:
         return "any other"
-    names = [labels.full(row) for row in found.rivals]
+    names = [facts.labels.full(row) for row in found.rivals]
     return listed(names if len(names) < 4 else [*names[:2], f"{len(names) - 2} others"])
 
 
 def _native_or_onnx(facts: Facts, profile: str) -> Sentence:
-    judged = [
-        pair.judged
-        for pair in facts.comparisons.pairs("native against ONNX")
-        if pair.first.profile == profile and pair.judged.ratio.value is not None
-    ]
-    if not judged:
-        return ()
-    verdicts: dict[str, list[Judged]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
-    for pair in judged:
-        verdicts[pair.verdict].append(pair)
-    pieces = [Piece("Against the native format, ONNX is ")]
-    of = f" of {several(len(judged), 'pair')} of framework and size"
-    for verdict, pairs in verdicts.items():
-        if not pairs:
-            continue
-        pieces += [Piece(", ")] * (len(pieces) > 1)
-        pieces.append(Piece(verdict if len(judged) == 1 else f"{verdict} in {len(pairs)}{of}", "strong"))
-        of = ""
-        if verdict in ("faster", "slower"):
-            pieces.append(Piece(f" ({_range(pairs)} the native median)"))
-    return (*pieces, Piece("."))
+    verdicts: dict[str, list[Ratio]] = {"faster": [], "slower": [], "equivalent": [], "undecided": []}
+    for pair in facts.comparisons.pairs("native against ONNX"):
+        if pair.first.profile == profile and pair.judged.ratio.value is not None:
+            verdicts[pair.judged.verdict].append(pair.judged.ratio)
+    count = sum(map(len, verdicts.values()))
+    parts: list[str] = []
+    for verdict, ratios in verdicts.items():
+        if ratios:
+            of = "" if parts else f" of {several(count, 'pair')} of framework and size"
+            words = f"**{verdict}**" if count == 1 else f"**{verdict} in {len(ratios)}{of}**"
+            parts.append(words + f" ({_range(ratios)} the native median)" * (verdict in ("faster", "slower")))
+    return say(f"Against the native format, ONNX is {', '.join(parts)}.") if parts else ()
 
 
-def _range(pairs: Sequence[Judged]) -> str:
-    values = sorted(pair.ratio.value for pair in pairs if pair.ratio.value is not None)
-    if len(pairs) == 1:
-        return f"{times(values[0])} {interval(pairs[0].ratio.low, pairs[0].ratio.high)}".rstrip()
-    return " to ".join(dict.fromkeys(times(value) for value in (values[0], values[-1])))
+def _range(ratios: Sequence[Ratio]) -> str:
+    if len(ratios) == 1:
+        return f"{times(ratios[0].known)} {interval(ratios[0].low, ratios[0].high)}".rstrip()
+    return _ends([ratio.known for ratio in ratios], times)
 
 
 def _floor(facts: Facts, profile: str, winners: Sequence[Fastest]) -> Sentence:
-    if facts.profiles[profile].mode == "in-process":
+    rows = [row for row in facts.rows if row.framework is None and row.profile == profile and row.p50.value]
+    if not rows or facts.profiles[profile].mode == "in-process":
         return ()
-    floors = {
-        tuple(getattr(row, key) for key in MODEL): row.p50.value
-        for row in facts.rows
-        if row.framework is None and row.profile == profile and row.p50.value
-    }
-    if not floors:
-        return ()
-    ends = dict.fromkeys(number(value) for value in (min(floors.values()), max(floors.values())))
-    pieces = [
-        Piece("The wrapper around a runtime that computes nothing takes "),
-        Piece(f"{' to '.join(ends)}{wording.MS}", "strong"),
-    ]
-    keys = [(tuple(getattr(found.row, key) for key in MODEL), found.row.median) for found in winners]
-    if shares := [floors[key] / value for key, value in keys if key in floors]:
-        percents = dict.fromkeys(f"{share * 100:.0f}" for share in (min(shares), max(shares)))
-        pieces.append(Piece(f", {' to '.join(percents)} % of the lowest median"))
-    return (*pieces, Piece("."))
+    floors = {network(row): row.median for row in rows}
+    form = f"The wrapper around a runtime that computes nothing takes **{_ends(floors.values(), number)}{wording.MS}**"
+    known = [found.row for found in winners if network(found.row) in floors]
+    if shares := [floors[network(row)] / row.median * 100 for row in known]:
+        form += f", {_ends(shares, '{:.0f}'.format)} % of the lowest median"
+    return say(f"{form}.")
+
+
+def _ends(values: Collection[float], write: Callable[[float], str]) -> str:
+    """The lowest and the highest value; one if they are written alike."""
+    return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))

@@ -2,13 +2,14 @@
 
 from loadtest.analysis import scaling
 from loadtest.analysis.scaling import Response
+from loadtest.report import tables as fields_of
 from loadtest.report.facts import Facts
+from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import framework, profile
 from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
-from loadtest.results.tabular import Cell, Column, Line, Table, Tone
+from loadtest.results.tabular import Cell, Table, Tone
 from medserve.numbers import ABSENT, interval, number
-from medserve.spec import LoadProfile
 from medserve.study import Subject
 from medserve.tables import TIMING_MISTAKES
 
@@ -24,55 +25,41 @@ EFFECTS: dict[Effect, Tone] = {
     "masked": "warn",
     "spurious": "bad",
 }
-UNITS = {
-    "faster": "times",
-    "accurate": "of the test split",
-    "configuration": "of the test split",
-    "more-accurate": "of the test split",
-    "sublinear": "exponent",
-    "trade-off": "of the test split",
-}
+UNITS = {"faster": "times", "sublinear": "exponent"}
+"""Of what was measured; of the other tests, a share of the test split."""
 NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
-INTRO = (
-    "What was published elsewhere, on other machines and often with networks that are not named. A claim holds when "
-    "the 95 % interval of what this run measured lies wholly on its side, and does not when it lies wholly on the "
-    "other. Of two latencies their paired comparison decides; one that is equivalent within 5 % is not faster."
-)
 CLOSED = "a closed loop, which omits the requests that it delays"
 
 
-def tables(facts: Facts) -> tuple[Table, ...]:
+def tables(facts: Facts) -> list[Table]:
     """The claims under sound protocols, and the rankings under timing mistakes; empty without claims."""
     judged = _judged(facts)
-    if not judged:
-        return ()
-    found = Table(
-        "",
-        (
-            Column("claim", numeric=False),
-            Column("by", numeric=False),
-            Column("protocol", numeric=False),
-            Column("measured"),
-            Column("claimed"),
-            Column("here", numeric=False),
-        ),
-        tuple(_line(facts, claim) for claim in judged if claim.sound is None),
+    fields: list[Field[JudgedClaim]] = [
+        text("claim", lambda known: known.claim.what),
+        text("by", lambda known: Cell(known.claim.who, known.claim.where)),
+        text("protocol", lambda known: _protocol(facts, known)),
+        field("measured", _measured),
+        field("claimed", lambda known: ABSENT if known.value is None else _claimed(known)),
+        text("here", lambda known: Cell(known.finding, known.reason or "", tone=TONES[known.finding])),
+    ]
+    of_mistakes: list[Field[JudgedClaim]] = [
+        text("how it is timed", lambda known: _mistake(facts, known)),
+        text("latency of", _pair),
+        field("correctly", lambda known: _ratio(_sound(known, judged))),
+        field("this way", _ratio),
+        text("the ranking is", lambda known: known.effect and Cell(known.effect, tone=EFFECTS[known.effect])),
+    ]
+    # Several claims may be about the same two.
+    mistakes = {
+        (known.profile, known.threads, known.claim.first, known.claim.second, known.claim.size): known
+        for known in judged
+        if known.sound is not None and known.effect is not None
+    }
+    found = (
+        fields_of.table("", fields, [known for known in judged if known.sound is None]),
+        fields_of.table("What a timing mistake does to a ranking", of_mistakes, mistakes.values()),
     )
-    lines = tuple(_mistake_line(facts, claim, judged) for claim in _once_per_pair(judged))
-    mistakes = Table(
-        "What a timing mistake does to a ranking",
-        (
-            Column("how it is timed", numeric=False),
-            Column("latency of", numeric=False),
-            Column("correctly"),
-            Column("this way"),
-            Column("the ranking is", numeric=False),
-        ),
-        lines,
-        "Ratios of two latencies of one image, with 95 % intervals: timed correctly, and with one common mistake made "
-        "on purpose. Masked: neither is faster any more with 95 % confidence; spurious: one is, only with the mistake.",
-    )
-    return (found, mistakes) if lines else (found,)
+    return [table for table in found if table is not None]
 
 
 def _judged(facts: Facts) -> list[JudgedClaim]:
@@ -90,52 +77,36 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
     return claims.judge(facts.study.claims, rows, facts.comparisons, response, accuracies, images)
 
 
-def _line(facts: Facts, judged: JudgedClaim) -> Line:
-    claim = judged.claim
-    measured = Cell(ABSENT, tone="muted", hint=judged.reason or "")
-    if judged.value is not None:
-        words = f"{interval(judged.low, judged.high)} {UNITS.get(claim.test, '')}".strip()
-        measured = Cell(number(judged.value), words, judged.value)
-    needed = NEEDED.get(claim.test, f"at least {claim.at_least:g}") if judged.value is not None else ABSENT
-    protocol = profile(facts.profiles[judged.profile]) if judged.profile else "Test split" if judged.value else ABSENT
-    cells = (
-        Cell(claim.what),
-        Cell(claim.who, claim.where),
-        Cell(protocol),
-        measured,
-        Cell(needed),
-        Cell(judged.finding, judged.reason or "", tone=TONES[judged.finding]),
-    )
-    return Line(cells)
+def _protocol(facts: Facts, judged: JudgedClaim) -> str:
+    if judged.profile:
+        return profile(facts.profiles[judged.profile])
+    return "Test split" if judged.value else ABSENT
 
 
-def _once_per_pair(judged: list[JudgedClaim]) -> list[JudgedClaim]:
-    """The claims under a timing mistake, one per protocol and pair: several claims may be about the same two."""
-    found = {
-        (claim.profile, claim.threads, claim.claim.first, claim.claim.second, claim.claim.size): claim
-        for claim in judged
-        if claim.sound is not None and claim.effect is not None
-    }
-    return list(found.values())
+def _measured(judged: JudgedClaim) -> Cell:
+    if judged.value is None:
+        return fields_of.absent(judged.reason)
+    words = f"{interval(judged.low, judged.high)} {UNITS.get(judged.claim.test, 'of the test split')}".strip()
+    return Cell(number(judged.value), words, judged.value)
 
 
-def _mistake_line(facts: Facts, mistaken: JudgedClaim, judged: list[JudgedClaim]) -> Line:
-    sound = next(known for known in judged if (known.claim, known.profile) == (mistaken.claim, mistaken.sound))
-    assert mistaken.profile is not None
-    assert mistaken.effect is not None
-    pair = f"{_subject(mistaken.claim.second)} over {_subject(mistaken.claim.first)}"
-    cells = (
-        Cell(_mistake(facts.profiles[mistaken.profile])),
-        Cell(pair, f"the {mistaken.claim.size} images"),
-        _ratio(sound),
-        _ratio(mistaken),
-        Cell(mistaken.effect, tone=EFFECTS[mistaken.effect]),
-    )
-    return Line(cells)
+def _claimed(judged: JudgedClaim) -> str:
+    return NEEDED.get(judged.claim.test, f"at least {judged.claim.at_least:g}")
 
 
-def _mistake(load: LoadProfile) -> str:
-    return TIMING_MISTAKES[load.trap] if load.trap else CLOSED
+def _sound(mistaken: JudgedClaim, judged: list[JudgedClaim]) -> JudgedClaim:
+    """The same claim under the protocol without the mistake."""
+    return next(known for known in judged if (known.claim, known.profile) == (mistaken.claim, mistaken.sound))
+
+
+def _mistake(facts: Facts, judged: JudgedClaim) -> str:
+    mistake = facts.profiles[judged.profile].trap if judged.profile else None
+    return TIMING_MISTAKES[mistake] if mistake else CLOSED
+
+
+def _pair(judged: JudgedClaim) -> Cell:
+    pair = f"{_subject(judged.claim.second)} over {_subject(judged.claim.first)}"
+    return Cell(pair, f"the {judged.claim.size} images")
 
 
 def _subject(subject: Subject) -> str:

@@ -1,111 +1,108 @@
-"""The tables of deployments: one per data set and size, a line per deployment, with every reason."""
+"""Every deployment: one table per data set and size with every reason, and the distributions of its launches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from loadtest.report import comparison, wording
-from loadtest.report.comparison import Group, by_deployment, grouped
-from loadtest.report.facts import Facts
-from loadtest.report.wording import Labels
+from loadtest.analysis.intervals import Interval
+from loadtest.report import drawing, wording
+from loadtest.report import tables as fields_of
+from loadtest.report.axes import Axis
+from loadtest.report.document import Figure
+from loadtest.report.drawing import Drawn
+from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped
+from loadtest.report.figures import figure
+from loadtest.report.tables import Field, Value, field, text
 from loadtest.results.row import Row
-from loadtest.results.tabular import Cell, Column, Line, Table, Tone
-from medserve.numbers import ABSENT, interval, number, percent
+from loadtest.results.tabular import Cell, Table
+from medserve.numbers import interval, number
 from medserve.spec import LoadProfile
+
+SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001, 0.00001)
+"""Ticks of a distribution."""
 
 
 def tables(facts: Facts) -> list[Table]:
     """One table per data set and size, with every deployment of the study, measured or not."""
-    labels = Labels(facts.rows)
     found = []
     for (dataset, size), rows in grouped(facts.rows, "dataset", "size").items():
-        names = dict.fromkeys(row.profile for row in rows)
-        profiles = comparison.side_by_side([facts.profiles[name] for name in names])
-        columns = [Column("deployment", numeric=False)]
-        columns += [column for profile in profiles for column in _profile_columns(profile)]
-        columns += [Column("accuracy", "%"), Column("parity error", "max |Δp|"), Column("status", numeric=False)]
-        groups = by_deployment(rows)
-        lines = tuple(_deployment_line(facts, labels, profiles, group) for group in groups)
-        title = ", ".join([*facts.datasets(str(dataset)), f"{size} px"])
-        found.append(Table(title, tuple(columns), lines, notes=_notes(facts, labels, groups)))
-    return found
+        names = {row.profile for row in rows}
+        fields: list[Field[Group]] = [text("deployment", lambda group: _deployment(facts, group))]
+        for profile in facts.main.values():
+            fields += _profile_fields(profile) if profile.name in names else []
+        fields += [
+            field("accuracy", lambda group: fields_of.share(fields_of.first(group).accuracy), "%"),
+            field("parity error", lambda group: fields_of.first(group).parity_max_abs, "max |Δp|"),
+            text("status", lambda group: _status(facts, list(group.values()))),
+        ]
+        title, groups = ", ".join([*facts.datasets(str(dataset)), f"{size} px"]), by_deployment(rows)
+        notes = _notes(facts, groups)
+        found.append(fields_of.table(title, fields, groups, remarks=lambda group: _remarks(facts, group), notes=notes))
+    return [table for table in found if table is not None]
 
 
-def _profile_columns(profile: LoadProfile) -> list[Column]:
-    group = wording.profile(profile)
-    return [
-        Column("images/s", "", group) if name == "throughput" else Column(name, "ms", group) for name in _shown(profile)
-    ]
+def _deployment(facts: Facts, group: Group) -> Cell:
+    row = fields_of.first(group)
+    return fields_of.deployment(facts, row, hint=row.deployment)
 
 
-def _shown(profile: LoadProfile) -> tuple[str, ...]:
+def _profile_fields(profile: LoadProfile) -> list[Field[Group]]:
     if profile.mode == "in-process":
-        return ("p50", "p90", "p99") if profile.batch == 1 else ("p50", "throughput")
+        percentiles = ["p50", "p90", "p99"] if profile.batch == 1 else ["p50"]
+    else:
+        percentiles = ["p50", "p90", "p99"] if profile.mode == "closed-loop" else ["p50", "p99"]
+    group = wording.profile(profile)
+    fields = [_percentile_field(name, group) for name in percentiles]
     # An open loop delivers the rate that is asked for; its throughput is no result.
-    return ("p50", "p90", "p99", "throughput") if profile.mode == "closed-loop" else ("p50", "p99")
+    if profile.mode == "closed-loop" or profile.batch > 1:
+        fields.append(field("images/s", lambda row: row.throughput, "", group))
+    return fields_of.of_profile(profile.name, fields)
 
 
-def _deployment_line(facts: Facts, labels: Labels, profiles: Sequence[LoadProfile], group: Group) -> Line:
-    row = next(iter(group.values()))
-    cells = [Cell(wording.framework(row.framework), labels.kind(row), hint=row.deployment, mark=wording.mark(row))]
-    for profile in profiles:
-        cells += [_measured(group.get(profile.name), name, profile) for name in _shown(profile)]
-    parity = row.parity_max_abs
-    cells.append(Cell(percent(row.accuracy), value=row.accuracy))
-    cells.append(Cell(number(parity), value=parity))
-    status, tone = _status(facts, list(group.values()))
-    cells.append(Cell(status, tone=tone))
-    return Line(tuple(cells), _remarks(facts, group) if tone != "good" else ())
+def _percentile_field(name: str, group: str) -> Field[Row]:
+    def value(row: Row) -> Value:
+        found = row.percentile(name)
+        if found.value is None:
+            return fields_of.absent(row.reason)
+        if row.mode == "in-process" and (name != "p50" or row.framework is None):
+            # The tail in process is context; its interval is in the tooltip and in `medserve results`.
+            return Cell(number(found.value), value=found.value, hint=interval(found.low, found.high))
+        return found
+
+    return field(name, value, "ms", group)
 
 
-def _measured(row: Row | None, name: str, profile: LoadProfile) -> Cell:
-    if row is None:
-        return Cell("")
-    if name == "throughput":
-        return Cell(number(row.throughput), value=row.throughput)
-    value, bounds = row.percentile(name).value, interval(row.percentile(name).low, row.percentile(name).high)
-    if value is None:
-        return Cell(ABSENT, hint=row.reason or "", tone="muted")
-    if profile.mode == "in-process" and (name != "p50" or row.framework is None):
-        # The tail in process is context; its interval is in the tooltip and in `medserve results`.
-        return Cell(number(value), value=value, hint=bounds)
-    return Cell(number(value), bounds, value)
-
-
-def _status(facts: Facts, rows: list[Row]) -> tuple[str, Tone]:
+def _status(facts: Facts, rows: list[Row]) -> Cell:
     states = {row.status for row in rows}
     if states == {"failed"}:
-        return "failed", "bad"
+        return Cell("failed", tone="bad")
     if states == {"missing"}:
-        return "not measured", "warn"
+        return Cell("not measured", tone="warn")
     if states != {"done"}:
-        return "in part", "bad" if "failed" in states else "warn"
+        return Cell("in part", tone="bad" if "failed" in states else "warn")
     if invalid := sum(not row.valid for row in rows):
         artifact = facts.artifacts.get(rows[0].source_artifact)
         proof = artifact.certificate_of(rows[0].runtime) if artifact else None
         if rows[0].framework and not (proof and proof.valid):
-            return "not certified", "bad"
-        return ("not valid" if invalid == len(rows) else f"{invalid} of {len(rows)} not valid"), "bad"
+            return Cell("not certified", tone="bad")
+        return Cell("not valid" if invalid == len(rows) else f"{invalid} of {len(rows)} not valid", tone="bad")
     if (fewest := min(row.launches for row in rows)) < facts.study.launches:
-        return f"{fewest} of {facts.study.launches} launches", "warn"
+        return Cell(f"{fewest} of {facts.study.launches} launches", tone="warn")
     if failed := sum(row.failed for row in rows):
-        return wording.several(failed, "failed request"), "warn"
-    return "done", "good"
+        return Cell(wording.several(failed, "failed request"), tone="warn")
+    return Cell("done", tone="good")
 
 
 def _remarks(facts: Facts, group: Group) -> tuple[str, ...]:
     """Each reason once, with the ways of measuring to which it applies."""
-    reasons: dict[str, list[str]] = {}
+    reasons = []
     for row in group.values():
         words = [f"{row.failed:,} of {row.n:,} requests failed"] if row.failed else []
         incomplete = row.status != "done" or row.launches < facts.study.launches or not row.valid
         words += [row.reason] if incomplete and row.reason else []
-        if words:
-            reasons.setdefault("; ".join(words), []).append(wording.profile(facts.profiles[row.profile]))
-    if len(reasons) == 1 and len(next(iter(reasons.values()))) == len(group):
-        return tuple(reasons)
-    return tuple(f"{'; '.join(where)}: {reason}" for reason, where in reasons.items())
+        reasons += [("; ".join(words), row)] if words else []
+    return fields_of.remarks(facts, reasons, len(group))
 
 
-def _notes(facts: Facts, labels: Labels, groups: Iterable[Group]) -> tuple[str, ...]:
+def _notes(facts: Facts, groups: Iterable[Group]) -> tuple[str, ...]:
     """Why numbers are missing although nothing failed: each reason once, with the deployments to which it applies."""
     reasons: dict[str, list[str]] = {}
     for group in groups:
@@ -114,8 +111,36 @@ def _notes(facts: Facts, labels: Labels, groups: Iterable[Group]) -> tuple[str, 
             if row.valid and row.reason and row.launches == facts.study.launches:
                 found.setdefault(row.reason, []).append(row)
         for reason, rows in found.items():
-            where = [wording.profile(facts.profiles[row.profile]) for row in rows]
+            where = [facts.profile(row) for row in rows]
             everywhere = len(rows) == len(group)
-            words = labels.full(rows[0]) + ("" if everywhere else f" ({'; '.join(where)})")
+            words = facts.labels.full(rows[0]) + ("" if everywhere else f" ({'; '.join(where)})")
             reasons.setdefault(reason, []).append(words)
     return tuple(f"{', '.join(where)}: {reason}" for reason, where in reasons.items())
+
+
+def distributions(facts: Facts) -> Figure | None:
+    """One panel per size and way of measuring single images; null without samples."""
+    names = facts.single("in-process", "closed-loop", "open-loop")
+    rows = [row for row in facts.rows if row.profile in names and row.usable]
+    panels = []
+    for group in grouped(rows, *NETWORK).values():
+        # One axis for all ways of measuring at this size.
+        curves = [curve for row in group for curve in facts.curves[row.cell] if curve.shares]
+        ends = [Interval(value=end) for curve in curves for end in (curve.milliseconds[0], curve.milliseconds[-1])]
+        x = Axis(title="ms (log)", over=ends)
+        panels += [drawn for found in grouped(group, "profile").values() if (drawn := _distribution(facts, found, x))]
+    return figure("distributions", "Distributions", panels)
+
+
+def _distribution(facts: Facts, rows: list[Row], x: Axis) -> Drawn | None:
+    """A line per launch: an average would show the distribution of none of them."""
+    found = [(row, curve) for row in rows for curve in facts.curves[row.cell] if curve.shares]
+    if not found:
+        return None
+    least = min(curve.shares[-1] for _, curve in found)
+    ticks = tuple(share for share in SHARES if share >= least)
+    y = Axis(title="took at least so long (log)", ends=(least / 1.2, 1.0), ticks=ticks, form="~%")
+    slowest = max(curve.milliseconds[-1] for _, curve in found)
+    names = wording.listed(list(dict.fromkeys(facts.labels.full(row) for row, _ in found)))
+    said = f"{len(found)} launches of {names}, the slowest answer after {number(slowest)} ms"
+    return drawing.strokes(found, x, y, facts.title(rows[0]), said)

@@ -1,34 +1,34 @@
 """The environment of the measurements: machine, cores, threads, versions, launches, data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.report import wording
+from loadtest.report import tables, wording
+from loadtest.report.document import Terms
 from loadtest.report.facts import Facts
-from loadtest.report.model import Terms
-from loadtest.results.tabular import Cell, Column, Line, Table
+from loadtest.report.tables import Field, field, text
+from loadtest.results.tabular import Table
 from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
-from medserve.tables import DATASETS
+
+Read = list[dict[str, Any]]
+"""What was read of the processes of each result, by its part: timer, server, client."""
+MIB = 2**20
+INSIDE = ("timer", "server")
+"""The parts in which a runtime is."""
+OVER_HTTP = ("server", "client")
 
 
 def data(facts: Facts) -> Terms:
     """The data sets that the networks were trained and tested on, with their licences."""
-    items: dict[str, dict[str, list[str]]] = {}
-    for checkpoint in facts.checkpoints.values():
-        known = items.setdefault(checkpoint.dataset, {"licence": [], "official": [], "digest": []})
-        known["licence"].append(checkpoint.licence)
-        known["official"].append("unofficial files" if checkpoint.unofficial else "")
-        known["digest"].append(f"{checkpoint.size} px {checkpoint.data_digest[:16]}")
-    lines = []
-    for name, known in items.items():
-        spec = DATASETS.get(name)
-        words = [_join(known["licence"]), _join(known["official"])]
-        words.append(f"digests of the images: {_join(known['digest'])}")
-        lines.append((spec.title if spec else name, "; ".join(filter(None, words))))
-    return Terms("Data", tuple(lines))
+    pairs = []
+    for known in facts.checkpoints.values():
+        unofficial = "unofficial files" if known.unofficial else ""
+        digest = f"digest of the {known.size} px images: {known.data_digest[:16]}"
+        pairs += [(wording.dataset(known.dataset), word) for word in (known.licence, unofficial, digest)]
+    return _terms("Data", pairs)
 
 
 def machine(facts: Facts) -> Terms:
@@ -47,51 +47,51 @@ def machine(facts: Facts) -> Terms:
     ]
     if loads:
         items.append(("Load when launches began", f"{min(loads):.2f} to {max(loads):.2f} (mean of one minute)"))
-    return Terms("Machine", tuple(item for item in items if item[1]))
+    return _terms("Machine", items)
 
 
-def processes(facts: Facts) -> Table:
+def processes(facts: Facts) -> Table | None:
     """Cores and threads that the running processes had, by runtime."""
-    found: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    found: dict[tuple[str, int], Read] = {}
     for result in facts.results:
-        key = (result.cell.deployment.runtime, result.cell.deployment.threads)
-        for part in ("timer", "server", "client"):
-            if facts_of := result.process.get(part):
-                found.setdefault(key, {}).setdefault(part, []).append(facts_of)
-    columns = (
-        Column("runtime", numeric=False),
-        Column("timer", "", "Cores of the", numeric=False),
-        Column("server", "", "Cores of the", numeric=False),
-        Column("load generator", "", "Cores of the", numeric=False),
-        Column("asked", "", "Threads of the runtime"),
-        Column("read back", "", "Threads of the runtime"),
-        Column("total", "server", "Threads of the runtime"),
-        Column("peak memory", "MiB, server"),
-        Column("float32 exact", numeric=False),
-    )
-    lines = []
-    for (runtime, threads), parts in found.items():
-        inside = [known.get("runtime") or {} for known in (*parts.get("timer", []), *parts.get("server", []))]
-        server = parts.get("server", [])
-        peak = max((known.get("peak_memory_bytes") or 0 for known in server), default=0)
-        cells = [Cell(wording.title(runtime))]
-        cells += [Cell(_affinity(parts.get(part, []))) for part in ("timer", "server", "client")]
-        cells += [Cell(str(threads), value=threads)]
-        cells += [Cell(_join(str(known["threads"]) for known in inside if known.get("threads") is not None) or ABSENT)]
-        cells += [Cell(_join(str(known["os_threads"]) for known in server if known.get("os_threads")) or ABSENT)]
-        cells += [Cell(f"{peak / 2**20:,.0f}", value=peak) if peak else Cell(ABSENT, tone="muted")]
-        exact = _join("yes" if known["float32_exact"] else "no" for known in inside if "float32_exact" in known)
-        lines.append(Line((*cells, Cell(exact or ABSENT))))
-    return Table("Cores and threads, read back", columns, tuple(lines))
+        deployment = result.cell.deployment
+        found.setdefault((deployment.runtime, deployment.threads), []).append(result.process)
+    cores, threads = "Cores of the", "Threads of the runtime"
+    fields: list[Field[tuple[tuple[str, int], Read]]] = [
+        text("runtime", lambda process: wording.title(process[0][0])),
+        text("timer", lambda process: _read(process[1], ["timer"], "affinity"), cores),
+        text("server", lambda process: _read(process[1], ["server"], "affinity"), cores),
+        text("load generator", lambda process: _read(process[1], ["client"], "affinity"), cores),
+        field("asked", lambda process: process[0][1], "", threads),
+        field("read back", lambda process: _read(process[1], INSIDE, "threads", of_runtime=True), "", threads),
+        field("total", lambda process: _read(process[1], ["server"], "os_threads"), "server", threads),
+        field("peak memory", lambda process: _peak(process[1]), "MiB, server"),
+        text("float32 exact", lambda process: _read(process[1], INSIDE, "float32_exact", of_runtime=True)),
+    ]
+    return tables.table("Cores and threads, read back", fields, found.items())
+
+
+def _read(read: Read, parts: Sequence[str], name: str, *, of_runtime: bool = False) -> str:
+    """What the processes of some parts read back, each value once."""
+    known = [process[part] for part in parts for process in read if process.get(part)]
+    values = [(facts.get("runtime") or {} if of_runtime else facts).get(name) for facts in known]
+    return _join(_word(value) for value in values if value is not None) or ABSENT
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _peak(read: Read) -> int | None:
+    peaks = [(process.get("server") or {}).get("peak_memory_bytes") or 0 for process in read]
+    return max(peaks, default=0) // MIB or None
 
 
 def versions(facts: Facts) -> Terms:
     """Every version that a result was measured with."""
-    names: dict[str, list[str]] = {}
-    for result in facts.results:
-        for name, version in result.machine.get("versions", {}).items():
-            names.setdefault(name, []).append(version)
-    return Terms("Versions", tuple((name, _join(found)) for name, found in names.items()))
+    return _terms("Versions", (pair for result in facts.results for pair in result.machine.get("versions", {}).items()))
 
 
 def launches(facts: Facts) -> Terms:
@@ -100,24 +100,20 @@ def launches(facts: Facts) -> Terms:
     done = sum(result.status == "done" for result in facts.results)
     asked = study.launches * (len(facts.rows) + len(facts.mistaken))
     started = [result.started for result in facts.results]
-    lengths: dict[str, list[str]] = {}
-    for deployed in facts.plan.deployed:
-        for profile in deployed.profiles:
-            length = f"{profile.seconds:g} s after {profile.warmup_seconds:g} s of warm-up"
-            lengths.setdefault(wording.profile(profile), []).append(length)
     items = [
-        (
-            "Launches of each cell",
-            f"{study.launches}, each in a fresh process, in a new random order of the deployments",
-        ),
+        ("Launches of each cell", f"{study.launches}, each in a fresh process, in a new random order of deployments"),
         ("Cells measured", f"{done:,} of {asked:,} (deployment, way of measuring, launch)"),
         ("Dispatch", _dispatch(study)),
     ]
-    items += [(name, _join(found)) for name, found in lengths.items()]
+    items += [
+        (wording.profile(known), f"{known.seconds:g} s after {known.warmup_seconds:g} s of warm-up")
+        for deployed in facts.plan.deployed
+        for known in deployed.profiles
+    ]
     if started:
         items.append(("Measured", f"{_moment(min(started))} to {_moment(max(started))}"))
         items.append(("Time spent measuring", duration(sum(result.seconds for result in facts.results))))
-    return Terms("Launches", tuple(items))
+    return _terms("Launches", items)
 
 
 def when(facts: Facts) -> str:
@@ -133,10 +129,8 @@ def where(facts: Facts) -> str:
     """The machine in a few words."""
     seen = [result.machine for result in facts.results if result.machine]
     return _join(
-        ", ".join(
-            [str(known.get("cpu")), wording.several(known.get("cores_usable") or 1, "core")]
-            + ["virtual machine"] * bool(known.get("virtual"))
-        )
+        f"{known.get('cpu')}, {wording.several(known.get('cores_usable') or 1, 'core')}"
+        + ", virtual machine" * bool(known.get("virtual"))
         for known in seen
     )
 
@@ -149,11 +143,8 @@ def busiest(facts: Facts) -> tuple[float, int] | None:
 
 def shared_cores(facts: Facts) -> bool:
     """Whether a server and its load generator ran on the same cores."""
-    for result in facts.results:
-        ours, theirs = (set(result.process.get(part, {}).get("affinity") or ()) for part in ("server", "client"))
-        if ours & theirs:
-            return True
-    return False
+    cores = ([result.process.get(part, {}).get("affinity") or () for part in OVER_HTTP] for result in facts.results)
+    return any(set(server) & set(client) for server, client in cores)
 
 
 def _dispatch(study: Study) -> str:
@@ -166,12 +157,16 @@ def _dispatch(study: Study) -> str:
     return "; ".join(words)
 
 
+def _terms(title: str, pairs: Iterable[tuple[str, str]]) -> Terms:
+    """Each term with all that was seen of it, each once; a term of which nothing was seen is left out."""
+    found: dict[str, list[str]] = {}
+    for name, word in pairs:
+        found.setdefault(name, []).append(word)
+    return Terms(title, tuple((name, _join(words)) for name, words in found.items() if any(words)))
+
+
 def _join(words: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(filter(None, words)))
-
-
-def _affinity(found: list[dict[str, Any]]) -> str:
-    return _join(", ".join(map(str, known["affinity"])) for known in found if known.get("affinity")) or ABSENT
 
 
 def _siblings(groups: list[list[int]]) -> str:

@@ -1,13 +1,13 @@
 """Whether measurements can be trusted: the self-test of the load generator, disturbed windows, steady states."""
 
-from loadtest.report import wording
-from loadtest.report.cells import deployment_cells, remarks_by_profile
-from loadtest.report.comparison import by_deployment
-from loadtest.report.facts import Facts
-from loadtest.report.wording import Labels, several
+from loadtest.report import tables
+from loadtest.report.facts import Facts, Group, by_deployment
+from loadtest.report.tables import Field, field, text
+from loadtest.report.wording import several
 from loadtest.results.row import Row
-from loadtest.results.tabular import Cell, Column, Line, Table
-from medserve.numbers import ABSENT, number
+from loadtest.results.tabular import Cell, Table
+from medserve.numbers import ABSENT
+from medserve.result import Check
 from medserve.tables import ROOFLINE
 
 VERDICTS = {
@@ -15,71 +15,62 @@ VERDICTS = {
     False: Cell("does not hold", tone="bad"),
     None: Cell("shown", tone="muted"),
 }
+UNSTEADY = "no steady state"
+"""How the reason of a row begins that has none."""
 
 
 def checks(facts: Facts) -> Table | None:
     """One line per check; null if the run has no self-test."""
-    if facts.selftest is None:
-        return None
-    columns = (
-        Column("check", numeric=False),
-        Column("measured"),
-        Column("truth"),
-        Column("may differ by"),
-        Column("unit", numeric=False),
-        Column("verdict", numeric=False),
-    )
-    lines = []
-    for check in facts.selftest.checks:
-        values = (check.measured, check.truth, check.limit)
-        numbers = [Cell(number(value), value=value) for value in values]
-        lines.append(Line((Cell(check.name), *numbers, Cell(check.unit or ABSENT), VERDICTS[check.ok])))
-    caption = (
-        "Truth is the delay of each request, as the server reports it. Measured is the latency from the intended start "
-        "less the null server's p50. Checks that are only shown are not judged."
-    )
-    return Table("Load-generator self-test", columns, tuple(lines), caption)
+    fields: list[Field[Check]] = [
+        text("check", lambda check: check.name),
+        field("measured", lambda check: check.measured),
+        field("truth", lambda check: check.truth),
+        field("may differ by", lambda check: check.limit),
+        text("unit", lambda check: check.unit or ABSENT),
+        text("verdict", lambda check: VERDICTS[check.ok]),
+    ]
+    known = facts.selftest.checks if facts.selftest else ()
+    return tables.table("Load-generator self-test", fields, known)
 
 
 def roofline(facts: Facts) -> Table | None:
     """One line per size; null if the run has no self-test."""
-    if facts.selftest is None:
-        return None
-    lines = [
-        Line(
-            (Cell(str(size), value=size), Cell(f"{rate:,.0f}", value=rate), Cell(f"{ROOFLINE * rate:,.0f}", value=rate))
-        )
-        for size, rate in sorted(facts.selftest.roofline.items())
+    fields: list[Field[tuple[int, float]]] = [
+        field("size", lambda item: item[0], "px"),
+        field("reached", lambda item: round(item[1]), "requests/s"),
+        field("highest rate allowed", lambda item: round(ROOFLINE * item[1]), "requests/s"),
     ]
-    columns = (Column("size", "px"), Column("reached", "requests/s"), Column("highest rate allowed", "requests/s"))
     caption = (
         "What the load generator and the null server reach together. "
         f"A cell that needs more than {ROOFLINE * 100:.0f} % of it is not valid."
     )
-    return Table("The generator's roofline", columns, tuple(lines), caption)
+    known = sorted(facts.selftest.roofline.items()) if facts.selftest else ()
+    return tables.table("The generator's roofline", fields, known, caption)
 
 
 def steadiness(facts: Facts) -> Table | None:
     """One line per deployment and size: its windows and steady states; null if nothing was measured."""
-    labels = Labels(facts.rows)
-    columns = [Column("deployment", numeric=False), Column("size", "px")]
-    columns += [Column("monitored", "", "Windows"), Column("disturbed", "", "Windows")]
-    columns += [Column(head, "", "Steady state of its cells") for head in ("reached", "not reached", "too few to tell")]
-    lines = []
-    for group in by_deployment(facts.rows):
-        if not (rows := [row for row in group.values() if row.status == "done"]):
-            continue
-        cells = deployment_cells(facts, labels, rows[0])
-        cells += [_count(sum(row.windows for row in rows)), _count(sum(row.disturbed for row in rows), bad=True)]
-        states = [row.steady for row in rows]
-        cells += [_count(states.count(True)), _count(states.count(False), bad=True), _count(states.count(None))]
-        lines.append(Line(tuple(cells), _remarks(facts, rows)))
-    caption = (
-        "A window is about a second of a measurement over HTTP; it is disturbed when other work, the hypervisor or "
-        "throttling took the measured cores. A cell has a steady state when the last stretch of one median, within 5 "
-        "%, covers half of its requests in every launch."
+    steady = "Steady state of its cells"
+    fields: list[Field[Group]] = [
+        *tables.deployment_fields(facts, tables.first),
+        field("monitored", lambda group: sum(row.windows for row in group.values()), "", "Windows"),
+        field("disturbed", lambda group: _warning(sum(row.disturbed for row in group.values())), "", "Windows"),
+        field("reached", lambda group: sum(row.steady is True for row in group.values()), "", steady),
+        field("not reached", lambda group: _warning(sum(row.steady is False for row in group.values())), "", steady),
+        field("too few to tell", lambda group: sum(row.steady is None for row in group.values()), "", steady),
+    ]
+
+    def remarks(group: Group) -> tuple[str, ...]:
+        parts = [(part, row) for row in group.values() for part in (row.reason or "").split("; ")]
+        found = [(part, row) for part, row in parts if "windows disturbed" in part or part.startswith(UNSTEADY)]
+        return tables.remarks(facts, found)
+
+    return tables.table(
+        "Windows and steady state",
+        fields,
+        by_deployment(_measured(facts)),
+        remarks=remarks,
     )
-    return Table("Windows and steady state", tuple(columns), tuple(lines), caption) if lines else None
 
 
 def selftest_caution(facts: Facts) -> str | None:
@@ -94,28 +85,21 @@ def selftest_caution(facts: Facts) -> str | None:
 
 def cautions(facts: Facts) -> list[str]:
     """Cautions on rows that are not valid, that were disturbed, or that have no steady state."""
-    rows = [row for row in facts.rows if row.status == "done"]
-    invalid = sum(not row.valid for row in rows)
+    rows = _measured(facts)
+    measured = several(len(rows), "measured row")
     windows, disturbed = sum(row.windows for row in rows), sum(row.disturbed for row in rows)
-    unsteady = sum(row.steady is False for row in rows)
-    found = []
-    if invalid:
-        found.append(f"{invalid} of {wording.several(len(rows), 'measured row')} are not valid; the tables say why.")
-    if disturbed:
-        found.append(f"{disturbed:,} of {wording.several(windows, 'window')} of measuring were disturbed.")
-    if unsteady:
-        found.append(f"{unsteady} of {wording.several(len(rows), 'measured row')} did not reach a steady state.")
-    return found
+    invalid, unsteady = sum(not row.valid for row in rows), sum(row.steady is False for row in rows)
+    found = {
+        f"{invalid} of {measured} are not valid; the tables say why.": invalid,
+        f"{disturbed:,} of {several(windows, 'window')} of measuring were disturbed.": disturbed,
+        f"{unsteady} of {measured} did not reach a steady state.": unsteady,
+    }
+    return [caution for caution, count in found.items() if count]
 
 
-def _count(value: int, *, bad: bool = False) -> Cell:
-    return Cell(f"{value:,}", value=value, tone="warn" if bad and value else "")
+def _measured(facts: Facts) -> list[Row]:
+    return [row for row in facts.rows if row.status == "done"]
 
 
-def _remarks(facts: Facts, rows: list[Row]) -> tuple[str, ...]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        for part in (row.reason or "").split("; "):
-            if "windows disturbed" in part or part.startswith("no steady state"):
-                found.setdefault(part, []).append(row)
-    return remarks_by_profile(facts, found)
+def _warning(count: int) -> Cell:
+    return Cell(f"{count:,}", value=count, tone="warn" if count else "")
