@@ -1,6 +1,8 @@
 """The requests of a load test: images in a seeded order, each request encoded before the clock starts."""
 
 import http.client
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -109,12 +111,13 @@ def audit_requests(load: Load, seed: int) -> list[bytes]:
 
 
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
-    address = split_url(load.url)
-    headers, body = wire.encode_request(images, binary=load.profile.trap != "json")
-    lines = [f"POST {address.path.rstrip('/')}/v2/models/{load.model}/infer HTTP/1.1", f"Host: {address.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+    encoded = wire.encode_request(images, binary=load.profile.trap != "json")
+    return wire.http_request(infer_url(load.url, load.model), *encoded)
+
+
+def infer_url(url: str, model: str) -> str:
+    """Where the server at `url` takes inference requests for `model`. Raises BadInput as `split_url`."""
+    return f"{split_url(url).geturl().rstrip('/')}/v2/models/{model}/infer"
 
 
 def split_url(url: str) -> SplitResult:
@@ -170,17 +173,26 @@ def _models(url: str) -> list[str]:
 
 
 def _ask_json(url: str, method: str, path: str) -> tuple[int, Any]:
-    address = split_url(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request(method, address.path.rstrip("/") + path)
-        answer = connection.getresponse()
-        return answer.status, msgspec.json.decode(answer.read())
+        status, body = ask(method, url.rstrip("/") + path)
+        return status, msgspec.json.decode(body)
     except msgspec.MsgspecError:
-        return answer.status, None
+        return status, None
     except (OSError, http.client.HTTPException) as error:
         raise CannotRun(
             f"no server answers at {url} ({error}); start one with `medserve serve`, or correct the URL"
         ) from None
-    finally:
-        connection.close()
+
+
+def ask(
+    method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"", seconds: float = TIMEOUT_SECONDS
+) -> tuple[int, bytes]:
+    """Status and body of the answer to one request, sent on a connection of its own with a timeout in seconds.
+
+    Raises OSError or http.client.HTTPException without an answer, BadInput as `split_url`.
+    """
+    address = split_url(url)
+    with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)) as connection:
+        connection.request(method, address.path, body or None, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.read()

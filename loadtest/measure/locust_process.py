@@ -5,10 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from loadtest import samples
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import faults, latency
 from medserve import process, store
 from medserve.errors import BadInput, CannotRun
+from medserve.spec import LoadProfile
 
 LOCUSTFILE = Path(__file__).parents[1] / "generator" / "locustfile.py"
 START_SECONDS = 60.0
@@ -17,6 +21,9 @@ WRITE_SECONDS = 120.0
 """More than it takes to compute and write the record of ten million requests."""
 STOP_SECONDS = 30.0
 """Time for the record of what was sent so far, when Locust is stopped early."""
+ROOFLINE_USERS = 8
+ROOFLINE_SECONDS = 2.0
+ROOFLINE_WARMUP_SECONDS = 0.5
 LOOK_SECONDS = 0.2
 """Pause between two checks of the children; the parent sleeps meanwhile."""
 
@@ -69,6 +76,31 @@ def generate(
         raise CannotRun(reason)
     if code != 0:
         raise CannotRun(f"the load generator ended: {process.describe_exit(code)}: {_last_error(log)}")
+
+
+def roofline(
+    server: ServerProcess,
+    shape: tuple[int, int, int],
+    cpus: tuple[int, ...],
+    out: Path,
+    batch: int = 1,
+    processes: int = 1,
+) -> float:
+    """Requests per second that the load generator on `cpus` and a server reach together, with back-to-back users.
+
+    The record is written to `out`. Raises CannotRun when no request succeeds.
+    """
+    profile = LoadProfile(
+        name="roofline", mode="closed-loop", batch=batch, users=ROOFLINE_USERS, seconds=ROOFLINE_SECONDS,
+        warmup_seconds=ROOFLINE_WARMUP_SECONDS,
+    )  # fmt: skip
+    load = Load(url=server.url, model=server.model, profile=profile, shape=shape, out=str(out), cpus=cpus)
+    generate(load, server.log.with_name("locust.log"), server.why_dead, processes)
+    rows = latency.after_warmup(samples.read(out))
+    succeeded = int(latency.succeeded(rows).sum())
+    if not succeeded:
+        raise CannotRun(f"roofline: {faults.failures(rows) or 'no request was sent'}")
+    return succeeded / latency.duration_seconds(rows)
 
 
 def _free_port() -> int:

@@ -6,8 +6,8 @@ arrivals from the same seed. `known_answers` derives the checks from the records
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from loadtest import samples
 from loadtest.generator import payload, schedule
-from loadtest.measure.locust_process import generate
-from loadtest.measure.server_process import ServerProcess
+from loadtest.measure.locust_process import generate, roofline
+from loadtest.measure.server_process import ServerProcess, serving
 from loadtest.results import latency
 from loadtest.selftest import known_answers
 from medserve import machine, store
-from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
 from medserve.progress import Progress
@@ -40,8 +39,6 @@ STALL_RUN_SECONDS = 20.0
 MEDIAN_SECONDS = 10.0
 """Seconds that suffice for a median, and so for the floor and the known delays."""
 WARMUP = 0.3
-USERS = 8
-ROOFLINE_SECONDS = 1.0
 FEWEST = 50
 """Requests below which no run is judged."""
 
@@ -96,32 +93,19 @@ class _Bench:
         self._servers = self._runs = 0
         self.server_cpus, self.client_cpus = machine.divide_cpus(1)
 
-    @contextmanager
-    def serving(self, size: int, runtime: str, **options: Any) -> Iterator[ServerProcess]:
+    def serving(self, size: int, runtime: str, **options: Any) -> AbstractContextManager[ServerProcess]:
         """A ready server with a runtime that needs no model."""
-        home = self._scratch / str(self._servers)
         self._servers += 1
-        home.mkdir()
         dispatch: Dispatch = "concurrent" if options else "inline"
         deployment = Deployment(artifact="empty", runtime=runtime, batch_sizes=(1,), dispatch=dispatch, options=options)
-        server = ServerProcess(empty_artifact(home, size), deployment, self.server_cpus, home)
-        try:
-            server.wait_ready()
-            yield server
-        finally:
-            server.stop()
+        return serving(deployment, self.server_cpus, self._scratch / str(self._servers), size=size)
 
     def roofline(self, size: int, server: ServerProcess) -> float:
-        """Requests per second of generator and null server together, with back-to-back users."""
-        profile = LoadProfile(
-            name=f"roofline-{size}",
-            mode="closed-loop",
-            users=USERS,
-            seconds=ROOFLINE_SECONDS,
-            warmup_seconds=WARMUP,
-        )
-        rows = latency.after_warmup(self._record(server, size, profile, 0, profile.name))
-        return int(latency.succeeded(rows).sum()) / latency.duration_seconds(rows)
+        """Requests per second of generator and null server together."""
+        path = self._folder / f"roofline-{size}.parquet"
+        rate = roofline(server, (size, size, 3), self.client_cpus, path)
+        self._done(path)
+        return rate
 
     def repetition(
         self,
@@ -168,12 +152,15 @@ class _Bench:
         )
         generate(load, self._scratch / "locust.log", server.why_dead)
         table = samples.read(path)
+        self._done(path)
         if not known_answers.has_truth(latency.after_warmup(table)).any():
             errors = [error for error in table["error"].unique().to_pylist() if error]
             raise CannotRun(f"self-test {name}: no answer has the server's stamps: {', '.join(errors)}")
-        self._runs += 1
-        self._progress.update(self._runs, name)
         return table
+
+    def _done(self, record: Path) -> None:
+        self._runs += 1
+        self._progress.update(self._runs, record.stem)
 
 
 def _poisson(name: str, rate: float, seconds: float) -> LoadProfile:
