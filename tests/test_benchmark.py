@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.benchmark import poller, wrk
-from loadtest.benchmark.__main__ import PARTS, render
+from loadtest.benchmark.__main__ import PARTS
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
 from loadtest.benchmark.other_clients import order_interval
@@ -57,7 +57,7 @@ def test_a_line_says_whether_its_target_is_reached(
 ) -> None:
     line = Line(part="p", name="n", value=value, low=low, high=high, note="because")
     assert line.ok is ok
-    assert {True: "yes", False: "NO", None: "because"}[ok] in render(line)
+    assert {True: "yes", False: "NO", None: "because"}[ok] in line.cells()
 
 
 class Scripted(threading.Thread):

@@ -16,17 +16,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
 
 import loadtest
 from loadtest.benchmark import other_clients, rooflines
-from loadtest.benchmark.bench import Bench, Line
+from loadtest.benchmark.bench import FIGURES, Bench, Line
+from loadtest.results.tabular import Cell, Column, Table, as_markdown
+from loadtest.results.tabular import Line as TableLine
 from medserve import errors
 from medserve.errors import CannotRun
-from medserve.result import Window
 from medserve.tables import pick
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -40,39 +41,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "analysis": rooflines.analysis,
 }
 
-VERDICTS = {True: "yes", False: "NO", None: ""}
-
-
-def disturbed(part: str, windows: Sequence[Window]) -> Line:
-    """How many windows were disturbed: figures of a disturbed run are not the generator's."""
-    reasons = [window.reason for window in windows if window.reason]
-    note = f"of {len(windows)}" + (f", as when {reasons[0]}" if reasons else "")
-    return Line(part=part, name="disturbed windows", value=len(reasons), note=note)
-
-
-def render(line: Line) -> str:
-    """A line of the table."""
-    if line.value is None:
-        return f"{line.part:<10} {line.name:<42} {'-':>9}     {line.note}"
-    target = f"{_target(line):<18} {VERDICTS[line.ok]:<4}"
-    return f"{line.part:<10} {line.name:<42} {_value(line):>9} {line.unit:<3} {target} {line.note}".rstrip()
-
-
-def as_markdown(line: Line) -> str:
-    """The same as a line of a Markdown table."""
-    cells = (line.part, line.name, f"{_value(line)} {line.unit}", _target(line), VERDICTS[line.ok], line.note)
-    return f"| {' | '.join(cells)} |"
-
-
-def _value(line: Line) -> str:
-    if line.value is None:
-        return "-"
-    return f"{line.value:,.0f}" if abs(line.value) >= 1e4 else f"{line.value:.4g}"
-
-
-def _target(line: Line) -> str:
-    bounds = ((">=", line.low), ("<=", line.high))
-    return ", ".join(f"{sign} {bound:,g}" for sign, bound in bounds if bound is not None)
+Row = TypeVar("Row")
 
 
 @app.command()
@@ -90,25 +59,25 @@ def load(
     Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
     chosen = {name: pick(PARTS, "part", name) for name in only.split(",")}
-    lines: list[Line] = []
-
-    def say(line: Line) -> None:
-        lines.append(line)
-        print(render(line), file=sys.stderr if json else sys.stdout, flush=True)
-
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), scale, artifact)
-        for name, measure in chosen.items():
-            bench.windows.clear()
-            try:
-                for line in measure(bench):
-                    say(line)
-            except CannotRun as error:
-                say(Line(part=name, name="not measured", note=str(error)))
-            if bench.windows:
-                say(disturbed(name, bench.windows))
+        lines = (line for name, measure in chosen.items() for line in _measure(bench, name, measure))
+        found = list(_shown(lines, FIGURES, Line.cells, json))
     if json:
-        _print_json(_objects(lines))
+        _print_json(_objects(found))
+
+
+def _measure(bench: Bench, part: str, measure: Callable[[Bench], Iterator[Line]]) -> Iterator[Line]:
+    """The figures of a part, and how many windows were disturbed: their figures are not those of the generator."""
+    bench.windows.clear()
+    try:
+        yield from measure(bench)
+    except CannotRun as error:
+        yield Line(part=part, name="not measured", note=str(error))
+    if bench.windows:
+        reasons = [window.reason for window in bench.windows if window.reason]
+        note = f"of {len(bench.windows)}" + (f", as when {reasons[0]}" if reasons else "")
+        yield Line(part=part, name="disturbed windows", value=len(reasons), note=note)
 
 
 @app.command()
@@ -168,13 +137,11 @@ def cold(
 
     Example: python -m loadtest.benchmark cold runs/quick/artifacts/*
     """
-    from loadtest.benchmark.cold import markdown, measure
+    from loadtest.benchmark.cold import COLUMNS, Start, measure
 
-    found = list(measure(artifacts, repeats))
+    found = list(_shown(measure(artifacts, repeats), COLUMNS, Start.cells, json))
     if json:
         _print_json(found)
-    else:
-        print("\n".join(markdown(found)))
 
 
 @app.command()
@@ -220,7 +187,8 @@ def serving(
         _print_json({"servers": rows, "figures": _objects(lines)})
         _judge(lines)
     else:
-        print("\n".join(comparison.markdown(rows)), end="\n\n")
+        list(_shown(rows, comparison.COLUMNS, comparison.Row.cells, json))
+        print()
         _tell(lines, json)
 
 
@@ -238,31 +206,35 @@ def hostile(
     Everything stays on this machine. Example: python -m loadtest.benchmark hostile --source ../old --source .
     """
     from loadtest.benchmark.hostile import ATTACKS
-    from loadtest.benchmark.resilience import markdown, measure
+    from loadtest.benchmark.resilience import COLUMNS, Resilience, measure
 
     names = only.split(",") if only else list(ATTACKS)
     for name in names:
         pick(ATTACKS, "attack", name)
     rows = measure(sources or [Path(loadtest.__file__).parents[1]], names)
+    found = list(_shown(rows, COLUMNS, Resilience.cells, json))
     if json:
-        _print_json(list(rows))
-    else:
-        for line in markdown(rows):
-            print(line, flush=True)
+        _print_json(found)
+
+
+def _shown(
+    rows: Iterable[Row], columns: tuple[Column, ...], cells: Callable[[Row], Iterable[str]], json: bool
+) -> Iterator[Row]:
+    """The rows, each printed as it comes as a line of a Markdown table; on stderr where JSON follows."""
+    output = sys.stderr if json else sys.stdout
+    print(as_markdown(Table("", columns, ()))[0], file=output)
+    for row in rows:
+        line = TableLine(tuple(map(Cell, cells(row))))
+        print(as_markdown(Table("", columns, (line,)))[0].splitlines()[-1], file=output, flush=True)
+        yield row
 
 
 def _tell(lines: Iterable[Line], json: bool) -> None:
-    """Print figures as they come, as a Markdown table; raise CannotRun when one misses its target."""
-    kept: list[Line] = []
-    if not json:
-        print("| part | figure | value | target | | |\n|---|---|---:|---|---|---|")
-    for line in lines:
-        kept.append(line)
-        if not json:
-            print(as_markdown(line), flush=True)
+    """Print figures; raise CannotRun when one misses its target."""
+    found = list(_shown(lines, FIGURES, Line.cells, json))
     if json:
-        _print_json(_objects(kept))
-    _judge(kept)
+        _print_json(_objects(found))
+    _judge(found)
 
 
 def _judge(lines: Sequence[Line]) -> None:

@@ -11,12 +11,21 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.measure.server_process import ServerProcess
+from loadtest.benchmark.bench import text_column
+from loadtest.measure.server_process import serving
+from loadtest.results.tabular import Column
 from medserve import machine, plugins, store
+from medserve.numbers import number
 from medserve.spec import Deployment
 
 PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
 """Facts of `loadtest.measure.server_process`: since the start of the process, except `load_seconds`."""
+
+
+COLUMNS = (
+    *map(text_column, ("artifact", "runtime", "compile cache")),
+    *map(Column, ("importing, s", "loading, s", "ready, s", "answer, s", "memory, MiB")),
+)
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -27,6 +36,12 @@ class Start(msgspec.Struct, frozen=True):
     cache: str
     seconds: dict[str, float]
     peak_memory_bytes: int | None
+
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        memory = None if self.peak_memory_bytes is None else self.peak_memory_bytes / 2**20
+        seconds = (self.seconds[name] for name in PARTS)
+        return self.artifact, self.runtime, self.cache, *map(number, (*seconds, memory))
 
 
 def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
@@ -49,16 +64,6 @@ def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
         )
 
 
-def markdown(starts: Iterable[Start]) -> Iterator[str]:
-    """The lines of a table, one per start."""
-    yield "| artifact | runtime | compile cache | importing, s | loading, s | ready, s | answer, s | memory, MiB |"
-    yield "|---|---|---|---:|---:|---:|---:|---:|"
-    for one in starts:
-        memory = "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 2**20:,.0f}"
-        cells = (one.artifact, one.runtime, one.cache, *(f"{one.seconds[name]:.2f}" for name in PARTS), memory)
-        yield f"| {' | '.join(cells)} |"
-
-
 def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
     artifact = store.read_artifact(folder)
     for proof in (artifact.certificate, *artifact.further):
@@ -71,11 +76,11 @@ def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def _start(folder: Path, runtime: str, cache: str | None) -> dict[str, float]:
     options = {} if cache is None else {"cache": cache}
     deployment = Deployment(artifact=folder.name, runtime=runtime, options=options)
-    with tempfile.TemporaryDirectory() as logs, np.load(folder / "golden.npz") as golden:
-        server = ServerProcess(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
-        try:
-            server.wait_ready()
-            server.answer_first(golden["images"][:1])
-            return server.facts()
-        finally:
-            server.stop()
+    cpus, _ = machine.divide_cpus(1)
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        np.load(folder / "golden.npz") as golden,
+        serving(deployment, cpus, Path(logs), folder) as server,
+    ):
+        server.answer_first(golden["images"][:1])
+        return server.facts()

@@ -18,9 +18,12 @@ import msgspec
 import numpy as np
 import psutil
 
+from loadtest.benchmark.bench import text_column
 from loadtest.benchmark.hostile import ATTACKS, Attack, Client
+from loadtest.results.tabular import Column
 from medserve import machine, process, wire
 from medserve.errors import EVENTS, BadInput, CannotRun
+from medserve.numbers import number
 
 SAMPLE_SECONDS = 0.005
 ASK_SECONDS = 0.05
@@ -30,6 +33,11 @@ EXIT_SECONDS = 60.0
 """A process that has not ended so long after SIGTERM is killed."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
 HEALTH = ("/v2/health/live", "/v2/health/ready")
+COLUMNS = (
+    *map(text_column, ("attack", "server")),
+    *map(Column, ("sent, MB", "memory grew by, MB", "health answered within, ms", "not answered", "CPU, s")),
+    Column("SIGTERM to exit, s"),
+)
 WRITE_EMPTY_ARTIFACT = (
     "import sys; from pathlib import Path; from medserve.empty import empty_artifact; "
     "empty_artifact(Path(sys.argv[1]), int(sys.argv[2]))"
@@ -148,6 +156,17 @@ class Resilience(msgspec.Struct, frozen=True):
     exit_seconds: float | None
     exit_cpu_seconds: float
 
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        return (
+            ATTACKS[self.attack].title,
+            self.server,
+            *map(number, (self.sent_bytes / 2**20, self.growth_bytes / 2**20, self.live_ms)),
+            f"{len(self.live_failures)} of {len(self.live_failures) + self.live_answers}",
+            number(self.cpu_seconds),
+            f"above {EXIT_SECONDS:g}" if self.exit_seconds is None else number(self.exit_seconds),
+        )
+
 
 def attack(name: str, pid: int, address: tuple[str, int], model: str, server: str = "") -> Resilience:
     """Attack the server of process `pid`, a child of this process; it has ended when this returns.
@@ -216,27 +235,6 @@ def measure(sources: Iterable[Path], names: Iterable[str]) -> Iterator[Resilienc
         for source in folders:
             with _serving(source, ATTACKS[name]) as (pid, address, model):
                 yield attack(name, pid, address, model, source.resolve().name)
-
-
-def markdown(rows: Iterable[Resilience]) -> Iterator[str]:
-    """The lines of a table, one per attack and server."""
-    yield (
-        "| attack | server | sent, MB | memory grew by, MB | health answered within, ms | not answered "
-        "| CPU, s | SIGTERM to exit, s |"
-    )
-    yield "|---|---|---:|---:|---:|---:|---:|---:|"
-    for row in rows:
-        cells = (
-            ATTACKS[row.attack].title,
-            row.server,
-            f"{row.sent_bytes / 2**20:,.1f}",
-            f"{row.growth_bytes / 2**20:,.0f}",
-            f"{row.live_ms:,.0f}",
-            f"{len(row.live_failures)} of {len(row.live_failures) + row.live_answers}",
-            f"{row.cpu_seconds:.1f}",
-            f"above {EXIT_SECONDS:g}" if row.exit_seconds is None else f"{row.exit_seconds:.1f}",
-        )
-        yield f"| {' | '.join(cells)} |"
 
 
 def _ask(

@@ -18,13 +18,15 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.benchmark.bench import SIZE, Bench, Line, run
+from loadtest.benchmark.bench import SIZE, Bench, Line, run, text_column
 from loadtest.benchmark.serving import peers
 from loadtest.benchmark.serving.closed_loop import Block, closed_loop, whole_request
 from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
+from loadtest.results.tabular import Column
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import number
 
 CONNECTIONS = 8
 WARMUP = 50
@@ -34,6 +36,11 @@ MODEL_FILE = "1/model.onnx"
 AGREE = 1e-5
 """Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
+COLUMNS = (
+    *map(text_column, ("server", "body")),
+    *map(Column, ("p50, us", "p99, us", "in process, us", "overhead, us", "behind ours (quartiles), us")),
+    *map(Column, (f"requests/s, {CONNECTIONS} connections", "CPU per request, us")),
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -52,6 +59,13 @@ class Row(msgspec.Struct, frozen=True):
     per_second: float
     cpu: float
     versions: dict[str, str]
+
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        behind = f"{number(self.behind)} ({number(self.behind_low)} to {number(self.behind_high)})"
+        ours = self.server == OURS and self.body == BINARY_TENSORS.words
+        before = map(number, (self.p50, self.p99, self.in_process, self.overhead))
+        return self.server, self.body, *before, "" if ours else behind, number(self.per_second), number(self.cpu)
 
 
 class Contestant:
@@ -249,18 +263,3 @@ def targets(rows: Sequence[Row]) -> Iterator[Line]:
                 low=None if row.body == BYTES.words else 0.0,
                 note=f"quartiles of the rounds {row.behind_low:,.0f} to {row.behind_high:,.0f}",
             )
-
-
-def markdown(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of a table, one per server."""
-    yield (
-        "| server | body | p50, us | p99, us | in process, us | overhead, us | behind ours (quartiles), us "
-        f"| requests/s, {CONNECTIONS} connections | CPU per request, us |"
-    )
-    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
-    for row in rows:
-        behind = f"{row.behind:,.0f} ({row.behind_low:,.0f} to {row.behind_high:,.0f})"
-        figures = [f"{x:,.0f}" for x in (row.p50, row.p99, row.in_process, row.overhead)]
-        ends = [f"{x:,.0f}" for x in (row.per_second, row.cpu)]
-        ours = row.server == OURS and row.body == BINARY_TENSORS.words
-        yield f"| {' | '.join((row.server, row.body, *figures, '' if ours else behind, *ends))} |"
