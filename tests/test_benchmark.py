@@ -15,11 +15,11 @@ from conftest import Stage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.benchmark import poller, wrk
+from loadtest.benchmark import poller
 from loadtest.benchmark.__main__ import PARTS
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
-from loadtest.benchmark.other_clients import order_interval
+from loadtest.benchmark.other_clients import order_interval, wrk
 from medserve import wire
 from medserve.errors import CannotRun
 
@@ -154,7 +154,7 @@ def test_the_canned_server_answers_and_counts() -> None:
 def test_without_wrk_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(CannotRun, match="wrk is not installed"):
-        wrk.measure("http://127.0.0.1:1", b"", 1.0, (), tmp_path)
+        wrk("http://127.0.0.1:1", b"", 1.0, (), tmp_path)
 
 
 def test_a_glance_at_every_part(stage: Stage) -> None:

@@ -13,9 +13,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from loadtest.benchmark.bench import Bench, Line
-from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
+from loadtest.benchmark.poller import closed_loop
 from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
 from loadtest.benchmark.serving.environments import InProcess
+from loadtest.generator.payload import infer_url
 from loadtest.measure.server_process import ServerProcess
 from medserve import machine, wire
 
@@ -67,12 +68,12 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
             ),
         }
         null = serve("null", 1)
-        headers, body = wire.encode_request(image[None])
 
         def load(server: ServerProcess, connections: int, requests: int) -> tuple[float, float]:
-            """Requests a second, and the median latency in microseconds."""
-            url = f"{server.url}/v2/models/{server.model}/infer"
-            block = closed_loop(url, whole_request(url, headers, body), connections, requests)
+            """Requests per second, and the median latency in microseconds."""
+            url = infer_url(server.url, server.model)
+            request = wire.http_request(url, *wire.encode_request(image[None]))
+            block = closed_loop(url, request, connections, requests)
             return block.per_second, median(block.latencies.tolist()) / 1e3
 
         stack.callback(machine.pin, machine.usable_cpus())

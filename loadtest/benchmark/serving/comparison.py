@@ -19,12 +19,13 @@ import psutil
 from numpy.typing import NDArray
 
 from loadtest.benchmark.bench import SIZE, Bench, Line, run, text_column
+from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
-from loadtest.benchmark.serving.closed_loop import Block, closed_loop, whole_request
 from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
+from loadtest.generator.payload import infer_url
 from loadtest.results.tabular import Column
-from medserve import machine, store
+from medserve import machine, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
 
@@ -83,7 +84,7 @@ class Contestant:
     ) -> None:
         self.name, self.url, self.body, self.program, self.alone = name, url, body, program, alone
         self.versions, self._image = versions, image
-        self.request = whole_request(url, *body.encode(image))
+        self.request = wire.http_request(url, *body.encode(image))
         self.blocks: list[Block] = []
         self.in_process: list[float] = []
         self.rates: list[float] = []
@@ -186,7 +187,7 @@ def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
     stack.callback(program.resume)  # a suspended process cannot be told to end
     alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
-    url = f"{server.url}/v2/models/{server.model}/infer"
+    url = infer_url(server.url, server.model)
     for body in (BINARY_TENSORS, JSON_TENSORS):
         ours = machine.versions("onnxruntime-gpu", "numpy", "uvicorn", "uvloop", "httptools")
         yield _ready(Contestant(OURS, url, body, golden_image(model), program, alone, ours))
