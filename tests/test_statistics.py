@@ -58,7 +58,7 @@ def test_a_missed_target_is_an_error(stage: Stage) -> None:
 
 
 def test_the_large_run_is_a_run_of_200_cells(tmp_path: Path) -> None:
-    large.make(tmp_path / "large", 40_000)
+    large.run(tmp_path / "large", 40_000)
     rows = table.rows(table.read(tmp_path / "large"))
     assert len(rows) == 200
     assert {row.status for row in rows} == {"done"}

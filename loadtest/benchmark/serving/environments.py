@@ -1,13 +1,20 @@
-"""The environments of other servers, one for each, and the programs that run in them."""
+"""The environments of other servers, one for each, and the programs that run in them.
+
+`python -m loadtest.benchmark.serving.environments PROGRAM...` becomes a program of another environment. It then ends
+with its parent, although it does not import medserve.
+"""
 
 import json
+import os
 import socket
 import subprocess
+import sys
 import time
 import venv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -48,18 +55,9 @@ class Program:
 
     def __init__(self, words: Sequence[str], cpus: tuple[int, ...], env: dict[str, str], log: Path) -> None:
         self.log = log
-        before = machine.usable_cpus()
-        machine.pin(cpus)  # a child inherits it
-        try:
-            with log.open("wb") as out:
-                self._child = process.start(
-                    ["-m", "loadtest.benchmark.serving.become", *words],
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env={"PYTHONPATH": str(APPLICATIONS), **env},
-                )
-        finally:
-            machine.pin(before)
+        with log.open("wb") as out:
+            env = {"PYTHONPATH": str(APPLICATIONS), **env}
+            self._child = _start(words, cpus, stdout=out, stderr=subprocess.STDOUT, env=env)
 
     def wait_listening(self, port: int, seconds: float) -> None:
         """Return when something listens on the port. Raises CannotRun when nothing does, with the log's last line."""
@@ -106,17 +104,9 @@ class InProcess:
     """The model alone in a process of an environment: the time of a prediction without a server."""
 
     def __init__(self, python: Path, model: Path, cpus: tuple[int, ...]) -> None:
-        before = machine.usable_cpus()
-        machine.pin(cpus)
-        try:
-            self._child = process.start(
-                ["-m", "loadtest.benchmark.serving.become", str(python), str(APPLICATIONS / "onnx_model.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={"MODEL": str(model)},
-            )
-        finally:
-            machine.pin(before)
+        words = [str(python), str(APPLICATIONS / "onnx_model.py")]
+        pipe = subprocess.PIPE
+        self._child = _start(words, cpus, stdin=pipe, stdout=pipe, env={"MODEL": str(model)})
 
     def times(self, images: int, count: int) -> NDArray[np.int64]:
         """int64 nanoseconds of `count` predictions of so many images each."""
@@ -139,3 +129,18 @@ class InProcess:
         if answer := self._child.stdout.readline():
             return answer
         raise CannotRun("the model in process ended: its own lines above say why")
+
+
+def _start(words: Sequence[str], cpus: tuple[int, ...], **rest: Any) -> "subprocess.Popen[bytes]":
+    """A program as a child on `cpus`."""
+    before = machine.usable_cpus()
+    machine.pin(cpus)  # a child inherits it
+    try:
+        return process.start(["-m", "loadtest.benchmark.serving.environments", *words], **rest)
+    finally:
+        machine.pin(before)
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606  # the benchmark's own words
