@@ -85,7 +85,7 @@ def test_the_server_survives_an_attack(name: str, tmp_path: Path) -> None:
     kind = ATTACKS[name]
     folder, log = empty_artifact(tmp_path, kind.size), tmp_path / "log"
     with log.open("wb") as file, serving(folder, *kind.options, stderr=file) as server:
-        found = attack(name, server.child.pid, server.address, server.model)
+        found = attack(name, server.child.pid, server.url, server.model)
         code = server.child.wait(PATIENCE)
     print(found)
     assert found.growth_bytes < server.growth_bytes
