@@ -12,32 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Stage
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loadtest.benchmark import poller
 from loadtest.benchmark.__main__ import PARTS
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
-from loadtest.benchmark.other_clients import order_interval, wrk
+from loadtest.benchmark.other_clients import wrk
 from medserve import wire
 from medserve.errors import CannotRun
-
-
-@given(st.integers(40, 5000), st.sampled_from([0.5, 0.9, 0.99]))
-def test_the_interval_of_a_percentile_holds_it(count: int, p: float) -> None:
-    ordered = np.arange(1, count + 1, dtype=np.float64)
-    low, high = order_interval(ordered, p)
-    assert 1 <= low <= np.quantile(ordered, p, method="inverted_cdf") <= high <= count
-
-
-def test_the_interval_covers_the_true_percentile_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(1)
-    hits = 0
-    for _ in range(400):
-        low, high = order_interval(np.sort(generator.exponential(size=1000)), 0.9)
-        hits += low <= np.log(10) <= high
-    assert 0.92 <= hits / 400 <= 0.99
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -62,9 +62,7 @@ def load(
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), scale, artifact)
         lines = (line for name, measure in chosen.items() for line in _measure(bench, name, measure))
-        found = list(_shown(lines, FIGURES, Line.cells, json))
-    if json:
-        _print_json(_objects(found))
+        _show(lines, FIGURES, Line.cells, json)
 
 
 def _measure(bench: Bench, part: str, measure: Callable[[Bench], Iterator[Line]]) -> Iterator[Line]:
@@ -91,7 +89,7 @@ def coverage(
     """
     from loadtest.benchmark.coverage import measure
 
-    _tell(measure(trials), json)
+    _judge(_show(measure(trials), FIGURES, Line.cells, json))
 
 
 @app.command()
@@ -107,7 +105,7 @@ def report(
     from loadtest.benchmark.publishing import measure
 
     with tempfile.TemporaryDirectory() as scratch:
-        _tell(measure(out or Path(scratch) / "large", scale), json)
+        _judge(_show(measure(out or Path(scratch) / "large", scale), FIGURES, Line.cells, json))
 
 
 @app.command()
@@ -139,9 +137,7 @@ def cold(
     """
     from loadtest.benchmark.cold import COLUMNS, Start, measure
 
-    found = list(_shown(measure(artifacts, repeats), COLUMNS, Start.cells, json))
-    if json:
-        _print_json(found)
+    _show(measure(artifacts, repeats), COLUMNS, Start.cells, json)
 
 
 @app.command()
@@ -171,25 +167,22 @@ def serving(
     for name in chosen:
         pick(dict.fromkeys(names), "peer", name)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = comparison.check_model(artifact or comparison.train_and_export(bench, tell))
-        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        model = comparison.check_model(artifact or comparison.train_and_export(bench))
+        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests)
         lines = [
             *comparison.targets(rows),
-            *batching.gains(bench, model, rounds, requests, tell),
+            *batching.gains(bench, model, rounds, requests),
             *decoding.decoders(10 * rounds),
         ]
     if json:
         _print_json({"servers": rows, "figures": _objects(lines)})
-        _judge(lines)
     else:
-        list(_shown(rows, comparison.COLUMNS, comparison.Row.cells, json))
+        _show(rows, comparison.COLUMNS, comparison.Row.cells, json)
         print()
-        _tell(lines, json)
+        _show(lines, FIGURES, Line.cells, json)
+    _judge(lines)
 
 
 @app.command()
@@ -212,38 +205,33 @@ def hostile(
     for name in names:
         pick(ATTACKS, "attack", name)
     rows = measure(sources or [Path(loadtest.__file__).parents[1]], names)
-    found = list(_shown(rows, COLUMNS, Resilience.cells, json))
-    if json:
-        _print_json(found)
+    _show(rows, COLUMNS, Resilience.cells, json)
 
 
-def _shown(
+def _show(
     rows: Iterable[Row], columns: tuple[Column, ...], cells: Callable[[Row], Iterable[str]], json: bool
-) -> Iterator[Row]:
-    """The rows, each printed as it comes as a line of a Markdown table; on stderr where JSON follows."""
+) -> list[Row]:
+    """Print each row as it comes as a line of a Markdown table; with `json` on stderr, and all as JSON at the end."""
     output = sys.stderr if json else sys.stdout
     print(as_markdown(Table("", columns, ()))[0], file=output)
+    found = []
     for row in rows:
         line = TableLine(tuple(map(Cell, cells(row))))
         print(as_markdown(Table("", columns, (line,)))[0].splitlines()[-1], file=output, flush=True)
-        yield row
-
-
-def _tell(lines: Iterable[Line], json: bool) -> None:
-    """Print figures; raise CannotRun when one misses its target."""
-    found = list(_shown(lines, FIGURES, Line.cells, json))
+        found.append(row)
     if json:
         _print_json(_objects(found))
-    _judge(found)
+    return found
 
 
 def _judge(lines: Sequence[Line]) -> None:
+    """Raise CannotRun when a figure misses its target."""
     if missed := [f"{line.part}, {line.name}" for line in lines if line.ok is False]:
         raise CannotRun(f"{len(missed)} of {len(lines)} figures miss their target: {missed[0]}")
 
 
-def _objects(lines: Iterable[Line]) -> list[dict[str, object]]:
-    return [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
+def _objects(rows: Iterable[Any]) -> list[dict[str, object]]:
+    return [msgspec.structs.asdict(row) | ({"ok": row.ok} if isinstance(row, Line) else {}) for row in rows]
 
 
 def _print_json(value: object) -> None:

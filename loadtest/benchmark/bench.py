@@ -1,6 +1,7 @@
 """What the parts of the benchmark share: servers, plans, and the line of a figure."""
 
 import subprocess
+import sys
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -115,6 +116,11 @@ class Bench:
         store.write_json(record.with_name("load.json"), load)
         run("loadtest.benchmark.poller", str(record.with_name("load.json")))
         return latency.after_warmup(samples.read(record))
+
+
+def tell(line: str) -> None:
+    """Print a line about progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def run(*words: str) -> bytes:

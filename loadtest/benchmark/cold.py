@@ -4,6 +4,7 @@ Each repetition starts a server of every kind once, so that disturbances affect 
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
@@ -47,21 +48,16 @@ class Start(msgspec.Struct, frozen=True):
 def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
     """Start every artifact with each runtime that it is certified for. Raises CannotRun when one does not start."""
     kinds = [kind for folder in folders for kind in _kinds(folder)]
-    found: dict[int, list[dict[str, float]]] = {index: [] for index in range(len(kinds))}
+    found = defaultdict[tuple[Path, str, str], list[dict[str, float]]](list)
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
-            for index, (folder, runtime, cache) in enumerate(kinds):
+            for folder, runtime, cache in kinds:
                 place = str(Path(scratch) / f"{folder.name}.{runtime}") if cache else None
-                found[index].append(_start(folder, runtime, place))
-    for index, (folder, runtime, cache) in enumerate(kinds):
-        peaks = [int(one["peak_memory_bytes"]) for one in found[index] if "peak_memory_bytes" in one]
-        yield Start(
-            artifact=folder.name,
-            runtime=runtime,
-            cache=cache,
-            seconds={name: round(median(one[name] for one in found[index]), 3) for name in PARTS},
-            peak_memory_bytes=max(peaks, default=None),
-        )
+                found[folder, runtime, cache].append(_start(folder, runtime, place))
+    for (folder, runtime, cache), starts in found.items():
+        seconds = {name: round(median(one[name] for one in starts), 3) for name in PARTS}
+        peaks = [int(one["peak_memory_bytes"]) for one in starts if "peak_memory_bytes" in one]
+        yield Start(folder.name, runtime, cache, seconds, max(peaks, default=None))
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from math import log
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -36,16 +35,7 @@ WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
 """Requests of each series by percentile: an effective sample size of some 400, and more for p99."""
 
 
-class Interval(Protocol):
-    """Anything with two ends, which may be null."""
-
-    @property
-    def low(self) -> float | None:
-        """The lower end."""
-
-    @property
-    def high(self) -> float | None:
-        """The upper end."""
+Interval = intervals.Interval | compare.Ratio
 
 
 def measure(trials: int) -> Iterator[Line]:
@@ -68,15 +58,14 @@ def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.r
 def _within(trials: int) -> Iterator[Line]:
     for kind, (series, counts) in WITHIN.items():
         for p, count in counts.items():
-
-            def draw(
-                generator: np.random.Generator, series: Series = series, p: float = p, count: int = count
-            ) -> Interval:
-                values = series.draw(generator, count)
-                return within_launch.percentile_interval(values, np.sort(values), p)
-
+            draw = partial(_within_launch, series=series, p=p, count=count)
             name = f"{NAMES[p]}, {kind}, {count:,} requests"
             yield _holds("one launch", name, trials, series.quantile(p) / 1e6, draw)
+
+
+def _within_launch(generator: np.random.Generator, series: Series, p: float, count: int) -> Interval:
+    values = series.draw(generator, count)
+    return within_launch.percentile_interval(values, np.sort(values), p)
 
 
 def _launches(trials: int) -> Iterator[Line]:
@@ -97,19 +86,20 @@ def _launched(generator: np.random.Generator, p: float, count: int, skewed: bool
 
 
 def _pairs(trials: int) -> Iterator[Line]:
-    levels = np.array([1.0, 1.2])
     for count in LAUNCHES:
+        draws = partial(_ratio, truth=1.2, count=count, noise=EFFECT), partial(_unpaired_ratio, truth=1.2, count=count)
+        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, draws[0])
+        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, draws[1])
 
-        def paired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
-            first, second = paired(generator, levels, count, EFFECT, DRIFT)
-            return compare.ratio(first, second)
 
-        def unpaired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
-            old, new = (np.exp(generator.normal(0.0, noise, count)).tolist() for noise in (EFFECT, 2 * EFFECT))
-            return compare.unpaired(old, [1.2 * one for one in new])
+def _ratio(generator: np.random.Generator, truth: float, count: int, noise: float) -> compare.Ratio:
+    first, second = paired(generator, np.array([1.0, truth]), count, noise, DRIFT)
+    return compare.ratio(first, second)
 
-        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, paired_ratio)
-        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, unpaired_ratio)
+
+def _unpaired_ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
+    old, new = (np.exp(generator.normal(0.0, noise, count)) for noise in (EFFECT, 2 * EFFECT))
+    return compare.unpaired(old.tolist(), (truth * new).tolist())
 
 
 def _flags(trials: int) -> Iterator[Line]:
@@ -162,38 +152,41 @@ FAMILIES: dict[str, tuple[float, ...]] = {
 """Ratios of a family of pairs, which share only the blocks."""
 
 
+LEVELS = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
+"""Levels of deployments that are compared each with each: pairs with a common side are not independent."""
+
+
 def _verdicts(trials: int) -> Iterator[Line]:
     for count in LAUNCHES:
         for kind, truths in FAMILIES.items():
-            name = f"{kind}, {count} launches"
-            generator, wrong, decided = _generator(name), 0, 0
-            for _ in range(trials):
-                judged = compare.judge([_ratio(generator, truth, count) for truth in truths])
-                wrong += any(_wrong(one, truth) for one, truth in zip(judged, truths, strict=True))
-                decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-            note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
-            yield Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
-        yield _all_pairs(trials, count)
+            draw = partial(_family, truths=truths, count=count)
+            yield _judged(f"{kind}, {count} launches", trials, truths, draw)
+        places = list(combinations(range(len(LEVELS)), 2))
+        truths = tuple(LEVELS[b] / LEVELS[a] for a, b in places)
+        draw = partial(_each_with_each, places=places, count=count)
+        yield _judged(f"{len(LEVELS)} deployments, each with each, {count} launches", trials, truths, draw)
 
 
-def _all_pairs(trials: int, count: int) -> Line:
-    """Six deployments, all pairs: pairs with a common side are not independent."""
-    levels = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
-    places = list(combinations(range(len(levels)), 2))
-    name = f"6 deployments, each with each, {count} launches"
+def _family(generator: np.random.Generator, truths: tuple[float, ...], count: int) -> list[compare.Ratio]:
+    return [_ratio(generator, truth, count, NOISE) for truth in truths]
+
+
+def _each_with_each(generator: np.random.Generator, places: list[tuple[int, int]], count: int) -> list[compare.Ratio]:
+    sides = paired(generator, LEVELS, count, NOISE, DRIFT)
+    return [compare.ratio(sides[a], sides[b]) for a, b in places]
+
+
+def _judged(
+    name: str, trials: int, truths: tuple[float, ...], draw: Callable[[np.random.Generator], list[compare.Ratio]]
+) -> Line:
+    """The share of families with a wrong verdict."""
     generator, wrong, decided = _generator(name), 0, 0
     for _ in range(trials):
-        sides = paired(generator, levels, count, NOISE, DRIFT)
-        judged = compare.judge([compare.ratio(sides[a], sides[b]) for a, b in places])
-        wrong += any(_wrong(one, levels[b] / levels[a]) for one, (a, b) in zip(judged, places, strict=True))
+        judged = compare.judge(draw(generator))
+        wrong += any(map(_wrong, judged, truths))
         decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-    note = f"{100 * decided / trials / len(places):.0f} % of the pairs decided"
+    note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
     return Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
-
-
-def _ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
-    first, second = paired(generator, np.array([1.0, truth]), count, NOISE, DRIFT)
-    return compare.ratio(first, second)
 
 
 def _wrong(judged: Judged, truth: float) -> bool:

@@ -12,12 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals
+from loadtest.analysis import intervals, within_launch
 from loadtest.benchmark.bench import SIZE, Bench, Line
 from loadtest.generator import payload
 from loadtest.results import latency
 from medserve import machine, store
 from medserve.errors import CannotRun
+from medserve.numbers import interval, number
 from medserve.spec import Artifact
 from medserve.tables import FORMATS, pick
 
@@ -105,28 +106,15 @@ def open_loop(bench: Bench) -> Iterator[Line]:
             options = {"delays_ms": DELAYS.tolist()}
             with bench.serving("delay", dispatch="concurrent", options=options) as server:
                 load = bench.plan(server.url, 10.0, seed=seed, mode="open-loop", arrivals="poisson", rate=RATE)
-                found[who].append(latency.from_intended_start(measure(load)) / 1e6)
-    mine, theirs = (np.sort(np.concatenate(found[who])) for who in ("generator", "poller"))
-    a, b = (intervals.percentile(ordered, 0.5) for ordered in (mine, theirs))
-    note = f"{a:.3f} ms and {b:.3f} ms of {len(mine):,} requests each"
+                found[who].append(latency.from_intended_start(measure(load)))
+    together = [np.concatenate(found[who]) for who in ("generator", "poller")]
+    a, b = (intervals.percentile(np.sort(values), 0.5) / 1e6 for values in together)
+    note = f"{a:.3f} ms and {b:.3f} ms of {len(together[0]):,} requests each"
     yield Line(
         part="poller", name="p50, generator to poller", value=100 * (a / b - 1), unit="%", low=-10, high=10, note=note
     )
-    (low, high), (least, most) = order_interval(mine, 0.99), order_interval(theirs, 0.99)
-    gap = max(low, least) - min(high, most)
-    note = f"{low:.2f} to {high:.2f} ms and {least:.2f} to {most:.2f} ms"
-    yield Line(
-        part="poller", name="p99, gap between the intervals", value=max(0.0, gap), unit="ms", high=0.0, note=note
-    )
-
-
-def order_interval(ordered: NDArray[np.float64], p: float) -> tuple[float, float]:
-    """The 95 % interval of a percentile between two order statistics, by the normal form of the binomial.
-
-    Hahn & Meeker, Statistical Intervals (1991), section 5.2.
-    """
-    count = len(ordered)
-    half = 1.96 * math.sqrt(count * p * (1 - p))
-    places = math.floor(count * p - half) - 1, math.ceil(count * p + half) - 1
-    low, high = (float(ordered[min(max(place, 0), count - 1)]) for place in places)
-    return low, high
+    found_p99 = [within_launch.percentile_interval(values, np.sort(values), 0.99) for values in together]
+    words = " and ".join(f"{number(one.value)} {interval(one.low, one.high)} ms" for one in found_p99)
+    ends = [(one.low, one.high) for one in found_p99 if one.low is not None and one.high is not None]
+    gap = max(0.0, max(low for low, _ in ends) - min(high for _, high in ends)) if len(ends) == 2 else None
+    yield Line(part="poller", name="p99, gap between the intervals", value=gap, unit="ms", high=0.0, note=words)

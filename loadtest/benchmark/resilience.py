@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class ServerMonitor:
             started, used = time.monotonic(), self._loop_seconds()
             for path in HEALTH:
                 try:
-                    status = _ask("GET", self._url + path)
+                    status, _ = ask("GET", self._url + path, seconds=EXIT_SECONDS)
                 except (OSError, http.client.HTTPException) as error:
                     self.failures.append(f"{path}: {error!r}")
                     continue
@@ -179,12 +179,12 @@ def attack(name: str, pid: int, url: str, model: str, server: str = "") -> Resil
     Raises CannotRun when it does not answer a good request before or after the attack.
     """
     kind = ATTACKS[name]
-    headers, body = wire.encode_request(np.zeros((1, kind.size, kind.size, 3), np.uint8))
+    good = wire.encode_request(np.zeros((1, kind.size, kind.size, 3), np.uint8))
 
     def check_good() -> None:
         end = time.monotonic() + EXIT_SECONDS
         # What fills the queue may take its time.
-        while (status := _ask("POST", infer_url(url, model), headers, body)) != http.client.OK:
+        while (status := ask("POST", infer_url(url, model), *good, EXIT_SECONDS)[0]) != http.client.OK:
             if status != http.client.SERVICE_UNAVAILABLE or time.monotonic() > end:
                 raise CannotRun(f"{name}: a good request was answered by {status}")
 
@@ -236,11 +236,6 @@ def measure(sources: Iterable[Path], names: Iterable[str]) -> Iterator[Resilienc
         for source in folders:
             with _serving(source, ATTACKS[name]) as (pid, url, model):
                 yield attack(name, pid, url, model, source.resolve().name)
-
-
-def _ask(method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> int:
-    """The status of one request on a connection of its own."""
-    return ask(method, url, headers, body, EXIT_SECONDS)[0]
 
 
 @contextmanager

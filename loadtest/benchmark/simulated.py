@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.special import ndtr, ndtri
 
@@ -41,13 +42,12 @@ def mixture(share: float, ratio: float, spread: float) -> Series:
         upper = generator.random(count) < share
         return np.asarray(MS * np.exp(spread * generator.standard_normal(count) + np.log(ratio) * upper))
 
+    def below(logarithm: float) -> float:
+        return float((1 - share) * ndtr(logarithm / spread) + share * ndtr((logarithm - np.log(ratio)) / spread))
+
     def quantile(p: float) -> float:
-        low, high = -6 * spread, np.log(ratio) + 6 * spread
-        for _ in range(60):  # halves: far below the precision of the numbers
-            middle = (low + high) / 2
-            below = (1 - share) * ndtr(middle / spread) + share * ndtr((middle - np.log(ratio)) / spread)
-            low, high = (middle, high) if below < p else (low, middle)
-        return MS * float(np.exp(low))
+        ends = -6 * spread, np.log(ratio) + 6 * spread
+        return MS * float(np.exp(brentq(lambda logarithm: below(logarithm) - p, *ends, xtol=1e-12)))
 
     return Series(draw, quantile)
 

@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.benchmark.bench import SIZE, Bench, Line, run, text_column
+from loadtest.benchmark.bench import SIZE, Bench, Line, run, tell, text_column
 from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
 from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
@@ -69,26 +69,25 @@ class Row(msgspec.Struct, frozen=True):
         return self.server, self.body, *before, "" if ours else behind, number(self.per_second), number(self.cpu)
 
 
-class Contestant:
+class Contestant(msgspec.Struct):
     """A server that is measured: its address, its requests, and its processes."""
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        body: Body,
-        image: Image,
-        program: Program | psutil.Process,
-        alone: InProcess,
-        versions: dict[str, str],
-    ) -> None:
-        self.name, self.url, self.body, self.program, self.alone = name, url, body, program, alone
-        self.versions, self._image = versions, image
-        self.request = wire.http_request(url, *body.encode(image))
-        self.blocks: list[Block] = []
-        self.in_process: list[float] = []
-        self.rates: list[float] = []
-        self.cpu = 0.0
+    name: str
+    url: str
+    body: Body
+    image: Image
+    program: Program | psutil.Process
+    alone: InProcess
+    versions: dict[str, str]
+    blocks: list[Block] = []
+    in_process: list[float] = []
+    rates: list[float] = []
+    cpu: float = 0.0
+
+    @property
+    def request(self) -> bytes:
+        """A request for the scores of its image."""
+        return wire.http_request(self.url, *self.body.encode(self.image))
 
     def wait_answering(self, seconds: float) -> None:
         """Return when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
@@ -101,18 +100,19 @@ class Contestant:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
-        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self._image)
+        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self.image)
         if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
             raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
 
     def measure(self, count: int) -> None:
         """Measure it once, while all others are suspended."""
         self.program.resume()
-        closed_loop(self.url, self.request, 1, WARMUP)
-        before = _cpu_seconds(self.program)
-        self.blocks.append(closed_loop(self.url, self.request, 1, count))
-        self.cpu += _cpu_seconds(self.program) - before
-        self.rates.append(closed_loop(self.url, self.request, CONNECTIONS, count).per_second)
+        request = self.request
+        closed_loop(self.url, request, 1, WARMUP)
+        before = sum(self.program.cpu_times()[:2])
+        self.blocks.append(closed_loop(self.url, request, 1, count))
+        self.cpu += sum(self.program.cpu_times()[:2]) - before
+        self.rates.append(closed_loop(self.url, request, CONNECTIONS, count).per_second)
         self.program.suspend()
         self.in_process.append(float(np.median(self.alone.times(1, count))) / 1e3)
 
@@ -142,19 +142,7 @@ class Contestant:
         )
 
 
-def _cpu_seconds(program: Program | psutil.Process) -> float:
-    return float(sum(program.cpu_times()[:2]))
-
-
-def compare(
-    bench: Bench,
-    model: Path,
-    environments: Path,
-    names: Sequence[str],
-    rounds: int,
-    count: int,
-    tell: Callable[[str], None],
-) -> list[Row]:
+def compare(bench: Bench, model: Path, environments: Path, names: Sequence[str], rounds: int, count: int) -> list[Row]:
     """Measure the wrapper and the peers of these names in `rounds` of `count` requests; the first row is ours.
 
     `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or gives
@@ -173,8 +161,8 @@ def compare(
         stack.callback(machine.pin, machine.usable_cpus())
         machine.pin(bench.client_cpus)
         random = np.random.default_rng(0)
-        for number in range(rounds):
-            tell(f"round {number + 1} of {rounds}")
+        for round_ in range(rounds):
+            tell(f"round {round_ + 1} of {rounds}")
             for at in random.permutation(len(contestants)):
                 contestants[at].measure(count)
     return [one.row(contestants[0]) for one in contestants]
@@ -222,7 +210,7 @@ def _ready(contestant: Contestant) -> Contestant:
     return contestant
 
 
-def train_and_export(bench: Bench, tell: Callable[[str], None]) -> Path:
+def train_and_export(bench: Bench) -> Path:
     """An artifact in ONNX of a network that was trained for an epoch: its speed does not depend on its accuracy."""
     checkpoint, artifact = bench.new() / "cells", bench.new() / "cells.onnx"
     tell("a model to serve")
@@ -256,11 +244,6 @@ def targets(rows: Sequence[Row]) -> Iterator[Line]:
     """The overheads of the others less ours. A server without the protocol has less to do, so it has no target."""
     for row in rows:
         if row.server != OURS:
-            yield Line(
-                part="peers",
-                name=f"overhead of {row.server} less ours",
-                value=row.behind,
-                unit="us",
-                low=None if row.body == BYTES.words else 0.0,
-                note=f"quartiles of the rounds {row.behind_low:,.0f} to {row.behind_high:,.0f}",
-            )
+            name, low = f"overhead of {row.server} less ours", None if row.body == BYTES.words else 0.0
+            note = f"quartiles of the rounds {number(row.behind_low)} to {number(row.behind_high)}"
+            yield Line(part="peers", name=name, value=row.behind, unit="us", low=low, note=note)
