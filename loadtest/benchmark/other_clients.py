@@ -114,7 +114,7 @@ def open_loop(bench: Bench) -> Iterator[Line]:
         part="poller", name="p50, generator to poller", value=100 * (a / b - 1), unit="%", low=-10, high=10, note=note
     )
     found_p99 = [within_launch.percentile_interval(values, np.sort(values), 0.99) for values in together]
-    words = " and ".join(f"{number(one.value)} {interval(one.low, one.high)} ms" for one in found_p99)
+    words = " and ".join(one.reason or f"{number(one.value)} {interval(one.low, one.high)} ms" for one in found_p99)
     ends = [(one.low, one.high) for one in found_p99 if one.low is not None and one.high is not None]
     gap = max(0.0, max(low for low, _ in ends) - min(high for _, high in ends)) if len(ends) == 2 else None
     yield Line(part="poller", name="p99, gap between the intervals", value=gap, unit="ms", high=0.0, note=words)

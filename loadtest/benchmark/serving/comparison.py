@@ -15,13 +15,21 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from loadtest.benchmark.bench import SIZE, Bench, Line, run, tell, text_column
 from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
-from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
+from loadtest.benchmark.serving.environments import (
+    APPLICATIONS,
+    InProcess,
+    Program,
+    cpu_seconds,
+    install,
+    resume,
+    suspend,
+    versions,
+)
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
 from loadtest.generator.payload import infer_url
 from loadtest.results.tabular import Column
@@ -70,13 +78,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Contestant(msgspec.Struct):
-    """A server that is measured: its address, its requests, and its processes."""
+    """A server that is measured: its address, its process, and its requests."""
 
     name: str
     url: str
     body: Body
     image: Image
-    program: Program | psutil.Process
+    pid: int
     alone: InProcess
     versions: dict[str, str]
     blocks: list[Block] = []
@@ -106,14 +114,14 @@ class Contestant(msgspec.Struct):
 
     def measure(self, count: int) -> None:
         """Measure it once, while all others are suspended."""
-        self.program.resume()
+        resume(self.pid)
         request = self.request
         closed_loop(self.url, request, 1, WARMUP)
-        before = sum(self.program.cpu_times()[:2])
+        before = cpu_seconds(self.pid)
         self.blocks.append(closed_loop(self.url, request, 1, count))
-        self.cpu += sum(self.program.cpu_times()[:2]) - before
+        self.cpu += cpu_seconds(self.pid) - before
         self.rates.append(closed_loop(self.url, request, CONNECTIONS, count).per_second)
-        self.program.suspend()
+        suspend(self.pid)
         self.in_process.append(float(np.median(self.alone.times(1, count))) / 1e3)
 
     @property
@@ -171,14 +179,16 @@ def compare(bench: Bench, model: Path, environments: Path, names: Sequence[str],
 def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
     """The wrapper twice: with the bodies of its load tests, and with those for MLServer."""
     server = stack.enter_context(bench.serving("onnx_runtime", artifact=model))
-    program = psutil.Process(server.pid)
-    stack.callback(program.resume)  # a suspended process cannot be told to end
+    stack.callback(resume, server.pid)  # a suspended process cannot be told to end
     alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
     url = infer_url(server.url, server.model)
     for body in (BINARY_TENSORS, JSON_TENSORS):
         ours = machine.versions("onnxruntime-gpu", "numpy", "uvicorn", "uvloop", "httptools")
-        yield _ready(Contestant(OURS, url, body, golden_image(model), program, alone, ours))
+        contestant = Contestant(OURS, url, body, golden_image(model), server.pid, alone, ours)
+        contestant.wait_answering(READY_SECONDS)
+        yield contestant
+    suspend(server.pid)
 
 
 def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
@@ -200,13 +210,9 @@ def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitSt
     alone = InProcess(programs / "python", model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
     url = f"http://127.0.0.1:{port}{peer.path}"
-    return _ready(Contestant(peer.name, url, peer.body, golden_image(model), program, alone, versions(programs)))
-
-
-def _ready(contestant: Contestant) -> Contestant:
-    contestant.program.resume()  # ours is measured twice
+    contestant = Contestant(peer.name, url, peer.body, golden_image(model), program.pid, alone, versions(programs))
     contestant.wait_answering(READY_SECONDS)
-    contestant.program.suspend()
+    suspend(program.pid)
     return contestant
 
 

@@ -51,13 +51,14 @@ def versions(programs: Path) -> dict[str, str]:
 
 
 class Program:
-    """A program and all its children on `cpus`, which can be suspended while others are measured."""
+    """A program and all its children on `cpus`."""
 
     def __init__(self, words: Sequence[str], cpus: tuple[int, ...], env: dict[str, str], log: Path) -> None:
         self.log = log
         with log.open("wb") as out:
             env = {"PYTHONPATH": str(APPLICATIONS), **env}
             self._child = _start(words, cpus, stdout=out, stderr=subprocess.STDOUT, env=env)
+        self.pid = self._child.pid
 
     def wait_listening(self, port: int, seconds: float) -> None:
         """Return when something listens on the port. Raises CannotRun when nothing does, with the log's last line."""
@@ -69,35 +70,41 @@ class Program:
                 raise CannotRun(f"{self.log.stem} does not listen: {process.last_line(self.log)}")
             time.sleep(0.1)
 
-    def suspend(self) -> None:
-        """Suspend it with all its children."""
-        for one in self._all():
-            one.suspend()
-
-    def resume(self) -> None:
-        """Resume it with all its children."""
-        for one in self._all():
-            one.resume()
-
-    def cpu_times(self) -> tuple[float, float]:
-        """CPU seconds of all its processes together, user and system."""
-        times = [one.cpu_times() for one in self._all()]
-        return sum(one.user for one in times), sum(one.system for one in times)
-
     def stop(self) -> None:
         """End it and its children."""
-        family = self._all()
-        self.resume()
+        family = resume(self.pid)
         process.stop(self._child)
         for one in psutil.wait_procs(family, timeout=5.0)[1]:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
-    def _all(self) -> list[psutil.Process]:
-        if self._child.poll() is not None:
-            return []
-        parent = psutil.Process(self._child.pid)
-        return [parent, *parent.children(recursive=True)]
+
+def members(pid: int) -> list[psutil.Process]:
+    """A process and all its children; none when it has ended."""
+    try:
+        parent = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return []
+    return [parent, *parent.children(recursive=True)]
+
+
+def suspend(pid: int) -> None:
+    """Suspend a process and all its children, while others are measured."""
+    for one in members(pid):
+        one.suspend()
+
+
+def resume(pid: int) -> list[psutil.Process]:
+    """Resume a process and all its children, and return them."""
+    found = members(pid)
+    for one in found:
+        one.resume()
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and all its children."""
+    return sum(sum(one.cpu_times()[:2]) for one in members(pid))
 
 
 class InProcess:
