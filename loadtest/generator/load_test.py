@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ class LoadTest:
         self.timed_requests: int | None = None
         self.connections = ConnectionCounter()
         self.timed_out = False
-        self.name = f"{load.model} {load.profile.batch} x {load.profile.mode}"
-        self.fire = fire
+        name = f"{load.model} {load.profile.batch} x {load.profile.mode}"
+        self.fire = partial(fire, request_type="POST", name=name, context={})
         self.started_users = self.active_users = 0
         self.share: Share | None = None
         self._has_share = Event()
@@ -92,17 +93,17 @@ class LoadTest:
 
     def end(self) -> dict[str, Any]:
         """Undo `begin`. Returns the facts about the process that its record carries."""
-        cpu_seconds = time.process_time() - self._cpu
-        collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
-        self._paused.close()
-        return {
+        facts = {
             "affinity": list(machine.usable_cpus()),
             "connections": self.connections.count,
-            "cpu_seconds": cpu_seconds,
-            **collector,
+            "cpu_seconds": time.process_time() - self._cpu,
+            "collector_enabled": gc.isenabled(),
+            "frozen_objects": gc.get_freeze_count(),
             "distinct_requests": self.count,
             "versions": machine.versions("locust", "gevent", "geventhttpclient"),
         }
+        self._paused.close()
+        return facts
 
     def write(self) -> None:
         """End, and write the files of the plan; without requests there is no file."""

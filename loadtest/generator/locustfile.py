@@ -177,7 +177,8 @@ class Client(FastHttpUser):
             if test.timed_out:
                 reason = f"no answer within {test.load.timeout_seconds:g} s of the end"
             note(request, 0, connection, intended, sent, first_byte, done, reason)
-            self._tell_locust(done - (intended or sent or done), 0, reason)
+            elapsed = done - (intended or sent or done)
+            test.fire(response_time=elapsed / 1e6, response_length=0, exception=reason)
             return False
         status, info = answer.get_code(), answer.info()
         failure = None if status == 200 else f"HTTP {status}: {body[:200].decode(errors='replace')}"
@@ -185,18 +186,8 @@ class Client(FastHttpUser):
         compared = body if test.load.expected is not None else None
         stamps = intended, sent, answer.first_byte, done
         note(request, status, connection, *stamps, failure, head_length, timing, clock, compared)
-        self._tell_locust(done - (intended or sent), len(body), failure)
+        test.fire(response_time=(done - (intended or sent)) / 1e6, response_length=len(body), exception=failure)
         return True
-
-    def _tell_locust(self, nanoseconds: int, size: int, error: str | None) -> None:
-        self.test.fire(
-            request_type="POST",
-            name=self.test.name,
-            response_time=nanoseconds / 1e6,
-            response_length=size,
-            exception=error,
-            context={},
-        )
 
 
 def _cpus(load: Load, environment: Environment) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from loadtest import samples
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
@@ -21,11 +23,9 @@ WRITE_SECONDS = 120.0
 """More than it takes to compute and write the record of ten million requests."""
 STOP_SECONDS = 30.0
 """Time for the record of what was sent so far, when Locust is stopped early."""
-ROOFLINE_USERS = 8
-ROOFLINE_SECONDS = 2.0
-ROOFLINE_WARMUP_SECONDS = 0.5
 LOOK_SECONDS = 0.2
 """Pause between two checks of the children; the parent sleeps meanwhile."""
+ROOFLINE = LoadProfile(name="roofline", mode="closed-loop", users=8, seconds=2.0, warmup_seconds=0.5)
 
 
 def generate(
@@ -90,10 +90,7 @@ def roofline(
 
     The record is written to `out`. Raises CannotRun when no request succeeds.
     """
-    profile = LoadProfile(
-        name="roofline", mode="closed-loop", batch=batch, users=ROOFLINE_USERS, seconds=ROOFLINE_SECONDS,
-        warmup_seconds=ROOFLINE_WARMUP_SECONDS,
-    )  # fmt: skip
+    profile = msgspec.structs.replace(ROOFLINE, batch=batch)
     load = Load(url=server.url, model=server.model, profile=profile, shape=shape, out=str(out), cpus=cpus)
     generate(load, server.log.with_name("locust.log"), server.why_dead, processes)
     rows = latency.after_warmup(samples.read(out))
