@@ -52,12 +52,7 @@ class Load(Noun, frozen=True, kw_only=True):
 
 def open_images(path: Path) -> NDArray[np.uint8]:
     """A memory-mapped uint8 (N, H, W, C) array. Raises BadInput when the file is not one."""
-    try:
-        images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file of images") from None
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{path}: not an .npy file of images: {error}") from None
+    images: NDArray[np.uint8] = _open(path, "images")
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise BadInput(f"{path}: {images.dtype} {images.shape}; expected images as uint8 (N, H, W, C)")
     return images
@@ -65,13 +60,20 @@ def open_images(path: Path) -> NDArray[np.uint8]:
 
 def open_scores(path: Path, images: int) -> NDArray[np.float32]:
     """The certified scores of so many images, float32 (images, classes). Raises BadInput when the file is different."""
-    try:
-        scores: NDArray[np.float32] = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: not an .npy file of scores: {error}") from None
+    scores: NDArray[np.float32] = _open(path, "scores")
     if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != images:
         raise BadInput(f"{path}: {scores.dtype} {scores.shape}; expected float32 ({images}, classes)")
     return scores
+
+
+def _open(path: Path, what: str) -> NDArray[Any]:
+    try:
+        opened: NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file of {what}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: not an .npy file of {what}: {error}") from None
+    return opened
 
 
 def batches(images: NDArray[np.uint8], batch: int, seed: int) -> NDArray[np.int64]:
