@@ -69,7 +69,6 @@ class Worker:
     def deliver(self, test: LoadTest) -> None:
         """Send the record of a test to the master."""
         facts = test.end()
-        start = 0 if test.share is None else test.share.start
         if len(test.records):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "samples.parquet"
@@ -78,7 +77,7 @@ class Worker:
                 with path.open("rb") as file:
                     while chunk := file.read(CHUNK_BYTES):
                         self._send("record", chunk=chunk)
-        self._send("record", start=start, host=host(), facts=facts)
+        self._send("record", start=test.start, host=host(), facts=facts)
 
     def _send(self, kind: str, **data: Any) -> None:
         self._runner.send_message(f"medserve_{kind}", data)
@@ -87,7 +86,7 @@ class Worker:
         data = msg.data
         start = data["start"] if data["host"] == host() else now() + START_DELAY
         if self._test is not None:
-            self._test.set_share(Share(start, data["first"], data["step"], np.frombuffer(data["offsets"], np.int64)))
+            self._test.share.set(Share(start, data["first"], data["step"], np.frombuffer(data["offsets"], np.int64)))
 
 
 class Master:

@@ -86,9 +86,9 @@ class Client(FastHttpUser):
         try:
             if isinstance(link, Worker):
                 link.ready(test)
-            elif test.share is None:
-                test.set_share(test.whole_share())
-            share = test.wait_for_share()
+            elif not test.share.ready():
+                test.share.set(test.whole_share())
+            share: Share = test.share.get()
             if not by_schedule:
                 self.send_back_to_back(share, number)
             elif number == 0:
