@@ -5,7 +5,6 @@ answered in how much time: a count that is independent of the generator.
 """
 
 import asyncio
-import re
 import signal
 from typing import Annotated, cast
 
@@ -14,10 +13,9 @@ import numpy as np
 import typer
 import uvloop
 
+from loadtest.benchmark.poller import LENGTH
 from medserve import errors, machine, wire
 from medserve.timing import now
-
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Count:

@@ -1,7 +1,7 @@
 """What one hostile client may send to an HTTP server of the protocol: up to 64 MB per attack, to this machine only.
 
 Each attack is a generator over its own steps, so that the caller can look at the server, or stop it, in the middle.
-Its connections stay open until `Client.close`: a server that only survives because the client leaves is not safe.
+Its connections stay open until the client's end: a server that only survives because the client leaves is not safe.
 """
 
 import gzip
@@ -9,7 +9,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -49,22 +49,16 @@ NO_HEADERS: Mapping[str, str] = {}
 Steps = Iterator[None]
 
 
-class Client:
+class Client(ExitStack):
     """The connections of one client to `url`, where `model` is served, and the bytes that it sends: `budget`."""
 
     def __init__(self, url: str, model: str, budget: int = BUDGET) -> None:
+        super().__init__()
         self.url, self.model, self.budget = url, model, budget
         address = split_url(url)
         self._address = address.hostname, address.port
         self.sent = 0
         self.connections: list[socket.socket] = []
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self.connections:
-            connection.close()
 
     @property
     def has_budget(self) -> bool:
@@ -73,7 +67,7 @@ class Client:
 
     def connect(self, receive_bytes: int | None = None) -> socket.socket:
         """A new connection, whose kernel takes few answers where it is told so. Raises OSError where it is refused."""
-        connection = socket.socket()
+        connection = self.enter_context(socket.socket())
         self.connections.append(connection)
         if receive_bytes is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

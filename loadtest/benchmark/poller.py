@@ -8,7 +8,7 @@ import re
 import selectors
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -65,23 +65,18 @@ class Exchange:
         return int(self.answer[9:12]) if len(self.answer) >= end + 4 + int(length[1]) else None
 
 
-class Connections:
+class Connections(ExitStack):
     """Connections to `address`, closed with the block."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self._address, self._selector = address, selectors.DefaultSelector()
-
-    def __enter__(self) -> "Connections":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for key in list(self._selector.get_map().values()):
-            key.data.socket.close()
-        self._selector.close()
+        super().__init__()
+        self._address = address
+        self._selector = self.enter_context(selectors.DefaultSelector())
 
     def open(self) -> Exchange:
         """One more connection."""
         exchange = Exchange(self._address)
+        self.enter_context(exchange.socket)
         self._selector.register(exchange.socket, selectors.EVENT_READ, exchange)
         return exchange
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
-import numpy as np
-import pyarrow.compute as pc
 
-from loadtest.analysis import intervals
 from loadtest.analysis.distribution import index_of_dispersion
 from loadtest.benchmark.bench import Bench, Line, run
 from loadtest.measure import locust_process
+from loadtest.selftest import known_answers
 from medserve import process
 from medserve.errors import CannotRun
 
@@ -35,16 +33,12 @@ def schedule(bench: Bench) -> Iterator[Line]:
     with bench.serving("null") as server:
         for rate in RATES:
             table = bench.ours(bench.plan(server.url, 20.0, mode="open-loop", arrivals="poisson", rate=rate))
-            table = table.filter(pc.is_valid(table["sent_ns"]))
-            intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
-            p50, p99 = (intervals.percentile(np.sort(sent - intended), p) for p in (0.5, 0.99))
-            note = (
-                f"{len(sent):,} requests; index of the schedule itself {index_of_dispersion(intended, WINDOW_NS):.2f}"
-            )
+            p50, p99, index = (check.measured for check in known_answers.sending(table, WINDOW_NS))
+            planned = index_of_dispersion(table["intended_ns"].to_numpy(), WINDOW_NS)
+            note = f"{len(table):,} requests; index of the schedule itself {planned:.2f}"
             at = f"at {rate:g}/s"
-            yield Line(part="schedule", name=f"lag p50 {at}", value=p50 / 1e3, unit="us", high=50)
-            yield Line(part="schedule", name=f"lag p99 {at}", value=p99 / 1e6, unit="ms", high=0.5)
-            index = index_of_dispersion(sent, WINDOW_NS)
+            yield Line(part="schedule", name=f"lag p50 {at}", value=p50, unit="ms", high=0.05)
+            yield Line(part="schedule", name=f"lag p99 {at}", value=p99, unit="ms", high=0.5)
             yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=note)
 
 

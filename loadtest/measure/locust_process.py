@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -54,7 +55,7 @@ def generate(
     words += ["--users", users, "--spawn-rate", users, "--only-summary"]
     words += ["--loglevel", "WARNING", "--exit-code-on-error", "0"]
     if processes > 1:
-        here, port = "127.0.0.1", str(_free_port())
+        here, port = "127.0.0.1", str(free_ports(1)[0])
         words += ["--processes", str(processes), "--expect-workers-max-wait", f"{START_SECONDS:.0f}"]
         words += ["--master-bind-host", here, "--master-bind-port", port, "--master-host", here, "--master-port", port]
     # The last answers may take one timeout, an audit another one. A trace ends with the profile's seconds.
@@ -100,10 +101,11 @@ def roofline(
     return succeeded / latency.duration_seconds(rows)
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Free ports of 127.0.0.1, bound together so that they differ."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _last_error(log: Path) -> str:

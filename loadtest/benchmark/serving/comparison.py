@@ -6,7 +6,6 @@ connections, and the model in a process of the same environment. Comparisons are
 """
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from loadtest.benchmark.serving.environments import (
 )
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
 from loadtest.generator.payload import infer_url
+from loadtest.measure.locust_process import free_ports
 from loadtest.results.tabular import Column
 from medserve import machine, store, wire
 from medserve.errors import BadInput, CannotRun
@@ -193,7 +193,7 @@ def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
 
 def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
     scratch = bench.new()
-    port, spare, another = _free_ports(3)
+    port, spare, another = free_ports(3)
     settings = {"name": "cells", "implementation": "mlserver_tensors.Cells"}
     (scratch / "model-settings.json").write_text(json.dumps(settings))
 
@@ -237,13 +237,6 @@ def golden_image(model: Path) -> Image:
     with np.load(model / "golden.npz") as golden:
         image: Image = golden["images"][0]
         return image
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports, bound together so that they differ."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def targets(rows: Sequence[Row]) -> Iterator[Line]:
