@@ -150,17 +150,13 @@ class Client(FastHttpUser):
         connection = sent = sock = answer = None
         try:
             if begun is None:
-                sock = pool.get_socket()
-                connection = pool.numbers[sock.fileno()]
-                sent = now()
-                sock.sendall(test.requests[request])
-            else:
-                sock, sent = begun.sock, begun.sent
-                connection = pool.numbers[sock.fileno()]
-                if begun.error is not None:
-                    raise begun.error
-                if begun.rest:
-                    sock.sendall(begun.rest)
+                begun = InFlightRequest.send(pool.get_socket(), test.requests[request])
+            sock, sent = begun.sock, begun.sent
+            connection = pool.numbers[sock.fileno()]
+            if begun.error is not None:
+                raise begun.error
+            if begun.rest:
+                sock.sendall(begun.rest)
             # From here on the response returns the connection to the pool, also when it fails.
             held, sock = sock, None
             answer = TimedResponse(held, pool, method="POST", block_size=BLOCK_BYTES)
