@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ QUICK = 0.1
 WARMUP = 1.0
 
 
-text_column = partial(Column, numeric=False)
-FIGURES = (
-    *map(text_column, ("part", "figure")),
-    Column("value"),
-    *map(text_column, ("target", "reached", "note")),
-)
+def columns(texts: Sequence[str], numbers: Sequence[str] = ()) -> tuple[Column, ...]:
+    """The columns of a table: of texts, and behind them of numbers."""
+    return (*(Column(title, numeric=False) for title in texts), *map(Column, numbers))
+
+
+FIGURES = columns(("part", "figure", "value", "target", "reached", "note"))
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,8 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.benchmark.bench import text_column
+from loadtest.benchmark.bench import columns
 from loadtest.measure.server_process import serving
-from loadtest.results.tabular import Column
 from medserve import machine, plugins, store
 from medserve.numbers import number
 from medserve.spec import Deployment
@@ -23,9 +22,8 @@ PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_second
 """Facts of `loadtest.measure.server_process`: since the start of the process, except `load_seconds`."""
 
 
-COLUMNS = (
-    *map(text_column, ("artifact", "runtime", "compile cache")),
-    *map(Column, ("importing, s", "loading, s", "ready, s", "answer, s", "memory, MiB")),
+COLUMNS = columns(
+    ("artifact", "runtime", "compile cache"), ("importing, s", "loading, s", "ready, s", "answer, s", "memory, MiB")
 )
 
 

@@ -16,10 +16,9 @@ import msgspec
 import numpy as np
 import psutil
 
-from loadtest.benchmark.bench import text_column
+from loadtest.benchmark.bench import columns
 from loadtest.benchmark.hostile import ATTACKS, Attack, Client
 from loadtest.generator.payload import ask, infer_url
-from loadtest.results.tabular import Column
 from medserve import machine, process, wire
 from medserve.errors import EVENTS, BadInput, CannotRun
 from medserve.numbers import number
@@ -31,10 +30,9 @@ IDLE_SECONDS, IDLE_SHARE = 0.3, 0.2
 EXIT_SECONDS = 60.0
 """A process that has not ended so long after SIGTERM is killed."""
 HEALTH = ("/v2/health/live", "/v2/health/ready")
-COLUMNS = (
-    *map(text_column, ("attack", "server")),
-    *map(Column, ("sent, MB", "memory grew by, MB", "health answered within, ms", "not answered", "CPU, s")),
-    Column("SIGTERM to exit, s"),
+COLUMNS = columns(
+    ("attack", "server"),
+    ("sent, MB", "memory grew by, MB", "health answered within, ms", "not answered", "CPU, s", "SIGTERM to exit, s"),
 )
 WRITE_EMPTY_ARTIFACT = (
     "import sys; from pathlib import Path; from medserve.empty import empty_artifact; "

@@ -14,6 +14,7 @@ import psutil
 from numpy.typing import NDArray
 
 from loadtest.generator.payload import ask, infer_url
+from loadtest.measure.monitor import counter
 from medserve import machine, process, wire
 from medserve.empty import empty_artifact
 from medserve.errors import EVENTS, CannotRun
@@ -128,9 +129,8 @@ def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
         if hasattr(handle, "cpu_affinity"):
             facts["affinity"] = handle.cpu_affinity()
         status = Path(f"/proc/{child.pid}/status")
-        for line in status.read_text().splitlines() if status.is_file() else ():
-            if line.startswith("VmHWM:"):
-                facts["peak_memory_bytes"] = int(line.split()[1]) * 1024
+        if (peak := counter(status.read_text() if status.is_file() else "", "VmHWM")) is not None:
+            facts["peak_memory_bytes"] = peak * 1024
     except (psutil.Error, OSError):
         return {}
     return facts

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.benchmark.bench import SIZE, Bench, Line, run, tell, text_column
+from loadtest.benchmark.bench import SIZE, Bench, Line, columns, run, tell
 from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
 from loadtest.benchmark.serving.environments import (
@@ -32,7 +32,6 @@ from loadtest.benchmark.serving.environments import (
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
 from loadtest.generator.payload import infer_url
 from loadtest.measure.locust_process import free_ports
-from loadtest.results.tabular import Column
 from medserve import machine, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
@@ -45,10 +44,18 @@ MODEL_FILE = "1/model.onnx"
 AGREE = 1e-5
 """Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
-COLUMNS = (
-    *map(text_column, ("server", "body")),
-    *map(Column, ("p50, us", "p99, us", "in process, us", "overhead, us", "behind ours (quartiles), us")),
-    *map(Column, (f"requests/s, {CONNECTIONS} connections", "CPU per request, us")),
+RATE = f"requests/s, {CONNECTIONS} connections"
+COLUMNS = columns(
+    ("server", "body"),
+    (
+        "p50, us",
+        "p99, us",
+        "in process, us",
+        "overhead, us",
+        "behind ours (quartiles), us",
+        RATE,
+        "CPU per request, us",
+    ),
 )
 
 
@@ -98,7 +105,8 @@ class Contestant(msgspec.Struct):
         return wire.http_request(self.url, *self.body.encode(self.image))
 
     def wait_answering(self, seconds: float) -> None:
-        """Return when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
+        """Suspend it when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
+        resume(self.pid)
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -111,6 +119,7 @@ class Contestant(msgspec.Struct):
         found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self.image)
         if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
             raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
+        suspend(self.pid)
 
     def measure(self, count: int) -> None:
         """Measure it once, while all others are suspended."""
@@ -188,7 +197,6 @@ def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
         contestant = Contestant(OURS, url, body, golden_image(model), server.pid, alone, ours)
         contestant.wait_answering(READY_SECONDS)
         yield contestant
-    suspend(server.pid)
 
 
 def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
@@ -212,7 +220,6 @@ def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitSt
     url = f"http://127.0.0.1:{port}{peer.path}"
     contestant = Contestant(peer.name, url, peer.body, golden_image(model), program.pid, alone, versions(programs))
     contestant.wait_answering(READY_SECONDS)
-    suspend(program.pid)
     return contestant
 
 
