@@ -44,7 +44,7 @@ MODEL_FILE = "1/model.onnx"
 AGREE = 1e-5
 """Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
-RATE = f"requests/s, {CONNECTIONS} connections"
+MANY = f"requests/s, {CONNECTIONS} connections"
 COLUMNS = columns(
     ("server", "body"),
     (
