@@ -20,8 +20,7 @@ from http_conversations import Conversation, Reader
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
-from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE
-from loadtest.benchmark.hostile_files import flat_png, progressive_jpeg
+from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE, flat_png, progressive_jpeg
 from loadtest.benchmark.resilience import attack
 from medserve import wire
 from medserve.empty import empty_artifact

@@ -7,15 +7,23 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from math import log
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.signal import lfilter
+from scipy.special import ndtr, ndtri
 
 from loadtest.analysis import bimodality, compare, intervals, steady, within_launch
 from loadtest.analysis.compare import MARGIN, Judged
 from loadtest.benchmark.bench import Line
-from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
 
+Floats = NDArray[np.float64]
+MS = 1e6
+SPREAD = 0.2
+"""Standard deviation of the logarithm of a request's latency."""
 NAMES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
 LAUNCHES = (3, 5)
 EFFECT = 0.05
@@ -24,6 +32,64 @@ NOISE = 0.02
 """The same of a launch's effect within its block, in families of pairs."""
 DRIFT = 0.3
 """The same of a block's effect on all its launches."""
+
+
+class Series(NamedTuple):
+    """`draw(generator, count)` gives latencies (ns) in order of time, `quantile(p)` the truth (ns)."""
+
+    draw: Callable[[np.random.Generator, int], Floats]
+    quantile: Callable[[float], float]
+
+
+def autoregressive(correlation: float) -> Series:
+    """Lognormal around 1 ms; the logarithms are an AR(1) process, independent where `correlation` is 0."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        fresh = np.sqrt(1 - correlation**2)
+        noise = generator.standard_normal(count) * fresh
+        noise[0] /= fresh  # stationary from the first one on
+        found: Floats = MS * np.exp(SPREAD * lfilter([1.0], [1.0, -correlation], noise))
+        return found
+
+    return Series(draw, lambda p: MS * float(np.exp(SPREAD * ndtri(p))))
+
+
+def mixture(share: float, ratio: float, spread: float) -> Series:
+    """Independent latencies: a `share` of them around `ratio` ms, the others around 1 ms."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        upper = generator.random(count) < share
+        return np.asarray(MS * np.exp(spread * generator.standard_normal(count) + np.log(ratio) * upper))
+
+    def below(logarithm: float) -> float:
+        return float((1 - share) * ndtr(logarithm / spread) + share * ndtr((logarithm - np.log(ratio)) / spread))
+
+    def quantile(p: float) -> float:
+        ends = -6 * spread, np.log(ratio) + 6 * spread
+        return MS * float(np.exp(brentq(lambda logarithm: below(logarithm) - p, *ends, xtol=1e-12)))
+
+    return Series(draw, quantile)
+
+
+def ramp(rise: float) -> Series:
+    """Independent latencies around a level that rises by the share `rise`; they have no true percentile."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        level = np.linspace(0.0, np.log1p(rise), count)
+        return np.asarray(MS * np.exp(level + SPREAD * generator.standard_normal(count)))
+
+    return Series(draw, lambda _: np.nan)
+
+
+def paired(
+    generator: np.random.Generator, levels: Floats, launches: int, noise: float, drift: float
+) -> list[dict[int, float]]:
+    """One percentile of each deployment by block: its level, times the effect of the block, times noise."""
+    blocks = generator.normal(0.0, drift, launches)
+    logs = np.log(levels)[:, None] + blocks + generator.normal(0.0, noise, (len(levels), launches))
+    return [dict(enumerate(np.exp(row).tolist())) for row in logs]
+
+
 INDEPENDENT = autoregressive(0.0)
 
 WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
@@ -82,7 +148,7 @@ def _launches(trials: int) -> Iterator[Line]:
 
 def _launched(generator: np.random.Generator, p: float, count: int, skewed: bool) -> Interval:
     effects = EFFECT * (generator.exponential(size=count) - 1 if skewed else generator.standard_normal(count))
-    return intervals.estimate(launched(generator, effects, INDEPENDENT, 1000), p)
+    return intervals.estimate([np.sort(np.exp(effect) * INDEPENDENT.draw(generator, 1000)) for effect in effects], p)
 
 
 def _pairs(trials: int) -> Iterator[Line]:

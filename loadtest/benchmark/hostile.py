@@ -5,22 +5,18 @@ Its connections stay open until the client's end: a server that only survives be
 """
 
 import gzip
+import io
 import selectors
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from loadtest.benchmark.hostile_files import (
-    flat_png,
-    jpeg_with_segments,
-    png_with_chunks,
-    png_with_texts,
-    progressive_jpeg,
-)
 from loadtest.generator.payload import split_url
 from medserve import wire
 
@@ -36,6 +32,8 @@ FLOODED = 8
 PIPELINED = 16
 MOST_BYTES = 16 << 20
 """Of an image file that the server takes."""
+SIGNATURE_AND_HEADER = 33
+"""Bytes of a PNG before its further chunks."""
 REQUEST = b"GET /v2 HTTP/1.1\r\nHost: abcd\r\n\r\n"
 """32 bytes, so that a piece, and what a server reads at a time, ends with a request."""
 LARGE_ANSWER = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -258,6 +256,47 @@ def inflated_json(client: Client) -> Steps:
     head = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[64,224,224,3],"data":['
     body = gzip.compress(head + b"0      ," * (images - 1) + b"0]}]}", 9)
     yield from client.post_each("infer", [body] * 8, GZIP | {"Content-Type": wire.JSON})
+
+
+def progressive_jpeg(side: int, scans: int) -> bytes:
+    """A flat grey progressive JPEG of `side` px in at least six scans, the last of which is repeated."""
+    file = io.BytesIO()
+    Image.new("L", (side, side), 100).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    start_of_scan = b"\xff\xda"
+    repeated = whole[whole.rindex(start_of_scan) : -2]
+    return whole[:-2] + repeated * (scans - whole.count(start_of_scan)) + whole[-2:]
+
+
+def flat_png(side: int) -> bytes:
+    """A black PNG of `side` px in colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def png_with_texts(count: int) -> bytes:
+    """A PNG of 28 px with `count` compressed texts of 2**20 bytes each (iTXt, PNG specification 11.3.3.4)."""
+    text = zlib.compress(b"\xf0\x9f\x98\x80" + b"a" * ((1 << 20) - 4), 9)
+    whole = flat_png(28)
+    texts = b"".join(_png_chunk(b"iTXt", b"key%d\0\1\0\0\0" % number + text) for number in range(count))
+    return whole[:SIGNATURE_AND_HEADER] + texts + whole[SIGNATURE_AND_HEADER:]
+
+
+def png_with_chunks(size: int) -> bytes:
+    """A PNG of 28 px and at most `size` bytes, filled with private chunks without content."""
+    whole, empty = flat_png(28), _png_chunk(b"abCd", b"")
+    return whole[:SIGNATURE_AND_HEADER] + empty * ((size - len(whole)) // len(empty)) + whole[SIGNATURE_AND_HEADER:]
+
+
+def jpeg_with_segments(size: int) -> bytes:
+    """A JPEG of 64 px and at most `size` bytes, filled with application segments without content."""
+    whole, empty = progressive_jpeg(64, 6), b"\xff\xe5\0\2"
+    return whole[:2] + empty * ((size - len(whole)) // len(empty)) + whole[2:]
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 LARGE_BATCH = ("--batch-sizes", "64")
