@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from loadtest.generator.payload import split_url
+from loadtest.generator.payload import address_of
 from medserve import wire
 
 BUDGET = 64 << 20
@@ -53,8 +53,7 @@ class Client(ExitStack):
     def __init__(self, url: str, model: str, budget: int = BUDGET) -> None:
         super().__init__()
         self.url, self.model, self.budget = url, model, budget
-        address = split_url(url)
-        self._address = address.hostname, address.port
+        self._address = address_of(url)
         self.sent = 0
         self.connections: list[socket.socket] = []
 

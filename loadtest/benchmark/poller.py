@@ -133,10 +133,9 @@ def closed_loop(url: str, request: bytes, users: int, count: int) -> Block:
     It does not sleep: the wake-up of a core is no cost of the server, and would mask most of its cost. Raises CannotRun
     when an answer is not a 200, or none comes for TIMEOUT_SECONDS.
     """
-    address = payload.split_url(url)
     stamps = np.zeros((count, 2), np.int64)
     sent = answered = 0
-    with Connections((address.hostname or "", address.port or 80)) as connections, gc_paused():
+    with Connections(payload.address_of(url)) as connections, gc_paused():
         idle = [connections.open() for _ in range(min(users, count))]
         start = heard = now()
         while answered < count:
@@ -164,10 +163,9 @@ def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The sam
     if load.out is None:
         raise errors.BadInput(f"{plan}: no 'out' for the record")
     machine.pin(load.cpus)
-    address = payload.split_url(load.url)
     chosen, requests = payload.requests(load)
     offsets = schedule.arrivals(load.profile, load.seed)
-    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.timeout_seconds)
+    rows = open_loop(payload.address_of(load.url), requests, offsets, load.timeout_seconds)
     used = chosen[np.arange(len(rows)) % len(chosen)]
     columns = {
         **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),

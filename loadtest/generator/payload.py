@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -118,22 +118,23 @@ def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
 
 
 def infer_url(url: str, model: str) -> str:
-    """Where the server at `url` takes inference requests for `model`. Raises BadInput as `split_url`."""
-    return f"{split_url(url).geturl().rstrip('/')}/v2/models/{model}/infer"
+    """Where the server at `url` takes inference requests for `model`. Raises BadInput as `address_of`."""
+    address_of(url)
+    return f"{url.rstrip('/')}/v2/models/{model}/infer"
 
 
-def split_url(url: str) -> SplitResult:
-    """The parts of a server's address. Raises BadInput for an address that cannot be load-tested."""
-    address = urlsplit(url)
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a server. Raises BadInput for a URL that cannot be load-tested."""
+    parts = urlsplit(url)
     try:
-        port = address.port
+        port = 80 if parts.port is None else parts.port
     except ValueError:
         port = 0
-    if address.scheme != "http" or not address.hostname or port == 0:
+    if parts.scheme != "http" or not parts.hostname or port == 0:
         raise BadInput(
             f"{url!r} is not the address of a server; expected http://HOST:PORT (TLS would be timed with it)"
         )
-    return address
+    return parts.hostname, port
 
 
 def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
@@ -191,10 +192,9 @@ def ask(
 ) -> tuple[int, bytes]:
     """Status and body of the answer to one request, sent on a connection of its own with a timeout in seconds.
 
-    Raises OSError or http.client.HTTPException without an answer, BadInput as `split_url`.
+    Raises OSError or http.client.HTTPException without an answer, BadInput as `address_of`.
     """
-    address = split_url(url)
-    with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)) as connection:
-        connection.request(method, address.path, body or None, dict(headers or {}))
+    with closing(http.client.HTTPConnection(*address_of(url), timeout=seconds)) as connection:
+        connection.request(method, urlsplit(url).path, body or None, dict(headers or {}))
         answer = connection.getresponse()
         return answer.status, answer.read()
