@@ -5,11 +5,12 @@ whose length is in the header `Inference-Header-Content-Length`, then the tensor
 follow Triton's `extension_classification.md`, the timeout `extension_schedule_policy.md`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -147,6 +148,15 @@ def encode_request(
     output = {"name": OUTPUT, "parameters": {"binary_data": True}}
     head = _encode(request | {"inputs": [tensor], "outputs": [output]})
     return {"Content-Type": OCTETS, HEAD_LENGTH: str(len(head))}, head + raw
+
+
+def http_request(url: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    """The bytes of a POST of HTTP/1.1. Without a body only the head: `headers` then say what follows it."""
+    parts = urlsplit(url)
+    length = {"Content-Length": str(len(body))} if body else {}
+    lines = [f"{name}: {value}" for name, value in {**headers, **length}.items()]
+    head = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", *lines, "", ""]
+    return "\r\n".join(head).encode("latin-1") + body
 
 
 def encode_response(

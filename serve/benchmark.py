@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import OK, HTTPResponse
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 import psutil
 import typer
+from numpy.typing import NDArray
 
 from medserve import errors, machine, process, wire
 from medserve.empty import empty_artifact
@@ -48,24 +50,28 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """A keep-alive connection that repeats a request, whose response is always the same."""
+    """A keep-alive connection to the server of process `pid` that repeats a request, whose response is always the same.
 
-    def __init__(self, url: str, request: bytes) -> None:
+    Raises CannotRun when the response is not a 200.
+    """
+
+    def __init__(self, pid: int, url: str, image: NDArray[np.uint8]) -> None:
+        self._process = psutil.Process(pid)
         parts = urlsplit(url)
         self._socket = socket.create_connection((parts.hostname or "", parts.port or 80))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = request
-        self._socket.sendall(request)
-        response = b""
-        while b"\r\n\r\n" not in response:
-            response += self._socket.recv(65536)
-        head, _, body = response.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{url} answered {response[:500]!r}")
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        while len(body) < length:
-            body += self._socket.recv(65536)
-        self._end = body
+        self._request = wire.http_request(f"{url}/v2/models/empty/infer", *wire.encode_request(image))
+        self._socket.sendall(self._request)
+        response = HTTPResponse(self._socket)
+        response.begin()
+        self._end = response.read()
+        if response.status != OK:
+            raise errors.CannotRun(f"{url} answered {response.status}: {self._end[:500]!r}")
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds of the server."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
 
     def block(self, count: int) -> float:
         """The median latency of `count` requests, in microseconds."""
@@ -99,26 +105,21 @@ def measure(size: int, blocks: int, requests: int) -> Cost:
     server_cpus, client_cpus = machine.divide_cpus(1)
     cpus = ",".join(map(str, server_cpus))
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
-    headers, body = wire.encode_request(image)
-    lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
-    head = "\r\n".join(["POST /v2/models/empty/infer HTTP/1.1", "Host: localhost", *lines, "", ""])
-    request = head.encode() + body
     with tempfile.TemporaryDirectory() as folder:
         empty_artifact(Path(folder), size)
         null = ["-m", "serve", folder, "--runtime", "null", "--port", "0", "--cpus", cpus]
-        with _server(["-m", "serve.benchmark", "--bare", cpus]) as (a, a_url), _server(null) as (b, b_url):
+        with _client(["-m", "serve.benchmark", "--bare", cpus], image) as bare_, _client(null, image) as wrapper:
             own_cpus = machine.usable_cpus()
             machine.pin(client_cpus)
-            clients = Client(a_url, request), Client(b_url, request)
-            for client in clients:
-                client.block(requests)
-            cpu = [_cpu_seconds(a), _cpu_seconds(b)]
-            pairs = [(clients[0].block(requests), clients[1].block(requests)) for _ in range(blocks)]
-            cpu = [
-                (_cpu_seconds(pid) - start) / blocks / requests * 1e6 for pid, start in zip((a, b), cpu, strict=True)
-            ]
+            sides = bare_, wrapper
+            for side in sides:
+                side.block(requests)
+            before = [side.cpu_seconds() for side in sides]
+            pairs = [(bare_.block(requests), wrapper.block(requests)) for _ in range(blocks)]
+            used = [side.cpu_seconds() - start for side, start in zip(sides, before, strict=True)]
             machine.pin(own_cpus)
-    low, middle, high = statistics.quantiles([wrapper - bare_ for bare_, wrapper in pairs], n=4)
+    bare_cpu, wrapper_cpu = (seconds / blocks / requests * 1e6 for seconds in used)
+    low, middle, high = statistics.quantiles([second - first for first, second in pairs], n=4)
     return Cost(
         size=size,
         requests=blocks * requests,
@@ -127,14 +128,15 @@ def measure(size: int, blocks: int, requests: int) -> Cost:
         difference=middle,
         difference_low=low,
         difference_high=high,
-        bare_cpu=cpu[0],
-        wrapper_cpu=cpu[1],
+        bare_cpu=bare_cpu,
+        wrapper_cpu=wrapper_cpu,
         target=TARGETS.get(size),
     )
 
 
 @contextmanager
-def _server(arguments: list[str]) -> Iterator[tuple[int, str]]:
+def _client(arguments: list[str], image: NDArray[np.uint8]) -> Iterator[Client]:
+    """The client of a server, a child that ends with the block."""
     child = process.start(arguments, stdout=subprocess.PIPE, env={errors.EVENTS: "1"})
     try:
         assert child.stdout is not None
@@ -143,14 +145,9 @@ def _server(arguments: list[str]) -> Iterator[tuple[int, str]]:
         )
         if event["event"] != "ready":
             raise errors.CannotRun(f"{' '.join(arguments)}: {event['reason']}")
-        yield child.pid, event["url"] + "/v2/models/empty/infer"
+        yield Client(child.pid, event["url"], image)
     finally:
         process.stop(child)
-
-
-def _cpu_seconds(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 def _serve_bare(cpus: str) -> None:

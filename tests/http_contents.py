@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loadtest.benchmark.hostile_files import flat_png, png_with_texts, progressive_jpeg
+from loadtest.benchmark.hostile import flat_png, png_with_texts, progressive_jpeg
 from medserve import wire
 
 MODEL = "/v2/models/empty"

@@ -18,8 +18,8 @@ from test_locust_by_hand import free_port, locust, wait_for
 
 from loadtest import samples
 from loadtest.generator import payload, schedule
-from loadtest.generator.merging import SERVER_STAMPS, STAMPS, WorkerRecord, merge
 from loadtest.generator.payload import Load
+from loadtest.generator.records import SERVER_STAMPS, STAMPS, WorkerRecord, merge
 from loadtest.measure.locust_process import generate
 from loadtest.results import latency
 from medserve import store

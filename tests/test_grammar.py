@@ -66,7 +66,7 @@ def test_every_conversation_is_answered_or_closed(
     with log.open("wb") as file, serving(empty, "--runtime", "null", stderr=file) as server:
         process = psutil.Process(server.child.pid)
         assert server.infer(image).status == 200
-        with ServerMonitor(server.child.pid, server.address) as monitor:
+        with ServerMonitor(server.child.pid, server.url) as monitor:
             statuses, found = asyncio.run(converse(server, count))
         print(dict(statuses), f"memory grew by {monitor.growth >> 20} MB, {monitor.answers} health answers")
         assert not found, "\n".join(f"{len(found[kind])} x {kind}, as in {found[kind][0]}" for kind in sorted(found))

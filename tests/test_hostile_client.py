@@ -20,8 +20,7 @@ from http_conversations import Conversation, Reader
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
-from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE
-from loadtest.benchmark.hostile_files import flat_png, progressive_jpeg
+from loadtest.benchmark.hostile import ATTACKS, LARGE_ANSWER, REQUEST, UPGRADE, flat_png, progressive_jpeg
 from loadtest.benchmark.resilience import attack
 from medserve import wire
 from medserve.empty import empty_artifact
@@ -85,7 +84,7 @@ def test_the_server_survives_an_attack(name: str, tmp_path: Path) -> None:
     kind = ATTACKS[name]
     folder, log = empty_artifact(tmp_path, kind.size), tmp_path / "log"
     with log.open("wb") as file, serving(folder, *kind.options, stderr=file) as server:
-        found = attack(name, server.child.pid, server.address, server.model)
+        found = attack(name, server.child.pid, server.url, server.model)
         code = server.child.wait(PATIENCE)
     print(found)
     assert found.growth_bytes < server.growth_bytes

@@ -42,7 +42,7 @@ def beside(stranger: peers.Peer, model: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(peers, "PEERS", (stranger,))
     monkeypatch.setattr(comparison, "install", lambda _folder, _packages: Path(sys.executable).parent)
     bench = Bench(tmp_path, 1.0, model)
-    return comparison.compare(bench, model, tmp_path, [stranger.name], rounds=2, count=60, tell=lambda _: None)
+    return comparison.compare(bench, model, tmp_path, [stranger.name], rounds=2, count=60)
 
 
 def stranger(tmp_path: Path, off: float) -> peers.Peer:

@@ -11,7 +11,7 @@ from conftest import Stage
 from made_run import build, study
 from scipy import stats
 
-from loadtest.benchmark import coverage, large, publishing, repeatability, simulated
+from loadtest.benchmark import coverage, large, publishing, repeatability
 from loadtest.results import table
 from medserve.errors import CannotRun
 from medserve.spec import Cell
@@ -39,13 +39,13 @@ def test_a_line_is_the_same_whatever_stands_before_it() -> None:
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
 def test_simulated_series_have_the_percentiles_that_they_say(p: float) -> None:
     generator = np.random.default_rng(5)
-    for series in (simulated.autoregressive(0.0), simulated.autoregressive(0.9), simulated.mixture(0.2, 2.0, 0.15)):
+    for series in (coverage.autoregressive(0.0), coverage.autoregressive(0.9), coverage.mixture(0.2, 2.0, 0.15)):
         found = np.quantile(series.draw(generator, 2_000_000), p)
         assert found == pytest.approx(series.quantile(p), rel=0.01)
 
 
 def test_autoregressive_series_are_as_correlated_as_they_say() -> None:
-    values = np.log(simulated.autoregressive(0.9).draw(np.random.default_rng(6), 200_000))
+    values = np.log(coverage.autoregressive(0.9).draw(np.random.default_rng(6), 200_000))
     assert stats.pearsonr(values[:-1], values[1:]).statistic == pytest.approx(0.9, abs=0.01)
 
 
@@ -58,7 +58,7 @@ def test_a_missed_target_is_an_error(stage: Stage) -> None:
 
 
 def test_the_large_run_is_a_run_of_200_cells(tmp_path: Path) -> None:
-    large.make(tmp_path / "large", 40_000)
+    large.run(tmp_path / "large", 40_000)
     rows = table.rows(table.read(tmp_path / "large"))
     assert len(rows) == 200
     assert {row.status for row in rows} == {"done"}

@@ -42,14 +42,12 @@ def test_a_system_that_tells_no_details_is_null(text: str) -> None:
     assert monitor.cpu_times(text, frozenset({0})) is None
 
 
-def test_the_texts_of_a_process_and_a_cgroup() -> None:
-    stat = "12 (a b) c) (d) S 1 12 12 0 -1 4194304 100 0 0 0 70 30 5 2 20 0 9 0 100 0 0"
-    assert monitor.cpu_seconds(stat) == pytest.approx(107 * TICK)
+def test_counters_are_read_from_the_texts_of_a_thread_and_a_cgroup() -> None:
     status = "Name:\tx\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t34\nx86_Thread_features:\t\n"
-    assert monitor.involuntary_switches(status) == 34
-    assert monitor.involuntary_switches("Name:\tx\n") is None
-    assert monitor.throttled_periods("nr_periods 10\nnr_throttled 3\nthrottled_time 99\n") == 3
-    assert monitor.throttled_periods("usage_usec 1\n") is None
+    assert monitor.counter(status, "nonvoluntary_ctxt_switches") == 34
+    assert monitor.counter("Name:\tx\n", "nonvoluntary_ctxt_switches") is None
+    assert monitor.counter("nr_periods 10\nnr_throttled 3\nthrottled_time 99\n", monitor.THROTTLED) == 3
+    assert monitor.counter("usage_usec 1\n", monitor.THROTTLED) is None
 
 
 def test_every_cgroup_above_a_process_may_bound_it() -> None:

@@ -16,17 +16,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
 import loadtest
 from loadtest.benchmark import other_clients, rooflines
-from loadtest.benchmark.bench import Bench, Line
+from loadtest.benchmark.bench import FIGURES, Bench, Line
+from loadtest.results.tabular import Cell, Column, Table, as_markdown
+from loadtest.results.tabular import Line as TableLine
 from medserve import errors
 from medserve.errors import CannotRun
-from medserve.result import Window
 from medserve.tables import pick
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -40,39 +41,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "analysis": rooflines.analysis,
 }
 
-VERDICTS = {True: "yes", False: "NO", None: ""}
-
-
-def disturbed(part: str, windows: Sequence[Window]) -> Line:
-    """How many windows were disturbed: figures of a disturbed run are not the generator's."""
-    reasons = [window.reason for window in windows if window.reason]
-    note = f"of {len(windows)}" + (f", as when {reasons[0]}" if reasons else "")
-    return Line(part=part, name="disturbed windows", value=len(reasons), note=note)
-
-
-def render(line: Line) -> str:
-    """A line of the table."""
-    if line.value is None:
-        return f"{line.part:<10} {line.name:<42} {'-':>9}     {line.note}"
-    target = f"{_target(line):<18} {VERDICTS[line.ok]:<4}"
-    return f"{line.part:<10} {line.name:<42} {_value(line):>9} {line.unit:<3} {target} {line.note}".rstrip()
-
-
-def as_markdown(line: Line) -> str:
-    """The same as a line of a Markdown table."""
-    cells = (line.part, line.name, f"{_value(line)} {line.unit}", _target(line), VERDICTS[line.ok], line.note)
-    return f"| {' | '.join(cells)} |"
-
-
-def _value(line: Line) -> str:
-    if line.value is None:
-        return "-"
-    return f"{line.value:,.0f}" if abs(line.value) >= 1e4 else f"{line.value:.4g}"
-
-
-def _target(line: Line) -> str:
-    bounds = ((">=", line.low), ("<=", line.high))
-    return ", ".join(f"{sign} {bound:,g}" for sign, bound in bounds if bound is not None)
+Row = TypeVar("Row")
 
 
 @app.command()
@@ -90,25 +59,23 @@ def load(
     Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
     chosen = {name: pick(PARTS, "part", name) for name in only.split(",")}
-    lines: list[Line] = []
-
-    def say(line: Line) -> None:
-        lines.append(line)
-        print(render(line), file=sys.stderr if json else sys.stdout, flush=True)
-
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), scale, artifact)
-        for name, measure in chosen.items():
-            bench.windows.clear()
-            try:
-                for line in measure(bench):
-                    say(line)
-            except CannotRun as error:
-                say(Line(part=name, name="not measured", note=str(error)))
-            if bench.windows:
-                say(disturbed(name, bench.windows))
-    if json:
-        _print_json(_objects(lines))
+        lines = (line for name, measure in chosen.items() for line in _measure(bench, name, measure))
+        _show(lines, FIGURES, Line.cells, json)
+
+
+def _measure(bench: Bench, part: str, measure: Callable[[Bench], Iterator[Line]]) -> Iterator[Line]:
+    """The figures of a part, and how many windows were disturbed: their figures are not those of the generator."""
+    bench.windows.clear()
+    try:
+        yield from measure(bench)
+    except CannotRun as error:
+        yield Line(part=part, name="not measured", note=str(error))
+    if bench.windows:
+        reasons = [window.reason for window in bench.windows if window.reason]
+        note = f"of {len(bench.windows)}" + (f", as when {reasons[0]}" if reasons else "")
+        yield Line(part=part, name="disturbed windows", value=len(reasons), note=note)
 
 
 @app.command()
@@ -122,7 +89,7 @@ def coverage(
     """
     from loadtest.benchmark.coverage import measure
 
-    _tell(measure(trials), json)
+    _judge(_show(measure(trials), FIGURES, Line.cells, json))
 
 
 @app.command()
@@ -138,7 +105,7 @@ def report(
     from loadtest.benchmark.publishing import measure
 
     with tempfile.TemporaryDirectory() as scratch:
-        _tell(measure(out or Path(scratch) / "large", scale), json)
+        _judge(_show(measure(out or Path(scratch) / "large", scale), FIGURES, Line.cells, json))
 
 
 @app.command()
@@ -168,13 +135,9 @@ def cold(
 
     Example: python -m loadtest.benchmark cold runs/quick/artifacts/*
     """
-    from loadtest.benchmark.cold import markdown, measure
+    from loadtest.benchmark.cold import COLUMNS, Start, measure
 
-    found = list(measure(artifacts, repeats))
-    if json:
-        _print_json(found)
-    else:
-        print("\n".join(markdown(found)))
+    _show(measure(artifacts, repeats), COLUMNS, Start.cells, json)
 
 
 @app.command()
@@ -204,24 +167,22 @@ def serving(
     for name in chosen:
         pick(dict.fromkeys(names), "peer", name)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
-        model = comparison.check_model(artifact or comparison.train_and_export(bench, tell))
-        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests, tell)
+        model = comparison.check_model(artifact or comparison.train_and_export(bench))
+        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests)
         lines = [
             *comparison.targets(rows),
-            *batching.gains(bench, model, rounds, requests, tell),
+            *batching.gains(bench, model, rounds, requests),
             *decoding.decoders(10 * rounds),
         ]
     if json:
         _print_json({"servers": rows, "figures": _objects(lines)})
-        _judge(lines)
     else:
-        print("\n".join(comparison.markdown(rows)), end="\n\n")
-        _tell(lines, json)
+        _show(rows, comparison.COLUMNS, comparison.Row.cells, json)
+        print()
+        _show(lines, FIGURES, Line.cells, json)
+    _judge(lines)
 
 
 @app.command()
@@ -238,40 +199,39 @@ def hostile(
     Everything stays on this machine. Example: python -m loadtest.benchmark hostile --source ../old --source .
     """
     from loadtest.benchmark.hostile import ATTACKS
-    from loadtest.benchmark.resilience import markdown, measure
+    from loadtest.benchmark.resilience import COLUMNS, Resilience, measure
 
     names = only.split(",") if only else list(ATTACKS)
     for name in names:
         pick(ATTACKS, "attack", name)
     rows = measure(sources or [Path(loadtest.__file__).parents[1]], names)
-    if json:
-        _print_json(list(rows))
-    else:
-        for line in markdown(rows):
-            print(line, flush=True)
+    _show(rows, COLUMNS, Resilience.cells, json)
 
 
-def _tell(lines: Iterable[Line], json: bool) -> None:
-    """Print figures as they come, as a Markdown table; raise CannotRun when one misses its target."""
-    kept: list[Line] = []
-    if not json:
-        print("| part | figure | value | target | | |\n|---|---|---:|---|---|---|")
-    for line in lines:
-        kept.append(line)
-        if not json:
-            print(as_markdown(line), flush=True)
+def _show(
+    rows: Iterable[Row], columns: tuple[Column, ...], cells: Callable[[Row], Iterable[str]], json: bool
+) -> list[Row]:
+    """Print each row as it comes as a line of a Markdown table; with `json` on stderr, and all as JSON at the end."""
+    output = sys.stderr if json else sys.stdout
+    print(as_markdown(Table("", columns, ()))[0], file=output)
+    found = []
+    for row in rows:
+        line = TableLine(tuple(map(Cell, cells(row))))
+        print(as_markdown(Table("", columns, (line,)))[0].splitlines()[-1], file=output, flush=True)
+        found.append(row)
     if json:
-        _print_json(_objects(kept))
-    _judge(kept)
+        _print_json(_objects(found))
+    return found
 
 
 def _judge(lines: Sequence[Line]) -> None:
+    """Raise CannotRun when a figure misses its target."""
     if missed := [f"{line.part}, {line.name}" for line in lines if line.ok is False]:
         raise CannotRun(f"{len(missed)} of {len(lines)} figures miss their target: {missed[0]}")
 
 
-def _objects(lines: Iterable[Line]) -> list[dict[str, object]]:
-    return [msgspec.structs.asdict(line) | {"ok": line.ok} for line in lines]
+def _objects(rows: Iterable[Any]) -> list[dict[str, object]]:
+    return [msgspec.structs.asdict(row) | ({"ok": row.ok} if isinstance(row, Line) else {}) for row in rows]
 
 
 def _print_json(value: object) -> None:

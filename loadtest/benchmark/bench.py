@@ -1,8 +1,9 @@
 """What the parts of the benchmark share: servers, plans, and the line of a figure."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ import msgspec
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from loadtest.measure import locust_process
 from loadtest.measure.monitor import Monitor
-from loadtest.measure.server_process import ServerProcess
+from loadtest.measure.server_process import ServerProcess, serving
 from loadtest.results import latency
+from loadtest.results.tabular import Column
 from medserve import machine, process, store
-from medserve.empty import empty_artifact
 from medserve.errors import CannotRun
+from medserve.numbers import number
 from medserve.result import Window
 from medserve.spec import Deployment, LoadProfile
 
@@ -27,6 +28,14 @@ ROUNDS = 3
 """Pairs of blocks; a quick run has one."""
 QUICK = 0.1
 WARMUP = 1.0
+
+
+def columns(texts: Sequence[str], numbers: Sequence[str] = ()) -> tuple[Column, ...]:
+    """The columns of a table: of texts, and behind them of numbers."""
+    return (*(Column(title, numeric=False) for title in texts), *map(Column, numbers))
+
+
+FIGURES = columns(("part", "figure", "value", "target", "reached", "note"))
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +56,13 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
 
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of FIGURES."""
+        bounds = (("at least", self.low), ("at most", self.high))
+        target = ", ".join(f"{words} {bound:,g}" for words, bound in bounds if bound is not None)
+        reached = {True: "yes", False: "NO", None: ""}[self.ok]
+        return self.part, self.name, f"{number(self.value)} {self.unit}".rstrip(), target, reached, self.note
+
 
 class Bench:
     """Servers and loads of one run, with all durations and sizes times `scale`; `windows` of the generator's core."""
@@ -65,28 +81,23 @@ class Bench:
         folder.mkdir()
         return folder
 
-    @contextmanager
     def serving(
         self, runtime: str, *, size: int = SIZE, artifact: Path | None = None, **rest: Any
-    ) -> Iterator[ServerProcess]:
+    ) -> AbstractContextManager[ServerProcess]:
         """A ready server; without an artifact, its runtime must be one that needs no model."""
-        folder = self.new()
-        artifact = artifact or empty_artifact(folder, size)
-        deployment = Deployment(artifact=artifact.name, runtime=runtime, **{"batch_sizes": (1,)} | rest)
-        server = ServerProcess(artifact, deployment, self.server_cpus, folder)
-        try:
-            server.wait_ready()
-            yield server
-        finally:
-            server.stop()
+        name = "empty" if artifact is None else artifact.name
+        deployment = Deployment(artifact=name, runtime=runtime, **{"batch_sizes": (1,)} | rest)
+        return serving(deployment, self.server_cpus, self.new(), artifact, size)
 
-    def plan(self, url: str, seconds: float, *, model: str = "empty", seed: int = 0, **profile: Any) -> Load:
+    def plan(
+        self, url: str, seconds: float, *, model: str = "empty", size: int = SIZE, seed: int = 0, **profile: Any
+    ) -> Load:
         """A plan of `seconds` times the scale after a warm-up, whose record has a folder of its own."""
         kind = LoadProfile(
             name="benchmark", seconds=seconds * self.scale, warmup_seconds=WARMUP * min(1.0, self.scale), **profile
         )
         out = str(self.new() / "samples.parquet")
-        shape = payload.describe(url, model)[1]
+        shape = (size, size, 3)
         return Load(url=url, model=model, profile=kind, shape=shape, out=out, seed=seed, cpus=self.client_cpus)
 
     def ours(self, load: Load) -> pa.Table:
@@ -105,6 +116,11 @@ class Bench:
         store.write_json(record.with_name("load.json"), load)
         run("loadtest.benchmark.poller", str(record.with_name("load.json")))
         return latency.after_warmup(samples.read(record))
+
+
+def tell(line: str) -> None:
+    """Print a line about progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def run(*words: str) -> bytes:

@@ -5,7 +5,6 @@ answered in how much time: a count that is independent of the generator.
 """
 
 import asyncio
-import re
 import signal
 from typing import Annotated, cast
 
@@ -14,23 +13,17 @@ import numpy as np
 import typer
 import uvloop
 
+from loadtest.benchmark.poller import LENGTH
 from medserve import errors, machine, wire
 from medserve.timing import now
 
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
-
-class Count:
-    """State of all connections: bytes per request, requests so far, and the time of the first and of the last one."""
+class Canned(asyncio.Protocol):
+    """One connection. Of all together: bytes per request, requests so far, and the time of the first and the last."""
 
     length = answered = first = last = 0
 
-
-class Canned(asyncio.Protocol):
-    """One connection."""
-
-    def __init__(self, count: Count, answer: bytes) -> None:
-        self._count, self._answer = count, answer
+    def __init__(self) -> None:
         self._bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,18 +32,17 @@ class Canned(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer the complete requests."""
-        count = self._count
-        if not count.length:
+        if not Canned.length:
             head = data[: data.index(b"\r\n\r\n") + 4]
             length = LENGTH.search(head)
-            count.length = len(head) + (int(length[1]) if length else 0)
-            count.first = now()
+            Canned.length = len(head) + (int(length[1]) if length else 0)
+            Canned.first = now()
         self._bytes += len(data)
-        if whole := self._bytes // count.length:
-            self._bytes -= whole * count.length
-            self._transport.write(self._answer * whole)
-            count.answered += whole
-            count.last = now()
+        if whole := self._bytes // Canned.length:
+            self._bytes -= whole * Canned.length
+            self._transport.write(ANSWER * whole)
+            Canned.answered += whole
+            Canned.last = now()
 
 
 def answer() -> bytes:
@@ -62,16 +54,19 @@ def answer() -> bytes:
     return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body
 
 
+ANSWER = answer()
+
+
 async def _serve() -> None:
-    loop, count, given = asyncio.get_running_loop(), Count(), answer()
+    loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    server = await loop.create_server(lambda: Canned(count, given), "127.0.0.1", 0)
+    server = await loop.create_server(Canned, "127.0.0.1", 0)
     url = "http://{}:{}".format(*server.sockets[0].getsockname())
     print(msgspec.json.encode({"event": "ready", "url": url}).decode(), flush=True)
     await stopping.wait()
-    seconds = (count.last - count.first) / 1e9
-    print(msgspec.json.encode({"event": "answered", "count": count.answered, "seconds": seconds}).decode(), flush=True)
+    seconds = (Canned.last - Canned.first) / 1e9
+    print(msgspec.json.encode({"event": "answered", "count": Canned.answered, "seconds": seconds}).decode(), flush=True)
 
 
 def canned(cpus: Annotated[str, typer.Option(help="CPUs to run on, as in 0,1.")] = "") -> None:

@@ -4,6 +4,7 @@ Each repetition starts a server of every kind once, so that disturbances affect 
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
@@ -11,12 +12,19 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from loadtest.measure.server_process import ServerProcess
+from loadtest.benchmark.bench import columns
+from loadtest.measure.server_process import serving
 from medserve import machine, plugins, store
+from medserve.numbers import number
 from medserve.spec import Deployment
 
 PARTS = ("import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
 """Facts of `loadtest.measure.server_process`: since the start of the process, except `load_seconds`."""
+
+
+COLUMNS = columns(
+    ("artifact", "runtime", "compile cache"), ("importing, s", "loading, s", "ready, s", "answer, s", "memory, MiB")
+)
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -28,35 +36,26 @@ class Start(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     peak_memory_bytes: int | None
 
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        memory = None if self.peak_memory_bytes is None else self.peak_memory_bytes / 2**20
+        seconds = (self.seconds[name] for name in PARTS)
+        return self.artifact, self.runtime, self.cache, *map(number, (*seconds, memory))
+
 
 def measure(folders: Iterable[Path], repeats: int) -> Iterator[Start]:
     """Start every artifact with each runtime that it is certified for. Raises CannotRun when one does not start."""
     kinds = [kind for folder in folders for kind in _kinds(folder)]
-    found: dict[int, list[dict[str, float]]] = {index: [] for index in range(len(kinds))}
+    found = defaultdict[tuple[Path, str, str], list[dict[str, float]]](list)
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
-            for index, (folder, runtime, cache) in enumerate(kinds):
+            for folder, runtime, cache in kinds:
                 place = str(Path(scratch) / f"{folder.name}.{runtime}") if cache else None
-                found[index].append(_start(folder, runtime, place))
-    for index, (folder, runtime, cache) in enumerate(kinds):
-        peaks = [int(one["peak_memory_bytes"]) for one in found[index] if "peak_memory_bytes" in one]
-        yield Start(
-            artifact=folder.name,
-            runtime=runtime,
-            cache=cache,
-            seconds={name: round(median(one[name] for one in found[index]), 3) for name in PARTS},
-            peak_memory_bytes=max(peaks, default=None),
-        )
-
-
-def markdown(starts: Iterable[Start]) -> Iterator[str]:
-    """The lines of a table, one per start."""
-    yield "| artifact | runtime | compile cache | importing, s | loading, s | ready, s | answer, s | memory, MiB |"
-    yield "|---|---|---|---:|---:|---:|---:|---:|"
-    for one in starts:
-        memory = "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 2**20:,.0f}"
-        cells = (one.artifact, one.runtime, one.cache, *(f"{one.seconds[name]:.2f}" for name in PARTS), memory)
-        yield f"| {' | '.join(cells)} |"
+                found[folder, runtime, cache].append(_start(folder, runtime, place))
+    for (folder, runtime, cache), starts in found.items():
+        seconds = {name: round(median(one[name] for one in starts), 3) for name in PARTS}
+        peaks = [int(one["peak_memory_bytes"]) for one in starts if "peak_memory_bytes" in one]
+        yield Start(folder.name, runtime, cache, seconds, max(peaks, default=None))
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
@@ -71,11 +70,11 @@ def _kinds(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def _start(folder: Path, runtime: str, cache: str | None) -> dict[str, float]:
     options = {} if cache is None else {"cache": cache}
     deployment = Deployment(artifact=folder.name, runtime=runtime, options=options)
-    with tempfile.TemporaryDirectory() as logs, np.load(folder / "golden.npz") as golden:
-        server = ServerProcess(folder, deployment, machine.divide_cpus(1)[0], Path(logs))
-        try:
-            server.wait_ready()
-            server.answer_first(golden["images"][:1])
-            return server.facts()
-        finally:
-            server.stop()
+    cpus, _ = machine.divide_cpus(1)
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        np.load(folder / "golden.npz") as golden,
+        serving(deployment, cpus, Path(logs), folder) as server,
+    ):
+        server.answer_first(golden["images"][:1])
+        return server.facts()

@@ -7,16 +7,23 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from math import log
-from typing import Protocol
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.signal import lfilter
+from scipy.special import ndtr, ndtri
 
 from loadtest.analysis import bimodality, compare, intervals, steady, within_launch
 from loadtest.analysis.compare import MARGIN, Judged
 from loadtest.benchmark.bench import Line
-from loadtest.benchmark.simulated import Series, autoregressive, launched, mixture, paired, ramp
 
+Floats = NDArray[np.float64]
+MS = 1e6
+SPREAD = 0.2
+"""Standard deviation of the logarithm of a request's latency."""
 NAMES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
 LAUNCHES = (3, 5)
 EFFECT = 0.05
@@ -25,6 +32,64 @@ NOISE = 0.02
 """The same of a launch's effect within its block, in families of pairs."""
 DRIFT = 0.3
 """The same of a block's effect on all its launches."""
+
+
+class Series(NamedTuple):
+    """`draw(generator, count)` gives latencies (ns) in order of time, `quantile(p)` the truth (ns)."""
+
+    draw: Callable[[np.random.Generator, int], Floats]
+    quantile: Callable[[float], float]
+
+
+def autoregressive(correlation: float) -> Series:
+    """Lognormal around 1 ms; the logarithms are an AR(1) process, independent where `correlation` is 0."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        fresh = np.sqrt(1 - correlation**2)
+        noise = generator.standard_normal(count) * fresh
+        noise[0] /= fresh  # stationary from the first one on
+        found: Floats = MS * np.exp(SPREAD * lfilter([1.0], [1.0, -correlation], noise))
+        return found
+
+    return Series(draw, lambda p: MS * float(np.exp(SPREAD * ndtri(p))))
+
+
+def mixture(share: float, ratio: float, spread: float) -> Series:
+    """Independent latencies: a `share` of them around `ratio` ms, the others around 1 ms."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        upper = generator.random(count) < share
+        return np.asarray(MS * np.exp(spread * generator.standard_normal(count) + np.log(ratio) * upper))
+
+    def below(logarithm: float) -> float:
+        return float((1 - share) * ndtr(logarithm / spread) + share * ndtr((logarithm - np.log(ratio)) / spread))
+
+    def quantile(p: float) -> float:
+        ends = -6 * spread, np.log(ratio) + 6 * spread
+        return MS * float(np.exp(brentq(lambda logarithm: below(logarithm) - p, *ends, xtol=1e-12)))
+
+    return Series(draw, quantile)
+
+
+def ramp(rise: float) -> Series:
+    """Independent latencies around a level that rises by the share `rise`; they have no true percentile."""
+
+    def draw(generator: np.random.Generator, count: int) -> Floats:
+        level = np.linspace(0.0, np.log1p(rise), count)
+        return np.asarray(MS * np.exp(level + SPREAD * generator.standard_normal(count)))
+
+    return Series(draw, lambda _: np.nan)
+
+
+def paired(
+    generator: np.random.Generator, levels: Floats, launches: int, noise: float, drift: float
+) -> list[dict[int, float]]:
+    """One percentile of each deployment by block: its level, times the effect of the block, times noise."""
+    blocks = generator.normal(0.0, drift, launches)
+    logs = np.log(levels)[:, None] + blocks + generator.normal(0.0, noise, (len(levels), launches))
+    return [dict(enumerate(np.exp(row).tolist())) for row in logs]
+
+
 INDEPENDENT = autoregressive(0.0)
 
 WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
@@ -36,16 +101,7 @@ WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
 """Requests of each series by percentile: an effective sample size of some 400, and more for p99."""
 
 
-class Interval(Protocol):
-    """Anything with two ends, which may be null."""
-
-    @property
-    def low(self) -> float | None:
-        """The lower end."""
-
-    @property
-    def high(self) -> float | None:
-        """The upper end."""
+Interval = intervals.Interval | compare.Ratio
 
 
 def measure(trials: int) -> Iterator[Line]:
@@ -68,15 +124,14 @@ def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.r
 def _within(trials: int) -> Iterator[Line]:
     for kind, (series, counts) in WITHIN.items():
         for p, count in counts.items():
-
-            def draw(
-                generator: np.random.Generator, series: Series = series, p: float = p, count: int = count
-            ) -> Interval:
-                values = series.draw(generator, count)
-                return within_launch.percentile_interval(values, np.sort(values), p)
-
+            draw = partial(_within_launch, series=series, p=p, count=count)
             name = f"{NAMES[p]}, {kind}, {count:,} requests"
             yield _holds("one launch", name, trials, series.quantile(p) / 1e6, draw)
+
+
+def _within_launch(generator: np.random.Generator, series: Series, p: float, count: int) -> Interval:
+    values = series.draw(generator, count)
+    return within_launch.percentile_interval(values, np.sort(values), p)
 
 
 def _launches(trials: int) -> Iterator[Line]:
@@ -93,23 +148,24 @@ def _launches(trials: int) -> Iterator[Line]:
 
 def _launched(generator: np.random.Generator, p: float, count: int, skewed: bool) -> Interval:
     effects = EFFECT * (generator.exponential(size=count) - 1 if skewed else generator.standard_normal(count))
-    return intervals.estimate(launched(generator, effects, INDEPENDENT, 1000), p)
+    return intervals.estimate([np.sort(np.exp(effect) * INDEPENDENT.draw(generator, 1000)) for effect in effects], p)
 
 
 def _pairs(trials: int) -> Iterator[Line]:
-    levels = np.array([1.0, 1.2])
     for count in LAUNCHES:
+        draws = partial(_ratio, truth=1.2, count=count, noise=EFFECT), partial(_unpaired_ratio, truth=1.2, count=count)
+        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, draws[0])
+        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, draws[1])
 
-        def paired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
-            first, second = paired(generator, levels, count, EFFECT, DRIFT)
-            return compare.ratio(first, second)
 
-        def unpaired_ratio(generator: np.random.Generator, count: int = count) -> Interval:
-            old, new = (np.exp(generator.normal(0.0, noise, count)).tolist() for noise in (EFFECT, 2 * EFFECT))
-            return compare.unpaired(old, [1.2 * one for one in new])
+def _ratio(generator: np.random.Generator, truth: float, count: int, noise: float) -> compare.Ratio:
+    first, second = paired(generator, np.array([1.0, truth]), count, noise, DRIFT)
+    return compare.ratio(first, second)
 
-        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, paired_ratio)
-        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, unpaired_ratio)
+
+def _unpaired_ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
+    old, new = (np.exp(generator.normal(0.0, noise, count)) for noise in (EFFECT, 2 * EFFECT))
+    return compare.unpaired(old.tolist(), (truth * new).tolist())
 
 
 def _flags(trials: int) -> Iterator[Line]:
@@ -162,38 +218,41 @@ FAMILIES: dict[str, tuple[float, ...]] = {
 """Ratios of a family of pairs, which share only the blocks."""
 
 
+LEVELS = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
+"""Levels of deployments that are compared each with each: pairs with a common side are not independent."""
+
+
 def _verdicts(trials: int) -> Iterator[Line]:
     for count in LAUNCHES:
         for kind, truths in FAMILIES.items():
-            name = f"{kind}, {count} launches"
-            generator, wrong, decided = _generator(name), 0, 0
-            for _ in range(trials):
-                judged = compare.judge([_ratio(generator, truth, count) for truth in truths])
-                wrong += any(_wrong(one, truth) for one, truth in zip(judged, truths, strict=True))
-                decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-            note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
-            yield Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
-        yield _all_pairs(trials, count)
+            draw = partial(_family, truths=truths, count=count)
+            yield _judged(f"{kind}, {count} launches", trials, truths, draw)
+        places = list(combinations(range(len(LEVELS)), 2))
+        truths = tuple(LEVELS[b] / LEVELS[a] for a, b in places)
+        draw = partial(_each_with_each, places=places, count=count)
+        yield _judged(f"{len(LEVELS)} deployments, each with each, {count} launches", trials, truths, draw)
 
 
-def _all_pairs(trials: int, count: int) -> Line:
-    """Six deployments, all pairs: pairs with a common side are not independent."""
-    levels = np.array([1.0, 1.0, BORDER, BORDER, 1.3, 2.0])
-    places = list(combinations(range(len(levels)), 2))
-    name = f"6 deployments, each with each, {count} launches"
+def _family(generator: np.random.Generator, truths: tuple[float, ...], count: int) -> list[compare.Ratio]:
+    return [_ratio(generator, truth, count, NOISE) for truth in truths]
+
+
+def _each_with_each(generator: np.random.Generator, places: list[tuple[int, int]], count: int) -> list[compare.Ratio]:
+    sides = paired(generator, LEVELS, count, NOISE, DRIFT)
+    return [compare.ratio(sides[a], sides[b]) for a, b in places]
+
+
+def _judged(
+    name: str, trials: int, truths: tuple[float, ...], draw: Callable[[np.random.Generator], list[compare.Ratio]]
+) -> Line:
+    """The share of families with a wrong verdict."""
     generator, wrong, decided = _generator(name), 0, 0
     for _ in range(trials):
-        sides = paired(generator, levels, count, NOISE, DRIFT)
-        judged = compare.judge([compare.ratio(sides[a], sides[b]) for a, b in places])
-        wrong += any(_wrong(one, levels[b] / levels[a]) for one, (a, b) in zip(judged, places, strict=True))
+        judged = compare.judge(draw(generator))
+        wrong += any(map(_wrong, judged, truths))
         decided += sum(one.verdict in ("faster", "slower", "equivalent") for one in judged)
-    note = f"{100 * decided / trials / len(places):.0f} % of the pairs decided"
+    note = f"{100 * decided / trials / len(truths):.0f} % of the pairs decided"
     return Line(part="verdicts", name=name, value=100 * wrong / trials, unit="%", high=5, note=note)
-
-
-def _ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
-    first, second = paired(generator, np.array([1.0, truth]), count, NOISE, DRIFT)
-    return compare.ratio(first, second)
 
 
 def _wrong(judged: Judged, truth: float) -> bool:

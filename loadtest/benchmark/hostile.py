@@ -1,26 +1,23 @@
 """What one hostile client may send to an HTTP server of the protocol: up to 64 MB per attack, to this machine only.
 
 Each attack is a generator over its own steps, so that the caller can look at the server, or stop it, in the middle.
-Its connections stay open until `Client.close`: a server that only survives because the client leaves is not safe.
+Its connections stay open until the client's end: a server that only survives because the client leaves is not safe.
 """
 
 import gzip
+import io
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from loadtest.benchmark.hostile_files import (
-    flat_png,
-    jpeg_with_segments,
-    png_with_chunks,
-    png_with_texts,
-    progressive_jpeg,
-)
+from loadtest.generator.payload import address_of
 from medserve import wire
 
 BUDGET = 64 << 20
@@ -35,28 +32,30 @@ FLOODED = 8
 PIPELINED = 16
 MOST_BYTES = 16 << 20
 """Of an image file that the server takes."""
+SIGNATURE_AND_HEADER = 33
+"""Bytes of a PNG before its further chunks."""
 REQUEST = b"GET /v2 HTTP/1.1\r\nHost: abcd\r\n\r\n"
 """32 bytes, so that a piece, and what a server reads at a time, ends with a request."""
 LARGE_ANSWER = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 
+HEADER = b"Name: value\r\n"
+CHUNKED = {"Transfer-Encoding": "chunked"}
+GZIP = {"Content-Encoding": "gzip"}
+NO_HEADERS: Mapping[str, str] = {}
+
 Steps = Iterator[None]
 
 
-class Client:
-    """The connections of one client to `address`, where `model` is served, and the bytes that it sends: `budget`."""
+class Client(ExitStack):
+    """The connections of one client to `url`, where `model` is served, and the bytes that it sends: `budget`."""
 
-    def __init__(self, address: tuple[str, int], model: str, budget: int = BUDGET) -> None:
-        self.address, self.model, self.budget = address, model, budget
+    def __init__(self, url: str, model: str, budget: int = BUDGET) -> None:
+        super().__init__()
+        self.url, self.model, self.budget = url, model, budget
+        self._address = address_of(url)
         self.sent = 0
         self.connections: list[socket.socket] = []
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self.connections:
-            connection.close()
 
     @property
     def has_budget(self) -> bool:
@@ -65,12 +64,12 @@ class Client:
 
     def connect(self, receive_bytes: int | None = None) -> socket.socket:
         """A new connection, whose kernel takes few answers where it is told so. Raises OSError where it is refused."""
-        connection = socket.socket()
+        connection = self.enter_context(socket.socket())
         self.connections.append(connection)
         if receive_bytes is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connection.settimeout(ANSWER_SECONDS)
-        connection.connect(self.address)
+        connection.connect(self._address)
         connection.settimeout(STALL_SECONDS)
         return connection
 
@@ -110,42 +109,50 @@ class Client:
                     selector.unregister(key.fileobj)
                 yield
 
-    def head(self, route: str, *lines: str) -> bytes:
-        """The head of a POST to `infer` or `classify`, with further header lines."""
-        start = [f"POST /v2/models/{self.model}/{route} HTTP/1.1", "Host: a", *lines, "", ""]
-        return "\r\n".join(start).encode()
+    def post(self, route: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+        """A POST to `infer` or `classify`; without a body only its head."""
+        return wire.http_request(f"{self.url}/v2/models/{self.model}/{route}", headers, body)
 
-    def post(self, route: str, body: bytes, *lines: str) -> bytes:
-        """A whole POST."""
-        return self.head(route, f"Content-Length: {len(body)}", *lines) + body
+    def post_each(self, route: str, bodies: Iterable[bytes], headers: Mapping[str, str] = NO_HEADERS) -> Steps:
+        """Send each body on a connection of its own, and wait for the answers."""
+        for body in bodies:
+            self.send(self.connect(), self.post(route, headers, body))
+            yield
+        yield from self.wait_for_answers()
+
+
+Run = Callable[[Client], Steps]
 
 
 class Attack(NamedTuple):
     """What a client does, and the deployment that it does it to: options of `serve`, pixels of a side."""
 
     title: str
-    run: Callable[[Client], Steps]
+    run: Run
     options: tuple[str, ...] = ("--runtime", "null")
     size: int = 28
 
 
-def trailers(client: Client) -> Steps:
-    """A chunked body that is whole, and trailers without end."""
-    start = client.head("infer", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n"
-    yield from client.flood(start, b"Name: value\r\n" * (PIECE // 13))
+def flooding(piece: bytes, start: bytes = b"", route: str = "", headers: Mapping[str, str] = CHUNKED) -> Run:
+    """Send as much as the server takes of `piece`, many at a time, after `start` and, for a route, the head before."""
+
+    def run(client: Client) -> Steps:
+        head = client.post(route, headers) if route else b""
+        yield from client.flood(head + start, piece * (PIECE // len(piece)))
+
+    return run
 
 
-def pipelined_requests(client: Client) -> Steps:
-    """Requests of 32 bytes on one connection, whose answers are not read."""
-    yield from client.flood(b"", REQUEST * (PIECE // len(REQUEST)))
+def posting_files(make: Callable[[], Iterable[bytes]]) -> Run:
+    """Post image files, each on a connection of its own."""
+    return lambda client: client.post_each("classify", make())
 
 
 def pipelined_bodies(client: Client) -> Steps:
     """Whole infer requests of 64 KB on one connection, whose answers are not read."""
     headers, body = wire.encode_request(np.zeros((27, 28, 28, 3), np.uint8))
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    padding = PIECE - len(client.post("infer", body, *lines, "Padding: "))
-    yield from client.flood(b"", client.post("infer", body, *lines, "Padding: " + "a" * padding))
+    padding = "a" * (PIECE - len(client.post("infer", headers | {"Padding": ""}, body)))
+    yield from client.flood(b"", client.post("infer", headers | {"Padding": padding}, body))
 
 
 def _ask_for_large_answers(client: Client) -> Steps:
@@ -177,7 +184,7 @@ def half_bodies(client: Client) -> Steps:
     piece = bytes(PIECE)
     while client.has_budget:
         connection = client.connect()
-        if not client.send(connection, client.head("classify", f"Content-Length: {MOST_BYTES}")):
+        if not client.send(connection, client.post("classify", {"Content-Length": str(MOST_BYTES)})):
             return
         for _ in range(MOST_BYTES // PIECE - 1):
             if not client.has_budget or not client.send(connection, piece):
@@ -189,21 +196,11 @@ def half_bodies(client: Client) -> Steps:
 def small_chunks(client: Client) -> Steps:
     """Bodies in chunks of one byte, on 8 connections that all have data when the server looks."""
     for _ in range(8):
-        client.send(client.connect(), client.head("classify", "Transfer-Encoding: chunked"))
+        client.send(client.connect(), client.post("classify", CHUNKED))
     open_connections = list(client.connections)
     while client.has_budget and open_connections:
         open_connections = [one for one in open_connections if client.send(one, b"1\r\na\r\n" * (PIECE // 6))]
         yield
-
-
-def chunk_extension(client: Client) -> Steps:
-    """One chunk whose extension does not end."""
-    yield from client.flood(client.head("classify", "Transfer-Encoding: chunked") + b"1;", b"a" * PIECE)
-
-
-def endless_heads(client: Client) -> Steps:
-    """A head without end."""
-    yield from client.flood(b"GET /v2 HTTP/1.1\r\n", b"Name: value\r\n" * (PIECE // 13))
 
 
 def many_headers(client: Client) -> Steps:
@@ -228,7 +225,7 @@ def upgrades(client: Client) -> Steps:
 
 def resets(client: Client) -> Steps:
     """Half a request, then a reset, 2,000 times."""
-    content = client.head("infer", "Content-Length: 5000") + bytes(4000)
+    content = client.post("infer", {"Content-Length": "5000"}) + bytes(4000)
     for _ in range(2000):
         connection = client.connect()
         client.send(connection, content)
@@ -246,49 +243,10 @@ def idle_connections(client: Client) -> Steps:
     yield from client.hold(1.0)
 
 
-def _post_files(client: Client, *contents: bytes) -> Steps:
-    for content in contents:
-        client.send(client.connect(), content)
-        yield
-    yield from client.wait_for_answers()
-
-
-def jpeg_scans(client: Client) -> Steps:
-    """A flat JPEG of 4 Mpx in 8,000 scans, each of which the decoder reads for the whole image."""
-    file = progressive_jpeg(2048, 8000)
-    yield from _post_files(client, client.post("classify", file))
-
-
-def large_pixels(client: Client) -> Steps:
-    """PNG files of 49 KB that are 4096 x 4096 px, on 8 connections."""
-    file = flat_png(4096)
-    yield from _post_files(client, *[client.post("classify", file)] * 8)
-
-
-def allowed_pixels(client: Client) -> Steps:
-    """PNG files of 4 Mpx, the most that is allowed, on 64 connections."""
-    file = flat_png(2048)
-    yield from _post_files(client, *[client.post("classify", file)] * 64)
-
-
-def png_texts(client: Client) -> Steps:
-    """PNG files of 67 KB whose compressed texts are 63 MB of characters, on 8 connections."""
-    file = png_with_texts(63)
-    yield from _post_files(client, *[client.post("classify", file)] * 8)
-
-
-def metadata(client: Client) -> Steps:
-    """Small images in files of 16 MiB of empty metadata, PNG and JPEG by turns on 4 connections."""
-    files = [png_with_chunks(MOST_BYTES), jpeg_with_segments(MOST_BYTES)] * 2
-    yield from _post_files(client, *[client.post("classify", file) for file in files])
-
-
 def gzip_bombs(client: Client) -> Steps:
     """Tensors of 9.6 MB in 10 KB of gzip, on 64 connections to a queue that is slowly worked off."""
     headers, body = wire.encode_request(np.zeros((64, 224, 224, 3), np.uint8))
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    content = client.post("infer", gzip.compress(body), "Content-Encoding: gzip", *lines)
-    yield from _post_files(client, *[content] * 64)
+    yield from client.post_each("infer", [gzip.compress(body)] * 64, headers | GZIP)
 
 
 def inflated_json(client: Client) -> Steps:
@@ -296,32 +254,75 @@ def inflated_json(client: Client) -> Steps:
     images = 64 * 224 * 224 * 3
     head = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[64,224,224,3],"data":['
     body = gzip.compress(head + b"0      ," * (images - 1) + b"0]}]}", 9)
-    content = client.post("infer", body, "Content-Encoding: gzip", "Content-Type: application/json")
-    yield from _post_files(client, *[content] * 8)
+    yield from client.post_each("infer", [body] * 8, GZIP | {"Content-Type": wire.JSON})
+
+
+def progressive_jpeg(side: int, scans: int) -> bytes:
+    """A flat grey progressive JPEG of `side` px in at least six scans, the last of which is repeated."""
+    file = io.BytesIO()
+    Image.new("L", (side, side), 100).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    start_of_scan = b"\xff\xda"
+    repeated = whole[whole.rindex(start_of_scan) : -2]
+    return whole[:-2] + repeated * (scans - whole.count(start_of_scan)) + whole[-2:]
+
+
+def flat_png(side: int) -> bytes:
+    """A black PNG of `side` px in colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def png_with_texts(count: int) -> bytes:
+    """A PNG of 28 px with `count` compressed texts of 2**20 bytes each (iTXt, PNG specification 11.3.3.4)."""
+    text = zlib.compress(b"\xf0\x9f\x98\x80" + b"a" * ((1 << 20) - 4), 9)
+    whole = flat_png(28)
+    texts = b"".join(_png_chunk(b"iTXt", b"key%d\0\1\0\0\0" % number + text) for number in range(count))
+    return whole[:SIGNATURE_AND_HEADER] + texts + whole[SIGNATURE_AND_HEADER:]
+
+
+def png_with_chunks(size: int) -> bytes:
+    """A PNG of 28 px and at most `size` bytes, filled with private chunks without content."""
+    whole, empty = flat_png(28), _png_chunk(b"abCd", b"")
+    return whole[:SIGNATURE_AND_HEADER] + empty * ((size - len(whole)) // len(empty)) + whole[SIGNATURE_AND_HEADER:]
+
+
+def jpeg_with_segments(size: int) -> bytes:
+    """A JPEG of 64 px and at most `size` bytes, filled with application segments without content."""
+    whole, empty = progressive_jpeg(64, 6), b"\xff\xe5\0\2"
+    return whole[:2] + empty * ((size - len(whole)) // len(empty)) + whole[2:]
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 LARGE_BATCH = ("--batch-sizes", "64")
 QUEUED = ("--runtime", "delay", "--options", '{"delays_ms": [200]}', "--dispatch", "thread", *LARGE_BATCH)
 
 ATTACKS = {
-    "trailers": Attack("endless trailers", trailers),
-    "pipelined": Attack("pipelined GETs, answers unread", pipelined_requests),
+    "trailers": Attack("endless trailers", flooding(HEADER, b"2\r\n{}\r\n0\r\n", "infer")),
+    "pipelined": Attack("pipelined GETs, answers unread", flooding(REQUEST)),
     "bodies": Attack("pipelined tensors, answers unread", pipelined_bodies),
     "unread": Attack("large answers, never read", unread_answers),
     "slow": Attack("large answers, read slowly", slow_readers),
     "half": Attack("image files without their last byte", half_bodies),
     "chunks": Attack("chunks of one byte", small_chunks),
-    "extension": Attack("endless chunk extension", chunk_extension),
-    "heads": Attack("endless heads", endless_heads),
+    "extension": Attack("endless chunk extension", flooding(b"a", b"1;", "classify")),
+    "heads": Attack("endless heads", flooding(HEADER, b"GET /v2 HTTP/1.1\r\n")),
     "headers": Attack("half heads in headers of 4 bytes", many_headers),
     "upgrades": Attack("HTTP/2 upgrade offers", upgrades),
     "resets": Attack("half requests, reset", resets),
     "idle": Attack("idle connections", idle_connections),
-    "scans": Attack("JPEG in 8,000 scans", jpeg_scans),
-    "pixels": Attack("PNG of 16 Mpx", large_pixels),
-    "files": Attack("PNG of 4 Mpx", allowed_pixels),
-    "texts": Attack("PNG with compressed texts", png_texts),
-    "metadata": Attack("16 MiB of empty metadata", metadata),
+    "scans": Attack("JPEG in 8,000 scans", posting_files(lambda: [progressive_jpeg(2048, 8000)])),
+    "pixels": Attack("PNG of 16 Mpx", posting_files(lambda: [flat_png(4096)] * 8)),
+    "files": Attack("PNG of 4 Mpx", posting_files(lambda: [flat_png(2048)] * 64)),
+    "texts": Attack("PNG with compressed texts", posting_files(lambda: [png_with_texts(63)] * 8)),
+    "metadata": Attack(
+        "16 MiB of empty metadata",
+        posting_files(lambda: [png_with_chunks(MOST_BYTES), jpeg_with_segments(MOST_BYTES)] * 2),
+    ),
     "bombs": Attack("gzip bombs into the queue", gzip_bombs, QUEUED, 224),
     "json": Attack("gzip of 77 MB of JSON", inflated_json, ("--runtime", "null", *LARGE_BATCH), 224),
 }

@@ -1,23 +1,29 @@
-"""`python -m loadtest.benchmark.large FOLDER`: a run of 200 cells in five launches, as the program writes it.
+"""`python -m loadtest.benchmark.large run|record|reduce FOLDER`: large results, and the cost of reducing a record.
 
-Its latencies are random, its manifests and digests are valid. A process of its own, so that its memory does not count
-for the reader of the run.
+`run` makes 200 cells in five launches, as the program writes them, `record` a single launch. Latencies are random,
+manifests and digests are valid. Each is a process of its own, so that its peak memory is that of its own work.
 """
 
+import resource
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import typer
+from numpy.typing import NDArray
 
 from loadtest import samples
 from medserve import errors, machine, store
 from medserve.empty import empty_artifact
 from medserve.result import Result
-from medserve.spec import Artifact, Cell, Epoch, Scores
+from medserve.spec import Artifact, Cell, Deployment, Epoch, LoadProfile, Scores
 from medserve.study import Deployed, Export, Measure, Study, plan
 
 SAMPLES = 10_000_000
@@ -26,6 +32,12 @@ PROFILES = ("in-process-1", "in-process-32", "closed-1", "open-50")
 FACTOR = {"torchscript": 1.0, "saved_model": 1.4, "onnx_runtime": 0.7, "null": 0.05}
 """Latency by runtime, over that of the first."""
 RATE = 50
+BLOCK = 1 << 20
+GAP = 100_000
+"""Nanoseconds between two arrivals of the large record: 10,000 per second."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER")]
 
 
 def study(count: int) -> Study:
@@ -43,11 +55,9 @@ def study(count: int) -> Study:
     )
 
 
-def make(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the run to be made.")],
-    rows: Annotated[int, typer.Option(min=1000, help="Samples of all cells together.")] = SAMPLES,
-) -> None:
-    """Make the run."""
+@app.command()
+def run(folder: Folder, rows: Annotated[int, typer.Option(min=1000)] = SAMPLES) -> None:
+    """Make the run; `rows` are the samples of all cells together."""
     cells = len(SIZES) * len(PROFILES) * 5
     count = max(1, rows // (cells * 5))
     made = study(count)
@@ -84,6 +94,37 @@ def make(
                 store.write_json(target / "result.json", result)
 
 
+@app.command()
+def record(folder: Folder, rows: Annotated[int, typer.Option(min=1)] = SAMPLES) -> None:
+    """Make a record of an open loop, and the result that names it."""
+    samples.write_tables(folder / "samples.parquet", _tables(rows))
+    profile = LoadProfile(
+        name="large", mode="open-loop", arrivals="poisson", rate=1e9 / GAP, seconds=rows * GAP / 1e9, warmup_seconds=0.0
+    )
+    result = Result(
+        study="large",
+        cell=Cell(deployment=Deployment(artifact="empty", runtime="null"), profile=profile),
+        launch=0,
+        status="done",
+        started="",
+        files=store.digests(folder, without="result.json"),
+    )
+    store.write_json(folder / "result.json", result)
+
+
+@app.command()
+def reduce(folder: Folder) -> None:
+    """Summarise the launch of the record, as a report does. Prints seconds, peak memory and requests."""
+    from loadtest.results import launch_summary
+
+    result = store.read_json(folder / "result.json", Result)
+    began = time.perf_counter()
+    summary = launch_summary.summarise(folder, result)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(msgspec.json.encode({"seconds": seconds, "peak_bytes": peak, "requests": summary.count}).decode())
+
+
 def _artifact(empty: Artifact, export: Export) -> Artifact:
     training, replace = export.training, msgspec.structs.replace
     epochs = range(training.recipe.epochs)
@@ -112,13 +153,7 @@ def _record(generator: np.random.Generator, deployed: Deployed, cell: Cell, coun
     level = 500_000 * (deployed.export.training.size / 28) ** 1.5 * FACTOR[deployed.deployment.runtime]
     level *= profile.batch**0.8 * np.exp(generator.normal(0.0, 0.02))
     infer = (level * generator.lognormal(0.0, 0.15, count)).astype(np.int64)
-    columns: dict[str, Any] = {
-        "status": np.full(count, 200),
-        "image": np.arange(count) % 1024,
-        "batch": np.full(count, profile.batch),
-        "warmup": np.zeros(count, np.bool_),
-        "wrong": np.zeros(count, np.bool_),
-    }
+    columns = _common(np.arange(count), profile.batch)
     if profile.mode == "in-process":
         ends = 10**15 + np.cumsum(infer)
         return columns | {"sent_ns": ends - infer, "done_ns": ends}
@@ -130,8 +165,27 @@ def _record(generator: np.random.Generator, deployed: Deployed, cell: Cell, coun
     else:
         took = way + infer + back
         sent = 10**15 + np.cumsum(took) - took
-    done = sent + way + infer + back
-    return columns | {
+    return columns | _over_http(sent, way, infer, back) | {"connection": np.zeros(count, np.int64)}
+
+
+def _common(number: NDArray[np.int64], batch: int) -> dict[str, Any]:
+    """The columns of successful requests that are the same however they were measured."""
+    count = len(number)
+    return {
+        "status": np.full(count, 200),
+        "image": number % 1024,
+        "batch": np.full(count, batch),
+        "warmup": np.zeros(count, np.bool_),
+        "wrong": np.zeros(count, np.bool_),
+    }
+
+
+def _over_http(
+    sent: NDArray[np.int64], way: NDArray[np.int64], inside: NDArray[np.int64], back: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The stamps of requests, from the time of sending and the nanoseconds to, inside and from the server."""
+    count, done = len(sent), sent + way + inside + back
+    return {
         "sent_ns": sent,
         "first_byte_ns": done - 5_000,
         "done_ns": done,
@@ -139,10 +193,26 @@ def _record(generator: np.random.Generator, deployed: Deployed, cell: Cell, coun
         "server_sent_ns": done - back,
         "queue_ns": np.full(count, 2_000),
         "decode_ns": np.full(count, 3_000),
-        "infer_ns": np.maximum(infer - 10_000, 0),
+        "infer_ns": np.maximum(inside - 10_000, 0),
         "encode_ns": np.full(count, 2_000),
-        "connection": np.zeros(count, np.int64),
     }
+
+
+def _tables(rows: int) -> Iterator[pa.Table]:
+    generator = np.random.default_rng(0)
+    start = 10**15
+    for at in range(0, rows, BLOCK):
+        count = min(BLOCK, rows - at)
+        intended = start + np.cumsum(generator.exponential(GAP, count).astype(np.int64))
+        start = int(intended[-1])
+        sent = intended + generator.exponential(20_000, count).astype(np.int64)
+        infer = generator.lognormal(np.log(500_000), 0.3, count).astype(np.int64)
+        way, back = generator.integers(20_000, 60_000, (2, count))
+        yield samples.as_table(
+            _common(np.arange(at, at + count), 1)
+            | _over_http(sent, way, infer, back)
+            | {"intended_ns": intended, "connection": np.arange(count) % 16}
+        )
 
 
 def _process(cell: Cell, count: int) -> dict[str, Any]:
@@ -154,4 +224,4 @@ def _process(cell: Cell, count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(make))
+    errors.main(app)

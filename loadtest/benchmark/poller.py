@@ -1,4 +1,4 @@
-"""`python -m loadtest.benchmark.poller LOAD.json`: an independent client for the open loop.
+"""An independent client, of closed loops and, by `python -m loadtest.benchmark.poller LOAD.json`, of the open loop.
 
 One thread that never sleeps, sockets that never block, a parser of its own, and no event loop. It shares with the load
 generator what to send and when (`payload`, `schedule`) and the format of the record, but nothing that could delay it.
@@ -7,10 +7,10 @@ generator what to send and when (`payload`, `schedule`) and the format of the re
 import re
 import selectors
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -65,6 +65,28 @@ class Exchange:
         return int(self.answer[9:12]) if len(self.answer) >= end + 4 + int(length[1]) else None
 
 
+class Connections(ExitStack):
+    """Connections to `address`, closed with the block."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__()
+        self._address = address
+        self._selector = self.enter_context(selectors.DefaultSelector())
+
+    def open(self) -> Exchange:
+        """One more connection."""
+        exchange = Exchange(self._address)
+        self.enter_context(exchange.socket)
+        self._selector.register(exchange.socket, selectors.EVENT_READ, exchange)
+        return exchange
+
+    def answers(self) -> Iterator[tuple[Exchange, int]]:
+        """The exchanges that are complete by now, and their status, without waiting for others."""
+        for key, _ in self._selector.select(0):
+            if (status := key.data.pull()) is not None:
+                yield key.data, status
+
+
 def open_loop(
     address: tuple[str, int], requests: Sequence[bytes], offsets: NDArray[np.int64], timeout_seconds: float
 ) -> NDArray[np.int64]:
@@ -73,42 +95,66 @@ def open_loop(
     Returns int64 (n, 4): intended, sent, done, status; status is 0 where no answer came within `timeout_seconds`.
     """
     rows = np.zeros((len(offsets), 4), np.int64)
-    selector = selectors.DefaultSelector()
-
-    def connect() -> Exchange:
-        exchange = Exchange(address)
-        selector.register(exchange.socket, selectors.EVENT_READ, exchange)
-        return exchange
-
-    idle = [connect() for _ in range(CONNECTIONS)]
     unsent: list[Exchange] = []
     sent = answered = 0
-    try:
-        with gc_paused():
-            start = now()
-            due = (start + offsets).tolist()
-            end = due[-1] + round(timeout_seconds * 1e9)
-            while answered < len(due) and (at := now()) < end:
-                if sent < len(due) and at >= due[sent]:
-                    exchange = idle.pop() if idle else connect()
-                    rows[sent, :2] = due[sent], now()
-                    exchange.begin(sent, requests[sent % len(requests)])
-                    unsent.append(exchange)
-                    sent += 1
-                if unsent:
-                    unsent = [exchange for exchange in unsent if exchange.push()]
-                for key, _ in selector.select(0):
-                    exchange = key.data
-                    if (status := exchange.pull()) is not None:
-                        rows[exchange.row, 2:] = now(), status
-                        idle.append(exchange)
-                        answered += 1
-            rows[rows[:, 2] == 0, 2] = now()
-    finally:
-        for key in list(selector.get_map().values()):
-            key.data.socket.close()
-        selector.close()
+    with Connections(address) as connections, gc_paused():
+        idle = [connections.open() for _ in range(CONNECTIONS)]
+        start = now()
+        due = (start + offsets).tolist()
+        end = due[-1] + round(timeout_seconds * 1e9)
+        while answered < len(due) and (at := now()) < end:
+            if sent < len(due) and at >= due[sent]:
+                exchange = idle.pop() if idle else connections.open()
+                rows[sent, :2] = due[sent], now()
+                exchange.begin(sent, requests[sent % len(requests)])
+                unsent.append(exchange)
+                sent += 1
+            if unsent:
+                unsent = [exchange for exchange in unsent if exchange.push()]
+            for exchange, status in connections.answers():
+                rows[exchange.row, 2:] = now(), status
+                idle.append(exchange)
+                answered += 1
+        rows[rows[:, 2] == 0, 2] = now()
     return rows
+
+
+class Block(NamedTuple):
+    """A closed loop: int64 nanoseconds of each request, requests per second, and the body of the last answer."""
+
+    latencies: NDArray[np.int64]
+    per_second: float
+    body: bytes
+
+
+def closed_loop(url: str, request: bytes, users: int, count: int) -> Block:
+    """Send `count` times the same request; each user, on a connection, sends the next when it has its answer.
+
+    It does not sleep: the wake-up of a core is no cost of the server, and would mask most of its cost. Raises CannotRun
+    when an answer is not a 200, or none comes for TIMEOUT_SECONDS.
+    """
+    stamps = np.zeros((count, 2), np.int64)
+    sent = answered = 0
+    with Connections(payload.address_of(url)) as connections, gc_paused():
+        idle = [connections.open() for _ in range(min(users, count))]
+        start = heard = now()
+        while answered < count:
+            while idle and sent < count:
+                exchange = idle.pop()
+                stamps[sent, 0] = now()
+                exchange.begin(sent, request)
+                while exchange.push():
+                    pass
+                sent += 1
+            for exchange, status in connections.answers():
+                stamps[exchange.row, 1] = heard = now()
+                if status != 200:
+                    raise CannotRun(f"{url} answered {exchange.answer[:500].decode(errors='replace')!r}")
+                idle.append(exchange)
+                answered += 1
+            if now() > heard + payload.TIMEOUT_SECONDS * 1e9:
+                raise CannotRun(f"{url} has not answered for {payload.TIMEOUT_SECONDS:g} s")
+    return Block(stamps[:, 1] - stamps[:, 0], count / (heard - start) * 1e9, exchange.answer.partition(b"\r\n\r\n")[2])
 
 
 def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The same plan that Locust gets.")]) -> None:
@@ -117,10 +163,9 @@ def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The sam
     if load.out is None:
         raise errors.BadInput(f"{plan}: no 'out' for the record")
     machine.pin(load.cpus)
-    address = payload.split_url(load.url)
     chosen, requests = payload.requests(load)
     offsets = schedule.arrivals(load.profile, load.seed)
-    rows = open_loop((address.hostname or "", address.port or 80), requests, offsets, load.timeout_seconds)
+    rows = open_loop(payload.address_of(load.url), requests, offsets, load.timeout_seconds)
     used = chosen[np.arange(len(rows)) % len(chosen)]
     columns = {
         **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),

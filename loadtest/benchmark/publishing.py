@@ -21,7 +21,7 @@ def measure(folder: Path, scale: float) -> Iterator[Line]:
     if folder.exists():
         raise CannotRun(f"{folder}: exists; give --out the name of a new folder")
     rows = round(SAMPLES * scale)
-    run("loadtest.benchmark.large", str(folder), "--rows", str(rows))
+    run("loadtest.benchmark.large", "run", str(folder), "--rows", str(rows))
     results = len(list(folder.glob("results/*/*/result.json")))
     began = time.perf_counter()
     child = process.start(["-m", "loadtest", "report", str(folder)], stdout=subprocess.DEVNULL)

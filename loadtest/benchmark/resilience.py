@@ -7,20 +7,21 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
 import psutil
 
+from loadtest.benchmark.bench import columns
 from loadtest.benchmark.hostile import ATTACKS, Attack, Client
+from loadtest.generator.payload import ask, infer_url
 from medserve import machine, process, wire
 from medserve.errors import EVENTS, BadInput, CannotRun
+from medserve.numbers import number
 
 SAMPLE_SECONDS = 0.005
 ASK_SECONDS = 0.05
@@ -28,8 +29,11 @@ ASK_SECONDS = 0.05
 IDLE_SECONDS, IDLE_SHARE = 0.3, 0.2
 EXIT_SECONDS = 60.0
 """A process that has not ended so long after SIGTERM is killed."""
-EMPTY: Mapping[str, str] = MappingProxyType({})
 HEALTH = ("/v2/health/live", "/v2/health/ready")
+COLUMNS = columns(
+    ("attack", "server"),
+    ("sent, MB", "memory grew by, MB", "health answered within, ms", "not answered", "CPU, s", "SIGTERM to exit, s"),
+)
 WRITE_EMPTY_ARTIFACT = (
     "import sys; from pathlib import Path; from medserve.empty import empty_artifact; "
     "empty_artifact(Path(sys.argv[1]), int(sys.argv[2]))"
@@ -40,19 +44,20 @@ class ServerMonitor:
     """Samples the memory of process `pid`, and asks for its health on a new connection, again and again.
 
     `longest_loop_seconds` is the largest CPU time that the thread of the event loop used while a question for health
-    waited: unlike `longest_ms` it does not depend on what else the machine does. `exited_at` is monotonic seconds.
+    waited: unlike `longest_ms` it does not depend on what else the machine does. `sigterm_at` and `exited_at` are
+    monotonic seconds.
     """
 
-    def __init__(self, pid: int, address: tuple[str, int]) -> None:
+    def __init__(self, pid: int, url: str) -> None:
         self._process = psutil.Process(pid)
-        self._address = address
+        self._url = url
         self._closed, self._stopped_asking = threading.Event(), threading.Event()
         self._sampling = threading.Thread(target=self._sample)
         self._asking = threading.Thread(target=self._ask)
         self._start_bytes = self._peak_bytes = self._resident_bytes()
         self.answers = 0
         self.failures: list[str] = []
-        self.longest_ms = self.longest_loop_seconds = 0.0
+        self.longest_ms = self.longest_loop_seconds = self.sigterm_at = self.cpu_at_sigterm = 0.0
         self.exited_at: float | None = None
 
     def __enter__(self) -> "ServerMonitor":
@@ -89,6 +94,12 @@ class ServerMonitor:
         self._stopped_asking.set()
         self._asking.join()
 
+    def terminate(self) -> None:
+        """Send SIGTERM, once."""
+        if not self.sigterm_at:
+            self.sigterm_at, self.cpu_at_sigterm = time.monotonic(), self.cpu_seconds()
+            self._process.terminate()
+
     def wait_for_exit(self) -> bool:
         """Whether the process ends within EXIT_SECONDS."""
         self._sampling.join(EXIT_SECONDS)
@@ -109,7 +120,7 @@ class ServerMonitor:
             started, used = time.monotonic(), self._loop_seconds()
             for path in HEALTH:
                 try:
-                    status = _ask(self._address, "GET", path)
+                    status, _ = ask("GET", self._url + path, seconds=EXIT_SECONDS)
                 except (OSError, http.client.HTTPException) as error:
                     self.failures.append(f"{path}: {error!r}")
                     continue
@@ -148,45 +159,52 @@ class Resilience(msgspec.Struct, frozen=True):
     exit_seconds: float | None
     exit_cpu_seconds: float
 
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        return (
+            ATTACKS[self.attack].title,
+            self.server,
+            *map(number, (self.sent_bytes / 2**20, self.growth_bytes / 2**20, self.live_ms)),
+            f"{len(self.live_failures)} of {len(self.live_failures) + self.live_answers}",
+            number(self.cpu_seconds),
+            f"above {EXIT_SECONDS:g}" if self.exit_seconds is None else number(self.exit_seconds),
+        )
 
-def attack(name: str, pid: int, address: tuple[str, int], model: str, server: str = "") -> Resilience:
+
+def attack(name: str, pid: int, url: str, model: str, server: str = "") -> Resilience:
     """Attack the server of process `pid`, a child of this process; it has ended when this returns.
 
     Raises CannotRun when it does not answer a good request before or after the attack.
     """
     kind = ATTACKS[name]
-    headers, body = wire.encode_request(np.zeros((1, kind.size, kind.size, 3), np.uint8))
+    good = wire.encode_request(np.zeros((1, kind.size, kind.size, 3), np.uint8))
 
     def check_good() -> None:
         end = time.monotonic() + EXIT_SECONDS
         # What fills the queue may take its time.
-        while (status := _ask(address, "POST", f"/v2/models/{model}/infer", body, headers)) != http.client.OK:
+        while (status := ask("POST", infer_url(url, model), *good, EXIT_SECONDS)[0]) != http.client.OK:
             if status != http.client.SERVICE_UNAVAILABLE or time.monotonic() > end:
                 raise CannotRun(f"{name}: a good request was answered by {status}")
 
     check_good()
-    with ServerMonitor(pid, address) as monitor:
+    with ServerMonitor(pid, url) as monitor:
         start = monitor.cpu_seconds()
-        with Client(address, model) as client:
+        with Client(url, model) as client:
             steps = sum(1 for _ in kind.run(client))
             monitor.wait_until_idle()
         used = monitor.cpu_seconds() - start
         check_good()
         monitor.stop_asking()
-        with Client(address, model) as again:
-            stopped_at, stopped_cpu = 0.0, 0.0
+        with Client(url, model) as again:
             # A server that ends takes no connections any more.
             with suppress(OSError):
                 for step, _ in enumerate(kind.run(again)):
                     if step == steps // 2:
-                        stopped_at, stopped_cpu = time.monotonic(), monitor.cpu_seconds()
-                        os.kill(pid, signal.SIGTERM)
-            if not stopped_at:
-                stopped_at, stopped_cpu = time.monotonic(), monitor.cpu_seconds()
-                os.kill(pid, signal.SIGTERM)
+                        monitor.terminate()
+            monitor.terminate()
             if not monitor.wait_for_exit():
                 os.kill(pid, signal.SIGKILL)
-            exit_cpu = monitor.cpu_seconds() - stopped_cpu
+            exit_cpu = monitor.cpu_seconds() - monitor.cpu_at_sigterm
     return Resilience(
         attack=name,
         server=server,
@@ -197,7 +215,7 @@ def attack(name: str, pid: int, address: tuple[str, int], model: str, server: st
         live_answers=monitor.answers,
         live_failures=tuple(monitor.failures),
         cpu_seconds=used,
-        exit_seconds=None if monitor.exited_at is None else monitor.exited_at - stopped_at,
+        exit_seconds=None if monitor.exited_at is None else monitor.exited_at - monitor.sigterm_at,
         exit_cpu_seconds=exit_cpu,
     )
 
@@ -214,48 +232,13 @@ def measure(sources: Iterable[Path], names: Iterable[str]) -> Iterator[Resilienc
             raise BadInput(f"{source}: no serve/__main__.py; expected a source tree of medserve")
     for name in names:
         for source in folders:
-            with _serving(source, ATTACKS[name]) as (pid, address, model):
-                yield attack(name, pid, address, model, source.resolve().name)
-
-
-def markdown(rows: Iterable[Resilience]) -> Iterator[str]:
-    """The lines of a table, one per attack and server."""
-    yield (
-        "| attack | server | sent, MB | memory grew by, MB | health answered within, ms | not answered "
-        "| CPU, s | SIGTERM to exit, s |"
-    )
-    yield "|---|---|---:|---:|---:|---:|---:|---:|"
-    for row in rows:
-        cells = (
-            ATTACKS[row.attack].title,
-            row.server,
-            f"{row.sent_bytes / 2**20:,.1f}",
-            f"{row.growth_bytes / 2**20:,.0f}",
-            f"{row.live_ms:,.0f}",
-            f"{len(row.live_failures)} of {len(row.live_failures) + row.live_answers}",
-            f"{row.cpu_seconds:.1f}",
-            f"above {EXIT_SECONDS:g}" if row.exit_seconds is None else f"{row.exit_seconds:.1f}",
-        )
-        yield f"| {' | '.join(cells)} |"
-
-
-def _ask(
-    address: tuple[str, int], method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = EMPTY
-) -> int:
-    """The status of one request on a connection of its own."""
-    connection = http.client.HTTPConnection(*address, timeout=EXIT_SECONDS)
-    try:
-        connection.request(method, path, body, dict(headers))
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    finally:
-        connection.close()
+            with _serving(source, ATTACKS[name]) as (pid, url, model):
+                yield attack(name, pid, url, model, source.resolve().name)
 
 
 @contextmanager
-def _serving(source: Path, kind: Attack) -> Iterator[tuple[int, tuple[str, int], str]]:
-    """Process, address and model of a source tree's server. The same tree writes its artifact: manifests change."""
+def _serving(source: Path, kind: Attack) -> Iterator[tuple[int, str, str]]:
+    """Process, URL and model of a source tree's server. The same tree writes its artifact: manifests change."""
     # Without the first, Python takes the modules of the current folder.
     env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(source.resolve()), EVENTS: "1"}
     cpu = str(machine.divide_cpus(1)[0][0])
@@ -272,10 +255,7 @@ def _serving(source: Path, kind: Attack) -> Iterator[tuple[int, tuple[str, int],
             event = msgspec.json.decode(child.stdout.readline() or b"{}", type=dict[str, Any])
             if event.get("event") != "ready":
                 raise CannotRun(f"{source}: {event.get('reason') or process.last_line(Path(log.name))}")
-            parts = urlsplit(event["url"])
-            assert parts.hostname is not None
-            assert parts.port is not None
-            yield child.pid, (parts.hostname, parts.port), event["model"]
+            yield child.pid, event["url"], event["model"]
         finally:
             process.stop(child)
             child.stdout.close()

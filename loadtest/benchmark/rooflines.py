@@ -6,17 +6,13 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
-import numpy as np
-import pyarrow.compute as pc
 
-from loadtest.analysis import intervals
 from loadtest.analysis.distribution import index_of_dispersion
-from loadtest.benchmark.bench import SIZE, Bench, Line, run
-from loadtest.generator.payload import Load
+from loadtest.benchmark.bench import Bench, Line, run
 from loadtest.measure import locust_process
+from loadtest.selftest import known_answers
 from medserve import process
 from medserve.errors import CannotRun
-from medserve.spec import LoadProfile
 
 RATES = (500.0, 1000.0)
 WINDOW_NS = 10_000_000
@@ -37,18 +33,12 @@ def schedule(bench: Bench) -> Iterator[Line]:
     with bench.serving("null") as server:
         for rate in RATES:
             table = bench.ours(bench.plan(server.url, 20.0, mode="open-loop", arrivals="poisson", rate=rate))
-            table = table.filter(pc.is_valid(table["sent_ns"]))
-            intended, sent = (table[name].to_numpy() for name in ("intended_ns", "sent_ns"))
-            lag = np.sort(sent - intended) / 1e3
-            note = (
-                f"{len(sent):,} requests; index of the schedule itself {index_of_dispersion(intended, WINDOW_NS):.2f}"
-            )
+            p50, p99, index = (check.measured for check in known_answers.sending(table, WINDOW_NS))
+            planned = index_of_dispersion(table["intended_ns"].to_numpy(), WINDOW_NS)
+            note = f"{len(table):,} requests; index of the schedule itself {planned:.2f}"
             at = f"at {rate:g}/s"
-            yield Line(part="schedule", name=f"lag p50 {at}", value=intervals.percentile(lag, 0.5), unit="us", high=50)
-            yield Line(
-                part="schedule", name=f"lag p99 {at}", value=intervals.percentile(lag, 0.99) / 1e3, unit="ms", high=0.5
-            )
-            index = index_of_dispersion(sent, WINDOW_NS)
+            yield Line(part="schedule", name=f"lag p50 {at}", value=p50, unit="ms", high=0.05)
+            yield Line(part="schedule", name=f"lag p99 {at}", value=p99, unit="ms", high=0.5)
             yield Line(part="schedule", name=f"index of dispersion {at}", value=index, low=0.9, high=1.1, note=note)
 
 
@@ -78,44 +68,22 @@ def _roofline(bench: Bench) -> float:
     assert child.stdout is not None
     try:
         url = msgspec.json.decode(child.stdout.readline(), type=dict[str, str])["url"]
-        profile = LoadProfile(
-            name="roofline", mode="closed-loop", users=CONNECTIONS, seconds=4 * bench.scale, warmup_seconds=0.0
-        )
-        folder = bench.new()
-        load = Load(
-            url=url,
-            model="canned",
-            profile=profile,
-            shape=(SIZE, SIZE, 3),
-            out=str(folder / "samples.parquet"),
-            cpus=bench.client_cpus,
-        )
-        locust_process.generate(load, folder / "locust.log")
+        load = bench.plan(url, 4.0, model="canned", mode="closed-loop", users=CONNECTIONS)
+        locust_process.generate(load, bench.new() / "locust.log")
     finally:
         process.stop(child)
-    said = msgspec.json.decode(child.stdout.read(), type=_Answered)
-    if not said.count:
+    answered = msgspec.json.decode(child.stdout.read())
+    if not answered["count"]:
         raise CannotRun("the load generator sent nothing")
-    return said.count / said.seconds
-
-
-class _Answered(msgspec.Struct):
-    count: int
-    seconds: float
+    return float(answered["count"] / answered["seconds"])
 
 
 def analysis(bench: Bench) -> Iterator[Line]:
     """The cost of reducing a record of ten million requests."""
     folder = str(bench.new())
     rows = max(1, round(ROWS * bench.scale))
-    run("loadtest.benchmark.bulk", "make", folder, "--rows", str(rows))
-    said = msgspec.json.decode(run("loadtest.benchmark.bulk", "reduce", folder), type=_Reduced)
-    note = f"{said.requests:,} requests"
-    yield Line(part="analysis", name="time", value=said.seconds, unit="s", high=60, note=note)
-    yield Line(part="analysis", name="peak memory", value=said.peak_bytes / 1e9, unit="GB", high=2, note=note)
-
-
-class _Reduced(msgspec.Struct):
-    seconds: float
-    peak_bytes: int
-    requests: int
+    run("loadtest.benchmark.large", "record", folder, "--rows", str(rows))
+    reduced = msgspec.json.decode(run("loadtest.benchmark.large", "reduce", folder), type=dict[str, float])
+    note = f"{reduced['requests']:,.0f} requests"
+    yield Line(part="analysis", name="time", value=reduced["seconds"], unit="s", high=60, note=note)
+    yield Line(part="analysis", name="peak memory", value=reduced["peak_bytes"] / 1e9, unit="GB", high=2, note=note)

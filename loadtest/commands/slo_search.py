@@ -13,18 +13,15 @@ from loadtest.commands.load_runs import Runs
 from loadtest.commands.shared import print_figures
 from loadtest.generator import payload
 from loadtest.generator.payload import Load
-from loadtest.measure.server_process import ServerProcess
+from loadtest.measure import locust_process
+from loadtest.measure.server_process import serving
 from loadtest.results import faults, latency
 from medserve import machine
-from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
 from medserve.progress import duration
-from medserve.spec import Deployment, LoadProfile
+from medserve.spec import Deployment
 from medserve.tables import ROOFLINE
-
-ROOFLINE_USERS = 8
-ROOFLINE_SECONDS = 2.0
 
 
 def search(runs: Runs, objective: Objective, start: float | None, max_rate: float | None, json: bool) -> None:
@@ -68,24 +65,11 @@ def roofline(runs: Runs) -> float:
     assert plan.shape is not None
     side = max(8, round(sqrt(prod(plan.shape) / 3)))
     folder = runs.scratch / "null"
-    folder.mkdir()
-    cpus, _ = machine.divide_cpus(1)
     deployment = Deployment(artifact="empty", runtime="null", batch_sizes=(plan.profile.batch,))
-    profile = LoadProfile(
-        name="roofline", mode="closed-loop", batch=plan.profile.batch, users=ROOFLINE_USERS,
-        seconds=ROOFLINE_SECONDS, warmup_seconds=0.5,
-    )  # fmt: skip
-    server = ServerProcess(empty_artifact(folder, side), deployment, cpus, folder)
-    try:
-        server.wait_ready()
-        null = Load(
-            url=server.url, model=server.model, profile=profile, shape=(side, side, 3), cpus=plan.cpus,
-        )  # fmt: skip
-        table = Runs(null, runs.processes, folder, numbered=False).run(profile, plan.seed)
-    finally:
-        server.stop()
-    rows = latency.after_warmup(table)
-    return int(latency.succeeded(rows).sum()) / max(latency.duration_seconds(rows), 1e-9)
+    with serving(deployment, machine.divide_cpus(1)[0], folder, size=side) as server:
+        return locust_process.roofline(
+            server, (side, side, 3), plan.cpus, folder / "samples.parquet", plan.profile.batch, runs.processes
+        )
 
 
 def _permanent_problem(rows: pa.Table, plan: Load) -> str | None:

@@ -45,8 +45,7 @@ class Connections(ConnectionPool):
     """The connections of one user: kept alive, without Nagle's delay, numbered in the order of opening."""
 
     def __init__(self, load: Load, counter: ConnectionCounter, size: int) -> None:
-        address = payload.split_url(load.url)
-        host, port, timeout = address.hostname or "", address.port or 80, load.timeout_seconds
+        (host, port), timeout = payload.address_of(load.url), load.timeout_seconds
         super().__init__(host, port, host, port, size, network_timeout=timeout, connection_timeout=timeout)
         self._counter = counter
         self._addresses: list[Any] = []

@@ -17,10 +17,10 @@ import gevent
 import numpy as np
 
 from loadtest import samples
-from loadtest.generator import merging, payload
+from loadtest.generator import payload
 from loadtest.generator.load_test import LoadTest, Share, arrivals
-from loadtest.generator.merging import WorkerRecord
 from loadtest.generator.payload import Load
+from loadtest.generator.records import WorkerRecord, merge
 from medserve.errors import BadInput
 from medserve.timing import now
 
@@ -69,7 +69,6 @@ class Worker:
     def deliver(self, test: LoadTest) -> None:
         """Send the record of a test to the master."""
         facts = test.end()
-        start = 0 if test.share is None else test.share.start
         if len(test.records):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "samples.parquet"
@@ -78,7 +77,7 @@ class Worker:
                 with path.open("rb") as file:
                     while chunk := file.read(CHUNK_BYTES):
                         self._send("record", chunk=chunk)
-        self._send("record", start=start, host=host(), facts=facts)
+        self._send("record", start=test.start, host=host(), facts=facts)
 
     def _send(self, kind: str, **data: Any) -> None:
         self._runner.send_message(f"medserve_{kind}", data)
@@ -87,7 +86,7 @@ class Worker:
         data = msg.data
         start = data["start"] if data["host"] == host() else now() + START_DELAY
         if self._test is not None:
-            self._test.set_share(Share(start, data["first"], data["step"], np.frombuffer(data["offsets"], np.int64)))
+            self._test.share.set(Share(start, data["first"], data["step"], np.frombuffer(data["offsets"], np.int64)))
 
 
 class Master:
@@ -100,10 +99,8 @@ class Master:
         self._runner = runner
         self._end = end
         self._load: Load | None = None
-        runner.register_message("medserve_ready", self._on_ready)
-        runner.register_message("medserve_finished", self._on_finished)
-        runner.register_message("medserve_failed", self._on_failed)
-        runner.register_message("medserve_record", self._on_record)
+        for kind in ("ready", "finished", "failed", "record"):
+            runner.register_message(f"medserve_{kind}", getattr(self, f"_on_{kind}"))
 
     def begin(self, load: Load) -> None:
         """Prepare a test. Raises BadInput for one that several processes cannot make."""
@@ -155,18 +152,14 @@ class Master:
             gevent.sleep(0.05)
 
     def _write(self, out: Path) -> None:
-        here = host()
         records = []
         for worker in sorted(self._delivered, key=self._index):
-            delivered = self._delivered[worker]
+            start, there, facts = (self._delivered[worker][name] for name in ("start", "host", "facts"))
             if self._path(worker).is_file():
                 table = samples.read(self._path(worker))
-                name = delivered["host"].partition(" ")[0]
-                records.append(
-                    WorkerRecord(table, delivered["start"], name, delivered["host"] == here, delivered["facts"])
-                )
+                records.append(WorkerRecord(table, start, there.partition(" ")[0], there == host(), facts))
         if records:
-            table, facts = merging.merge(records, self._start or 0)
+            table, facts = merge(records, self._start or 0)
             samples.write_tables(out, [table], facts=facts)
 
     def _on_ready(self, msg: Any, **_: Any) -> None:
@@ -176,12 +169,10 @@ class Master:
         expected_users = self._runner.target_user_count
         if self._start is None and sum(self._users.values()) >= expected_users:
             self._start = now() + START_DELAY
-            before = 0
+            before, count = 0, len(self._users)
             for number, each in enumerate(sorted(self._users, key=self._index)):
-                if len(self._offsets):
-                    self._send_share(each, number, len(self._users), self._offsets[number :: len(self._users)])
-                else:
-                    self._send_share(each, before, expected_users, self._offsets)
+                first, step = (number, count) if len(self._offsets) else (before, expected_users)
+                self._send_share(each, first, step, self._offsets[number::count])
                 before += self._users[each]
         elif self._start is not None and worker not in self._with_share:
             # A late worker takes part in a closed loop; an open loop has no arrivals left for it.

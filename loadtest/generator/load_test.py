@@ -5,12 +5,13 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from gevent.event import Event
+from gevent.event import AsyncResult
 from numpy.typing import NDArray
 
 from loadtest import samples
@@ -44,8 +45,8 @@ def arrivals(load: Load) -> NDArray[np.int64]:
 class LoadTest:
     """The plan that a process follows and the record that it keeps; `fire` reports a request to Locust.
 
-    `offsets` are the arrivals (ns) of a single process; one of several gets its own with its share. Raises BadInput for
-    a plan that cannot be followed.
+    `offsets` are the arrivals (ns) of a single process; one of several gets its own with its `share`, for which its
+    users wait. Raises BadInput for a plan that cannot be followed.
     """
 
     def __init__(self, load: Load, fire: Callable[..., None], offsets: NDArray[np.int64] | None = None) -> None:
@@ -61,11 +62,10 @@ class LoadTest:
         self.timed_requests: int | None = None
         self.connections = ConnectionCounter()
         self.timed_out = False
-        self.name = f"{load.model} {load.profile.batch} x {load.profile.mode}"
-        self.fire = fire
+        name = f"{load.model} {load.profile.batch} x {load.profile.mode}"
+        self.fire = partial(fire, request_type="POST", name=name, context={})
         self.started_users = self.active_users = 0
-        self.share: Share | None = None
-        self._has_share = Event()
+        self.share: AsyncResult = AsyncResult()
         self._paused = ExitStack()
         self._cpu = time.process_time()
 
@@ -79,30 +79,25 @@ class LoadTest:
         """The share of a single process: everything, starting now."""
         return Share(now(), 0, 1 if len(self._offsets) else self.load.profile.users, self._offsets)
 
-    def set_share(self, share: Share) -> None:
-        """Let the users start."""
-        self.share = share
-        self._has_share.set()
-
-    def wait_for_share(self) -> Share:
-        """Called by each user: blocks until the share is known."""
-        self._has_share.wait()
-        assert self.share is not None
-        return self.share
+    @property
+    def start(self) -> int:
+        """The start (ns); 0 before the share is known."""
+        share: Share | None = self.share.value
+        return 0 if share is None else share.start
 
     def end(self) -> dict[str, Any]:
         """Undo `begin`. Returns the facts about the process that its record carries."""
-        cpu_seconds = time.process_time() - self._cpu
-        collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
-        self._paused.close()
-        return {
+        facts = {
             "affinity": list(machine.usable_cpus()),
             "connections": self.connections.count,
-            "cpu_seconds": cpu_seconds,
-            **collector,
+            "cpu_seconds": time.process_time() - self._cpu,
+            "collector_enabled": gc.isenabled(),
+            "frozen_objects": gc.get_freeze_count(),
             "distinct_requests": self.count,
             "versions": machine.versions("locust", "gevent", "geventhttpclient"),
         }
+        self._paused.close()
+        return facts
 
     def write(self) -> None:
         """End, and write the files of the plan; without requests there is no file."""
@@ -117,8 +112,8 @@ class LoadTest:
 
     def write_record(self, path: Path, facts: dict[str, Any]) -> None:
         """Write the record of the timed requests, which are those before the audit."""
-        load, start = self.load, 0 if self.share is None else self.share.start
+        load = self.load
         expected = None if load.expected is None else np.load(load.expected)
-        measured_from = start + round(load.profile.warmup_seconds * 1e9)
+        measured_from = self.start + round(load.profile.warmup_seconds * 1e9)
         tables = self.records.tables(self.chosen, expected, measured_from, slice(0, self.timed_requests))
         samples.write_tables(path, tables, facts=facts)

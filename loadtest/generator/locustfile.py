@@ -86,9 +86,9 @@ class Client(FastHttpUser):
         try:
             if isinstance(link, Worker):
                 link.ready(test)
-            elif test.share is None:
-                test.set_share(test.whole_share())
-            share = test.wait_for_share()
+            elif not test.share.ready():
+                test.share.set(test.whole_share())
+            share: Share = test.share.get()
             if not by_schedule:
                 self.send_back_to_back(share, number)
             elif number == 0:
@@ -150,17 +150,13 @@ class Client(FastHttpUser):
         connection = sent = sock = answer = None
         try:
             if begun is None:
-                sock = pool.get_socket()
-                connection = pool.numbers[sock.fileno()]
-                sent = now()
-                sock.sendall(test.requests[request])
-            else:
-                sock, sent = begun.sock, begun.sent
-                connection = pool.numbers[sock.fileno()]
-                if begun.error is not None:
-                    raise begun.error
-                if begun.rest:
-                    sock.sendall(begun.rest)
+                begun = InFlightRequest.send(pool.get_socket(), test.requests[request])
+            sock, sent = begun.sock, begun.sent
+            connection = pool.numbers[sock.fileno()]
+            if begun.error is not None:
+                raise begun.error
+            if begun.rest:
+                sock.sendall(begun.rest)
             # From here on the response returns the connection to the pool, also when it fails.
             held, sock = sock, None
             answer = TimedResponse(held, pool, method="POST", block_size=BLOCK_BYTES)
@@ -177,7 +173,8 @@ class Client(FastHttpUser):
             if test.timed_out:
                 reason = f"no answer within {test.load.timeout_seconds:g} s of the end"
             note(request, 0, connection, intended, sent, first_byte, done, reason)
-            self._tell_locust(done - (intended or sent or done), 0, reason)
+            elapsed = done - (intended or sent or done)
+            test.fire(response_time=elapsed / 1e6, response_length=0, exception=reason)
             return False
         status, info = answer.get_code(), answer.info()
         failure = None if status == 200 else f"HTTP {status}: {body[:200].decode(errors='replace')}"
@@ -185,18 +182,8 @@ class Client(FastHttpUser):
         compared = body if test.load.expected is not None else None
         stamps = intended, sent, answer.first_byte, done
         note(request, status, connection, *stamps, failure, head_length, timing, clock, compared)
-        self._tell_locust(done - (intended or sent), len(body), failure)
+        test.fire(response_time=(done - (intended or sent)) / 1e6, response_length=len(body), exception=failure)
         return True
-
-    def _tell_locust(self, nanoseconds: int, size: int, error: str | None) -> None:
-        self.test.fire(
-            request_type="POST",
-            name=self.test.name,
-            response_time=nanoseconds / 1e6,
-            response_length=size,
-            exception=error,
-            context={},
-        )
 
 
 def _cpus(load: Load, environment: Environment) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
 """The requests of a load test: images in a seeded order, each request encoded before the clock starts."""
 
 import http.client
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -50,12 +52,7 @@ class Load(Noun, frozen=True, kw_only=True):
 
 def open_images(path: Path) -> NDArray[np.uint8]:
     """A memory-mapped uint8 (N, H, W, C) array. Raises BadInput when the file is not one."""
-    try:
-        images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file of images") from None
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{path}: not an .npy file of images: {error}") from None
+    images: NDArray[np.uint8] = _open(path, "images")
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise BadInput(f"{path}: {images.dtype} {images.shape}; expected images as uint8 (N, H, W, C)")
     return images
@@ -63,13 +60,20 @@ def open_images(path: Path) -> NDArray[np.uint8]:
 
 def open_scores(path: Path, images: int) -> NDArray[np.float32]:
     """The certified scores of so many images, float32 (images, classes). Raises BadInput when the file is different."""
-    try:
-        scores: NDArray[np.float32] = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: not an .npy file of scores: {error}") from None
+    scores: NDArray[np.float32] = _open(path, "scores")
     if scores.dtype != np.float32 or scores.ndim != 2 or len(scores) != images:
         raise BadInput(f"{path}: {scores.dtype} {scores.shape}; expected float32 ({images}, classes)")
     return scores
+
+
+def _open(path: Path, what: str) -> NDArray[Any]:
+    try:
+        opened: NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file of {what}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: not an .npy file of {what}: {error}") from None
+    return opened
 
 
 def batches(images: NDArray[np.uint8], batch: int, seed: int) -> NDArray[np.int64]:
@@ -109,26 +113,28 @@ def audit_requests(load: Load, seed: int) -> list[bytes]:
 
 
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
-    address = split_url(load.url)
-    headers, body = wire.encode_request(images, binary=load.profile.trap != "json")
-    lines = [f"POST {address.path.rstrip('/')}/v2/models/{load.model}/infer HTTP/1.1", f"Host: {address.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+    encoded = wire.encode_request(images, binary=load.profile.trap != "json")
+    return wire.http_request(infer_url(load.url, load.model), *encoded)
 
 
-def split_url(url: str) -> SplitResult:
-    """The parts of a server's address. Raises BadInput for an address that cannot be load-tested."""
-    address = urlsplit(url)
+def infer_url(url: str, model: str) -> str:
+    """Where the server at `url` takes inference requests for `model`. Raises BadInput as `address_of`."""
+    address_of(url)
+    return f"{url.rstrip('/')}/v2/models/{model}/infer"
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a server. Raises BadInput for a URL that cannot be load-tested."""
+    parts = urlsplit(url)
     try:
-        port = address.port
+        port = 80 if parts.port is None else parts.port
     except ValueError:
         port = 0
-    if address.scheme != "http" or not address.hostname or port == 0:
+    if parts.scheme != "http" or not parts.hostname or port == 0:
         raise BadInput(
             f"{url!r} is not the address of a server; expected http://HOST:PORT (TLS would be timed with it)"
         )
-    return address
+    return parts.hostname, port
 
 
 def describe(url: str, model: str | None) -> tuple[str, tuple[int, int, int]]:
@@ -170,17 +176,25 @@ def _models(url: str) -> list[str]:
 
 
 def _ask_json(url: str, method: str, path: str) -> tuple[int, Any]:
-    address = split_url(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request(method, address.path.rstrip("/") + path)
-        answer = connection.getresponse()
-        return answer.status, msgspec.json.decode(answer.read())
+        status, body = ask(method, url.rstrip("/") + path)
+        return status, msgspec.json.decode(body)
     except msgspec.MsgspecError:
-        return answer.status, None
+        return status, None
     except (OSError, http.client.HTTPException) as error:
         raise CannotRun(
             f"no server answers at {url} ({error}); start one with `medserve serve`, or correct the URL"
         ) from None
-    finally:
-        connection.close()
+
+
+def ask(
+    method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"", seconds: float = TIMEOUT_SECONDS
+) -> tuple[int, bytes]:
+    """Status and body of the answer to one request, sent on a connection of its own with a timeout in seconds.
+
+    Raises OSError or http.client.HTTPException without an answer, BadInput as `address_of`.
+    """
+    with closing(http.client.HTTPConnection(*address_of(url), timeout=seconds)) as connection:
+        connection.request(method, urlsplit(url).path, body or None, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.read()

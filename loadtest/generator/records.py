@@ -1,16 +1,19 @@
 """What the client records of each request while it measures, and the rows that are computed from it afterwards.
 
+The records of several processes become one: all rows, one clock, and connection numbers that are unique.
+
 Recording costs little: under 200 bytes per request, so that ten million fit, in a few arrays that the garbage collector
 does not visit. Answers that are byte for byte equal, as most of the same image are, are held once.
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadtest import samples
@@ -21,8 +24,12 @@ UNKNOWN = -1
 """Stands for an unknown number; no stamp, status or index is negative."""
 UNREADABLE = -2
 """Stands for a stamp of the server that is not a number."""
+NUMBERS = 9
+"""Numbers that are recorded of a request."""
 CHUNK_ROWS = 1 << 17
 """Rows that are computed at a time."""
+STAMPS = ("intended_ns", "sent_ns", "first_byte_ns", "done_ns")
+SERVER_STAMPS = ("server_received_ns", "server_sent_ns")
 # The headers of this program's server, as `serve.app` and `wire.server_timing` write them; others are parsed slowly.
 OWN_HEADERS = r"^(?P<received>\d{1,18}) (?P<sent>\d{1,18})\n" + ", ".join(
     rf"{stage};dur=(?P<{stage}>\d{{1,12}}\.\d+)" for stage in samples.SERVER_STAGES
@@ -37,10 +44,9 @@ class Records:
         self._headers = bytearray()
         self._errors: dict[int, str] = {}
         self._answers: dict[tuple[str | None, bytes], int] = {}
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._numbers) // NUMBERS
 
     def note(
         self,
@@ -60,23 +66,12 @@ class Records:
         """Record one request: its number, stamps (ns), the headers of its answer and, if it is compared, the body."""
         if timing is not None or clock is not None:
             self._headers += f"{clock or ''}\n{timing or ''}".encode()
-        answers = self._answers
-        self._numbers.extend(
-            (
-                request,
-                status,
-                UNKNOWN if connection is None else connection,
-                UNKNOWN if intended is None else intended,
-                UNKNOWN if sent is None else sent,
-                UNKNOWN if first_byte is None else first_byte,
-                done,
-                UNKNOWN if body is None else answers.setdefault((head_length, body), len(answers)),
-                len(self._headers),
-            )
-        )
         if error is not None:
-            self._errors[self._count] = error
-        self._count += 1
+            self._errors[len(self)] = error
+        answers = self._answers
+        answer = None if body is None else answers.setdefault((head_length, body), len(answers))
+        numbers = (request, status, connection, intended, sent, first_byte, done, answer, len(self._headers))
+        self._numbers.extend([UNKNOWN if number is None else number for number in numbers])
 
     def tables(
         self,
@@ -90,7 +85,7 @@ class Records:
         `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or
         null; requests that were sent before `measured_from` (ns) are warm-up.
         """
-        numbers = np.frombuffer(self._numbers, np.int64).reshape(-1, 9)
+        numbers = np.frombuffer(self._numbers, np.int64).reshape(-1, NUMBERS)
         headers = _parse_headers(numbers[:, 8], self._headers)[rows]
         numbers, first = numbers[rows], rows.indices(len(numbers))[0]
         wrong, unreadable = self._compare(numbers, chosen, expected)
@@ -186,3 +181,50 @@ def _shares_clock(headers: NDArray[np.int64], sent: NDArray[np.int64], done: NDA
 
 def _nullable(values: NDArray[np.signedinteger[Any]]) -> pa.Array:
     return pa.array(np.ascontiguousarray(values), mask=values < 0)
+
+
+class WorkerRecord(Struct, frozen=True):
+    """The record of one process, a table of `samples.SCHEMA`; `start` is the common start (ns) by its own clock.
+
+    `host` is its host's name, and `same_clock` says that its stamps need no shift, as it runs on the master's host.
+    """
+
+    table: pa.Table
+    start: int
+    host: str
+    same_clock: bool
+    facts: dict[str, Any]
+
+
+def merge(records: Sequence[WorkerRecord], start: int) -> tuple[pa.Table, dict[str, Any]]:
+    """All rows in the order of sending, and the facts of all processes together with those of each.
+
+    The stamps of another host are shifted, all of a row alike, so that its start becomes `start` (ns). The server's
+    stamps in its rows are removed: their clock is that host's own, or a third one.
+    """
+    tables = []
+    opened = 0
+    for record in records:
+        columns = {name: record.table[name] for name in record.table.column_names}
+        if not record.same_clock:
+            for name in STAMPS:
+                columns[name] = pc.add(columns[name], start - record.start)
+            for name in SERVER_STAMPS:
+                columns[name] = pa.nulls(len(record.table), pa.int64())
+        columns["connection"] = pc.add(columns["connection"], pa.scalar(opened, pa.int32()))
+        opened += record.facts["connections"]
+        tables.append(pa.table(columns, schema=record.table.schema.remove_metadata()))
+    table = pa.concat_tables(tables)
+    order = pc.coalesce(table["intended_ns"], table["sent_ns"], table["done_ns"])
+    facts = [record.facts for record in records]
+    workers = [
+        {"host": record.host} | {name: record.facts[name] for name in ("affinity", "cpu_seconds", "connections")}
+        for record in records
+    ]
+    together = facts[0] | {
+        "affinity": sorted({cpu for each in facts for cpu in each["affinity"]}),
+        "connections": opened,
+        "cpu_seconds": sum(each["cpu_seconds"] for each in facts),
+        "workers": workers,
+    }
+    return table.take(pc.sort_indices(order)), together

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, request
 
 ADDRESS = "127.0.0.1"
 """Where the page listens unless --web-host names another address."""
@@ -19,20 +19,16 @@ def guard(app: Flask, listens: str, host: str | None) -> None:
     """
 
     @app.before_request
-    def refuse() -> Response | None:
+    def refuse() -> tuple[dict[str, object], int] | None:
         if request.method != "POST":
             return None
-        reason = _foreign(listens)
+        reason, status = _foreign(listens), 403
         if reason is None and request.endpoint not in POSTS:
             reason = f"{request.path} is not available"
-        if reason is not None:
-            return _refusal(reason, 403)
-        foreign = sorted(request.form.keys() - SETTINGS - {"host"}) if request.endpoint == "locust.swarm" else []
-        if foreign:
-            return _refusal(f"{', '.join(foreign)}: set on the command line only; restart Locust with it")
-        if request.form.get("host", host) != host:
-            return _refusal(f"the host is {host or 'not set'}; it is set on the command line only, by --host")
-        return None
+        if reason is None:
+            # The page of Locust shows the message of an answer with status 200.
+            reason, status = _unset(host), 200
+        return None if reason is None else ({"success": False, "message": reason}, status)
 
 
 def _foreign(listens: str) -> str | None:
@@ -44,8 +40,11 @@ def _foreign(listens: str) -> str | None:
     return f"a page of {origin} may not post here" if origin and urlsplit(origin).netloc != request.host else None
 
 
-def _refusal(reason: str, status: int = 200) -> Response:
-    """As Locust refuses a start: its page shows the message of an answer with status 200."""
-    answer = jsonify(success=False, message=reason)
-    answer.status_code = status
-    return answer
+def _unset(host: str | None) -> str | None:
+    """Why the options of a start cannot be set here."""
+    foreign = request.form.keys() - SETTINGS - {"host"}
+    if foreign and request.endpoint == "locust.swarm":
+        return f"{', '.join(sorted(foreign))}: set on the command line only; restart Locust with it"
+    if request.form.get("host", host) != host:
+        return f"the host is {host or 'not set'}; it is set on the command line only, by --host"
+    return None

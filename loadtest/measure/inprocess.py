@@ -68,23 +68,19 @@ def measure(
         returned.append(now())
         scores.append(runtime.fetch(y)[: profile.batch])
 
-    match profile.trap:
-        case "compile-inside":
-            headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
-            warm = headline[:0]
-        case mistake:
-            chosen_call = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(mistake or "", call)
-            warm = timed_loop(chosen_call, profile.warmup_seconds, at_most=MAX_CALLS)
-            headline = timed_loop(chosen_call, profile.seconds, MIN_CALLS, MAX_CALLS)
+    if profile.trap == "compile-inside":
+        headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
+        warm = headline[:0]
+    else:
+        timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.trap or "", call)
+        warm = timed_loop(timed, profile.warmup_seconds, at_most=MAX_CALLS)
+        headline = timed_loop(timed, profile.seconds, MIN_CALLS, MAX_CALLS)
     stamps = np.concatenate([warm, headline])
     if returned:
         stamps[:, 1] = returned
     # Each pass begins with the first batch.
     used = chosen[np.concatenate([np.arange(len(warm)), np.arange(len(headline))]) % count]
-    wrong = None
-    if expected is not None:
-        wrong = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
-    columns = {
+    columns: dict[str, Any] = {
         "sent_ns": stamps[:, 0],
         "done_ns": stamps[:, 1],
         "status": np.full(len(stamps), 200),
@@ -92,8 +88,9 @@ def measure(
         "batch": np.full(len(stamps), profile.batch),
         "warmup": np.arange(len(stamps)) < len(warm),
     }
-    stages = {} if profile.trap else _stages(runtime, ready, sizes, profile.seconds)
-    return Timed(columns | ({} if wrong is None else {"wrong": wrong}), stages)
+    if expected is not None:
+        columns["wrong"] = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
+    return Timed(columns, {} if profile.trap else _stages(runtime, ready, sizes, profile.seconds))
 
 
 def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, ...], seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from loadtest.generator.payload import Load, open_images, open_scores
 from loadtest.measure.locust_process import generate
 from loadtest.measure.monitor import Monitor
 from loadtest.measure.server_process import ServerProcess
-from loadtest.results import latency
+from loadtest.results import faults, latency
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
@@ -40,6 +40,14 @@ def launch(plan: Launch) -> list[str]:
         return _Launch(plan, scratch).measure()
 
 
+class _Measured(msgspec.Struct):
+    """What a measurement leaves: files in `folder`, facts of the processes, windows of the monitor."""
+
+    folder: Path
+    process: dict[str, Any] = {}
+    windows: tuple[Window, ...] = ()
+
+
 class _Launch:
     def __init__(self, plan: Launch, scratch: Path) -> None:
         self._plan = plan
@@ -55,24 +63,22 @@ class _Launch:
         try:
             self._machine = machine.fingerprint()
             self._artifact = store.read_artifact(Path(self._plan.artifact))
-            images = self._images = open_images(Path(self._plan.images))
+            self._images = open_images(Path(self._plan.images))
             if self._plan.expected is not None:
-                self._expected = open_scores(Path(self._plan.expected), len(images))
-            if images.shape[1:] != self._artifact.image_shape:
-                raise BadInput(
-                    f"{self._plan.images}: images of {images.shape[1:]}; {self._artifact.name} takes "
-                    f"{self._artifact.image_shape}"
-                )
+                self._expected = open_scores(Path(self._plan.expected), len(self._images))
+            given, taken = self._images.shape[1:], self._artifact.image_shape
+            if given != taken:
+                raise BadInput(f"{self._plan.images}: images of {given}; {self._artifact.name} takes {taken}")
         except BadInput as error:
             self._fail(cells, str(error))
             return self._failed
-        self._in_process(tuple(cell for cell in cells if cell.profile.mode == "in-process"))
-        self._over_http(tuple(cell for cell in cells if cell.profile.mode != "in-process"))
+        timed = tuple(cell for cell in cells if cell.profile.mode == "in-process")
+        if timed:
+            self._in_process(timed)
+        self._over_http(tuple(cell for cell in cells if cell not in timed))
         return self._failed
 
     def _in_process(self, cells: tuple[Cell, ...]) -> None:
-        if not cells:
-            return
         from loadtest.measure import inprocess
 
         deployment = cells[0].deployment
@@ -104,9 +110,8 @@ class _Launch:
         try:
             for index, cell in enumerate(cells):
                 if server is None or server.why_dead():
-                    server = ServerProcess(
-                        Path(self._plan.artifact), cell.deployment, self._plan.server_cpus, self._scratch
-                    )
+                    artifact = Path(self._plan.artifact)
+                    server = ServerProcess(artifact, cell.deployment, self._plan.server_cpus, self._scratch)
                     try:
                         server.wait_ready()
                         server.answer_first(np.asarray(self._images[:1]))
@@ -120,7 +125,7 @@ class _Launch:
             if server is not None:
                 server.stop()
 
-    def _load(self, cell: Cell, server: ServerProcess, result: "_Measured") -> None:
+    def _load(self, cell: Cell, server: ServerProcess, result: _Measured) -> None:
         out = result.folder / "samples.parquet"
         profile = cell.profile
         measured = (*self._plan.server_cpus, *self._plan.client_cpus)
@@ -157,7 +162,7 @@ class _Launch:
                 shutil.copy(server.log, result.folder / server.log.name)
 
     @contextmanager
-    def _cell(self, cell: Cell) -> Iterator["_Measured"]:
+    def _cell(self, cell: Cell) -> Iterator[_Measured]:
         """A cell's folder of results, written as a whole when the block ends, with or without an error."""
         began = time.monotonic()
         with store.new_folder(self._folder(cell)) as folder:
@@ -183,7 +188,7 @@ class _Launch:
                     shutil.copy(log, folder / log.name)
                 self._write(_Measured(folder), cell, reason, _utc(), 0.0)
 
-    def _write(self, measured: "_Measured", cell: Cell, reason: str | None, started: str, seconds: float) -> None:
+    def _write(self, measured: _Measured, cell: Cell, reason: str | None, started: str, seconds: float) -> None:
         if reason is not None:
             reason = " ".join(reason.split())[:1000]
             self._failed.append(f"{cell.name}: {reason}")
@@ -207,34 +212,21 @@ class _Launch:
         return Path(self._plan.results) / cell.name / str(self._plan.index)
 
 
-class _Measured:
-    """What a measurement leaves: files in `folder`, facts of the processes, windows of the monitor."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.process: dict[str, Any] = {}
-        self.windows: tuple[Window, ...] = ()
-
-
 def _mark_warmup(path: Path) -> dict[str, Any]:
     """Mark the rows before the steady state as warm-up. Returns where it begins, or why there is none."""
     table, steadiness = latency.mark_warmup(samples.read(path))
-    columns = dict(zip(table.column_names, (column.combine_chunks() for column in table.columns), strict=True))
-    samples.write(path, columns, facts=samples.read_facts(path))
+    samples.write_tables(path, [table.combine_chunks()], facts=samples.read_facts(path))
     found: dict[str, Any] = msgspec.to_builtins(steadiness)
     return found
 
 
 def _why_unusable(path: Path) -> str | None:
     """Why a record has no result for its cell; null when it has."""
-    table = samples.read(path, ("status", "error", "wrong", "warmup"))
-    measured = ~np.asarray(table["warmup"].to_numpy(), np.bool_)
-    if not measured.any():
+    table = samples.read(path, (*latency.COLUMNS, "error"))
+    measured = latency.after_warmup(table)
+    if not len(measured):
         return "no request was sent after the warm-up"
-    if latency.succeeded(table)[measured].any():
-        return None
-    errors = [error for error in table["error"].unique().to_pylist() if error]
-    return f"all {measured.sum()} requests failed: {errors[0] if errors else 'the scores are not the certified ones'}"
+    return None if latency.succeeded(measured).any() else faults.failures(table)
 
 
 def _check(plan: Launch) -> None:

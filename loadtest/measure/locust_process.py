@@ -3,12 +3,19 @@
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
+from loadtest import samples
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
+from loadtest.measure.server_process import ServerProcess
+from loadtest.results import faults, latency
 from medserve import process, store
 from medserve.errors import BadInput, CannotRun
+from medserve.spec import LoadProfile
 
 LOCUSTFILE = Path(__file__).parents[1] / "generator" / "locustfile.py"
 START_SECONDS = 60.0
@@ -19,6 +26,7 @@ STOP_SECONDS = 30.0
 """Time for the record of what was sent so far, when Locust is stopped early."""
 LOOK_SECONDS = 0.2
 """Pause between two checks of the children; the parent sleeps meanwhile."""
+ROOFLINE = LoadProfile(name="roofline", mode="closed-loop", users=8, seconds=2.0, warmup_seconds=0.5)
 
 
 def generate(
@@ -47,7 +55,7 @@ def generate(
     words += ["--users", users, "--spawn-rate", users, "--only-summary"]
     words += ["--loglevel", "WARNING", "--exit-code-on-error", "0"]
     if processes > 1:
-        here, port = "127.0.0.1", str(_free_port())
+        here, port = "127.0.0.1", str(free_ports(1)[0])
         words += ["--processes", str(processes), "--expect-workers-max-wait", f"{START_SECONDS:.0f}"]
         words += ["--master-bind-host", here, "--master-bind-port", port, "--master-host", here, "--master-port", port]
     # The last answers may take one timeout, an audit another one. A trace ends with the profile's seconds.
@@ -71,10 +79,33 @@ def generate(
         raise CannotRun(f"the load generator ended: {process.describe_exit(code)}: {_last_error(log)}")
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def roofline(
+    server: ServerProcess,
+    shape: tuple[int, int, int],
+    cpus: tuple[int, ...],
+    out: Path,
+    batch: int = 1,
+    processes: int = 1,
+) -> float:
+    """Requests per second that the load generator on `cpus` and a server reach together, with back-to-back users.
+
+    The record is written to `out`. Raises CannotRun when no request succeeds.
+    """
+    profile = msgspec.structs.replace(ROOFLINE, batch=batch)
+    load = Load(url=server.url, model=server.model, profile=profile, shape=shape, out=str(out), cpus=cpus)
+    generate(load, server.log.with_name("locust.log"), server.why_dead, processes)
+    rows = latency.after_warmup(samples.read(out))
+    succeeded = int(latency.succeeded(rows).sum())
+    if not succeeded:
+        raise CannotRun(f"roofline: {faults.failures(rows) or 'no request was sent'}")
+    return succeeded / latency.duration_seconds(rows)
+
+
+def free_ports(count: int) -> list[int]:
+    """Free ports of 127.0.0.1, bound together so that they differ."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _last_error(log: Path) -> str:

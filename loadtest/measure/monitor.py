@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from medserve import machine
 from medserve.result import Window
@@ -22,6 +23,9 @@ MAX_OTHERS = 0.05
 """Share of the measured cores' time: interrupts and the kernel's own threads use less, a busy process uses more."""
 TICKS_OFF = 3
 """Ticks per core by which a difference of the counters may be off; a smaller difference has no meaning."""
+
+THROTTLED = "nr_throttled"
+"""Periods in which a quota throttled a cgroup, in its cpu.stat: the same name in v1 and v2."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -57,7 +61,7 @@ class Monitor:
         """Read the counters: of the system, of the server and, if there is one, of the client with its workers."""
         try:
             self._latest = _read_counters(self._pids(client_pid), self._cpus, self._throttles)
-        except OSError:  # a process has just ended: the look before this one was the last
+        except (OSError, psutil.Error):  # a process has just ended: the look before this one was the last
             return
         if self._latest.at - self._counters[-1].at >= WINDOW_SECONDS * 1e9:
             self._counters.append(self._latest)
@@ -121,23 +125,10 @@ def cpu_times(text: str, cpus: frozenset[int]) -> tuple[float, float] | None:
     return (idle / _TICKS, stolen / _TICKS) if counted == len(cpus) else None
 
 
-def cpu_seconds(text: str) -> float:
-    """CPU seconds of a process, its ended and awaited children included, in the text of /proc/PID/stat."""
-    # The name in parentheses may hold blanks and parentheses itself.
-    fields = text.rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS
-
-
-def involuntary_switches(text: str) -> int | None:
-    """Involuntary context switches of a thread, in the text of /proc/PID/task/TID/status."""
-    _, found, rest = text.partition("nonvoluntary_ctxt_switches:")
-    return int(rest.split(None, 1)[0]) if found else None
-
-
-def throttled_periods(text: str) -> int | None:
-    """Periods in which a quota throttled a cgroup, in the text of its cpu.stat (the same name in v1 and v2)."""
-    _, found, rest = text.partition("nr_throttled")
-    return int(rest.split(None, 1)[0]) if found else None
+def counter(text: str, name: str) -> int | None:
+    """The number behind `name`, with or without a colon, in a text of the kernel; null where there is none."""
+    _, found, rest = text.partition(name)
+    return int(rest.lstrip(":").split(None, 1)[0]) if found else None
 
 
 def cgroups(text: str) -> list[str]:
@@ -153,7 +144,7 @@ def cgroups(text: str) -> list[str]:
 
 
 def _read_counters(pids: tuple[int, ...], cpus: frozenset[int], throttles: list[Path]) -> Counters:
-    """Raises OSError when one of `pids` is gone, where there is a /proc."""
+    """Raises OSError or psutil.Error when one of `pids` is gone, where there is a /proc."""
     at = now()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     stat = _text(Path("/proc/stat"))
@@ -163,11 +154,15 @@ def _read_counters(pids: tuple[int, ...], cpus: frozenset[int], throttles: list[
     ours, switches = 0.0, 0
     for pid in pids:
         for member in _process_tree(pid):
-            ours += cpu_seconds(Path(f"/proc/{member}/stat").read_bytes().decode(errors="replace"))
+            # With its children that have ended and were awaited.
+            ours += sum(psutil.Process(member).cpu_times()[:4])
             for thread in Path(f"/proc/{member}/task").iterdir():
-                switches += involuntary_switches(_text(thread / "status") or "") or 0
+                # psutil reports those of the main thread alone.
+                switches += counter(_text(thread / "status") or "", "nonvoluntary_ctxt_switches") or 0
     counts = [
-        throttled_periods(text) if path.name == "cpu.stat" else int(text) for path in throttles if (text := _text(path))
+        counter(text, THROTTLED) if path.name == "cpu.stat" else int(text)
+        for path in throttles
+        if (text := _text(path))
     ]
     throttled = sum(count or 0 for count in counts) if counts else None
     return Counters(at=at, idle=idle, stolen=stolen, ours=ours, throttled=throttled, switches=switches, load=load)
@@ -189,7 +184,7 @@ def _throttle_files(cpus: frozenset[int]) -> list[Path]:
         for part in ("core", "package")
     ]
     quota = [_CGROUPS / folder / "cpu.stat" for folder in cgroups(_text(Path("/proc/self/cgroup")) or "")]
-    return [path for path in heat if _text(path)] + [path for path in quota if "nr_throttled" in (_text(path) or "")]
+    return [path for path in heat if _text(path)] + [path for path in quota if THROTTLED in (_text(path) or "")]
 
 
 def _increase(before: float | None, after: float | None) -> float | None:

@@ -3,7 +3,8 @@
 import http.client
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from loadtest.generator.payload import TIMEOUT_SECONDS, split_url
+from loadtest.generator.payload import ask, infer_url
+from loadtest.measure.monitor import counter
 from medserve import machine, process, wire
+from medserve.empty import empty_artifact
 from medserve.errors import EVENTS, CannotRun
 from medserve.spec import Deployment
 from medserve.timing import now
@@ -55,17 +58,11 @@ class ServerProcess:
 
     def answer_first(self, images: NDArray[np.uint8]) -> None:
         """Send the first request, uint8 (1, H, W, C), and record the seconds from the server's start to its answer."""
-        address = split_url(self.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
-        headers, body = wire.encode_request(images)
         # The load that follows reports whatever is wrong with the server.
         with suppress(OSError, http.client.HTTPException):
-            connection.request("POST", f"/v2/models/{self.model}/infer", body, headers)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == http.client.OK:
+            status, _ = ask("POST", infer_url(self.url, self.model), *wire.encode_request(images))
+            if status == http.client.OK:
                 self._facts["first_answer_seconds"] = self._since_start(now())
-        connection.close()
 
     def _since_start(self, stamp: int) -> float:
         """Seconds; all processes of this machine share the clock."""
@@ -100,6 +97,23 @@ class ServerProcess:
         return None
 
 
+@contextmanager
+def serving(
+    deployment: Deployment, cpus: tuple[int, ...], folder: Path, artifact: Path | None = None, size: int = 28
+) -> Iterator[ServerProcess]:
+    """A ready server, ended with the block. Without an artifact its runtime is one that needs no model.
+
+    It then takes images of `size` x `size` pixels. Raises CannotRun as `ServerProcess.wait_ready`.
+    """
+    folder.mkdir(exist_ok=True)
+    server = ServerProcess(artifact or empty_artifact(folder, size), deployment, cpus, folder)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
 def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
     """What the system reports of a running process; empty when it is gone, and less where the system reports less."""
     try:
@@ -115,9 +129,8 @@ def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
         if hasattr(handle, "cpu_affinity"):
             facts["affinity"] = handle.cpu_affinity()
         status = Path(f"/proc/{child.pid}/status")
-        for line in status.read_text().splitlines() if status.is_file() else ():
-            if line.startswith("VmHWM:"):
-                facts["peak_memory_bytes"] = int(line.split()[1]) * 1024
+        if (peak := counter(status.read_text() if status.is_file() else "", "VmHWM")) is not None:
+            facts["peak_memory_bytes"] = peak * 1024
     except (psutil.Error, OSError):
         return {}
     return facts

@@ -79,16 +79,15 @@ def stall(table: pa.Table, arrivals: NDArray[np.int64], at: float, seconds: floa
     ]
 
 
-def sending(table: pa.Table) -> list[Check]:
+def sending(table: pa.Table, window_ns: int = WINDOW_NS) -> list[Check]:
     """The client itself: the send lag, and whether it sent with the dispersion of a Poisson process."""
     rows = latency.after_warmup(table)
-    rows = rows.filter(pc.is_valid(rows["sent_ns"]))
-    sent = rows["sent_ns"].to_numpy()
-    lag = (sent - rows["intended_ns"].to_numpy()) / 1e6
+    sent = pc.drop_null(rows["sent_ns"]).to_numpy()
+    lag = latency.send_lag(rows) / 1e6
     return [
         _shown("send lag: p50", _percentile(lag, 0.5), 0.0),
         _shown("send lag: p99", _percentile(lag, 0.99), 0.0),
-        _shown("index of dispersion of the sent requests", index_of_dispersion(sent, WINDOW_NS), 1.0, unit=""),
+        _shown("index of dispersion of the sent requests", index_of_dispersion(sent, window_ns), 1.0, unit=""),
     ]
 
 

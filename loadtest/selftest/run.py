@@ -6,8 +6,8 @@ arrivals from the same seed. `known_answers` derives the checks from the records
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from loadtest import samples
 from loadtest.generator import payload, schedule
-from loadtest.measure.locust_process import generate
-from loadtest.measure.server_process import ServerProcess
+from loadtest.measure.locust_process import generate, roofline
+from loadtest.measure.server_process import ServerProcess, serving
 from loadtest.results import latency
 from loadtest.selftest import known_answers
 from medserve import machine, store
-from medserve.empty import empty_artifact
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
 from medserve.progress import Progress
@@ -40,8 +39,6 @@ STALL_RUN_SECONDS = 20.0
 MEDIAN_SECONDS = 10.0
 """Seconds that suffice for a median, and so for the floor and the known delays."""
 WARMUP = 0.3
-USERS = 8
-ROOFLINE_SECONDS = 1.0
 FEWEST = 50
 """Requests below which no run is judged."""
 
@@ -57,28 +54,21 @@ def run(
     """
     _check_options(sizes, out, rates, seconds)
     started, began = datetime.now(UTC), time.monotonic()
-    with (
-        store.new_folder(out) as folder,
-        tempfile.TemporaryDirectory() as scratch,
-        ExitStack() as servers,
-    ):
-        bench = _Bench(folder, Path(scratch), len(sizes) + 4 * len(rates) * repeats)
-        nulls = {size: servers.enter_context(bench.serving(size, "null")) for size in dict.fromkeys(sizes)}
-        roofline = {size: bench.roofline(size, server) for size, server in nulls.items()}
-        null = nulls[sizes[0]]
-        known = servers.enter_context(bench.serving(sizes[0], "delay", **KNOWN))
-        mixed = servers.enter_context(bench.serving(sizes[0], "delay", **MIXED))
+    with store.new_folder(out) as folder, tempfile.TemporaryDirectory() as scratch, ExitStack() as servers:
+        bench = _Bench(folder, Path(scratch), sizes[0], len(sizes) + 4 * len(rates) * repeats)
+        nulls = {size: servers.enter_context(bench.serving("null", size)) for size in dict.fromkeys(sizes)}
+        rooflines = {size: bench.roofline(size, server) for size, server in nulls.items()}
+        delays = (servers.enter_context(bench.serving("delay", sizes[0], **options)) for options in (KNOWN, MIXED))
+        lasting = (nulls[sizes[0]], *delays)
         checks: list[Check] = []
         for rate in rates:
-            repetitions = [
-                bench.repetition(null, known, mixed, sizes[0], rate, seconds, seed) for seed in range(repeats)
-            ]
+            repetitions = [bench.repetition(lasting, rate, seconds, seed) for seed in range(repeats)]
             checks += known_answers.worst_of(repetitions, f" at {rate:g}/s")
         cpus = {"server_cpus": bench.server_cpus, "client_cpus": bench.client_cpus}
         done = SelfTest(
             started=started.isoformat(timespec="milliseconds"),
             seconds=round(time.monotonic() - began, 3),
-            roofline=roofline,
+            roofline=rooflines,
             checks=tuple(checks),
             machine=machine.fingerprint() | cpus,
             files=store.digests(folder, without="selftest.json"),
@@ -90,60 +80,43 @@ def run(
 class _Bench:
     """Servers on one core, the generator on another, and their records in `folder`."""
 
-    def __init__(self, folder: Path, scratch: Path, runs: int) -> None:
-        self._folder, self._scratch = folder, scratch
+    def __init__(self, folder: Path, scratch: Path, size: int, runs: int) -> None:
+        self._folder, self._scratch, self._size = folder, scratch, size
         self._progress = Progress("self-test", runs, "run")
         self._servers = self._runs = 0
         self.server_cpus, self.client_cpus = machine.divide_cpus(1)
 
-    @contextmanager
-    def serving(self, size: int, runtime: str, **options: Any) -> Iterator[ServerProcess]:
+    def serving(self, runtime: str, size: int | None = None, **options: Any) -> AbstractContextManager[ServerProcess]:
         """A ready server with a runtime that needs no model."""
-        home = self._scratch / str(self._servers)
         self._servers += 1
-        home.mkdir()
         dispatch: Dispatch = "concurrent" if options else "inline"
         deployment = Deployment(artifact="empty", runtime=runtime, batch_sizes=(1,), dispatch=dispatch, options=options)
-        server = ServerProcess(empty_artifact(home, size), deployment, self.server_cpus, home)
-        try:
-            server.wait_ready()
-            yield server
-        finally:
-            server.stop()
+        return serving(deployment, self.server_cpus, self._scratch / str(self._servers), size=size or self._size)
 
     def roofline(self, size: int, server: ServerProcess) -> float:
-        """Requests per second of generator and null server together, with back-to-back users."""
-        profile = LoadProfile(
-            name=f"roofline-{size}",
-            mode="closed-loop",
-            users=USERS,
-            seconds=ROOFLINE_SECONDS,
-            warmup_seconds=WARMUP,
-        )
-        rows = latency.after_warmup(self._record(server, size, profile, 0, profile.name))
-        return int(latency.succeeded(rows).sum()) / latency.duration_seconds(rows)
+        """Requests per second of generator and null server together."""
+        path = self._folder / f"roofline-{size}.parquet"
+        rate = roofline(server, (size, size, 3), self.client_cpus, path)
+        self._done(path)
+        return rate
 
-    def repetition(
-        self,
-        null: ServerProcess,
-        known: ServerProcess,
-        mixed: ServerProcess,
-        size: int,
-        rate: float,
-        seconds: float,
-        seed: int,
-    ) -> list[Check]:
-        """All checks, once."""
+    def repetition(self, lasting: tuple[ServerProcess, ...], rate: float, seconds: float, seed: int) -> list[Check]:
+        """All checks, once, on the `lasting` servers (null, known and mixed delays) and on one that stalls."""
         brief = min(seconds, MEDIAN_SECONDS)
         lengths = {"null": brief, "known": brief, "mixed": seconds, "stall": min(seconds, STALL_RUN_SECONDS)}
-        plans = [_poisson(name, rate, length) for name, length in lengths.items()]
+        plans = [
+            LoadProfile(
+                name=name, mode="open-loop", arrivals="poisson", rate=rate, seconds=length, warmup_seconds=WARMUP
+            )
+            for name, length in lengths.items()
+        ]
         arrivals = [schedule.arrivals(plan, seed) for plan in plans]
         # More than one request in a hundred must wait, or the p99 need not show the stall.
         at, length = WARMUP + lengths["stall"] / 3, min(STALL_SECONDS, lengths["stall"] / 5)
-        with self.serving(size, "delay", stall_at=at, stall_seconds=length) as stalling:
+        with self.serving("delay", stall_at=at, stall_seconds=length) as stalling:
             tables = [
-                self._record(server, size, plan, seed, f"{plan.name}-{rate:g}-{seed}")
-                for server, plan in zip((null, known, mixed, stalling), plans, strict=True)
+                self._record(server, plan, seed, f"{plan.name}-{rate:g}-{seed}")
+                for server, plan in zip((*lasting, stalling), plans, strict=True)
             ]
         floor = known_answers.median(tables[0])
         return [
@@ -155,31 +128,24 @@ class _Bench:
             known_answers.answered(tables, sum(map(len, arrivals))),
         ]
 
-    def _record(self, server: ServerProcess, size: int, profile: LoadProfile, seed: int, name: str) -> pa.Table:
+    def _record(self, server: ServerProcess, profile: LoadProfile, seed: int, name: str) -> pa.Table:
         path = self._folder / f"{name}.parquet"
+        shape = (self._size, self._size, 3)
         load = payload.Load(
-            url=server.url,
-            model=server.model,
-            profile=profile,
-            shape=(size, size, 3),
-            out=str(path),
-            seed=seed,
+            url=server.url, model=server.model, profile=profile, shape=shape, out=str(path), seed=seed,
             cpus=self.client_cpus,
-        )
+        )  # fmt: skip
         generate(load, self._scratch / "locust.log", server.why_dead)
         table = samples.read(path)
+        self._done(path)
         if not known_answers.has_truth(latency.after_warmup(table)).any():
             errors = [error for error in table["error"].unique().to_pylist() if error]
             raise CannotRun(f"self-test {name}: no answer has the server's stamps: {', '.join(errors)}")
-        self._runs += 1
-        self._progress.update(self._runs, name)
         return table
 
-
-def _poisson(name: str, rate: float, seconds: float) -> LoadProfile:
-    return LoadProfile(
-        name=name, mode="open-loop", arrivals="poisson", rate=rate, seconds=seconds, warmup_seconds=WARMUP
-    )
+    def _done(self, record: Path) -> None:
+        self._runs += 1
+        self._progress.update(self._runs, record.stem)
 
 
 def as_text(done: SelfTest) -> str:

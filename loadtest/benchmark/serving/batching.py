@@ -12,10 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from loadtest.benchmark.bench import Bench, Line
-from loadtest.benchmark.serving.closed_loop import closed_loop, whole_request
+from loadtest.benchmark.bench import Bench, Line, tell
+from loadtest.benchmark.poller import closed_loop
 from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
 from loadtest.benchmark.serving.environments import InProcess
+from loadtest.generator.payload import infer_url
 from loadtest.measure.server_process import ServerProcess
 from medserve import machine, wire
 
@@ -34,7 +35,7 @@ class _Served(NamedTuple):
     requests: int
 
 
-def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[str], None]) -> Iterator[Line]:
+def gains(bench: Bench, model: Path, rounds: int, count: int) -> Iterator[Line]:
     """The gain of batching over the predicted gain, and its cost for one connection; `model` is an artifact in ONNX.
 
     For the model, and for a runtime whose batches take as long as an image.
@@ -67,12 +68,12 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
             ),
         }
         null = serve("null", 1)
-        headers, body = wire.encode_request(image[None])
 
         def load(server: ServerProcess, connections: int, requests: int) -> tuple[float, float]:
-            """Requests a second, and the median latency in microseconds."""
-            url = f"{server.url}/v2/models/{server.model}/infer"
-            block = closed_loop(url, whole_request(url, headers, body), connections, requests)
+            """Requests per second, and the median latency in microseconds."""
+            url = infer_url(server.url, server.model)
+            request = wire.http_request(url, *wire.encode_request(image[None]))
+            block = closed_loop(url, request, connections, requests)
             return block.per_second, median(block.latencies.tolist()) / 1e3
 
         stack.callback(machine.pin, machine.usable_cpus())
@@ -93,21 +94,12 @@ def gains(bench: Bench, model: Path, rounds: int, count: int, tell: Callable[[st
     for (name, connections), ratios in measured.items():
         expected = predicted[name, connections]
         shares = [ratio / most for ratio, most in zip(ratios, expected, strict=True)]
-        yield Line(
-            part="batching",
-            name=f"{name}, {connections} connections: gain over the predicted gain",
-            value=median(shares),
-            low=SHARE,
-            note=f"{median(ratios):.2f} times the throughput, of {median(expected):.2f}; {_range(shares)}",
-        )
+        words = f"{name}, {connections} connections: gain over the predicted gain"
+        note = f"{median(ratios):.2f} times the throughput, of {median(expected):.2f}; {_range(shares)}"
+        yield Line(part="batching", name=words, value=median(shares), low=SHARE, note=note)
     for name, ratios in alone_ratios.items():
-        yield Line(
-            part="batching",
-            name=f"{name}, one connection: p50 with batching to that without",
-            value=median(ratios),
-            high=ALONE,
-            note=_range(ratios),
-        )
+        words = f"{name}, one connection: p50 with batching to that without"
+        yield Line(part="batching", name=words, value=median(ratios), high=ALONE, note=_range(ratios))
 
 
 def _range(values: list[float]) -> str:

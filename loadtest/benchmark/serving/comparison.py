@@ -6,25 +6,35 @@ connections, and the model in a process of the same environment. Comparisons are
 """
 
 import json
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
-from loadtest.benchmark.bench import SIZE, Bench, Line, run
+from loadtest.benchmark.bench import SIZE, Bench, Line, columns, run, tell
+from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
-from loadtest.benchmark.serving.closed_loop import Block, closed_loop, whole_request
-from loadtest.benchmark.serving.environments import APPLICATIONS, InProcess, Program, install, versions
+from loadtest.benchmark.serving.environments import (
+    APPLICATIONS,
+    InProcess,
+    Program,
+    cpu_seconds,
+    install,
+    resume,
+    suspend,
+    versions,
+)
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
-from medserve import machine, store
+from loadtest.generator.payload import infer_url
+from loadtest.measure.locust_process import free_ports
+from medserve import machine, store, wire
 from medserve.errors import BadInput, CannotRun
+from medserve.numbers import number
 
 CONNECTIONS = 8
 WARMUP = 50
@@ -34,6 +44,13 @@ MODEL_FILE = "1/model.onnx"
 AGREE = 1e-5
 """Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
+COLUMNS = columns(
+    ("server", "body"),
+    (
+        *("p50, us", "p99, us", "in process, us", "overhead, us", "behind ours (quartiles), us"),
+        *(f"requests/s, {CONNECTIONS} connections", "CPU per request, us"),
+    ),
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -53,30 +70,37 @@ class Row(msgspec.Struct, frozen=True):
     cpu: float
     versions: dict[str, str]
 
+    def cells(self) -> tuple[str, ...]:
+        """The cells of a row of COLUMNS."""
+        behind = f"{number(self.behind)} ({number(self.behind_low)} to {number(self.behind_high)})"
+        ours = self.server == OURS and self.body == BINARY_TENSORS.words
+        before = map(number, (self.p50, self.p99, self.in_process, self.overhead))
+        return self.server, self.body, *before, "" if ours else behind, number(self.per_second), number(self.cpu)
 
-class Contestant:
-    """A server that is measured: its address, its requests, and its processes."""
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        body: Body,
-        image: Image,
-        program: Program | psutil.Process,
-        alone: InProcess,
-        versions: dict[str, str],
-    ) -> None:
-        self.name, self.url, self.body, self.program, self.alone = name, url, body, program, alone
-        self.versions, self._image = versions, image
-        self.request = whole_request(url, *body.encode(image))
-        self.blocks: list[Block] = []
-        self.in_process: list[float] = []
-        self.rates: list[float] = []
-        self.cpu = 0.0
+class Contestant(msgspec.Struct):
+    """A server that is measured: its address, its process, and its requests."""
+
+    name: str
+    url: str
+    body: Body
+    image: Image
+    pid: int
+    alone: InProcess
+    versions: dict[str, str]
+    blocks: list[Block] = []
+    in_process: list[float] = []
+    rates: list[float] = []
+    cpu: float = 0.0
+
+    @property
+    def request(self) -> bytes:
+        """A request for the scores of its image."""
+        return wire.http_request(self.url, *self.body.encode(self.image))
 
     def wait_answering(self, seconds: float) -> None:
-        """Return when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
+        """Suspend it when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
+        resume(self.pid)
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -86,19 +110,21 @@ class Contestant:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
-        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self._image)
+        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self.image)
         if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
             raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
+        suspend(self.pid)
 
     def measure(self, count: int) -> None:
         """Measure it once, while all others are suspended."""
-        self.program.resume()
-        closed_loop(self.url, self.request, 1, WARMUP)
-        before = _cpu_seconds(self.program)
-        self.blocks.append(closed_loop(self.url, self.request, 1, count))
-        self.cpu += _cpu_seconds(self.program) - before
-        self.rates.append(closed_loop(self.url, self.request, CONNECTIONS, count).per_second)
-        self.program.suspend()
+        resume(self.pid)
+        request = self.request
+        closed_loop(self.url, request, 1, WARMUP)
+        before = cpu_seconds(self.pid)
+        self.blocks.append(closed_loop(self.url, request, 1, count))
+        self.cpu += cpu_seconds(self.pid) - before
+        self.rates.append(closed_loop(self.url, request, CONNECTIONS, count).per_second)
+        suspend(self.pid)
         self.in_process.append(float(np.median(self.alone.times(1, count))) / 1e3)
 
     @property
@@ -127,19 +153,7 @@ class Contestant:
         )
 
 
-def _cpu_seconds(program: Program | psutil.Process) -> float:
-    return float(sum(program.cpu_times()[:2]))
-
-
-def compare(
-    bench: Bench,
-    model: Path,
-    environments: Path,
-    names: Sequence[str],
-    rounds: int,
-    count: int,
-    tell: Callable[[str], None],
-) -> list[Row]:
+def compare(bench: Bench, model: Path, environments: Path, names: Sequence[str], rounds: int, count: int) -> list[Row]:
     """Measure the wrapper and the peers of these names in `rounds` of `count` requests; the first row is ours.
 
     `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or gives
@@ -158,8 +172,8 @@ def compare(
         stack.callback(machine.pin, machine.usable_cpus())
         machine.pin(bench.client_cpus)
         random = np.random.default_rng(0)
-        for number in range(rounds):
-            tell(f"round {number + 1} of {rounds}")
+        for round_ in range(rounds):
+            tell(f"round {round_ + 1} of {rounds}")
             for at in random.permutation(len(contestants)):
                 contestants[at].measure(count)
     return [one.row(contestants[0]) for one in contestants]
@@ -168,19 +182,20 @@ def compare(
 def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
     """The wrapper twice: with the bodies of its load tests, and with those for MLServer."""
     server = stack.enter_context(bench.serving("onnx_runtime", artifact=model))
-    program = psutil.Process(server.pid)
-    stack.callback(program.resume)  # a suspended process cannot be told to end
+    stack.callback(resume, server.pid)  # a suspended process cannot be told to end
     alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
-    url = f"{server.url}/v2/models/{server.model}/infer"
+    url = infer_url(server.url, server.model)
     for body in (BINARY_TENSORS, JSON_TENSORS):
         ours = machine.versions("onnxruntime-gpu", "numpy", "uvicorn", "uvloop", "httptools")
-        yield _ready(Contestant(OURS, url, body, golden_image(model), program, alone, ours))
+        contestant = Contestant(OURS, url, body, golden_image(model), server.pid, alone, ours)
+        contestant.wait_answering(READY_SECONDS)
+        yield contestant
 
 
 def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
     scratch = bench.new()
-    port, spare, another = _free_ports(3)
+    port, spare, another = free_ports(3)
     settings = {"name": "cells", "implementation": "mlserver_tensors.Cells"}
     (scratch / "model-settings.json").write_text(json.dumps(settings))
 
@@ -197,17 +212,12 @@ def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitSt
     alone = InProcess(programs / "python", model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
     url = f"http://127.0.0.1:{port}{peer.path}"
-    return _ready(Contestant(peer.name, url, peer.body, golden_image(model), program, alone, versions(programs)))
-
-
-def _ready(contestant: Contestant) -> Contestant:
-    contestant.program.resume()  # ours is measured twice
+    contestant = Contestant(peer.name, url, peer.body, golden_image(model), program.pid, alone, versions(programs))
     contestant.wait_answering(READY_SECONDS)
-    contestant.program.suspend()
     return contestant
 
 
-def train_and_export(bench: Bench, tell: Callable[[str], None]) -> Path:
+def train_and_export(bench: Bench) -> Path:
     """An artifact in ONNX of a network that was trained for an epoch: its speed does not depend on its accuracy."""
     checkpoint, artifact = bench.new() / "cells", bench.new() / "cells.onnx"
     tell("a model to serve")
@@ -230,37 +240,10 @@ def golden_image(model: Path) -> Image:
         return image
 
 
-def _free_ports(count: int) -> list[int]:
-    """Free ports, bound together so that they differ."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
-
-
 def targets(rows: Sequence[Row]) -> Iterator[Line]:
     """The overheads of the others less ours. A server without the protocol has less to do, so it has no target."""
     for row in rows:
         if row.server != OURS:
-            yield Line(
-                part="peers",
-                name=f"overhead of {row.server} less ours",
-                value=row.behind,
-                unit="us",
-                low=None if row.body == BYTES.words else 0.0,
-                note=f"quartiles of the rounds {row.behind_low:,.0f} to {row.behind_high:,.0f}",
-            )
-
-
-def markdown(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of a table, one per server."""
-    yield (
-        "| server | body | p50, us | p99, us | in process, us | overhead, us | behind ours (quartiles), us "
-        f"| requests/s, {CONNECTIONS} connections | CPU per request, us |"
-    )
-    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
-    for row in rows:
-        behind = f"{row.behind:,.0f} ({row.behind_low:,.0f} to {row.behind_high:,.0f})"
-        figures = [f"{x:,.0f}" for x in (row.p50, row.p99, row.in_process, row.overhead)]
-        ends = [f"{x:,.0f}" for x in (row.per_second, row.cpu)]
-        ours = row.server == OURS and row.body == BINARY_TENSORS.words
-        yield f"| {' | '.join((row.server, row.body, *figures, '' if ours else behind, *ends))} |"
+            name, low = f"overhead of {row.server} less ours", None if row.body == BYTES.words else 0.0
+            note = f"quartiles of the rounds {number(row.behind_low)} to {number(row.behind_high)}"
+            yield Line(part="peers", name=name, value=row.behind, unit="us", low=low, note=note)

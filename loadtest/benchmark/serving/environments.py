@@ -1,13 +1,20 @@
-"""The environments of other servers, one for each, and the programs that run in them."""
+"""The environments of other servers, one for each, and the programs that run in them.
+
+`python -m loadtest.benchmark.serving.environments PROGRAM...` becomes a program of another environment. It then ends
+with its parent, although it does not import medserve.
+"""
 
 import json
+import os
 import socket
 import subprocess
+import sys
 import time
 import venv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -44,22 +51,14 @@ def versions(programs: Path) -> dict[str, str]:
 
 
 class Program:
-    """A program and all its children on `cpus`, which can be suspended while others are measured."""
+    """A program and all its children on `cpus`."""
 
     def __init__(self, words: Sequence[str], cpus: tuple[int, ...], env: dict[str, str], log: Path) -> None:
         self.log = log
-        before = machine.usable_cpus()
-        machine.pin(cpus)  # a child inherits it
-        try:
-            with log.open("wb") as out:
-                self._child = process.start(
-                    ["-m", "loadtest.benchmark.serving.become", *words],
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env={"PYTHONPATH": str(APPLICATIONS), **env},
-                )
-        finally:
-            machine.pin(before)
+        with log.open("wb") as out:
+            env = {"PYTHONPATH": str(APPLICATIONS), **env}
+            self._child = _start(words, cpus, stdout=out, stderr=subprocess.STDOUT, env=env)
+        self.pid = self._child.pid
 
     def wait_listening(self, port: int, seconds: float) -> None:
         """Return when something listens on the port. Raises CannotRun when nothing does, with the log's last line."""
@@ -71,52 +70,50 @@ class Program:
                 raise CannotRun(f"{self.log.stem} does not listen: {process.last_line(self.log)}")
             time.sleep(0.1)
 
-    def suspend(self) -> None:
-        """Suspend it with all its children."""
-        for one in self._all():
-            one.suspend()
-
-    def resume(self) -> None:
-        """Resume it with all its children."""
-        for one in self._all():
-            one.resume()
-
-    def cpu_times(self) -> tuple[float, float]:
-        """CPU seconds of all its processes together, user and system."""
-        times = [one.cpu_times() for one in self._all()]
-        return sum(one.user for one in times), sum(one.system for one in times)
-
     def stop(self) -> None:
         """End it and its children."""
-        family = self._all()
-        self.resume()
+        family = resume(self.pid)
         process.stop(self._child)
         for one in psutil.wait_procs(family, timeout=5.0)[1]:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
-    def _all(self) -> list[psutil.Process]:
-        if self._child.poll() is not None:
-            return []
-        parent = psutil.Process(self._child.pid)
-        return [parent, *parent.children(recursive=True)]
+
+def members(pid: int) -> list[psutil.Process]:
+    """A process and all its children; none when it has ended."""
+    try:
+        parent = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return []
+    return [parent, *parent.children(recursive=True)]
+
+
+def suspend(pid: int) -> None:
+    """Suspend a process and all its children, while others are measured."""
+    for one in members(pid):
+        one.suspend()
+
+
+def resume(pid: int) -> list[psutil.Process]:
+    """Resume a process and all its children, and return them."""
+    found = members(pid)
+    for one in found:
+        one.resume()
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and all its children."""
+    return sum(sum(one.cpu_times()[:2]) for one in members(pid))
 
 
 class InProcess:
     """The model alone in a process of an environment: the time of a prediction without a server."""
 
     def __init__(self, python: Path, model: Path, cpus: tuple[int, ...]) -> None:
-        before = machine.usable_cpus()
-        machine.pin(cpus)
-        try:
-            self._child = process.start(
-                ["-m", "loadtest.benchmark.serving.become", str(python), str(APPLICATIONS / "onnx_model.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={"MODEL": str(model)},
-            )
-        finally:
-            machine.pin(before)
+        words = [str(python), str(APPLICATIONS / "onnx_model.py")]
+        pipe = subprocess.PIPE
+        self._child = _start(words, cpus, stdin=pipe, stdout=pipe, env={"MODEL": str(model)})
 
     def times(self, images: int, count: int) -> NDArray[np.int64]:
         """int64 nanoseconds of `count` predictions of so many images each."""
@@ -139,3 +136,18 @@ class InProcess:
         if answer := self._child.stdout.readline():
             return answer
         raise CannotRun("the model in process ended: its own lines above say why")
+
+
+def _start(words: Sequence[str], cpus: tuple[int, ...], **rest: Any) -> "subprocess.Popen[bytes]":
+    """A program as a child on `cpus`."""
+    before = machine.usable_cpus()
+    machine.pin(cpus)  # a child inherits it
+    try:
+        return process.start(["-m", "loadtest.benchmark.serving.environments", *words], **rest)
+    finally:
+        machine.pin(before)
+
+
+if __name__ == "__main__":
+    process.die_with_parent()
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606  # the benchmark's own words

@@ -66,40 +66,22 @@ BINARY_TENSORS = Body(
     lambda body: wire.decode_response(body, str(body.index(b"}]}") + 3))[0],
 )
 
-STARLETTE = ("starlette==1.10.0", "uvicorn[standard]==0.54.0", "msgspec==0.22.0")
-UVICORN = ("--host", "127.0.0.1", "--port", "{port}", "--no-access-log", "--log-level", "warning")
+
+def _uvicorn(application: str) -> tuple[str, ...]:
+    quiet = ("--no-access-log", "--log-level", "warning")
+    return "uvicorn", application, "--host", "127.0.0.1", "--port", "{port}", *quiet
+
+
+UVICORN = "uvicorn[standard]==0.54.0"
+STARLETTE = ("starlette==1.10.0", UVICORN, "msgspec==0.22.0"), _uvicorn("starlette_routes:app")
+STARLETTE_PATH = (("PYTHONPATH", "{applications}:{source}"),)
 # One worker each, no log of requests, and otherwise what they are when they are installed. MLServer's model runs in the
 # process of its server, which is faster than the worker that it starts by itself.
 PEERS = (
-    Peer(
-        "Starlette",
-        STARLETTE,
-        ("uvicorn", "starlette_tensors:app", *UVICORN),
-        "/v2/models/cells/infer",
-        BINARY_TENSORS,
-        (("PYTHONPATH", "{applications}:{source}"),),
-    ),
-    Peer(
-        "Starlette (bytes)",
-        STARLETTE,
-        ("uvicorn", "starlette_bytes:app", *UVICORN),
-        "/predict",
-        BYTES,
-    ),
-    Peer(
-        "FastAPI",
-        ("fastapi==0.165.0", "uvicorn[standard]==0.54.0"),
-        ("uvicorn", "fastapi_lists:app", *UVICORN),
-        "/predict",
-        LISTS,
-    ),
-    Peer(
-        "LitServe",
-        ("litserve==0.2.19",),
-        ("python", "{applications}/litserve_lists.py"),
-        "/predict",
-        LISTS,
-    ),
+    Peer("Starlette", *STARLETTE, "/v2/models/cells/infer", BINARY_TENSORS, STARLETTE_PATH),
+    Peer("Starlette (bytes)", *STARLETTE, "/predict", BYTES, STARLETTE_PATH),
+    Peer("FastAPI", ("fastapi==0.165.0", UVICORN), _uvicorn("fastapi_lists:app"), "/predict", LISTS),
+    Peer("LitServe", ("litserve==0.2.19",), ("python", "{applications}/litserve_lists.py"), "/predict", LISTS),
     Peer(
         "MLServer",
         ("mlserver==1.7.1",),
