@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.frameworks import build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint, Precision
-from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
@@ -40,7 +41,7 @@ def export(
     precision: Precision = "float32",
 ) -> None:
     """See `export.frameworks`."""
-    network = _build(checkpoint, weights)
+    network = build("pytorch", checkpoint, weights)
     if precision == "bfloat16":
         _reduce(network)
     classifier = Classifier(network).eval()
@@ -54,16 +55,7 @@ def scores(
 ) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with torch.inference_mode():
-        return Classifier(_build(checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
-
-
-def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> torch.nn.Module:
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "pytorch").write(network, weights)
-    return network
+        return Classifier(build("pytorch", checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
 
 
 def _reduce(network: torch.nn.Module) -> None:

@@ -1,9 +1,5 @@
 """The plain loop in Keras: `fit`."""
 
-import os
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-
 from collections.abc import Callable
 
 import keras

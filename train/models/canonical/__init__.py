@@ -1,8 +1,13 @@
 """One file per framework: `read(network)` and `write(network, weights)` convert to and from canonical weights.
 
+`read` copies them to the host; `write` raises BadInput that lists the first names and shapes that do not fit.
+
 Canonical weights are a dictionary of float32 arrays under the usual PyTorch names and layouts: `conv.weight`
 (O, I, H, W), depthwise (C, 1, H, W), `fc.weight` (O, I), batch norm as `weight`, `bias`, `running_mean`,
-`running_var`; no step counters. `outputs(network, images)` returns the output of each layer, for `train.parity`.
+`running_var`; no step counters.
+
+`outputs(network, images)` returns the output of each layer that has weights, in evaluation mode, by canonical name and
+in the order of computation, the logits last: float32 (N, C, H, W) or (N, C). `train.parity` compares them.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Canonical weights of Flax networks: kernels are (H, W, I, O), depthwise (H, W, 1, C), dense (I, O) in Flax."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
+    """See `train.models.canonical`."""
     return {
         name: np.array(np.array(variable[...]).transpose(TO_CANONICAL[variable.ndim]), order="C")
         for name, variable in _variables(network).items()
@@ -24,7 +26,7 @@ def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
 
 
 def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    """See `train.models.canonical`."""
     variables = _variables(network)
     shapes = {
         name: tuple(variable.shape[axis] for axis in TO_CANONICAL[variable.ndim])
@@ -36,11 +38,11 @@ def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
 
 
 def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+    """See `train.models.canonical`."""
     # A copy, because evaluation mode and captured outputs stay in the modules.
-    network = nnx.clone(network)
-    network.eval()
-    graph, state = nnx.split(network)
+    copied = nnx.clone(network)
+    copied.eval()
+    graph, state = nnx.split(copied)
 
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
@@ -48,8 +50,18 @@ def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray
         _, captured = capturing(images)
         return {".".join(map(str, path[:-1])): value.get_value()[0] for path, value in nnx.to_flat_state(captured)}
 
+    values = run(state, images)
     layers = {name.rpartition(".")[0] for name in _variables(network)}
-    return {name: np.moveaxis(np.array(value), -1, 1) for name, value in run(state, images).items() if name in layers}
+    # JAX sorts a dictionary by its keys, a module keeps its layers in the order in which they were added.
+    return {name: np.moveaxis(np.array(values[name]), -1, 1) for name in _modules(network) if name in layers}
+
+
+def _modules(module: nnx.Module, above: str = "") -> Iterator[str]:
+    """The names of all modules below one, in the order in which they were added."""
+    for name, below in vars(module).items():
+        if isinstance(below, nnx.Module):
+            yield above + name
+            yield from _modules(below, f"{above}{name}.")
 
 
 def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:

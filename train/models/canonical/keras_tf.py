@@ -1,9 +1,5 @@
 """Canonical weights of Keras networks, whose layers have canonical names: kernel layouts and array names differ."""
 
-import os
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +23,7 @@ DEPTHWISE_TO_CANONICAL = (2, 3, 0, 1)
 
 
 def read(network: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
+    """See `train.models.canonical`."""
     return {
         name: np.array(variable.numpy().transpose(axes), order="C")
         for name, (variable, axes) in _variables(network).items()
@@ -35,7 +31,7 @@ def read(network: keras.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    """See `train.models.canonical`."""
     variables = _variables(network)
     shapes = {name: tuple(variable.shape[axis] for axis in axes) for name, (variable, axes) in variables.items()}
     check_fit(shapes, weights)
@@ -44,7 +40,7 @@ def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None
 
 
 def outputs(network: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+    """See `train.models.canonical`."""
     layers = {layer.name: layer.output for layer in network.layers if layer.weights}
     values = keras.Model(network.input, layers)(images, training=False)
     return {name: np.moveaxis(value.numpy(), -1, 1) for name, value in values.items()}

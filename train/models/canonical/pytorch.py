@@ -12,20 +12,20 @@ REQUIRES = ("torch",)
 
 
 def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
+    """See `train.models.canonical`."""
     state = network.state_dict()
     return {name: value.detach().cpu().numpy().copy() for name, value in state.items() if not _is_counter(name)}
 
 
 def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
+    """See `train.models.canonical`."""
     state = {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
     check_fit({name: tuple(value.shape) for name, value in state.items()}, weights)
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=False)
 
 
 def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+    """See `train.models.canonical`."""
     captured: dict[str, NDArray[np.float32]] = {}
 
     def capture(name: str) -> Callable[..., None]:
