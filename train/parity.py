@@ -5,7 +5,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -126,12 +125,11 @@ def _logits_share(reference: Outputs, outputs: Outputs) -> float:
     return float((np.abs(logits - expected) / (LIMIT + LIMIT * np.abs(expected))).max())
 
 
-def compute(
-    folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
-    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="A file of train/frameworks.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the outputs.")],
-) -> None:
-    """Write `layers.npz`, the layer outputs for a few test images, and `scores.npy`, the scores of the test split."""
+def compute(folder: Path, framework: str, out: Path) -> None:
+    """Write layer outputs and scores of the checkpoint in FOLDER, as FRAMEWORK computes them, into OUT.
+
+    `layers.npz` holds the layer outputs for a few test images, `scores.npy` the scores of the test split.
+    """
     checkpoint = store.read_checkpoint(folder)
     images = data.open_dataset(checkpoint.dataset, checkpoint.size, unofficial=checkpoint.unofficial)
     if images.digest != checkpoint.data_digest:

@@ -23,6 +23,7 @@ from medserve.errors import CannotRun
 from medserve.spec import Architecture, Recipe
 
 Weights = dict[str, NDArray[np.float32]]
+Rates = NDArray[np.float32]
 
 
 class InitialState(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, Weights, build, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("jax", "flax", "optax")
 
@@ -27,20 +27,15 @@ class FlaxTrainer:
     _rest: nnx.State
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState = RANDOM,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         # XLA uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         jax.config.update("jax_default_matmul_precision", "float32")
         self._classes = classes
         self._smoothing = recipe.label_smoothing
-        rates = jnp.array(learning_rates)
+        schedule = jnp.array(rates)
         self._optimiser = optax.adamw(
-            lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
+            lambda step: schedule[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
         )
         network, self._canonical = build("flax_nnx", architecture, classes, recipe, initial)
         self._class_weights = jnp.array(initial.loss_weights(classes))

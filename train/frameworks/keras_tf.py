@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, Weights, build, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -37,18 +37,13 @@ class KerasTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState = RANDOM,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         # TensorFlow uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self._network, self._canonical = build("keras_tf", architecture, classes, recipe, initial)
         self._classes = classes
-        self._rates = learning_rates
+        self._rates = rates
         self._step = 0
         self._loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing, reduction="none"
@@ -63,7 +58,7 @@ class KerasTrainer:
                     layer.rate = 0.0
         parameters = self._network.trainable_variables
         self._optimiser = AdamW(
-            float(learning_rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+            float(rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
         )
         # Weight decay applies to matrices and kernels, not to one-dimensional parameters (batch norm, biases).
         self._optimiser.exclude_from_weight_decay(var_list=[value for value in parameters if value.ndim == 1])

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, Weights, build, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("torch",)
 
@@ -20,12 +20,7 @@ class PyTorchTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState = RANDOM,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         _keep_memory()
         # cuDNN uses TF32 by default; its error is ten times the limit of a certificate.
@@ -34,7 +29,7 @@ class PyTorchTrainer:
         network, self._canonical = build("pytorch", architecture, classes, recipe, initial)
         self._network = network.to(self._device)
         self._seed = recipe.seed
-        self._rates = learning_rates
+        self._rates = rates
         self._step = 0
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
         self._class_weights = self._tensor(initial.loss_weights(classes))
@@ -49,7 +44,7 @@ class PyTorchTrainer:
             {"params": [value for value in parameters if value.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [value for value in parameters if value.ndim == 1], "weight_decay": 0.0},
         ]
-        self._optimiser = torch.optim.AdamW(groups, lr=float(learning_rates[0]), betas=(0.9, 0.999), eps=1e-8)
+        self._optimiser = torch.optim.AdamW(groups, lr=float(rates[0]), betas=(0.9, 0.999), eps=1e-8)
 
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
         for group in self._optimiser.param_groups:

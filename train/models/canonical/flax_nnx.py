@@ -8,33 +8,22 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from train.models.canonical import check_fit
+from train.models.canonical import TO_CANONICAL, Axes, from_canonical, to_canonical
 
 REQUIRES = ("jax", "flax")
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Axes by the number of dimensions.
-TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
     """See `train.models.canonical`."""
-    return {
-        name: np.array(np.array(variable[...]).transpose(TO_CANONICAL[variable.ndim]), order="C")
-        for name, variable in _variables(network).items()
-    }
+    return to_canonical({name: (value[...], axes) for name, (value, axes) in _variables(network).items()})
 
 
 def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
     """See `train.models.canonical`."""
-    variables = _variables(network)
-    shapes = {
-        name: tuple(variable.shape[axis] for axis in TO_CANONICAL[variable.ndim])
-        for name, variable in variables.items()
-    }
-    check_fit(shapes, weights)
-    for name, variable in variables.items():
-        variable[...] = jnp.array(weights[name].transpose(np.argsort(TO_CANONICAL[variable.ndim])))
+    for variable, value in from_canonical(_variables(network), weights):
+        variable[...] = jnp.array(value)
 
 
 def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -64,6 +53,8 @@ def _modules(module: nnx.Module, above: str = "") -> Iterator[str]:
             yield from _modules(below, f"{above}{name}.")
 
 
-def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:
-    state = nnx.state(network, (nnx.Param, nnx.BatchStat))
-    return {".".join(map(str, (*path[:-1], NAMES[path[-1]]))): value for path, value in nnx.to_flat_state(state)}
+def _variables(network: nnx.Module) -> dict[str, tuple[nnx.Variable, Axes]]:
+    state = nnx.to_flat_state(nnx.state(network, (nnx.Param, nnx.BatchStat)))
+    return {
+        ".".join(map(str, (*path[:-1], NAMES[path[-1]]))): (value, TO_CANONICAL[value.ndim]) for path, value in state
+    }

@@ -6,22 +6,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.models.canonical import check_fit
+from train.models.canonical import Axes, from_canonical, to_canonical
 
 REQUIRES = ("torch",)
 
 
 def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
     """See `train.models.canonical`."""
-    state = network.state_dict()
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items() if not _is_counter(name)}
+    return to_canonical({name: (value.cpu(), axes) for name, (value, axes) in _variables(network).items()})
 
 
 def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
     """See `train.models.canonical`."""
-    state = {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
-    check_fit({name: tuple(value.shape) for name, value in state.items()}, weights)
-    network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=False)
+    for variable, value in from_canonical(_variables(network), weights):
+        variable.copy_(torch.from_numpy(value.copy()))
 
 
 def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -44,5 +42,8 @@ def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, ND
     return captured
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _variables(network: torch.nn.Module) -> dict[str, tuple[torch.Tensor, Axes]]:
+    state = network.state_dict().items()
+    return {
+        name: (value, tuple(range(value.ndim))) for name, value in state if not name.endswith("num_batches_tracked")
+    }
