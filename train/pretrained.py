@@ -12,14 +12,13 @@ compare. The stored file says in its metadata what it was made from, and a check
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun, unknown
 from medserve.spec import Architecture
-from medserve.store import commit, partial_of, sha256
+from medserve.store import sha256, write_bytes
 from train import archives, data
 from train.archives import Source
 
@@ -52,8 +51,8 @@ def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[st
         mend = f"`medserve data weights {architecture.name}` fetches it" if known else "put a safetensors file there"
         raise BadInput(f"{path}: no such file of weights; {mend}")
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
+        weights = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
         raise BadInput(f"{path}: no safetensors file: {error}") from None
     kept = {name: value for name, value in weights.items() if not name.startswith(f"{architecture.head}.")}
     return sha256(path), {name: value.astype(np.float32) for name, value in kept.items()}
@@ -89,16 +88,7 @@ def fetch(name: str, base: str = BASE) -> Path:
         state = torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a file that is none of its own
         raise CannotRun(f"{pickled}: cannot be read as weights: {error}") from None
-    partial = partial_of(target)
-    counted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    try:
-        tensors = {key: value.numpy().copy() for key, value in counted.items()}
-        save_file(tensors, partial, {"source": source.url, "sha256": digest})
-        commit(partial, target)
-    except SafetensorError as error:
-        # Its writer has an error of its own for a full disk.
-        raise CannotRun(f"{target}: the weights cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {key: value.numpy().copy() for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    write_bytes(target, safetensors.numpy.save(tensors, {"source": source.url, "sha256": digest}))
     pickled.unlink()
     return target

@@ -20,8 +20,10 @@ from medserve import plugins
 from medserve.spec import Checkpoint
 from medserve.tables import ARCHITECTURES, pick
 
+Weights = dict[str, NDArray[np.float32]]
 
-def build(framework: str, checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> Any:
+
+def build(framework: str, checkpoint: Checkpoint, weights: Weights) -> Any:
     """The checkpoint's network in a framework, with the canonical `weights`."""
     architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
     family = plugins.load(f"train.models.{architecture.family}", framework)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from export.frameworks import build
+from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
@@ -23,7 +23,7 @@ INT8 = ("onnx",)
 Classifier = Callable[[jax.Array], jax.Array]
 
 
-def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
     classifier = _classifier(checkpoint, weights)
     (batch,) = jax.export.symbolic_shape("batch")
@@ -33,15 +33,13 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
         {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with jax.default_matmul_precision("float32"):
         return np.array(jax.jit(_classifier(checkpoint, weights))(images))
 
 
-def _classifier(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> Classifier:
+def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
     network = build("flax_nnx", checkpoint, weights)
     network.eval()
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.lite.python.convert import ConverterError
 
-from export.frameworks import build, drop_unused_domains
+from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
@@ -23,7 +23,7 @@ WRITES = ("saved_model", "onnx", "tflite")
 INT8 = ("onnx",)
 
 
-def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
     network = build("keras_tf", checkpoint, weights)
     trained = [value.numpy() for value in network.trainable_variables]
@@ -39,9 +39,7 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
     {"saved_model": _saved_model, "onnx": _onnx, "tflite": _tflite}[form](classify, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is above the certificate's limit
     return tf.nn.softmax(build("keras_tf", checkpoint, weights)(images, training=False)).numpy()

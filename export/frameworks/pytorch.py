@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.frameworks import build
+from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint, Precision
@@ -33,13 +33,7 @@ class Classifier(torch.nn.Module):
         return self.network(image).float().softmax(1)
 
 
-def export(
-    checkpoint: Checkpoint,
-    weights: dict[str, NDArray[np.float32]],
-    form: str,
-    path: Path,
-    precision: Precision = "float32",
-) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
     """See `export.frameworks`."""
     network = build("pytorch", checkpoint, weights)
     if precision == "bfloat16":
@@ -50,9 +44,7 @@ def export(
     {"torchscript": _torchscript, "onnx": _onnx, "aotinductor": _aotinductor}[form](classifier, example, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with torch.inference_mode():
         return Classifier(build("pytorch", checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()

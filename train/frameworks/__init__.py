@@ -14,13 +14,12 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
-from medserve.errors import CannotRun
 from medserve.spec import Architecture, Recipe
+from medserve.store import write_bytes
 
 Weights = dict[str, NDArray[np.float32]]
 Rates = NDArray[np.float32]
@@ -96,17 +95,13 @@ class Trainer(Protocol):
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Write `weights.safetensors` (canonical) and `resume.safetensors` (state). Raises CannotRun for a full disk."""
+    """Write `weights.safetensors` (canonical) and `resume.safetensors` (what else a resumed training needs)."""
     for name, arrays in (("weights", trainer.weights()), ("resume", trainer.state())):
-        try:
-            save_file(
-                {key: np.array(value, order="C") for key, value in arrays.items()}, folder / f"{name}.safetensors"
-            )
-        except SafetensorError as error:
-            # safetensors raises its own exception when the disk is full.
-            raise CannotRun(f"{folder.parent}: the weights cannot be written: {error}") from None
+        # safetensors reads the memory as it lies.
+        ordered = {key: np.array(value, order="C") for key, value in arrays.items()}
+        write_bytes(folder / f"{name}.safetensors", safetensors.numpy.save(ordered))
 
 
 def restore(trainer: Trainer, folder: Path) -> None:
     """Give a trainer what `save` wrote."""
-    trainer.restore(*(load_file(folder / f"{name}.safetensors") for name in ("weights", "resume")))
+    trainer.restore(*(safetensors.numpy.load_file(folder / f"{name}.safetensors") for name in ("weights", "resume")))

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from medserve.errors import BadInput
 
 Axes = tuple[int, ...]
+Arrays = dict[str, NDArray[np.float32]]
 TO_CANONICAL: dict[int, Axes] = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 """The axes of Keras's and Flax's arrays in canonical order, by the number of dimensions."""
 
 
-def to_canonical(variables: Mapping[str, tuple[Any, Axes]]) -> dict[str, NDArray[np.float32]]:
+def to_canonical(variables: Mapping[str, tuple[Any, Axes]]) -> Arrays:
     """Copies of a network's variables, given by canonical name with their axes in canonical order."""
     return {name: np.array(np.asarray(value).transpose(axes), order="C") for name, (value, axes) in variables.items()}
 

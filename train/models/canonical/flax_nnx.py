@@ -8,25 +8,25 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from train.models.canonical import TO_CANONICAL, Axes, from_canonical, to_canonical
+from train.models.canonical import TO_CANONICAL, Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("jax", "flax")
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
+def read(network: nnx.Module) -> Arrays:
     """See `train.models.canonical`."""
     return to_canonical({name: (value[...], axes) for name, (value, axes) in _variables(network).items()})
 
 
-def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
+def write(network: nnx.Module, weights: Arrays) -> None:
     """See `train.models.canonical`."""
     for variable, value in from_canonical(_variables(network), weights):
         variable[...] = jnp.array(value)
 
 
-def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> Arrays:
     """See `train.models.canonical`."""
     # A copy, because evaluation mode and captured outputs stay in the modules.
     copied = nnx.clone(network)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from train.models.canonical import TO_CANONICAL, Axes, from_canonical, to_canonical
+from train.models.canonical import TO_CANONICAL, Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -20,18 +20,18 @@ NAMES = {
 DEPTHWISE_TO_CANONICAL = (2, 3, 0, 1)
 
 
-def read(network: keras.Model) -> dict[str, NDArray[np.float32]]:
+def read(network: keras.Model) -> Arrays:
     """See `train.models.canonical`."""
     return to_canonical(_variables(network))
 
 
-def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
+def write(network: keras.Model, weights: Arrays) -> None:
     """See `train.models.canonical`."""
     for variable, value in from_canonical(_variables(network), weights):
         variable.assign(value)
 
 
-def outputs(network: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def outputs(network: keras.Model, images: NDArray[np.uint8]) -> Arrays:
     """See `train.models.canonical`."""
     layers = {layer.name: layer.output for layer in network.layers if layer.weights}
     values = keras.Model(network.input, layers)(images, training=False)

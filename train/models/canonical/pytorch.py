@@ -6,25 +6,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.models.canonical import Axes, from_canonical, to_canonical
+from train.models.canonical import Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("torch",)
 
 
-def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
+def read(network: torch.nn.Module) -> Arrays:
     """See `train.models.canonical`."""
     return to_canonical({name: (value.cpu(), axes) for name, (value, axes) in _variables(network).items()})
 
 
-def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
+def write(network: torch.nn.Module, weights: Arrays) -> None:
     """See `train.models.canonical`."""
     for variable, value in from_canonical(_variables(network), weights):
         variable.copy_(torch.from_numpy(value.copy()))
 
 
-def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> Arrays:
     """See `train.models.canonical`."""
-    captured: dict[str, NDArray[np.float32]] = {}
+    captured: Arrays = {}
 
     def capture(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: captured.update({name: output.cpu().numpy()})
