@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
 
-    Any framework opens any checkpoint: what the others export of it is held to the same scores of the trainer.
+    Any framework opens any checkpoint; its artifacts must give the scores of the framework that trained it.
 
     An artifact carries 32 golden images, by which a server checks itself. By default they are of the test split, so
     everyone who gets the artifact gets these patients' images; --golden drawn takes drawn images instead. Either way it
@@ -80,7 +80,7 @@ def export(
             try:
                 further.append(_certify(partial, [*words, name, precision, golden]))
             except CannotRun as error:
-                # A runtime that cannot run here spoils no other.
+                # Other runtimes keep their certificates.
                 further.append(unproven(certificate.images, name, str(error)))
         artifact = Artifact(
             name=out.name,

@@ -1,4 +1,4 @@
-"""`golden.npz`: images and the trainer's scores of them, by which a server checks itself before it is ready.
+"""`golden.npz`: images and the trainer's scores of them, with which a server checks itself before it is ready.
 
 The images are of the test split, or drawn where those must not leave their owner. Drawn ones are scored by the
 checkpoint's own network in the framework that trained it, in a process of its own (`python -m export.golden`).

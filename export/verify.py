@@ -1,8 +1,8 @@
-"""Proves an artifact: its scores on the whole test split against the trainer's.
+"""Certifies an artifact: compares its scores on the whole test split with the trainer's.
 
 In float32 every score has a limit; in a reduced precision the accuracy has one.
 
-Runs in a process of its own (`python -m export.verify`), so that the runtime under proof shares nothing with the
+Runs in a process of its own (`python -m export.verify`), so that the runtime shares nothing with the
 framework that exported it.
 """
 
@@ -58,7 +58,7 @@ def scores_of(
 def certify(
     folder: Path, checkpoint: Path, data: Path, form: str, runtime: str, precision: Precision, golden: Golden
 ) -> None:
-    """Write `certificate.json`, and the scores that it is about, into FOLDER, which has an exported model.
+    """Write `certificate.json` and the scores that it certifies into FOLDER, which has an exported model.
 
     CHECKPOINT is the folder of the checkpoint that the model must equal, DATA the folder of the unpacked data set. The
     model, of format FORM and a precision, runs in RUNTIME; GOLDEN says where its golden images are from.
@@ -95,20 +95,21 @@ def add_golden(certificate: Certificate, error: float) -> Certificate:
 
 
 def relax(
-    proof: Certificate, scores: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64]
+    exact: Certificate, scores: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> Certificate:
-    """A float32 `proof` as one of reduced precision: valid when, with 95 % confidence, accuracy falls by less than 1 %.
+    """A float32 certificate as one of reduced precision, valid when accuracy falls by less than 1 pp.
 
+    That is with 95 % confidence, by the lower bound of `paired_change`.
     `scores` and `reference` are float32 (N, classes), `labels` int64 (N,). Errors and changed decisions stay in it.
     """
-    if proof.max_abs is None:
-        return msgspec.structs.replace(proof, kind="lossy", limit_abs=None)
+    if exact.max_abs is None:
+        return msgspec.structs.replace(exact, kind="lossy", limit_abs=None)
     low, high = paired_change(scores.argmax(1) == labels, reference.argmax(1) == labels)
     reason = None
     if low <= -LOSS:
         reason = f"95 % interval of the change of accuracy [{low:.4f}, {high:.4f}]; it must lie above -{LOSS}"
     return msgspec.structs.replace(
-        proof, kind="lossy", limit_abs=None, accuracy_change=(low, high), valid=reason is None, reason=reason
+        exact, kind="lossy", limit_abs=None, accuracy_change=(low, high), valid=reason is None, reason=reason
     )
 
 

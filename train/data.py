@@ -57,10 +57,10 @@ class Dataset:
     """An opened data set.
 
     `classes` are the class names in label order, `digest` is a SHA-256 over all arrays, `unofficial` means that the
-    archive was not the official one. `max_resident_bytes` limits the mapped images that stay in memory.
+    archive was not the official one.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, max_resident_bytes: int = MAX_RESIDENT_BYTES) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.spec: DatasetSpec = DATASETS[manifest.dataset]
@@ -74,7 +74,6 @@ class Dataset:
         self._images: dict[Split, np.memmap[Any, np.dtype[np.uint8]]] = {
             split: np.load(folder / f"{split}_images.npy", mmap_mode="r") for split in arrays.SPLITS
         }
-        self._max_resident_bytes = max_resident_bytes
         self._resident_bytes = 0
 
     def images(self, split: Split) -> NDArray[np.uint8]:
@@ -89,7 +88,7 @@ class Dataset:
         """A copy of the images at `indices`. Releases mapped pages in time: they count as memory of the process."""
         images: NDArray[np.uint8] = self.images(split).take(indices, axis=0)
         self._resident_bytes += images.nbytes + len(images) * FAULT_AROUND_BYTES
-        if self._resident_bytes > self._max_resident_bytes:
+        if self._resident_bytes > MAX_RESIDENT_BYTES:
             self._resident_bytes = 0
             for mapped in self._images.values():
                 assert isinstance(mapped.base, mmap.mmap)

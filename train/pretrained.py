@@ -1,12 +1,11 @@
-"""Weights to begin with: those trained on ImageNet, one source an architecture for all frameworks, or a local file.
+"""Initial weights: those trained on ImageNet, one file per architecture for all frameworks, or a local file.
 
     ROOT/weights/resnet50.safetensors      canonical names, as fetched and converted by `medserve data weights resnet50`
 
-The sources are those of torchvision, whose names hold the first 8 characters of their SHA-256; the package is not
-needed. Where the whole SHA-256 is known, exactly that file is accepted. Where it is not, the 8 characters tell a
-damaged download, but not a file that somebody made to have them: the download says so, and gives the whole SHA-256 to
-compare. The stored file says in its metadata what it was made from, and a checkpoint has its SHA-256 as
-`initial_digest`.
+The sources are those of torchvision, whose file names have the first 8 characters of the SHA-256; the package is not
+needed. Where the whole SHA-256 is known, exactly that file is accepted. Where it is not, the 8 characters detect a
+damaged download, but no forged one: the download warns, and prints the whole SHA-256 to compare. The metadata of the
+stored file name its source, and a checkpoint has its SHA-256 as `initial_digest`.
 """
 
 from pathlib import Path
@@ -39,7 +38,7 @@ IMAGENET = "imagenet"
 
 
 def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[str, NDArray[np.float32]]]:
-    """The SHA-256 of a recipe's `initial` weights, and these by canonical name, less the head; nothing for no name.
+    """SHA-256 of a recipe's `initial` weights, and these without the head by canonical name; null and none if not named.
 
     Raises BadInput for a file that is not there, or holds no weights.
     """
@@ -59,7 +58,7 @@ def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[st
 
 
 def stored(name: str) -> Path:
-    """Where the ImageNet weights of an architecture lie, fetched or put there by hand."""
+    """The file of an architecture's ImageNet weights."""
     return data.root() / "weights" / f"{name}.safetensors"
 
 

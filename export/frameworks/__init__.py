@@ -1,7 +1,7 @@
 """One file per framework: REQUIRES (modules), WRITES (formats, the native one first), `export` and `scores`.
 
-INT8 and BFLOAT16 are those of its formats that can be had in this precision too; for the latter `export` takes a
-`precision`, int8 is made from what it wrote.
+INT8 and BFLOAT16 are those of its formats that exist in this precision too. For bfloat16 `export` takes a `precision`;
+the int8 model is made from the exported one.
 
 `export(checkpoint, weights, form, path)` builds the checkpoint's network, puts the canonical `weights` into it and
 writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
