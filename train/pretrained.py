@@ -38,7 +38,7 @@ IMAGENET = "imagenet"
 
 
 def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[str, NDArray[np.float32]]]:
-    """SHA-256 of a recipe's `initial` weights, and these without the head by canonical name; null and none if not named.
+    """SHA-256 and arrays by canonical name, without the head, of a recipe's `initial` weights; (null, {}) for none.
 
     Raises BadInput for a file that is not there, or holds no weights.
     """
