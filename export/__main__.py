@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Export a checkpoint and prove on the whole test split that the artifact computes the same function.
 
-    Any framework opens any checkpoint: what the others export of it is held to the same scores of the trainer.
+    Any framework opens any checkpoint; its artifacts must give the scores of the framework that trained it.
 
     An artifact carries 32 golden images, by which a server checks itself. By default they are of the test split, so
     everyone who gets the artifact gets these patients' images; --golden drawn takes drawn images instead. Either way it
@@ -73,10 +73,15 @@ def export(
             stage.ask(["-m", "export.golden", str(partial), str(checkpoint_folder)])
         if row.triton_platform is not None:
             (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
-        proven = ["-m", "export.verify", str(partial), str(checkpoint_folder), str(data), "--format", form]
-        proven += ["--precision", precision, "--golden", golden]
-        certificate = _certify(partial, proven, row.runtime)
-        further = _certify_further(partial, proven, others, certificate.images)
+        words = ["-m", "export.verify", *map(str, (partial, checkpoint_folder, data)), form]
+        certificate = _certify(partial, [*words, row.runtime, precision, golden])
+        further = []
+        for name in others:
+            try:
+                further.append(_certify(partial, [*words, name, precision, golden]))
+            except CannotRun as error:
+                # Other runtimes keep their certificates.
+                further.append(unproven(certificate.images, name, str(error)))
         artifact = Artifact(
             name=out.name,
             transplanted=framework if framework != checkpoint.framework else None,
@@ -86,7 +91,7 @@ def export(
             compiled_for=machine.target(row.compiled_by) if row.compiled_by else None,
             checkpoint=checkpoint,
             certificate=certificate,
-            further=further,
+            further=tuple(further),
             operators=_operators(path) if form == "onnx" else {},
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
             golden=golden,
@@ -97,7 +102,11 @@ def export(
         store.write_json(partial / store.ARTIFACT, artifact)
     _report(artifact, out)
     if not certificate.valid:
-        where = _divergence(checkpoint_folder, framework)
+        where = "the network itself is the trainer's function, so it is the exporter or the runtime that changed it"
+        try:
+            stage.ask(["-m", "train", "parity", str(checkpoint_folder), "--framework", framework])
+        except (BadInput, CannotRun) as error:
+            where = str(error)
         raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}; {where}")
     print(f"{out / store.ARTIFACT}: SHA-256 {store.sha256(out / store.ARTIFACT)}", file=sys.stderr)
 
@@ -110,12 +119,6 @@ max_batch_size: 128
 input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {checkpoint.size}, {checkpoint.size}, 3 ] }} ]
 output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(checkpoint.classes)} ] }} ]
 """
-
-
-def _operators(path: Path) -> dict[str, int]:
-    """How often each type of node occurs in an ONNX graph, the most frequent first: it explains unequal speeds."""
-    graph = plugins.need("onnx", "counting operators").load(path, load_external_data=False).graph
-    return dict(Counter(node.op_type for node in graph.node).most_common())
 
 
 def _test_split(checkpoint: Checkpoint) -> Path:
@@ -131,42 +134,27 @@ def _test_split(checkpoint: Checkpoint) -> Path:
     return Path(prepared.folder)
 
 
-def _certify(folder: Path, words: list[str], runtime: str) -> Certificate:
-    stage.ask([*words, "--runtime", runtime])
+def _certify(folder: Path, words: list[str]) -> Certificate:
+    stage.ask(words)
     path = folder / "certificate.json"
     certificate = store.read_json(path, Certificate)
     path.unlink()
     return certificate
 
 
-def _divergence(checkpoint_folder: Path, framework: str) -> str:
-    """Whether the network that was exported already is another function, and from which layer on."""
-    try:
-        stage.ask(["-m", "train", "parity", str(checkpoint_folder), "--framework", framework])
-    except (BadInput, CannotRun) as error:
-        return str(error)
-    return "the network itself is the trainer's function, so it is the exporter or the runtime that changed it"
-
-
-def _certify_further(folder: Path, words: list[str], runtimes: list[str], images: int) -> tuple[Certificate, ...]:
-    """A certificate a runtime; one that cannot run here has an invalid one with the reason, and spoils no other."""
-    found = []
-    for runtime in runtimes:
-        try:
-            proof = _certify(folder, words, runtime)
-        except CannotRun as error:
-            proof = unproven(images, runtime, str(error))
-        found.append(proof)
-    return tuple(found)
+def _operators(path: Path) -> dict[str, int]:
+    """How often each type of node occurs in an ONNX graph, the most frequent first: it explains unequal speeds."""
+    graph = plugins.need("onnx", "counting operators").load(path, load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())
 
 
 def _report(artifact: Artifact, out: Path) -> None:
     for proof in artifact.certificates:
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
-        said = "valid" if proof.valid else f"NOT valid: {proof.reason}"
+        state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
         print(
             f"{out}: {artifact.format} by {proof.runtime}, largest |difference| {error} on {proof.images} test images, "
-            f"{proof.decisions_changed} decisions changed, certificate {said}",
+            f"{proof.decisions_changed} decisions changed, certificate {state}",
             file=sys.stderr,
         )
 

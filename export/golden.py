@@ -1,11 +1,10 @@
-"""`golden.npz`: images and the trainer's scores of them, by which a server checks itself before it is ready.
+"""`golden.npz`: images and the trainer's scores of them, with which a server checks itself before it is ready.
 
 The images are of the test split, or drawn where those must not leave their owner. Drawn ones are scored by the
 checkpoint's own network in the framework that trained it, in a process of its own (`python -m export.golden`).
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
@@ -34,11 +33,11 @@ def write_test(folder: Path, checkpoint: Path, data: Path) -> None:
     np.savez(folder / "golden.npz", images=images[chosen], scores=scores[chosen])
 
 
-def write_drawn(
-    folder: Annotated[Path, typer.Argument(help="Folder of the artifact.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint whose network scores the images.")],
-) -> None:
-    """Write 32 drawn images, the same ones for every checkpoint of an image size, with the network's scores of them."""
+def write_drawn(folder: Path, checkpoint: Path) -> None:
+    """Write 32 drawn images into FOLDER, with the scores that the network of CHECKPOINT gives them.
+
+    All checkpoints of an image size have the same images.
+    """
     manifest = store.read_checkpoint(checkpoint)
     images = draw(IMAGES, manifest.size)
     exporter = plugins.load("export.frameworks", manifest.framework)

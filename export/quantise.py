@@ -3,15 +3,14 @@
 Runs in a process of its own (`python -m export.quantise`), for it loads ONNX Runtime.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from export.frameworks import drop_unused_domains
 from medserve import errors, plugins
 from medserve.tables import INPUT
 
@@ -24,21 +23,19 @@ class Calibration:
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         chosen = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int)
-        self._batches: Iterator[NDArray[np.uint8]] = (
-            np.ascontiguousarray(images[chosen[at : at + BATCH]]) for at in range(0, len(chosen), BATCH)
-        )
+        self._batches = ({INPUT: images[chosen[at : at + BATCH]]} for at in range(0, len(chosen), BATCH))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """The next batch under the input's name, null after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        return next(self._batches, None)
 
 
-def quantise(
-    model: Annotated[Path, typer.Argument(help="ONNX file; the quantised model takes its place.")],
-    images: Annotated[Path, typer.Argument(help="uint8 (N, H, W, C) images of the training split, as .npy.")],
-) -> None:
-    """Quantise weights (a channel at a time, signed) and activations (a tensor at a time, unsigned) to 8 bits."""
+def quantise(model: Path, images: Path) -> None:
+    """Quantise weights (per channel, signed) and activations (per tensor, unsigned) to 8 bits.
+
+    MODEL is an ONNX file, which the quantised model replaces; IMAGES are uint8 (N, H, W, C) of the training split, as
+    .npy.
+    """
     onnx = plugins.need("onnx", "quantisation")
     library = plugins.need("onnxruntime.quantization", "quantisation")
     prepare = plugins.need("onnxruntime.quantization.shape_inference", "quantisation").quant_pre_process
@@ -56,10 +53,7 @@ def quantise(
             weight_type=library.QuantType.QInt8,
         )
         quantised = onnx.load(done)
-    # It declares every domain that ONNX Runtime knows, whether a node uses it or not.
-    used = {node.domain for node in quantised.graph.node}
-    for entry in [entry for entry in quantised.opset_import if entry.domain not in used]:
-        quantised.opset_import.remove(entry)
+    drop_unused_domains(quantised)  # the quantiser declares every one that ONNX Runtime knows
     onnx.save(quantised, model)
 
 

@@ -15,7 +15,7 @@ from medserve import plugins
 from medserve.errors import BadInput
 from medserve.spec import Recipe
 from medserve.tables import ARCHITECTURES
-from train.frameworks import Trainer
+from train.frameworks import Trainer, restore, save
 
 ARCHITECTURE = ARCHITECTURES["cnn"]
 CLASSES = 8
@@ -42,11 +42,11 @@ def drawn(fresh: Weights, head: float = 0.05) -> Weights:
 
 
 def transplant(trainer: Trainer, weights: Weights, folder: Path) -> Trainer:
-    """Give a trainer other weights by its own two verbs."""
+    """Give a trainer other weights as the loop saves and restores it."""
     folder.mkdir(exist_ok=True)
-    trainer.save(folder)
+    save(trainer, folder)
     save_file(weights, folder / "weights.safetensors")
-    trainer.restore(folder)
+    restore(trainer, folder)
     return trainer
 
 
@@ -60,7 +60,7 @@ def main(framework: str, folder: Path) -> None:
 
     def saved(trainer: Trainer, name: str) -> Weights:
         (folder / name).mkdir()
-        trainer.save(folder / name)
+        save(trainer, folder / name)
         return load_file(folder / name / "weights.safetensors")
 
     rng = np.random.default_rng(2)
@@ -91,7 +91,7 @@ def main(framework: str, folder: Path) -> None:
     saved(trainer, "on")
 
     resumed = create(seed=1)
-    resumed.restore(folder / "stepped")
+    restore(resumed, folder / "stepped")
     found["loss_resumed"] = resumed.step(images[STEPS], labels[STEPS])
     saved(resumed, "resumed")
 

@@ -20,7 +20,7 @@ from medserve import plugins, store
 from medserve.empty import empty_artifact
 from medserve.spec import Architecture, Artifact, Recipe
 from medserve.tables import ARCHITECTURES, FORMATS
-from train.frameworks import Trainer
+from train.frameworks import Trainer, restore, save
 
 STEPS = 5
 SIZES = (28, 64)
@@ -88,16 +88,20 @@ def main(framework: str, folder: Path) -> None:
                 exporter.export(checkpoint, given, form, path)
         found[f"{name}-losses"] = [trainer.step(batches[at], labels[at]) for at in range(STEPS)]
 
+    dense = plugins.load("train.models.resnet", framework).build(SMALL["basic"], CLASSES, hidden=6)
+    canonical.write(dense, drawn(canonical.read(dense)))
+    np.savez(folder / "dense-outputs.npz", **canonical.outputs(dense, images[28][:4]))
+
     # Of the weights of the network without drop-out: what differs is drop-out's.
     dropping = create(DROPPING, given)
     found["dropping-scores"] = dropping.predict(images[28])
     found["dropping-losses"] = [dropping.step(batches[at], labels[at]) for at in range(3)]
     found["dropping-scores-stepped"] = dropping.predict(images[28])
     (folder / "kept").mkdir()
-    dropping.save(folder / "kept")
+    save(dropping, folder / "kept")
     found["dropping-on"] = dropping.step(batches[3], labels[3])
     resumed: Trainer = trainers.create(DROPPING, CLASSES, Recipe(label_smoothing=0.0), RATES)
-    resumed.restore(folder / "kept")
+    restore(resumed, folder / "kept")
     found["dropping-resumed"] = resumed.step(batches[3], labels[3])
     again = create(DROPPING, load_file(folder / "kept" / "weights.safetensors"))
     found["dropping-elsewhere"] = again.step(batches[3], labels[3])

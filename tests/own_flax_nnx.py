@@ -59,4 +59,4 @@ def _multiply_adds(jaxpr: Jaxpr) -> Iterator[int]:
 
 def stochastic_depth(rate: float, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Stochastic depth in training, of float32 (N, H, W, C)."""
-    return np.array(layers.stochastic_depth(rate, rngs=nnx.Rngs(0))(x))
+    return np.array(layers.stochastic_depth(rate, nnx.Rngs(0))(x))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medserve import plugins
 from medserve.spec import Architecture
+from medserve.tables import ARCHITECTURES
 from train.models.layers import keras_tf as layers
 
 
@@ -41,4 +42,5 @@ def count(architecture: Architecture, classes: int) -> tuple[int, int]:
 def stochastic_depth(rate: float, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Stochastic depth in training, of float32 (N, H, W, C)."""
     inputs = keras.Input(x.shape[1:])
-    return keras.Model(inputs, layers.stochastic_depth(inputs, rate, 0, name="a"))(x, training=True).numpy()
+    outputs = layers.Layers(ARCHITECTURES["cnn"], 0).stochastic_depth(inputs, "a", rate)
+    return keras.Model(inputs, outputs)(x, training=True).numpy()

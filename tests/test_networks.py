@@ -125,8 +125,22 @@ def test_equal_weights_give_equal_logits(outcome: Outcome, reference: Outcome, n
 
 @pytest.mark.parametrize("name", [name for name, row in SMALL.items() if row.family == "resnet"])
 def test_the_first_layer_that_differs_is_named(outcome: Outcome, reference: Outcome, name: str) -> None:
-    report = divergence(reference.arrays(f"{name}-28-outputs"), outcome.arrays(f"{name}-altered"))
-    assert str(report).startswith(ALTERED.removesuffix("weight").removesuffix(".") + ": ")
+    for trained in (reference, outcome):
+        report = divergence(trained.arrays(f"{name}-28-outputs"), outcome.arrays(f"{name}-altered"))
+        assert str(report).startswith(ALTERED.removesuffix("weight").removesuffix(".") + ": ")
+
+
+@every_network
+def test_layer_outputs_are_in_the_order_of_computation(outcome: Outcome, name: str) -> None:
+    """The comparison of frameworks names the first layer that differs, and takes the last one as the logits."""
+    names = list(outcome.arrays(f"{name}-28-outputs"))
+    assert (names[0], names[-1]) in {("conv1", "fc"), ("features.0.0", "classifier.1")}
+
+
+def test_the_outputs_of_a_dense_head_are_equal(outcome: Outcome, reference: Outcome) -> None:
+    expected, found = (which.arrays("dense-outputs") for which in (reference, outcome))
+    assert list(found)[-2:] == list(expected)[-2:] == ["fc.0", "fc.1"]
+    assert divergence(expected, found) is None
 
 
 @every_network

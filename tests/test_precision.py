@@ -8,7 +8,7 @@ from conftest import Artifacts, Checkpoints, Stage, check_stage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.lossy import paired_change, relax
+from export.verify import paired_change, relax
 from medserve import plugins, store
 from medserve.certificate import compare, unproven
 from medserve.spec import Certificate

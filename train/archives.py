@@ -1,4 +1,4 @@
-"""The official archives: where they are, what they must be, and how they come here."""
+"""The official archives: their addresses and digests, and their download."""
 
 import ast
 import fcntl
@@ -22,13 +22,13 @@ from medserve.store import CHUNK, commit, file_digest
 MB = 1_000_000
 SHA256_LENGTH = 64
 TIMEOUT = 60.0
-"""Seconds without a byte after which a download gives up; run again, it goes on where it stopped."""
+"""Seconds without a byte after which a download fails; run again, it resumes."""
 
 
 class Source(Noun, frozen=True, kw_only=True):
-    """An official archive: address, MD5 or the SHA-256 or its beginning, names of its classes in label order.
+    """An official file: address, MD5 or SHA-256 or the first characters of this, class names in label order.
 
-    A beginning of 8 characters tells a damaged file, but anybody can make another file with the same 32 bits.
+    8 characters of a digest detect a damaged file, but another file with the same 32 bits can be made in minutes.
     """
 
     url: str
@@ -38,11 +38,11 @@ class Source(Noun, frozen=True, kw_only=True):
 
     @property
     def is_short(self) -> bool:
-        """Whether only the beginning of the SHA-256 is known."""
+        """Whether only the first characters of the SHA-256 are known."""
         return not self.md5 and len(self.sha256) < SHA256_LENGTH
 
     def differs(self, path: Path) -> str | None:
-        """The digest of a file that is not this archive; null for the archive itself."""
+        """The digest of another file; null if the file is this archive."""
         expected = self.md5 or self.sha256
         found = file_digest(path, "md5" if self.md5 else "sha256")
         return None if found.startswith(expected) else found
@@ -70,10 +70,10 @@ def official(name: str, size: int) -> Source:
 
 
 def fetch(source: Source, target: Path) -> None:
-    """Download an archive, going on where an earlier attempt stopped, and rename it when its digest is right.
+    """Download an archive, or resume its download, and rename it when its digest is right.
 
-    A whole archive that is already there is left alone. Raises BadInput when another file has its name, CannotRun when
-    the download fails or brings another file.
+    Keeps an archive that is already there. Raises BadInput when another file has its name, CannotRun when the download
+    fails or its digest is wrong.
     """
     with locked(target):
         if target.exists():
@@ -83,15 +83,10 @@ def fetch(source: Source, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
         try:
             _download(source.url, partial)
-        except urllib.error.HTTPError as error:
-            raise CannotRun(
-                f"{source.url}: HTTP {error.code} {error.reason}; put the file at {target} by hand"
-            ) from None
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", error)
-            raise CannotRun(
-                f"{source.url}: {reason}; run again to go on, or put the file at {target} by hand"
-            ) from None
+            status = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
+            failure = f"{source.url}: {status}{getattr(error, 'reason', error)}"
+            raise CannotRun(f"{failure}; run again to go on, or put the file at {target} by hand") from None
         if found := source.differs(partial):
             partial.unlink()
             expected = f"MD5 {source.md5}" if source.md5 else f"SHA-256 {source.sha256}" + "..." * source.is_short
@@ -101,7 +96,7 @@ def fetch(source: Source, target: Path) -> None:
 
 def _download(url: str, partial: Path) -> None:
     done = partial.stat().st_size if partial.exists() else 0
-    # The address is https, out of medmnist's table; only tests give another.
+    # The address is https, from a table; only tests give another.
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310 - see above
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - see above
@@ -109,7 +104,7 @@ def _download(url: str, partial: Path) -> None:
         error.close()
         if not (done and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE):
             raise
-        # Nothing is left to send: the partial file is whole, or not of this archive. Its MD5 decides.
+        # The server has no further bytes: the partial file is complete, or another file. Its digest decides.
         return
     with answer:
         if answer.status != http.client.PARTIAL_CONTENT:
@@ -129,18 +124,18 @@ def _download(url: str, partial: Path) -> None:
 
 
 def say(line: str) -> None:
-    """One line for a person. Standard output is the programs'."""
+    """Print a line for the user to standard error; standard output is for programs."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the right to make `target`; another process waits. The kernel frees the lock of a killed one."""
+    """Lock `target` while it is written; another process waits. The kernel frees the lock of a killed process."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process that makes {target}")
+            say(f"waiting for another process that writes {target}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

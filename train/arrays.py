@@ -91,23 +91,18 @@ def draw(folder: Path, spec: DatasetSpec, size: int) -> None:
         _write(folder / f"{split}_labels.npy", (count,), np.int64, [cells.labels.data])
 
 
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype from the header of an .npy stream. Raises ValueError for another format or Fortran order."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran and len(shape) > 1:
-        raise ValueError("it is in Fortran order; save it in C order")
-    return shape, dtype
-
-
 def _header(file: IO[bytes], members: zipfile.ZipFile, archive: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array in an archive. Raises BadInput for another format, order or length."""
     member = members.getinfo(file.name)
     try:
-        shape, dtype = read_header(file)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
     except (ValueError, TokenError) as error:
         # NumPy parses the header as Python source, so a damaged header can raise TokenError.
         raise BadInput(f"{archive}: {member.filename} is not a plain array: {error}") from None
+    if fortran and len(shape) > 1:
+        raise BadInput(f"{archive}: {member.filename} is in Fortran order; save it in C order")
     if file.tell() + prod(shape) * dtype.itemsize != member.file_size:
         size = member.file_size
         raise BadInput(f"{archive}: {member.filename} has {size} bytes, which is wrong for {dtype} {shape}")

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -56,10 +57,10 @@ class Dataset:
     """An opened data set.
 
     `classes` are the class names in label order, `digest` is a SHA-256 over all arrays, `unofficial` means that the
-    archive was not the official one. `max_resident_bytes` limits the mapped images that stay in memory.
+    archive was not the official one.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, max_resident_bytes: int = MAX_RESIDENT_BYTES) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.spec: DatasetSpec = DATASETS[manifest.dataset]
@@ -70,20 +71,14 @@ class Dataset:
         self._labels: dict[Split, NDArray[np.int64]] = {
             split: np.load(folder / f"{split}_labels.npy") for split in arrays.SPLITS
         }
-        self._images: dict[Split, NDArray[np.uint8]] = {}
-        self._maps: list[mmap.mmap] = []
-        for split in arrays.SPLITS:
-            with (folder / f"{split}_images.npy").open("rb") as file:
-                shape, _ = arrays.read_header(file)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._images[split] = np.frombuffer(mapped, np.uint8, offset=file.tell()).reshape(shape)
-            self._maps.append(mapped)
-        self._max_resident_bytes = max_resident_bytes
+        self._images: dict[Split, np.memmap[Any, np.dtype[np.uint8]]] = {
+            split: np.load(folder / f"{split}_images.npy", mmap_mode="r") for split in arrays.SPLITS
+        }
         self._resident_bytes = 0
 
     def images(self, split: Split) -> NDArray[np.uint8]:
         """All images of a split, uint8 (n, H, W, 3), mapped and read-only. Use `take` to read many of them."""
-        return self._images[split]
+        return np.asarray(self._images[split])
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """All labels of a split, int64 (n,)."""
@@ -91,12 +86,13 @@ class Dataset:
 
     def take(self, split: Split, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """A copy of the images at `indices`. Releases mapped pages in time: they count as memory of the process."""
-        images: NDArray[np.uint8] = self._images[split].take(indices, axis=0)
+        images: NDArray[np.uint8] = self.images(split).take(indices, axis=0)
         self._resident_bytes += images.nbytes + len(images) * FAULT_AROUND_BYTES
-        if self._resident_bytes > self._max_resident_bytes:
+        if self._resident_bytes > MAX_RESIDENT_BYTES:
             self._resident_bytes = 0
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
+            for mapped in self._images.values():
+                assert isinstance(mapped.base, mmap.mmap)
+                mapped.base.madvise(mmap.MADV_DONTNEED)
         return images
 
 
@@ -132,9 +128,16 @@ def open_dataset(name: str, size: int, *, unofficial: bool = False, thorough: bo
             for leftover in folder.parent.glob(f".{folder.name}.*.partial"):
                 shutil.rmtree(leftover)
             # Another process may have written the folder while this process waited for the lock.
-            manifest = _current_manifest(folder, archive, thorough=False) or (
-                _unpack(folder, spec, size, archive, unofficial) if archive else _draw(folder, spec, size)
-            )
+            manifest = _current_manifest(folder, archive, thorough=False)
+            if manifest is None:
+                get = f"get it by `medserve data fetch {name} --size {size}`"
+                if archive and not archive.is_file():
+                    raise BadInput(f"{archive}: no such file; {get}, or set MEDMNIST_ROOT to the folder that has it")
+                try:
+                    manifest = _make(folder, spec, size, archive, unofficial)
+                except arrays.DAMAGE_ERRORS as error:
+                    damage = f"damaged, or not an npz archive ({error})"
+                    raise BadInput(f"{archive}: {damage}; remove it and {get}") from None
     if manifest.unofficial and not unofficial:
         raise _unofficial(archive or folder, manifest.source)
     return Dataset(folder, manifest)
@@ -171,56 +174,38 @@ def _current_manifest(folder: Path, archive: Path | None, thorough: bool) -> Man
     return updated
 
 
-def _unpack(folder: Path, spec: DatasetSpec, size: int, archive: Path, unofficial: bool) -> Manifest:
-    get = f"`medserve data fetch {spec.name} --size {size}`"
-    if not archive.is_file():
-        raise BadInput(f"{archive}: no such file; get it by {get}, or set MEDMNIST_ROOT to the folder that has it")
-    source = official(spec.name, size)
-    try:
-        required = arrays.check_members(archive)
-        md5 = file_digest(archive, "md5")
-        if md5 != source.md5 and not unofficial:
-            raise _unofficial(archive, md5)
-        with _check_disk_space(folder, required), new_folder(folder) as partial:
-            counts = arrays.unpack(archive, partial, size, source.classes)
-            if md5 == source.md5 and counts != (expected := (spec.train, spec.val, spec.test)):
-                raise BadInput(f"{archive}: has {counts} images per split; expected {expected}")
-            return _manifest(partial, spec, size, source.classes, md5, md5 != source.md5, _stamp(archive))
-    except arrays.DAMAGE_ERRORS as error:
-        raise BadInput(f"{archive}: damaged, or not an npz archive ({error}); remove it and get it by {get}") from None
-
-
-def _draw(folder: Path, spec: DatasetSpec, size: int) -> Manifest:
-    required = (spec.train + spec.val + spec.test) * size * size * 3
-    with _check_disk_space(folder, required), new_folder(folder) as partial:
-        arrays.draw(partial, spec, size)
-        return _manifest(partial, spec, size, tuple(synthetic.CLASSES), synthetic.VERSION, False, None)
-
-
-def _manifest(
-    folder: Path,
-    spec: DatasetSpec,
-    size: int,
-    classes: tuple[str, ...],
-    source: str,
-    unofficial: bool,
-    archive: tuple[int, int] | None,
-) -> Manifest:
-    """Compute the digests of a new folder's arrays and write its manifest."""
+def _make(folder: Path, spec: DatasetSpec, size: int, archive: Path | None, unofficial: bool) -> Manifest:
+    """Unpack an archive into a new folder, or draw the images where there is none; the folder's manifest."""
+    if archive is None:
+        required = (spec.train + spec.val + spec.test) * size * size * 3
+        source, classes, is_official = synthetic.VERSION, tuple(synthetic.CLASSES), True
+    else:
+        row = official(spec.name, size)
+        required, source, classes = arrays.check_members(archive), file_digest(archive, "md5"), row.classes
+        is_official = source == row.md5
+        if not is_official and not unofficial:
+            raise _unofficial(archive, source)
     if len(classes) != spec.classes:
         raise CannotRun(f"{spec.name} has {len(classes)} class names; the table says {spec.classes} classes")
-    files = sorted(folder.glob("*.npy"))
-    manifest = Manifest(
-        dataset=spec.name,
-        size=size,
-        classes=classes,
-        source=source,
-        unofficial=unofficial,
-        archive=archive,
-        files={path.name: sha256(path) for path in files},
-        stamps={path.name: _stamp(path) for path in files},
-    )
-    write_json(folder / "manifest.json", manifest)
+    with _check_disk_space(folder, required), new_folder(folder) as partial:
+        if archive is None:
+            arrays.draw(partial, spec, size)
+        else:
+            counts = arrays.unpack(archive, partial, size, classes)
+            if is_official and counts != (expected := (spec.train, spec.val, spec.test)):
+                raise BadInput(f"{archive}: has {counts} images per split; expected {expected}")
+        files = sorted(partial.glob("*.npy"))
+        manifest = Manifest(
+            dataset=spec.name,
+            size=size,
+            classes=classes,
+            source=source,
+            unofficial=not is_official,
+            archive=_stamp(archive) if archive else None,
+            files={path.name: sha256(path) for path in files},
+            stamps={path.name: _stamp(path) for path in files},
+        )
+        write_json(partial / "manifest.json", manifest)
     return manifest
 
 

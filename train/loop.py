@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from medserve import plugins
@@ -28,7 +27,7 @@ from train import pretrained
 from train.archives import say
 from train.batches import batches
 from train.data import Dataset
-from train.frameworks import InitialState, Trainer
+from train.frameworks import InitialState, Trainer, restore, save
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
@@ -73,7 +72,10 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
     states = out.with_name(f".{out.name}.resume")
     checkpoint = _finished_checkpoint(out, inputs)
     if checkpoint is None:
-        _make_state_folder(states)
+        try:
+            states.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise BadInput(f"{states.parent}: is a file, or below a file; choose another --out") from None
         steps = len(data.labels("train")) // recipe.batch
         fresh = State(inputs=inputs, versions=versions(), history=(), step_seconds=(), files={})
         state, saved = _last_state(states, fresh)
@@ -89,7 +91,7 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
             initial = InitialState(weights=weights, class_weights=_class_weights(recipe, data))
             trainer = _trainer(network, framework, phase, initial, len(data.classes), steps)
             if saved is not None and len(state.history) > first:
-                trainer.restore(saved)
+                restore(trainer, saved)
             for epoch in range(len(state.history), last):
                 try:
                     state = _train_epoch(trainer, data, state, epoch, progress)
@@ -252,7 +254,7 @@ def _save_state(trainer: Trainer, states: Path, state: State) -> Path:
     """Write the state after an epoch, then remove the previous state, so that a complete state always exists."""
     target = states / f"epoch-{len(state.history):06}"
     with new_folder(target) as folder:
-        _save_trainer(trainer, folder)
+        save(trainer, folder)
         state = msgspec.structs.replace(state, files=digests(folder, without="state.json"))
         write_json(folder / "state.json", state)
     for path in states.iterdir():
@@ -261,43 +263,21 @@ def _save_state(trainer: Trainer, states: Path, state: State) -> Path:
     return target
 
 
-def _save_trainer(trainer: Trainer, folder: Path) -> None:
-    try:
-        trainer.save(folder)
-    except SafetensorError as error:
-        # safetensors raises its own exception when the disk is full.
-        raise CannotRun(f"{folder.parent}: the weights cannot be written: {error}") from None
-
-
-def _make_state_folder(folder: Path) -> None:
-    """Create the folder of states before any training, so that a bad `out` fails at once. Raises BadInput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise BadInput(f"{folder.parent}: is a file, or below a file; choose another --out") from None
-
-
 def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) -> Checkpoint:
     """Score the test split and write the checkpoint's folder."""
     inputs = state.inputs
     probabilities, labels = predict(trainer, data, "test", inputs.recipe.batch), data.labels("test")
     step = float(np.median(state.step_seconds))
     with new_folder(out) as folder:
-        _save_trainer(trainer, folder)
+        save(trainer, folder)
         np.save(folder / "test_scores.npy", probabilities)
         # With the labels, accuracy and AUC can be computed again without the data set.
         np.save(folder / "test_labels.npy", labels)
         checkpoint = Checkpoint(
             name=out.name,
-            dataset=inputs.dataset,
-            size=inputs.size,
+            **msgspec.structs.asdict(inputs),
             classes=data.classes,
-            architecture=inputs.architecture,
-            framework=inputs.framework,
-            recipe=inputs.recipe,
-            initial_digest=inputs.initial_digest,
             parameters=trainer.parameters,
-            data_digest=inputs.data_digest,
             unofficial=data.unofficial,
             licence=data.spec.licence,
             history=state.history,

@@ -5,7 +5,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,11 +15,11 @@ from safetensors.numpy import load_file
 from medserve import errors, machine, plugins, stage, store
 from medserve.certificate import compare
 from medserve.errors import BadInput
-from medserve.spec import Certificate, Checkpoint
+from medserve.spec import Certificate
 from medserve.tables import ARCHITECTURES, pick
 from train import data, loop
 from train.archives import say
-from train.frameworks import InitialState
+from train.frameworks import InitialState, build
 
 LIMIT = 1e-4
 """Outputs agree when they differ by at most this value plus this share of their size."""
@@ -118,7 +117,7 @@ def divergence(reference: Outputs, outputs: Outputs) -> str | None:
 
 
 def _logits_share(reference: Outputs, outputs: Outputs) -> float:
-    """See `ParityResult.logits`; the logits are the output of the last layer."""
+    """See `ParityResult.logits`. The logits are the output of the last layer."""
     name = list(reference)[-1]
     expected, logits = reference[name], outputs.get(name)
     if logits is None or logits.shape != expected.shape or not np.isfinite(logits).all():
@@ -126,39 +125,26 @@ def _logits_share(reference: Outputs, outputs: Outputs) -> float:
     return float((np.abs(logits - expected) / (LIMIT + LIMIT * np.abs(expected))).max())
 
 
-def compute(
-    folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a trained checkpoint.")],
-    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="A file of train/frameworks.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the outputs.")],
-) -> None:
-    """Write `layers.npz`, the layer outputs for a few test images, and `scores.npy`, the scores of the test split."""
+def compute(folder: Path, framework: str, out: Path) -> None:
+    """Write layer outputs and scores of the checkpoint in FOLDER, as FRAMEWORK computes them, into OUT.
+
+    `layers.npz` holds the layer outputs for a few test images, `scores.npy` the scores of the test split.
+    """
     checkpoint = store.read_checkpoint(folder)
-    images = _images(checkpoint)
-    weights = load_file(folder / "weights.safetensors")
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    recipe, classes = checkpoint.recipe, len(checkpoint.classes)
-    network = plugins.load(f"train.models.{architecture.family}", framework).build(
-        architecture, classes, hidden=recipe.hidden
-    )
-    canonical = plugins.load("train.models.canonical", framework)
-    canonical.write(network, weights)
-    spread = np.linspace(0, len(images.labels("test")) - 1, IMAGES).astype(int)
-    np.savez(out / "layers.npz", **canonical.outputs(network, images.take("test", spread)))
-    del network
-    trainer = plugins.load("train.frameworks", framework).create(
-        architecture, classes, recipe, np.zeros(1, np.float32), InitialState(weights=weights)
-    )
-    np.save(out / "scores.npy", loop.predict(trainer, images, "test", recipe.batch))
-
-
-def _images(checkpoint: Checkpoint) -> data.Dataset:
     images = data.open_dataset(checkpoint.dataset, checkpoint.size, unofficial=checkpoint.unofficial)
     if images.digest != checkpoint.data_digest:
         raise BadInput(
             f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
             "train it again"
         )
-    return images
+    initial = InitialState(weights=load_file(folder / "weights.safetensors"))
+    inputs = (pick(ARCHITECTURES, "architecture", checkpoint.architecture), len(checkpoint.classes), checkpoint.recipe)
+    network, canonical = build(framework, *inputs, initial)
+    spread = np.linspace(0, len(images.labels("test")) - 1, IMAGES).astype(int)
+    np.savez(out / "layers.npz", **canonical.outputs(network, images.take("test", spread)))
+    del network
+    trainer = plugins.load("train.frameworks", framework).create(*inputs, np.zeros(1, np.float32), initial)
+    np.save(out / "scores.npy", loop.predict(trainer, images, "test", checkpoint.recipe.batch))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""Weights to begin with: those trained on ImageNet, one source an architecture for all frameworks, or a local file.
+"""Initial weights: those trained on ImageNet, one file per architecture for all frameworks, or a local file.
 
     ROOT/weights/resnet50.safetensors      canonical names, as fetched and converted by `medserve data weights resnet50`
 
-The sources are those of torchvision, whose names hold the first 8 characters of their SHA-256; the package is not
-needed. Where the whole SHA-256 is known, exactly that file is accepted. Where it is not, the 8 characters tell a
-damaged download, but not a file that somebody made to have them: the download says so, and gives the whole SHA-256 to
-compare. The stored file says in its metadata what it was made from, and a checkpoint has its SHA-256 as
-`initial_digest`.
+The sources are those of torchvision, whose file names have the first 8 characters of the SHA-256; the package is not
+needed. Where the whole SHA-256 is known, exactly that file is accepted. Where it is not, the 8 characters detect a
+damaged download, but no forged one: the download warns, and prints the whole SHA-256 to compare. The metadata of the
+stored file name its source, and a checkpoint has its SHA-256 as `initial_digest`.
 """
 
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun, unknown
 from medserve.spec import Architecture
-from medserve.store import commit, partial_of, sha256
+from medserve.store import sha256, write_bytes
 from train import archives, data
 from train.archives import Source
 
@@ -40,7 +38,7 @@ IMAGENET = "imagenet"
 
 
 def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[str, NDArray[np.float32]]]:
-    """The SHA-256 of a recipe's `initial` weights, and these by canonical name, less the head; nothing for no name.
+    """SHA-256 and arrays by canonical name, without the head, of a recipe's `initial` weights; (null, {}) for none.
 
     Raises BadInput for a file that is not there, or holds no weights.
     """
@@ -52,15 +50,15 @@ def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[st
         mend = f"`medserve data weights {architecture.name}` fetches it" if known else "put a safetensors file there"
         raise BadInput(f"{path}: no such file of weights; {mend}")
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
+        weights = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
         raise BadInput(f"{path}: no safetensors file: {error}") from None
     kept = {name: value for name, value in weights.items() if not name.startswith(f"{architecture.head}.")}
     return sha256(path), {name: value.astype(np.float32) for name, value in kept.items()}
 
 
 def stored(name: str) -> Path:
-    """Where the ImageNet weights of an architecture lie, fetched or put there by hand."""
+    """The file of an architecture's ImageNet weights."""
     return data.root() / "weights" / f"{name}.safetensors"
 
 
@@ -89,16 +87,7 @@ def fetch(name: str, base: str = BASE) -> Path:
         state = torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a file that is none of its own
         raise CannotRun(f"{pickled}: cannot be read as weights: {error}") from None
-    partial = partial_of(target)
-    counted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    try:
-        tensors = {key: value.numpy().copy() for key, value in counted.items()}
-        save_file(tensors, partial, {"source": source.url, "sha256": digest})
-        commit(partial, target)
-    except SafetensorError as error:
-        # Its writer has an error of its own for a full disk.
-        raise CannotRun(f"{target}: the weights cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {key: value.numpy().copy() for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    write_bytes(target, safetensors.numpy.save(tensors, {"source": source.url, "sha256": digest}))
     pickled.unlink()
     return target

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
-from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("jax", "flax")
 WRITES = ("stablehlo", "onnx")
@@ -22,9 +23,9 @@ INT8 = ("onnx",)
 Classifier = Callable[[jax.Array], jax.Array]
 
 
-def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
-    classifier = _build(checkpoint, weights)
+    classifier = _classifier(checkpoint, weights)
     (batch,) = jax.export.symbolic_shape("batch")
     image = jax.ShapeDtypeStruct((batch, checkpoint.size, checkpoint.size, 3), jnp.uint8)
     # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
@@ -32,20 +33,14 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
         {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with jax.default_matmul_precision("float32"):
-        return np.array(jax.jit(_build(checkpoint, weights))(images))
+        return np.array(jax.jit(_classifier(checkpoint, weights))(images))
 
 
-def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> Classifier:
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "flax_nnx").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "flax_nnx").write(network, weights)
+def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
+    network = build("flax_nnx", checkpoint, weights)
     network.eval()
 
     def classifier(image: jax.Array) -> jax.Array:

@@ -2,31 +2,30 @@
 
 import os
 
-os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
 
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.lite.python.convert import ConverterError
 
+from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint
-from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")
 WRITES = ("saved_model", "onnx", "tflite")
 INT8 = ("onnx",)
 
 
-def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
-    network = _build(checkpoint, weights)
+    network = build("keras_tf", checkpoint, weights)
     trained = [value.numpy() for value in network.trainable_variables]
     statistics = [value.numpy() for value in network.non_trainable_variables]
 
@@ -40,21 +39,10 @@ def export(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], form
     {"saved_model": _saved_model, "onnx": _onnx, "tflite": _tflite}[form](classify, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is above the certificate's limit
-    return tf.nn.softmax(_build(checkpoint, weights)(images, training=False)).numpy()
-
-
-def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> keras.Model:
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "keras_tf").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "keras_tf").write(network, weights)
-    return network
+    return tf.nn.softmax(build("keras_tf", checkpoint, weights)(images, training=False)).numpy()
 
 
 def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
@@ -81,8 +69,5 @@ def _onnx(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> No
         raise CannotRun(f"tf2onnx refused the network: {error}") from error
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # tf2onnx declares the domain of classical models whether a node uses it or not.
-    used = {node.domain for node in model.graph.node}
-    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
-        model.opset_import.remove(entry)
+    drop_unused_domains(model)  # tf2onnx declares that of classical models
     onnx.save(model, path)

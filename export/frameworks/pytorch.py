@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.spec import Checkpoint, Precision
-from medserve.tables import ARCHITECTURES, INPUT, OPSET, OUTPUT, pick
+from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
@@ -32,15 +33,9 @@ class Classifier(torch.nn.Module):
         return self.network(image).float().softmax(1)
 
 
-def export(
-    checkpoint: Checkpoint,
-    weights: dict[str, NDArray[np.float32]],
-    form: str,
-    path: Path,
-    precision: Precision = "float32",
-) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
     """See `export.frameworks`."""
-    network = _build(checkpoint, weights)
+    network = build("pytorch", checkpoint, weights)
     if precision == "bfloat16":
         _reduce(network)
     classifier = Classifier(network).eval()
@@ -49,21 +44,10 @@ def export(
     {"torchscript": _torchscript, "onnx": _onnx, "aotinductor": _aotinductor}[form](classifier, example, path)
 
 
-def scores(
-    checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]], images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with torch.inference_mode():
-        return Classifier(_build(checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
-
-
-def _build(checkpoint: Checkpoint, weights: dict[str, NDArray[np.float32]]) -> torch.nn.Module:
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
-    network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(
-        architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden
-    )
-    plugins.load("train.models.canonical", "pytorch").write(network, weights)
-    return network
+        return Classifier(build("pytorch", checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
 
 
 def _reduce(network: torch.nn.Module) -> None:

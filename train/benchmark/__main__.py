@@ -4,22 +4,16 @@ Both train the same network on the same images, in one process and in alternatin
 machine affect both. `train.loop` augments the images; the plain loop does not. Neither evaluates.
 """
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from math import exp, log, sqrt
-from statistics import fmean, stdev
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import typer
-from scipy.special import stdtrit
+from scipy.stats import ttest_1samp
 
-from medserve import errors, plugins
-from medserve.errors import CannotRun
+from medserve import errors, plugins, stage
 from medserve.spec import Recipe
 from medserve.tables import ARCHITECTURES, pick
 from train import data, loop
@@ -28,7 +22,7 @@ from train.batches import batches
 TARGET = 0.95
 
 
-class LoopComparison(NamedTuple):
+class LoopComparison(msgspec.Struct, frozen=True):
     """Images per second of `train.loop` and of the plain loop; their ratio with its 95 % interval over the turns."""
 
     framework: str
@@ -58,31 +52,20 @@ def compare(framework: str, size: int, architecture: str, turns: int) -> LoopCom
         for batch, targets in batches(opened, recipe, turn):
             trainer.step(batch, targets)
 
-    def both(turn: int) -> tuple[float, float]:
+    seconds = np.empty((turns + 1, 2))
+    for turn in range(turns + 1):
+        loops = (partial(ours, turn), epoch)
         # In alternating order: the second loop starts with the processor caches that the first one filled.
-        if turn % 2:
-            return _seconds(partial(ours, turn)), _seconds(epoch)
-        plain = _seconds(epoch)
-        return _seconds(partial(ours, turn)), plain
-
-    seconds = [both(turn) for turn in range(turns + 1)][1:]
-    logs = [log(plain / mine) for mine, plain in seconds]
-    half = float(stdtrit(turns - 1, 0.975)) * stdev(logs) / sqrt(turns)
+        for which in (0, 1) if turn % 2 else (1, 0):
+            start = time.perf_counter()
+            loops[which]()
+            seconds[turn, which] = time.perf_counter() - start
+    mine, plain = seconds[1:].T
+    logs = np.log(plain / mine)
+    low, high = ttest_1samp(logs, 0).confidence_interval(0.95)
     images_per_turn = steps * recipe.batch
-    return LoopComparison(
-        framework,
-        images_per_turn / fmean(mine for mine, _ in seconds),
-        images_per_turn / fmean(plain for _, plain in seconds),
-        exp(fmean(logs)),
-        exp(fmean(logs) - half),
-        exp(fmean(logs) + half),
-    )
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    figures = (images_per_turn / mine.mean(), images_per_turn / plain.mean(), *np.exp((logs.mean(), low, high)))
+    return LoopComparison(framework, *map(float, figures))
 
 
 def main(
@@ -94,27 +77,23 @@ def main(
 ) -> None:
     """Compare this program's training loop with a plain one, in every framework that is installed."""
     if framework is not None:
-        print(msgspec.json.encode(compare(framework, size, architecture, turns)._asdict()).decode())
+        print(msgspec.json.encode(compare(framework, size, architecture, turns)).decode())
         return
     comparisons = []
     for name in plugins.names("train.frameworks"):
         if plugins.missing("train.frameworks", name):
             continue
         # Two frameworks never share a process.
-        arguments = ["-m", "train.benchmark", "--framework", name, "--size", str(size), "--architecture", architecture]
-        done = subprocess.run(
-            [sys.executable, *arguments, "--turns", str(turns)], stdout=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode:
-            raise CannotRun(f"{name}: the comparison ended with exit code {done.returncode}")
-        comparisons.append(LoopComparison(**msgspec.json.decode(done.stdout.splitlines()[-1])))
+        words = ["--framework", name, "--size", str(size), "--architecture", architecture, "--turns", str(turns)]
+        done = stage.ask(["-m", "train.benchmark", *words])
+        comparisons.append(msgspec.json.decode(done.splitlines()[-1], type=LoopComparison))
     if json:
-        print(msgspec.json.encode([comparison._asdict() for comparison in comparisons]).decode())
+        print(msgspec.json.encode(comparisons).decode())
         return
     print(f"{'framework':<12} {'images/s':>10} {'plain loop':>12} {'ratio':>8} {'95 %':>16}  (target: above {TARGET})")
-    for name, ours, plain, ratio, low, high in comparisons:
-        interval = f"{low:.3f} to {high:.3f}"
-        print(f"{name:<12} {ours:>10,.0f} {plain:>12,.0f} {ratio:>8.3f} {interval:>16}")
+    for one in comparisons:
+        interval = f"{one.low:.3f} to {one.high:.3f}"
+        print(f"{one.framework:<12} {one.ours:>10,.0f} {one.plain:>12,.0f} {one.ratio:>8.3f} {interval:>16}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One file per framework: REQUIRES (modules) and `create(architecture, classes, recipe, learning_rates, initial)`.
 
-A trainer computes one step and one prediction; `train.loop` does the rest for all of them: batches, augmentation,
+`create` returns a trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per
+step. A trainer computes one step and one prediction; `train.loop` does the rest for all of them: batches, augmentation,
 epochs, scores, checkpoints. The loss is the mean cross-entropy with label smoothing. The optimiser is AdamW: betas 0.9
 and 0.999, epsilon 1e-8 outside the bias correction, weight decay decoupled and multiplied by the step's learning rate,
 no weight decay on batch norm and biases.
@@ -8,13 +9,20 @@ no weight decay on batch norm and biases.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
+from medserve import plugins
 from medserve.spec import Architecture, Recipe
+from medserve.store import write_bytes
+
+Weights = dict[str, NDArray[np.float32]]
+Rates = NDArray[np.float32]
 
 
 class InitialState(msgspec.Struct, frozen=True):
@@ -27,22 +35,30 @@ class InitialState(msgspec.Struct, frozen=True):
     class_weights: NDArray[np.float32] | None = None
     weights: Mapping[str, NDArray[np.float32]] = {}
 
+    def loss_weights(self, classes: int) -> NDArray[np.float32]:
+        """The weight of each class in the loss, float32 (classes,)."""
+        return np.ones(classes, np.float32) if self.class_weights is None else self.class_weights
+
 
 RANDOM = InitialState()
 """All weights random, all classes weighted alike."""
 
 
-def first_weights(
-    random: Mapping[str, NDArray[np.float32]], initial: InitialState, architecture: Architecture
-) -> dict[str, NDArray[np.float32]]:
-    """The canonical weights that a training starts with: `random`, or those of `initial` with a random head if missing.
+def build(
+    framework: str, architecture: Architecture, classes: int, recipe: Recipe, initial: InitialState = RANDOM
+) -> tuple[Any, ModuleType]:
+    """The network with the weights that a training starts with, and the framework's module of canonical weights.
 
-    Weights of `initial` that do not fit are returned as they are: the network refuses them with a list of mismatches.
+    Raises BadInput that lists the first weights of `initial` that do not fit.
     """
-    if not initial.weights:
-        return dict(random)
-    head = {name: value for name, value in random.items() if name.startswith(f"{architecture.head}.")}
-    return head | dict(initial.weights)
+    canonical = plugins.load("train.models.canonical", framework)
+    family = plugins.load(f"train.models.{architecture.family}", framework)
+    network = family.build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
+    if initial.weights:
+        random = canonical.read(network).items()
+        head = {name: value for name, value in random if name.startswith(f"{architecture.head}.")}
+        canonical.write(network, head | dict(initial.weights))
+    return network, canonical
 
 
 def is_trained(architecture: Architecture, recipe: Recipe, name: str) -> bool:
@@ -68,11 +84,24 @@ class Trainer(Protocol):
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities, float32 (N, classes), of uint8 (N, H, W, C) images, in evaluation mode."""
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> Weights:
         """The current canonical weights."""
 
-    def save(self, folder: Path) -> None:
-        """Write `weights.safetensors` (canonical) and `resume.safetensors` (optimiser state, step) into `folder`."""
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What a resumed training needs beside the weights: the optimiser's state and the step."""
 
-    def restore(self, folder: Path) -> None:
-        """Load what `save` wrote; the next step gives the same result as without the interruption."""
+    def restore(self, weights: Weights, state: dict[str, NDArray[Any]]) -> None:
+        """Continue from `weights` and `state`; the next step gives the same result as without the interruption."""
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """Write `weights.safetensors` (canonical) and `resume.safetensors` (what else a resumed training needs)."""
+    for name, arrays in (("weights", trainer.weights()), ("resume", trainer.state())):
+        # safetensors reads the memory as it lies.
+        ordered = {key: np.array(value, order="C") for key, value in arrays.items()}
+        write_bytes(folder / f"{name}.safetensors", safetensors.numpy.save(ordered))
+
+
+def restore(trainer: Trainer, folder: Path) -> None:
+    """Give a trainer what `save` wrote."""
+    trainer.restore(*(safetensors.numpy.load_file(folder / f"{name}.safetensors") for name in ("weights", "resume")))

@@ -1,6 +1,6 @@
 """Training in JAX with Flax NNX and optax: the whole step is one compiled function of the state."""
 
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,9 @@ import numpy as np
 import optax
 from flax import nnx
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, first_weights, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("jax", "flax", "optax")
 
@@ -29,27 +27,18 @@ class FlaxTrainer:
     _rest: nnx.State
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         # XLA uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         jax.config.update("jax_default_matmul_precision", "float32")
-        build = plugins.load(f"train.models.{architecture.family}", "flax_nnx").build
-        self._canonical = plugins.load("train.models.canonical", "flax_nnx")
         self._classes = classes
         self._smoothing = recipe.label_smoothing
-        rates = jnp.array(learning_rates)
+        schedule = jnp.array(rates)
         self._optimiser = optax.adamw(
-            lambda step: rates[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
+            lambda step: schedule[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
         )
-        network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(network, first_weights(self._canonical.read(network), initial, architecture))
-        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
-        self._class_weights = jnp.array(weights)
+        network, self._canonical = build("flax_nnx", architecture, classes, recipe, initial)
+        self._class_weights = jnp.array(initial.loss_weights(classes))
         self.parameters = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
         def path_is_trained(path: tuple[str | int, ...]) -> bool:
@@ -79,23 +68,23 @@ class FlaxTrainer:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.array(self._compiled_predict(self._parameters, self._rest, images))
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        return self._canonical.read(nnx.merge(self._graph, self._parameters, self._rest, copy=True))
+    def weights(self) -> Weights:
+        return self._canonical.read(self._network())
 
-    def save(self, folder: Path) -> None:
-        save_file(self.weights(), folder / "weights.safetensors")
-        state = {name: np.array(value) for name, value in _named(self._resumable())}
-        save_file(state, folder / "resume.safetensors")
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {name: np.array(value) for name, value in _named(self._resumable())}
 
-    def restore(self, folder: Path) -> None:
-        network = nnx.merge(self._graph, self._parameters, self._rest, copy=True)
-        self._canonical.write(network, load_file(folder / "weights.safetensors"))
+    def restore(self, weights: Weights, state: dict[str, NDArray[Any]]) -> None:
+        network = self._network()
+        self._canonical.write(network, weights)
         self._split(network)
-        state = load_file(folder / "resume.safetensors")
         fresh = self._resumable()
         restored = [jnp.array(state[name]) for name, _ in _named(fresh)]
         self._moments, draws = jax.tree.unflatten(jax.tree.structure(fresh), restored)
         self._rest = nnx.merge_state(self._rest, draws)
+
+    def _network(self) -> nnx.Module:
+        return nnx.merge(self._graph, self._parameters, self._rest, copy=True)
 
     def _split(self, network: nnx.Module) -> None:
         """Split a network: graph, trained parameters, and the rest (frozen ones, batch statistics, random state)."""
@@ -134,12 +123,4 @@ def _has_decay(parameters: nnx.State) -> nnx.State:
     return jax.tree.map(lambda value: value.ndim > 1, parameters)
 
 
-def create(
-    architecture: Architecture,
-    classes: int,
-    recipe: Recipe,
-    learning_rates: NDArray[np.float32],
-    initial: InitialState = RANDOM,
-) -> FlaxTrainer:
-    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
-    return FlaxTrainer(architecture, classes, recipe, learning_rates, initial)
+create = FlaxTrainer

@@ -2,21 +2,18 @@
 
 import os
 
-os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
 
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, first_weights, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -40,27 +37,18 @@ class KerasTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         # TensorFlow uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        build = plugins.load(f"train.models.{architecture.family}", "keras_tf").build
-        self._canonical = plugins.load("train.models.canonical", "keras_tf")
-        self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
-        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), initial, architecture))
+        self._network, self._canonical = build("keras_tf", architecture, classes, recipe, initial)
         self._classes = classes
-        self._rates = learning_rates
+        self._rates = rates
         self._step = 0
         self._loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing, reduction="none"
         )
-        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
-        self._class_weights = tf.constant(weights)
+        self._class_weights = tf.constant(initial.loss_weights(classes))
         self.parameters = sum(value.numpy().size for value in self._network.trainable_variables)
         # A frozen layer updates no batch-norm statistics and applies no drop-out.
         for layer in self._network.layers:
@@ -70,7 +58,7 @@ class KerasTrainer:
                     layer.rate = 0.0
         parameters = self._network.trainable_variables
         self._optimiser = AdamW(
-            float(learning_rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+            float(rates[0]), weight_decay=recipe.weight_decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8
         )
         # Weight decay applies to matrices and kernels, not to one-dimensional parameters (batch norm, biases).
         self._optimiser.exclude_from_weight_decay(var_list=[value for value in parameters if value.ndim == 1])
@@ -85,18 +73,17 @@ class KerasTrainer:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._compiled_predict(tf.convert_to_tensor(images)).numpy()
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> Weights:
         return self._canonical.read(self._network)
 
-    def save(self, folder: Path) -> None:
-        save_file(self._canonical.read(self._network), folder / "weights.safetensors")
-        state: dict[str, NDArray[np.generic]] = {}
+    def state(self) -> dict[str, NDArray[Any]]:
+        state: dict[str, NDArray[Any]] = {}
         self._optimiser.save_own_variables(state)
-        save_file({name: np.array(value, order="C") for name, value in state.items()}, folder / "resume.safetensors")
+        return state
 
-    def restore(self, folder: Path) -> None:
-        self._canonical.write(self._network, load_file(folder / "weights.safetensors"))
-        self._optimiser.load_own_variables(load_file(folder / "resume.safetensors"))
+    def restore(self, weights: Weights, state: dict[str, NDArray[Any]]) -> None:
+        self._canonical.write(self._network, weights)
+        self._optimiser.load_own_variables(state)
         self._step = int(self._optimiser.iterations.numpy())
         # A drop-out layer draws once per step: its state is its seed and the number of draws.
         for layer in self._network.layers:
@@ -119,12 +106,4 @@ class KerasTrainer:
         return tf.nn.softmax(self._network(images, training=False))
 
 
-def create(
-    architecture: Architecture,
-    classes: int,
-    recipe: Recipe,
-    learning_rates: NDArray[np.float32],
-    initial: InitialState = RANDOM,
-) -> KerasTrainer:
-    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
-    return KerasTrainer(architecture, classes, recipe, learning_rates, initial)
+create = KerasTrainer

@@ -1,16 +1,14 @@
 """Training in PyTorch: eager, as its users run it, in channels-last layout."""
 
 import ctypes
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from medserve import plugins
 from medserve.spec import Architecture, Recipe
-from train.frameworks import RANDOM, InitialState, first_weights, is_trained
+from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("torch",)
 
@@ -22,27 +20,19 @@ class PyTorchTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        classes: int,
-        recipe: Recipe,
-        learning_rates: NDArray[np.float32],
-        initial: InitialState,
+        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
     ) -> None:
         _keep_memory()
         # cuDNN uses TF32 by default; its error is ten times the limit of a certificate.
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        build = plugins.load(f"train.models.{architecture.family}", "pytorch").build
-        self._canonical = plugins.load("train.models.canonical", "pytorch")
-        self._network = build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out).to(self._device)
-        self._canonical.write(self._network, first_weights(self._canonical.read(self._network), initial, architecture))
+        network, self._canonical = build("pytorch", architecture, classes, recipe, initial)
+        self._network = network.to(self._device)
         self._seed = recipe.seed
-        self._rates = learning_rates
+        self._rates = rates
         self._step = 0
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
-        weights = np.ones(classes, np.float32) if initial.class_weights is None else initial.class_weights
-        self._class_weights = self._tensor(weights)
+        self._class_weights = self._tensor(initial.loss_weights(classes))
         self.parameters = sum(value.numel() for value in self._network.parameters())
         for name, value in self._network.named_parameters():
             value.requires_grad_(is_trained(architecture, recipe, name))
@@ -54,7 +44,7 @@ class PyTorchTrainer:
             {"params": [value for value in parameters if value.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [value for value in parameters if value.ndim == 1], "weight_decay": 0.0},
         ]
-        self._optimiser = torch.optim.AdamW(groups, lr=float(learning_rates[0]), betas=(0.9, 0.999), eps=1e-8)
+        self._optimiser = torch.optim.AdamW(groups, lr=float(rates[0]), betas=(0.9, 0.999), eps=1e-8)
 
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
         for group in self._optimiser.param_groups:
@@ -78,24 +68,21 @@ class PyTorchTrainer:
         with torch.inference_mode():
             return self._network(self._tensor(images)).softmax(1).cpu().numpy()
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> Weights:
         return self._canonical.read(self._network)
 
-    def save(self, folder: Path) -> None:
-        save_file(self._canonical.read(self._network), folder / "weights.safetensors")
-        state = {"step": np.array(self._step)}
-        for index, values in self._optimiser.state_dict()["state"].items():
-            state |= {f"{index}.{name}": value.cpu().numpy() for name, value in values.items()}
-        save_file({name: np.array(value, order="C") for name, value in state.items()}, folder / "resume.safetensors")
+    def state(self) -> dict[str, NDArray[Any]]:
+        moments = self._optimiser.state_dict()["state"].items()
+        arrays = {f"{at}.{name}": value.cpu().numpy() for at, values in moments for name, value in values.items()}
+        return {"step": np.array(self._step), **arrays}
 
-    def restore(self, folder: Path) -> None:
-        self._canonical.write(self._network, load_file(folder / "weights.safetensors"))
-        state = load_file(folder / "resume.safetensors")
-        self._step = int(state.pop("step"))
+    def restore(self, weights: Weights, state: dict[str, NDArray[Any]]) -> None:
+        self._canonical.write(self._network, weights)
+        self._step = int(state["step"])
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in state.items():
+        for key in state.keys() - {"step"}:
             index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = torch.from_numpy(value.copy())
+            moments.setdefault(int(index), {})[name] = torch.from_numpy(state[key].copy())
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
@@ -119,12 +106,4 @@ def _keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def create(
-    architecture: Architecture,
-    classes: int,
-    recipe: Recipe,
-    learning_rates: NDArray[np.float32],
-    initial: InitialState = RANDOM,
-) -> PyTorchTrainer:
-    """A trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per step."""
-    return PyTorchTrainer(architecture, classes, recipe, learning_rates, initial)
+create = PyTorchTrainer

@@ -8,6 +8,24 @@ of each batch, unbiased running variance. Padding: half the kernel. Drop-out and
 activations up and are off in evaluation. Each framework draws its own masks, so with them training is equal between
 frameworks only in expectation.
 
-`layers` has what all families share within a framework. `canonical` converts a network's weights to the interchange
-format (PyTorch's names and layouts) and back.
+`build` returns the network in training mode, its weights seeded. The `__init__.py` of a family holds the plan that its
+framework files follow. `layers` has what all families share within a framework. `canonical` converts a network's
+weights to the interchange format (PyTorch's names and layouts) and back.
 """
+
+from typing import NamedTuple
+
+
+class Conv(NamedTuple):
+    """A convolution of `channels` to `width` channels that pads half its kernel on every side.
+
+    With `groups` it is depthwise: one group per channel. `activation` says whether an activation follows.
+    """
+
+    channels: int
+    width: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    activation: bool = True

@@ -1,46 +1,37 @@
 """Canonical weights of Flax networks: kernels are (H, W, I, O), depthwise (H, W, 1, C), dense (I, O) in Flax."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from train.models.canonical import check_fit
+from train.models.canonical import TO_CANONICAL, Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("jax", "flax")
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Axes by the number of dimensions.
-TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def read(network: nnx.Module) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
-    return {
-        name: np.array(np.array(variable[...]).transpose(TO_CANONICAL[variable.ndim]), order="C")
-        for name, variable in _variables(network).items()
-    }
+def read(network: nnx.Module) -> Arrays:
+    """See `train.models.canonical`."""
+    return to_canonical({name: (value[...], axes) for name, (value, axes) in _variables(network).items()})
 
 
-def write(network: nnx.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
-    variables = _variables(network)
-    shapes = {
-        name: tuple(variable.shape[axis] for axis in TO_CANONICAL[variable.ndim])
-        for name, variable in variables.items()
-    }
-    check_fit(shapes, weights)
-    for name, variable in variables.items():
-        variable[...] = jnp.array(weights[name].transpose(np.argsort(TO_CANONICAL[variable.ndim])))
+def write(network: nnx.Module, weights: Arrays) -> None:
+    """See `train.models.canonical`."""
+    for variable, value in from_canonical(_variables(network), weights):
+        variable[...] = jnp.array(value)
 
 
-def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> Arrays:
+    """See `train.models.canonical`."""
     # A copy, because evaluation mode and captured outputs stay in the modules.
-    network = nnx.clone(network)
-    network.eval()
-    graph, state = nnx.split(network)
+    copied = nnx.clone(network)
+    copied.eval()
+    graph, state = nnx.split(copied)
 
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
@@ -48,10 +39,22 @@ def outputs(network: nnx.Module, images: NDArray[np.uint8]) -> dict[str, NDArray
         _, captured = capturing(images)
         return {".".join(map(str, path[:-1])): value.get_value()[0] for path, value in nnx.to_flat_state(captured)}
 
+    values = run(state, images)
     layers = {name.rpartition(".")[0] for name in _variables(network)}
-    return {name: np.moveaxis(np.array(value), -1, 1) for name, value in run(state, images).items() if name in layers}
+    # JAX sorts a dictionary by its keys, a module keeps its layers in the order in which they were added.
+    return {name: np.moveaxis(np.array(values[name]), -1, 1) for name in _modules(network) if name in layers}
 
 
-def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:
-    state = nnx.state(network, (nnx.Param, nnx.BatchStat))
-    return {".".join(map(str, (*path[:-1], NAMES[path[-1]]))): value for path, value in nnx.to_flat_state(state)}
+def _modules(module: nnx.Module, above: str = "") -> Iterator[str]:
+    """The names of all modules below one, in the order in which they were added."""
+    for name, below in vars(module).items():
+        if isinstance(below, nnx.Module):
+            yield above + name
+            yield from _modules(below, f"{above}{name}.")
+
+
+def _variables(network: nnx.Module) -> dict[str, tuple[nnx.Variable, Axes]]:
+    state = nnx.to_flat_state(nnx.state(network, (nnx.Param, nnx.BatchStat)))
+    return {
+        ".".join(map(str, (*path[:-1], NAMES[path[-1]]))): (value, TO_CANONICAL[value.ndim]) for path, value in state
+    }

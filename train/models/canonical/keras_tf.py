@@ -1,14 +1,10 @@
 """Canonical weights of Keras networks, whose layers have canonical names: kernel layouts and array names differ."""
 
-import os
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from train.models.canonical import check_fit
+from train.models.canonical import TO_CANONICAL, Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("tensorflow", "keras")
 
@@ -20,37 +16,29 @@ NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# Axes by the number of dimensions: a convolution is (H, W, I, O), a dense layer (I, O).
-TO_CANONICAL = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 # A depthwise kernel is (H, W, C, 1).
 DEPTHWISE_TO_CANONICAL = (2, 3, 0, 1)
 
 
-def read(network: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
-    return {
-        name: np.array(variable.numpy().transpose(axes), order="C")
-        for name, (variable, axes) in _variables(network).items()
-    }
+def read(network: keras.Model) -> Arrays:
+    """See `train.models.canonical`."""
+    return to_canonical(_variables(network))
 
 
-def write(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
-    variables = _variables(network)
-    shapes = {name: tuple(variable.shape[axis] for axis in axes) for name, (variable, axes) in variables.items()}
-    check_fit(shapes, weights)
-    for name, (variable, axes) in variables.items():
-        variable.assign(weights[name].transpose(np.argsort(axes)))
+def write(network: keras.Model, weights: Arrays) -> None:
+    """See `train.models.canonical`."""
+    for variable, value in from_canonical(_variables(network), weights):
+        variable.assign(value)
 
 
-def outputs(network: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
+def outputs(network: keras.Model, images: NDArray[np.uint8]) -> Arrays:
+    """See `train.models.canonical`."""
     layers = {layer.name: layer.output for layer in network.layers if layer.weights}
     values = keras.Model(network.input, layers)(images, training=False)
     return {name: np.moveaxis(value.numpy(), -1, 1) for name, value in values.items()}
 
 
-def _variables(network: keras.Model) -> dict[str, tuple[keras.Variable, tuple[int, ...]]]:
+def _variables(network: keras.Model) -> dict[str, tuple[keras.Variable, Axes]]:
     variables = {}
     for layer in network.layers:
         for variable in layer.weights:

@@ -6,27 +6,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.models.canonical import check_fit
+from train.models.canonical import Arrays, Axes, from_canonical, to_canonical
 
 REQUIRES = ("torch",)
 
 
-def read(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Canonical weights of a network, copied to the host."""
-    state = network.state_dict()
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items() if not _is_counter(name)}
+def read(network: torch.nn.Module) -> Arrays:
+    """See `train.models.canonical`."""
+    return to_canonical({name: (value.cpu(), axes) for name, (value, axes) in _variables(network).items()})
 
 
-def write(network: torch.nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Load canonical weights into a network. Raises BadInput that lists the first names and shapes that do not fit."""
-    state = {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
-    check_fit({name: tuple(value.shape) for name, value in state.items()}, weights)
-    network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=False)
+def write(network: torch.nn.Module, weights: Arrays) -> None:
+    """See `train.models.canonical`."""
+    for variable, value in from_canonical(_variables(network), weights):
+        variable.copy_(torch.from_numpy(value.copy()))
 
 
-def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The output of every layer with weights in evaluation mode, by canonical name, as (N, C, H, W) or (N, C)."""
-    captured: dict[str, NDArray[np.float32]] = {}
+def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> Arrays:
+    """See `train.models.canonical`."""
+    captured: Arrays = {}
 
     def capture(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: captured.update({name: output.cpu().numpy()})
@@ -44,5 +42,8 @@ def outputs(network: torch.nn.Module, images: NDArray[np.uint8]) -> dict[str, ND
     return captured
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _variables(network: torch.nn.Module) -> dict[str, tuple[torch.Tensor, Axes]]:
+    state = network.state_dict().items()
+    return {
+        name: (value, tuple(range(value.ndim))) for name, value in state if not name.endswith("num_batches_tracked")
+    }

@@ -5,42 +5,35 @@ import jax.numpy as jnp
 from flax import nnx
 
 from medserve.spec import Architecture
-from train.models.layers.flax_nnx import Normalise, batch_norm, conv, head
-
-REQUIRES = ("jax", "flax")
+from train.models import Conv
+from train.models.cnn import stages
+from train.models.layers.flax_nnx import Normalise, Sequential, batch_norm, conv, head
 
 
 class Cnn(nnx.Module):
     """uint8 (N, H, W, C) images to float32 logits (N, classes)."""
 
-    def __init__(self, architecture: Architecture, classes: int, hidden: int, drop_out: float, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
+    ) -> None:
+        rngs = nnx.Rngs(seed)
         self.normalise = Normalise(architecture)
-        self.stages = nnx.List()
-        channels = 3
-        for width, depth in zip(architecture.widths, architecture.depths, strict=True):
-            stage = nnx.List()
-            for _ in range(depth):
-                stage.append(ConvNorm(channels, width, rngs))
-                channels = width
-            self.stages.append(stage)
-        self.fc = head(channels, classes, hidden, drop_out, rngs=rngs)
+        self.stages = nnx.List(Sequential(ConvNorm(plan, rngs) for plan in stage) for stage in stages(architecture))
+        self.fc = head(architecture.features, classes, hidden, drop_out, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = self.normalise(images)
         for index, stage in enumerate(self.stages):
-            if index > 0:
-                x = max_pool(x)
-            for layer in stage:
-                x = layer(x)
+            x = stage(max_pool(x) if index else x)
         return self.fc(x.mean((1, 2)))
 
 
 class ConvNorm(nnx.Module):
     """3x3 convolution, batch norm, ReLU; height and width stay the same."""
 
-    def __init__(self, channels: int, width: int, rngs: nnx.Rngs) -> None:
-        self.conv = conv(channels, width, 3, rngs=rngs)
-        self.bn = batch_norm(width, rngs=rngs)
+    def __init__(self, plan: Conv, rngs: nnx.Rngs) -> None:
+        self.conv = conv(plan, rngs)
+        self.bn = batch_norm(plan.width, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return nnx.relu(self.bn(self.conv(x)))
@@ -68,8 +61,4 @@ max_pool.defvjp(
 )
 
 
-def build(
-    architecture: Architecture, classes: int, seed: int = 0, hidden: int = 0, drop_out: float = 0.0
-) -> nnx.Module:
-    """The network with seeded initial weights, in training mode."""
-    return Cnn(architecture, classes, hidden, drop_out, nnx.Rngs(seed))
+build = Cnn

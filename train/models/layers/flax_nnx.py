@@ -1,12 +1,13 @@
 """Layers of all families in Flax NNX."""
 
+from collections.abc import Callable, Iterable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from medserve.spec import Architecture
-
-REQUIRES = ("jax", "flax")
+from train.models import Conv
 
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 NARROW = nnx.initializers.normal(0.01)
@@ -36,30 +37,43 @@ class Normalise(nnx.Module):
         return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
 
 
-def conv(
-    channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False, *, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """A convolution that pads half its kernel on every side."""
-    pad = kernel // 2
+class Sequential(nnx.Module):
+    """Layers in sequence. Their names are their indices, without the `layers` that NNX's own class puts before them."""
+
+    def __init__(self, layers: Iterable[Callable[[jax.Array], jax.Array]]) -> None:
+        self.length = 0
+        for layer in layers:
+            setattr(self, str(self.length), layer)
+            self.length += 1
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index in range(self.length):
+            x = getattr(self, str(index))(x)
+        return x
+
+
+def conv(plan: Conv, rngs: nnx.Rngs) -> nnx.Conv:
+    """The convolution of a plan."""
+    pad = plan.kernel // 2
     return nnx.Conv(
-        channels,
-        width,
-        (kernel, kernel),
-        stride,
+        plan.channels,
+        plan.width,
+        (plan.kernel, plan.kernel),
+        plan.stride,
         padding=((pad, pad), (pad, pad)),
-        feature_group_count=groups,
-        use_bias=bias,
+        feature_group_count=plan.groups,
+        use_bias=plan.bias,
         kernel_init=HE_NORMAL,
         rngs=rngs,
     )
 
 
-def batch_norm(width: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs) -> BatchNorm:
+def batch_norm(width: int, rngs: nnx.Rngs, epsilon: float = 1e-5) -> BatchNorm:
     """Batch norm that updates its running statistics with a tenth of each batch."""
     return BatchNorm(width, momentum=0.9, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
-def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
+def stochastic_depth(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
     """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
     return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
@@ -67,7 +81,7 @@ def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
 class Linear(nnx.Linear):
     """Drop-out, then the linear layer to the logits."""
 
-    def __init__(self, features: int, classes: int, drop_out: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, features: int, classes: int, drop_out: float, rngs: nnx.Rngs) -> None:
         super().__init__(features, classes, kernel_init=NARROW, rngs=rngs)
         self.drop_out = nnx.Dropout(drop_out, rngs=rngs)
 
@@ -75,17 +89,16 @@ class Linear(nnx.Linear):
         return super().__call__(self.drop_out(x))
 
 
-class DenseHead(nnx.List):
-    """A dense layer, ReLU, drop-out, and the linear layer to the logits."""
+class DenseHead(Sequential):
+    """A dense layer, ReLU, and a `Linear`."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        dense, linear = self
-        return linear(nnx.relu(dense(x)))
+        return getattr(self, "1")(nnx.relu(getattr(self, "0")(x)))
 
 
-def head(features: int, classes: int, hidden: int, drop_out: float, *, rngs: nnx.Rngs) -> nnx.Module:
+def head(features: int, classes: int, hidden: int, drop_out: float, rngs: nnx.Rngs) -> nnx.Module:
     """From features to logits: a linear layer, after a dense layer of `hidden` units unless that is 0."""
     if not hidden:
-        return Linear(features, classes, drop_out, rngs=rngs)
+        return Linear(features, classes, drop_out, rngs)
     dense = nnx.Linear(features, hidden, kernel_init=NARROW, rngs=rngs)
-    return DenseHead([dense, Linear(hidden, classes, drop_out, rngs=rngs)])
+    return DenseHead([dense, Linear(hidden, classes, drop_out, rngs)])

@@ -1,15 +1,12 @@
 """Layers of all families in Keras, on TensorFlow."""
 
-import os
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
+from itertools import count
 
 import keras
 import tensorflow as tf
 
 from medserve.spec import Architecture
-
-REQUIRES = ("tensorflow", "keras")
+from train.models import Conv
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -32,86 +29,58 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def normalise(images: keras.KerasTensor, architecture: Architecture) -> keras.KerasTensor:
-    """uint8 images to float32, normalised with the architecture's mean and standard deviation."""
-    return keras.layers.Rescaling(
-        scale=[1.0 / (255.0 * std) for std in architecture.std],
-        offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],
-    )(images)
+class Layers:
+    """The layers of one network, each called by its canonical name, and the seeds of its weights and masks.
 
+    `normalised` are the network's images in float32, normalised with the architecture's mean and standard deviation.
+    """
 
-def conv(
-    x: keras.KerasTensor,
-    width: int,
-    kernel: int,
-    stride: int = 1,
-    *,
-    bias: bool = False,
-    name: str,
-    seeds: keras.random.SeedGenerator,
-) -> keras.KerasTensor:
-    """A convolution that pads half its kernel on every side."""
-    layer = keras.layers.Conv2D(
-        width,
-        kernel,
-        stride,
-        _padding(stride),
-        use_bias=bias,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal", seed=seeds),
-        name=name,
-    )
-    return layer(_pad(x, kernel, stride))
+    def __init__(self, architecture: Architecture, seed: int) -> None:
+        self._name = architecture.name
+        self._seeds = keras.random.SeedGenerator(seed)
+        # Each drop-out layer needs its own seed.
+        self._drop_seeds = count(seed << 16)
+        self._images = keras.Input((None, None, 3), dtype="uint8", name="image")
+        self.normalised = keras.layers.Rescaling(
+            scale=[1.0 / (255.0 * std) for std in architecture.std],
+            offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],
+        )(self._images)
 
+    def conv(self, x: keras.KerasTensor, name: str, plan: Conv) -> keras.KerasTensor:
+        """The convolution of a plan."""
+        # A depthwise kernel is (H, W, C, 1), so its fan in according to Keras equals the fan out of PyTorch.
+        fan = "fan_out" if plan.groups == 1 else "fan_in"
+        initial = keras.initializers.VarianceScaling(2.0, fan, "untruncated_normal", seed=self._seeds)
+        # At stride 1, "same" pads half the kernel on every side, as in PyTorch; at stride 2 less at the top and left.
+        padding = "same" if plan.stride == 1 else "valid"
+        if plan.stride > 1 and plan.kernel > 1:
+            x = keras.layers.ZeroPadding2D(plan.kernel // 2)(x)
+        shape = (plan.kernel, plan.stride, padding)
+        if plan.groups == 1:
+            return keras.layers.Conv2D(plan.width, *shape, use_bias=plan.bias, kernel_initializer=initial, name=name)(x)
+        return keras.layers.DepthwiseConv2D(*shape, use_bias=plan.bias, depthwise_initializer=initial, name=name)(x)
 
-def depthwise_conv(
-    x: keras.KerasTensor, kernel: int, stride: int = 1, *, name: str, seeds: keras.random.SeedGenerator
-) -> keras.KerasTensor:
-    """A depthwise convolution that pads half its kernel on every side."""
-    layer = keras.layers.DepthwiseConv2D(
-        kernel,
-        stride,
-        _padding(stride),
-        use_bias=False,
-        # The kernel is (H, W, C, 1), so its fan in according to Keras equals the fan out of PyTorch.
-        depthwise_initializer=keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=seeds),
-        name=name,
-    )
-    return layer(_pad(x, kernel, stride))
+    def batch_norm(self, x: keras.KerasTensor, name: str, epsilon: float = 1e-5) -> keras.KerasTensor:
+        """Batch norm that updates its running statistics with a tenth of each batch."""
+        return BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
 
+    def drop_out(self, x: keras.KerasTensor, name: str, rate: float) -> keras.KerasTensor:
+        """Drop-out with masks of its own."""
+        return keras.layers.Dropout(rate, seed=next(self._drop_seeds), name=name)(x)
 
-def batch_norm(x: keras.KerasTensor, *, epsilon: float = 1e-5, name: str) -> keras.KerasTensor:
-    """Batch norm that updates its running statistics with a tenth of each batch."""
-    return BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
+    def stochastic_depth(self, x: keras.KerasTensor, name: str, rate: float) -> keras.KerasTensor:
+        """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
+        return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=next(self._drop_seeds), name=name)(x)
 
+    def network(self, x: keras.KerasTensor, name: str, classes: int, hidden: int, drop_out: float) -> keras.Model:
+        """The network that ends, behind the features `x`, with drop-out and a linear layer to the logits.
 
-def stochastic_depth(x: keras.KerasTensor, rate: float, seed: int, *, name: str) -> keras.KerasTensor:
-    """Stochastic depth (Huang et al., 2016): drops the branch for a random share of the images, scales the rest."""
-    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), seed=seed, name=f"{name}.stochastic_depth")(x)
-
-
-def head(
-    x: keras.KerasTensor,
-    classes: int,
-    hidden: int,
-    drop_out: float,
-    drop_seed: int,
-    *,
-    name: str,
-    seeds: keras.random.SeedGenerator,
-) -> keras.KerasTensor:
-    """From features to logits: drop-out and a linear layer, after a dense layer of `hidden` units unless that is 0."""
-    narrow = keras.initializers.RandomNormal(stddev=0.01, seed=seeds)
-    if hidden:
-        x = keras.layers.Dense(hidden, "relu", kernel_initializer=narrow, name=f"{name}.0")(x)
-        name = f"{name}.1"
-    x = keras.layers.Dropout(drop_out, seed=drop_seed, name=f"{name}.drop_out")(x)
-    return keras.layers.Dense(classes, kernel_initializer=narrow, name=name)(x)
-
-
-# At stride 1, "same" pads half the kernel on every side, as in PyTorch; at stride 2 it pads less at the top and left.
-def _padding(stride: int) -> str:
-    return "same" if stride == 1 else "valid"
-
-
-def _pad(x: keras.KerasTensor, kernel: int, stride: int) -> keras.KerasTensor:
-    return x if stride == 1 or kernel == 1 else keras.layers.ZeroPadding2D(kernel // 2)(x)
+        Before these comes a dense layer of `hidden` units with a ReLU, unless that is 0.
+        """
+        narrow = keras.initializers.RandomNormal(stddev=0.01, seed=self._seeds)
+        if hidden:
+            x = keras.layers.ReLU()(keras.layers.Dense(hidden, kernel_initializer=narrow, name=f"{name}.0")(x))
+            name = f"{name}.1"
+        x = self.drop_out(x, f"{name}.drop_out", drop_out)
+        logits = keras.layers.Dense(classes, kernel_initializer=narrow, name=name)(x)
+        return keras.Model(self._images, logits, name=self._name)

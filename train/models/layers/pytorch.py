@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from medserve.spec import Architecture
-
-REQUIRES = ("torch",)
+from train.models import Conv
 
 
 class Normalise(nn.Module):
@@ -48,16 +47,17 @@ class Linear(nn.Linear):
         return super().forward(nn.functional.dropout(x, self.drop_out, self.training))
 
 
-class DenseHead(nn.ModuleList):
-    """A dense layer, ReLU, drop-out, and the linear layer to the logits."""
+class DenseHead(nn.Sequential):
+    """A dense layer, ReLU, and a `Linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dense, linear = self
         return linear(nn.functional.relu(dense(x)))
 
 
-def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
-    """A convolution that pads half its kernel on every side."""
+def conv(plan: Conv) -> nn.Conv2d:
+    """The convolution of a plan."""
+    channels, width, kernel, stride, groups, bias, _ = plan
     return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
@@ -70,18 +70,17 @@ def head(features: int, classes: int, hidden: int, drop_out: float) -> nn.Module
     """From features to logits: a linear layer, after a dense layer of `hidden` units unless that is 0."""
     if not hidden:
         return Linear(features, classes, drop_out)
-    return DenseHead([nn.Linear(features, hidden), Linear(hidden, classes, drop_out)])
+    return DenseHead(nn.Linear(features, hidden), Linear(hidden, classes, drop_out))
 
 
-def initialise(network: nn.Module, seed: int) -> nn.Module:
-    """Initialise a network with seeded weights, in channels-last layout, the fastest one for convolutions."""
+def initialise(network: nn.Module, seed: int) -> None:
+    """Seed the weights of a network, and put it in channels-last layout, the fastest one for convolutions."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    return network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)

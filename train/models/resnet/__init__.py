@@ -5,3 +5,35 @@ block of a stage has its stride in the first 3x3 convolution (v1.5, common today
 `stride_first`, in the first 1x1 (the original). Names are torchvision's: `layer1.0.conv1`, `layer1.0.downsample.0`,
 `fc`.
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from medserve.spec import Architecture
+from train.models import Conv
+
+
+class Block(NamedTuple):
+    """The convolutions of a block, and the 1x1 convolution of its shortcut; null where the shortcut is the input."""
+
+    convs: list[Conv]
+    shortcut: Conv | None
+
+
+def stages(architecture: Architecture) -> Iterator[list[Block]]:
+    """The blocks of each stage."""
+    channels = architecture.stem
+    for width, depth, stride, expansion in architecture.stages():
+        blocks = []
+        for place in range(depth):
+            step, wide = 1 if place else stride, width * expansion
+            if expansion == 1:
+                convs = [Conv(channels, width, 3, step), Conv(width, width, 3, activation=False)]
+            else:
+                first, second = (step, 1) if architecture.stride_first else (1, step)
+                convs = [Conv(channels, width, 1, first), Conv(width, width, 3, second)]
+                convs.append(Conv(width, wide, 1, activation=False))
+            same = step == 1 and channels == wide
+            blocks.append(Block(convs, None if same else Conv(channels, wide, 1, step)))
+            channels = wide
+        yield blocks
