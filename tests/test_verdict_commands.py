@@ -172,6 +172,46 @@ def test_runs_that_are_not_comparable_are_refused_by_the_first_thing_that_differ
         regression.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
 
 
+def state(path: Path, **fields: object) -> None:
+    """Set fields of a manifest, known or not."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("words", [("report",), ("results",), ("compare",), ("verify",), ("compare", "with a new run")])
+def test_a_run_of_an_older_version_is_refused_in_one_line(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Even where nothing else of it can be read, or its digests differ."""
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    state(next(old.glob("results/*/0/result.json")), schema=1, cell="as it was named")
+    (old / "study.json").write_text("{}")
+    done = medserve(words[0], *([run] if len(words) > 1 else []), old)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{old}: a run of version 1 (by results/" in done.stderr
+    assert "this program reads 2 and later; read it with the medserve that wrote it, or" in done.stderr
+
+
+def test_a_run_of_a_later_version_is_read_without_what_is_unknown(run: Path, tmp_path: Path) -> None:
+    later = Path(shutil.copytree(run, tmp_path / "later"))
+    for path in later.glob("results/*/*/result.json"):
+        held = json.loads(path.read_text())
+        profile = held["cell"]["profile"] | {"colour": "blue"}
+        state(path, schema=3, moon={"phase": 0.5}, cell=held["cell"] | {"profile": profile})
+    state(later / "study.json", mascot="a tardigrade")
+    assert table.rows(table.read(later)) == table.rows(table.read(run))
+    page.write(later)
+    assert verify(later).differences == []
+    changes = regression.changes(table.read(run), table.read(later), 0.5)
+    assert [change.value for change in changes] == pytest.approx([1.0] * len(changes))
+
+
+def test_a_record_without_a_newer_field_has_its_default(run: Path, tmp_path: Path) -> None:
+    earlier = Path(shutil.copytree(run, tmp_path / "earlier"))
+    for path in earlier.glob("results/*/*/result.json"):
+        held = json.loads(path.read_text())
+        del held["limits"]
+        path.write_text(json.dumps(held))
+    assert table.rows(table.read(earlier)) == table.rows(table.read(run))
+
+
 def test_what_was_published_is_derived_again_wherever_the_folder_is(run: Path, tmp_path: Path) -> None:
     carried = Path(shutil.copytree(run, tmp_path / "elsewhere"))
     done = verify(carried)

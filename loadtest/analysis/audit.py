@@ -8,10 +8,7 @@ from scipy.special import bdtrik
 
 from loadtest.analysis import intervals
 from medserve.errors import BadInput
-from medserve.spec import Noun
-
-CACHED = 0.9
-"""Second over first latency below which, interval included, memory and branch predictors do not explain the gain."""
+from medserve.spec import LIMITS, Limits, Noun
 
 
 class CacheAudit(Noun, frozen=True, kw_only=True):
@@ -24,7 +21,7 @@ class CacheAudit(Noun, frozen=True, kw_only=True):
     cached: bool
 
 
-def audit(latencies: NDArray[np.float64]) -> CacheAudit:
+def audit(latencies: NDArray[np.float64], limits: Limits = LIMITS) -> CacheAudit:
     """Compare the two service times (float64 ns, infinite where failed) of each pair, given pair after pair.
 
     The interval lies between order statistics of the paired log ratios, so it assumes nothing of their distribution
@@ -39,4 +36,6 @@ def audit(latencies: NDArray[np.float64]) -> CacheAudit:
     # The most values that may lie beyond either end.
     beyond = ceil(bdtrik((1 - intervals.LEVEL) / 2, count, 0.5)) - 1
     low, ratio, high = np.exp([ratios[beyond], np.median(ratios), ratios[-1 - beyond]])
-    return CacheAudit(pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < CACHED))
+    return CacheAudit(
+        pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < limits.cached)
+    )

@@ -10,11 +10,10 @@ import msgspec
 from loadtest.analysis import compare
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.saturation import LoadStep, saturation_point
-from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
+from loadtest.results.launch_summary import COMPARED, LaunchSummary
 from loadtest.results.row import Row
 from medserve.result import SelfTest
 from medserve.spec import LoadProfile
-from medserve.tables import ROOFLINE
 
 NO_SELFTEST = "this run has no self-test of the load generator"
 
@@ -23,7 +22,7 @@ def late(launches: Sequence[LaunchSummary]) -> str | None:
     """Why the client, not the server, made an open loop slow; null where it did not."""
     for p in COMPARED:
         ratios = [launch.lateness[p] for launch in launches if p in launch.lateness]
-        if ratios and (ratio := exp(fmean(map(log, ratios)))) > MAX_LATENESS:
+        if ratios and (ratio := exp(fmean(map(log, ratios)))) > min(launch.limits.lateness for launch in launches):
             return (
                 f"the client sent late: p{p * 100:g} from the intended start is {(ratio - 1) * 100:.0f} % above the "
                 "service time, although connections were free"
@@ -49,10 +48,11 @@ def above_roofline(
     if selftest is None or size not in selftest.roofline or not total or one_user:
         return None
     answered = sum(launch.count - launch.failed for launch in launches) / total
-    rate, roof = max(answered, profile.rate or 0.0), selftest.roofline[size]
-    if rate <= ROOFLINE * roof:
+    rate, roof, limit = max(answered, profile.rate or 0.0), selftest.roofline[size], selftest.roofline_limit
+    if rate <= limit * roof:
         return None
-    return f"{rate:,.0f} requests/s are {rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f} (limit 70 %)"
+    share = f"{rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f}"
+    return f"{rate:,.0f} requests/s are {share} (limit {limit * 100:.0f} %)"
 
 
 def steady(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:

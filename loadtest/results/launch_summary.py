@@ -21,15 +21,11 @@ from loadtest.results import latency
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Result, Window
-from medserve.spec import LoadProfile
+from medserve.spec import Limits, LoadProfile
 
 SHARES = (0.5, 0.9, 0.99)
 COMPARED = (0.5, 0.99)
 """Percentiles at which the definitions of latency are compared."""
-MAX_LATENESS = 1.1
-"""Ratio of a percentile from the intended start to that of the service time, above which the client was late."""
-NEARLY_ALL = 0.9
-"""Share of the connections in flight from which all may be: an answer frees one, and it is used again at once."""
 
 
 class LaunchSummary(Struct, frozen=True, kw_only=True):
@@ -54,6 +50,7 @@ class LaunchSummary(Struct, frozen=True, kw_only=True):
     uncorrected: Quantiles | None
     lag: Quantiles | None
     lateness: dict[float, float]
+    limits: Limits
     steady: Steady
     modes: Modes | None
     windows: tuple[Window, ...]
@@ -72,8 +69,9 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
     del record
     good = latency.succeeded(table)
     latencies = latency.from_intended_start(table)
+    limits = result.limits
     # In order of time, before the quantiles sort it.
-    steadiness, modes = steady.find(latencies, latency.planned_start(table)), bimodality.detect(latencies)
+    steadiness, modes = steady.find(latencies, latency.planned_start(table), limits), bimodality.detect(latencies)
     is_open = result.cell.profile.mode == "open-loop"
     cache_audit = _audit(folder, result)
     intended = _quantiles(latencies)
@@ -92,7 +90,8 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
         service=service,
         uncorrected=_quantiles(latency.uncorrected(table)) if is_open else None,
         lag=_quantiles(latency.send_lag(table)) if is_open else None,
-        lateness={} if service is None else lateness(table, intended, service),
+        lateness={} if service is None else lateness(table, intended, service, limits),
+        limits=limits,
         steady=steadiness,
         modes=modes,
         windows=result.windows,
@@ -101,16 +100,16 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
     )
 
 
-def lateness(table: pa.Table, intended: Quantiles, service: Quantiles) -> dict[float, float]:
+def lateness(table: pa.Table, intended: Quantiles, service: Quantiles, limits: Limits) -> dict[float, float]:
     """Percentiles from the intended start over those of the service time, of requests that found a free connection."""
     found = _ratios(intended, service)
-    if max(found.values(), default=1.0) <= MAX_LATENESS:
+    if max(found.values(), default=1.0) <= limits.lateness:
         return found
     planned = latency.planned_start(table)
     sent = table.filter(pc.is_valid(table["sent_ns"]))
     in_flight = np.searchsorted(np.sort(sent["sent_ns"].to_numpy()), planned, "right")
     in_flight -= np.searchsorted(np.sort(sent["done_ns"].to_numpy()), planned, "right")
-    free = table.filter(pa.array(in_flight < NEARLY_ALL * samples.MAX_IN_FLIGHT))
+    free = table.filter(pa.array(in_flight < limits.busy * limits.connections))
     return _ratios(_quantiles(latency.from_intended_start(free)), _quantiles(latency.service_time(free)))
 
 
@@ -149,6 +148,6 @@ def _audit(folder: Path, result: Result) -> CacheAudit | None:
         return None
     record = samples.read(_named(folder, result, "audit.parquet"), latency.LATENCY_COLUMNS)
     try:
-        return audit(latency.service_time(record))
+        return audit(latency.service_time(record), result.limits)
     except BadInput:
         return None  # too few pairs were answered to tell

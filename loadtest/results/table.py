@@ -73,8 +73,9 @@ class Run(Struct, frozen=True):
 def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
     """The records of a run, in the order of its study, each read once; with the breakdown of the profiles asked for.
 
-    Raises BadInput when the folder holds no run.
+    Raises BadInput when the folder holds no run, or one of an older version than this program reads.
     """
+    check_version(folder)
     if not (folder / "study.json").is_file():
         raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
     study = store.read_json(folder / "study.json", Study)
@@ -85,6 +86,17 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
         for cell in deployed.cells
     ]
     return Run(folder, study, selftest, cells)
+
+
+def check_version(run: Path) -> None:
+    """Raise BadInput when a record of a run is of an older version than this program reads."""
+    for path in (run / "selftest" / "selftest.json", *sorted(run.glob("results/*/[0-9]*/result.json"))):
+        stated = store.version(path)
+        if stated is not None and stated < Result.oldest:
+            raise BadInput(
+                f"{run}: a run of version {stated} (by {path.relative_to(run)}), this program reads {Result.oldest} "
+                "and later; read it with the medserve that wrote it, or `medserve run` the study into another folder"
+            )
 
 
 def rows(run: Run) -> list[Row]:

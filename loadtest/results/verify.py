@@ -66,7 +66,8 @@ def seal(run: Path) -> None:
 
 
 def verify(run: Path) -> Verified:
-    """Derive every number again. Raises BadInput when `run` is no run, or nothing of it was published."""
+    """Derive every number again. Raises BadInput when `run` is no run, an older version, or unpublished."""
+    table.check_version(run)
     for name in (PUBLISHED, SUMS):
         if (run / "study.json").is_file() and not (run / name).is_file():
             raise BadInput(

@@ -8,7 +8,6 @@ from loadtest.report.wording import Labels, several
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Column, Line, Table
 from medserve.numbers import ABSENT, number
-from medserve.tables import ROOFLINE
 
 VERDICTS = {
     True: Cell("holds", tone="good"),
@@ -45,16 +44,15 @@ def roofline(facts: Facts) -> Table | None:
     """One line per size; null if the run has no self-test."""
     if facts.selftest is None:
         return None
+    limit = facts.selftest.roofline_limit
     lines = [
-        Line(
-            (Cell(str(size), value=size), Cell(f"{rate:,.0f}", value=rate), Cell(f"{ROOFLINE * rate:,.0f}", value=rate))
-        )
+        Line((Cell(str(size), value=size), Cell(f"{rate:,.0f}", value=rate), Cell(f"{limit * rate:,.0f}", value=rate)))
         for size, rate in sorted(facts.selftest.roofline.items())
     ]
     columns = (Column("size", "px"), Column("reached", "requests/s"), Column("highest rate allowed", "requests/s"))
     caption = (
         "What the load generator and the null server reach together. "
-        f"A cell that needs more than {ROOFLINE * 100:.0f} % of it is not valid."
+        f"A cell that needs more than {limit * 100:.0f} % of it is not valid."
     )
     return Table("The generator's roofline", columns, tuple(lines), caption)
 
