@@ -191,14 +191,14 @@ def test_what_cannot_be_judged_says_why() -> None:
 
 
 def test_every_pair_stands_once_under_its_kind() -> None:
-    found = compare(ROWS, percentiles, 0.5)
+    found = compare(ROWS, percentiles)
     kinds = {kind: [one for one in found if one.kind == kind] for kind in dict.fromkeys(one.kind for one in found)}
     assert {kind: len(ones) for kind, ones in kinds.items()} == {
         "native against ONNX": 6,
         "framework against framework": 6,
         "ONNX against ONNX": 6,
     }
-    assert all(one.first.endswith("native") and one.second.endswith("onnx") for one in kinds["native against ONNX"])
-    assert {one.verdict for one in kinds["native against ONNX"]} == {"faster"}
-    assert [one.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
+    assert all((one.first.format, one.second.format) == ("native", "onnx") for one in kinds["native against ONNX"])
+    assert {one.judged.verdict for one in kinds["native against ONNX"]} == {"faster"}
+    assert [one.judged.ratio.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
     assert all(one.first != one.second for one in found)

@@ -52,6 +52,8 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     said = medserve("compare", run, "--format", "json")
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
+    keys = ["kind", "dataset", "size", "profile", "mode", "percentile", "first", "second"]
+    assert list(found[0]) == [*keys, "value", "low", "high", "verdict", "launches", "more", "reason"]
     native = [one for one in found if one["kind"] == "native against ONNX"]
     assert len(native) == 4
     assert {one["verdict"] for one in native} == {"faster"}
@@ -140,14 +142,19 @@ def test_two_runs_show_what_became_slower(run: Path, tmp_path: Path) -> None:
         return latency(deployed, cell, index) * (3.0 if deployed.deployment.runtime == "torchscript" else 1.0)
 
     new = build(tmp_path / "new", MADE, slower)
-    changed = {one.cell: one.verdict for one in regression.changes(table.read(run), table.read(new), 0.5)}
+    changed = {
+        cell: judged.verdict for cell, judged in regression.changes(table.read(run), table.read(new), 0.5).items()
+    }
     assert {verdict for cell, verdict in changed.items() if ".torchscript.cpu" in cell} == {"slower"}
     assert "slower" not in {verdict for cell, verdict in changed.items() if ".torchscript.cpu" not in cell}
     said = medserve("compare", run, new)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
     assert "slower than in" in said.stderr
-    assert medserve("compare", new, run).returncode == 0
+    back = medserve("compare", new, run, "--format", "json")
+    assert back.returncode == 0
+    keys = ["cell", "percentile", "value", "low", "high", "verdict", "launches", "more", "reason"]
+    assert list(json.loads(back.stdout)[0]) == keys
 
 
 def change_results(run: Path, **fields: object) -> None:
@@ -200,7 +207,7 @@ def test_a_run_of_a_later_version_is_read_without_what_is_unknown(run: Path, tmp
     page.write(later)
     assert verify(later).differences == []
     changes = regression.changes(table.read(run), table.read(later), 0.5)
-    assert [change.value for change in changes] == pytest.approx([1.0] * len(changes))
+    assert [judged.ratio.value for judged in changes.values()] == pytest.approx([1.0] * len(changes))
 
 
 def test_a_record_without_a_newer_field_has_its_default(run: Path, tmp_path: Path) -> None:

@@ -5,13 +5,12 @@ Every comparison of two cells of a run comes from here: `medserve compare`, the 
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations, product
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from loadtest.analysis.compare import MARGIN, Judged, Ratio, Verdict, judge, ratio, swapped
+from loadtest.analysis.compare import MARGIN, Judged, Ratio, judge, ratio, swapped
 from loadtest.results.row import Row
-from medserve.spec import Noun
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
 KINDS: tuple[Kind, ...] = ("native against ONNX", "framework against framework", "ONNX against ONNX")
@@ -37,32 +36,25 @@ Family = tuple[object, ...]
 
 
 class Pair(Struct, frozen=True):
-    """Two rows of one kind, and the verdict on the second."""
+    """Two rows of one kind, and the verdict on the second: a ratio below 1 when it is faster."""
 
     kind: Kind
     first: Row
     second: Row
     judged: Judged
 
+    def published(self, percentile: float) -> dict[str, Any]:
+        """The keys and values of a comparison by a percentile (0 to 1) in JSON and CSV."""
+        found = {"kind": self.kind} | {key: getattr(self.first, key) for key in ("dataset", "size", "profile", "mode")}
+        found |= {"percentile": percentile, "first": self.first.deployment, "second": self.second.deployment}
+        return found | published(self.judged)
 
-class Compared(Noun, frozen=True, kw_only=True):
-    """Two cells under one way of measuring: `value` is second over first, below 1 when the second is faster."""
 
-    kind: Kind
-    dataset: str
-    size: int
-    profile: str
-    mode: str
-    percentile: float
-    first: str
-    second: str
-    value: float | None
-    low: float | None
-    high: float | None
-    verdict: Verdict
-    launches: int
-    more: int | None
-    reason: str | None
+def published(judged: Judged) -> dict[str, Any]:
+    """The keys and values of a verdict in JSON and CSV."""
+    ratio = judged.ratio
+    found = {"value": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": judged.verdict}
+    return found | {"launches": ratio.blocks, "more": judged.more, "reason": ratio.reason}
 
 
 class Comparisons:
@@ -117,34 +109,14 @@ class Comparisons:
         return self._families[one, other]
 
 
-def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
+def compare(rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGIN) -> list[Pair]:
     """All pairs of a run by kind and profile, each in the order of its rows."""
     comparisons = Comparisons(rows, percentiles, margin)
-    found = []
+    found: list[Pair] = []
     for kind in KINDS:
         pairs = comparisons.pairs(kind)
         profiles = list(dict.fromkeys(pair.first.profile for pair in pairs))
-        for pair in sorted(pairs, key=lambda pair: profiles.index(pair.first.profile)):
-            first, judged, measured = pair.first, pair.judged, pair.judged.ratio
-            found.append(
-                Compared(
-                    kind=kind,
-                    dataset=first.dataset,
-                    size=first.size,
-                    profile=first.profile,
-                    mode=first.mode,
-                    percentile=percentile,
-                    first=first.deployment,
-                    second=pair.second.deployment,
-                    value=measured.value,
-                    low=measured.low,
-                    high=measured.high,
-                    verdict=judged.verdict,
-                    launches=measured.blocks,
-                    more=judged.more,
-                    reason=measured.reason,
-                )
-            )
+        found += sorted(pairs, key=lambda pair: profiles.index(pair.first.profile))
     return found
 
 

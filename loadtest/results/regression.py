@@ -1,58 +1,37 @@
 """Two runs of the same cells, old and new: what became faster or slower, and whether they may be compared at all."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from loadtest.analysis.compare import MARGIN, Verdict, judge, unpaired
+from loadtest.analysis.compare import MARGIN, Judged, judge, unpaired
 from loadtest.results.table import MeasuredCell, Run
 from medserve.errors import BadInput
-from medserve.spec import Noun
+from medserve.spec import LoadProfile
 
 MACHINE = ("cpu", "architecture", "cores_usable", "governor", "turbo_disabled", "memory_bytes", "gpus")
 """What must be equal of the machines; everything else that differs may be the cause that the user looks for."""
+PROFILE = LoadProfile.__struct_fields__
 TRAINED = ("dataset", "size", "architecture", "parameters", "classes")
 """What must be equal of the networks; weights of another training take as long to compute."""
 
 
-class Changed(Noun, frozen=True, kw_only=True):
-    """One cell in both runs: `value` is new over old, above 1 when it became slower."""
+def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> dict[str, Judged]:
+    """The verdict on every cell that both runs measured, by its name: new over old, above 1 when it became slower.
 
-    cell: str
-    percentile: float
-    value: float | None
-    low: float | None
-    high: float | None
-    verdict: Verdict
-    launches: int
-    more: int | None
-    reason: str | None
-
-
-def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> list[Changed]:
-    """Compare every cell that both runs measured; their launches share no block.
-
-    Raises BadInput that names the first thing that differs when the runs are not comparable, or share no cell.
+    Launches of two runs share no block. Raises BadInput that names the first thing that differs when the runs are not
+    comparable, or share no cell.
     """
     before, after = ({cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (old, new))
     shared = [name for name in after if name in before]
     if not shared:
         raise BadInput(f"{old.folder} and {new.folder} have no measured cell in common; compare two runs of one study")
-    _check_comparable(old, new, [(before[name], after[name]) for name in shared])
+    one, other = _machine(old), _machine(new)
+    _check_equal((field, one.get(field), other.get(field)) for field in MACHINE)
+    for name in shared:
+        _check_comparable(before[name], after[name])
     was, now = old.percentiles(percentile), new.percentiles(percentile)
     ratios = [unpaired(list(was[name].values()), list(now[name].values()), margin) for name in shared]
-    return [
-        Changed(
-            cell=name,
-            percentile=percentile,
-            value=judged.ratio.value,
-            low=judged.ratio.low,
-            high=judged.ratio.high,
-            verdict=judged.verdict,
-            launches=judged.ratio.blocks,
-            more=judged.more,
-            reason=judged.ratio.reason,
-        )
-        for name, judged in zip(shared, judge(ratios, margin), strict=True)
-    ]
+    return dict(zip(shared, judge(ratios, margin), strict=True))
 
 
 def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
@@ -65,26 +44,18 @@ def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
     }
 
 
-def _check_comparable(old: Run, new: Run, pairs: list[tuple[MeasuredCell, MeasuredCell]]) -> None:
-    was, now = _machine(old), _machine(new)
-    for field in MACHINE:
-        if was.get(field) != now.get(field):
-            raise _not_comparable(field, was.get(field), now.get(field))
-    for before, after in pairs:
-        if before.cell.profile != after.cell.profile:
-            for field in type(before.cell.profile).__struct_fields__:
-                values = [getattr(side.cell.profile, field) for side in (before, after)]
-                if values[0] != values[1]:
-                    raise _not_comparable(f"{field} of {before.cell.profile.name}", *values)
-        networks = [side.artifact.checkpoint for side in (before, after) if side.artifact is not None]
-        for field in TRAINED if len(networks) == 2 else ():
-            values = [getattr(network, field) for network in networks]
-            if values[0] != values[1]:
-                raise _not_comparable(f"{field} of {networks[0].name}", *values)
+def _check_comparable(old: MeasuredCell, new: MeasuredCell) -> None:
+    compared: list[tuple[Any, Any, tuple[str, ...]]] = [(old.cell.profile, new.cell.profile, PROFILE)]
+    if old.artifact and new.artifact:
+        compared.append((old.artifact.checkpoint, new.artifact.checkpoint, TRAINED))
+    for was, now, fields in compared:
+        _check_equal((f"{field} of {was.name}", getattr(was, field), getattr(now, field)) for field in fields)
 
 
-def _not_comparable(what: str, old: Any, new: Any) -> BadInput:
-    return BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
+def _check_equal(found: Iterable[tuple[str, Any, Any]]) -> None:
+    for what, old, new in found:
+        if old != new:
+            raise BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
 
 
 def _machine(run: Run) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Rows as JSON, CSV and Parquet with all keys, and as tables of what fits on a page or a terminal."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +20,6 @@ from loadtest.results.tabular import (
 )
 from medserve.errors import printable, unknown
 from medserve.numbers import number, percent
-from medserve.spec import Noun
 
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
@@ -43,9 +41,8 @@ def parquet(rows: list[Row]) -> bytes:
     return content
 
 
-def render_nouns(nouns: Sequence[Noun], form: str) -> str:
-    """Nouns of the same type as `json`, `csv` or `markdown`, with all their fields."""
-    rows = [msgspec.to_builtins(noun) for noun in nouns]
+def render_plain(rows: list[dict[str, Any]], form: str) -> str:
+    """Rows with the same keys as `json`, `csv` or `markdown`, with all of them."""
     if form != "markdown":
         return _whole(rows, form)
     columns = [Column(name, numeric=False) for name in (rows[0] if rows else ())]
