@@ -260,7 +260,8 @@ def profile(
     audit: bool = False,
     **plain: Any,
 ) -> LoadProfile:
-    asked = LoadProfile(name="manual", mode="closed-loop", **{"burst": 8, **plain})
+    plain = {"burst": 8, "seconds": 1.0, "warmup_seconds": 0.0} | plain
+    asked = LoadProfile(name="manual", mode="closed-loop", **plain)
     return load_profile(asked, arrivals, trace, ladder=ladder, objective=objective, audit=audit)
 
 

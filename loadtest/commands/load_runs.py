@@ -12,8 +12,8 @@ import msgspec
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.analysis.audit import audit
-from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.analysis.scaling import saturation_point
+from loadtest.analysis.within_launch import audit
 from loadtest.commands.shared import print_figures
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
@@ -104,12 +104,7 @@ def ladder(runs: Runs, steps: Sequence[int], json: bool) -> None:
         progress.update(len(rows), f"{users} users")
         if figures["n"] == figures["failed"]:
             break
-    known = [
-        LoadStep(users=row["users"], throughput=row["throughput"], p50_ms=row["p50_ms"])
-        for row in rows
-        if row["p50_ms"]
-    ]
-    point = saturation_point(known) if known else None
+    point = saturation_point((row["users"], row["throughput"], row["p50_ms"]) for row in rows)
     lines = [f"{plan.model} at {plan.url}, back-to-back users, batches of {plan.profile.batch}"]
     lines.append(f"{'users':>5} {'requests/s':>11} {'p50 ms':>9} {'p99 ms':>9}")
     for row in rows:

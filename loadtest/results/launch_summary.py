@@ -1,7 +1,6 @@
 """One launch of a cell, reduced to what rows are made of: ten million requests become a few numbers."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +10,16 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.analysis import bimodality, distribution, intervals, steady
-from loadtest.analysis.audit import CacheAudit, audit
 from loadtest.analysis.bimodality import Modes
 from loadtest.analysis.breakdown import Term
 from loadtest.analysis.distribution import Curve
 from loadtest.analysis.intervals import Quantiles
 from loadtest.analysis.steady import Steady
+from loadtest.analysis.within_launch import CacheAudit, audit
 from loadtest.results import latency
 from medserve import store
 from medserve.errors import BadInput
-from medserve.result import Result, Window
+from medserve.result import Result
 from medserve.spec import Limits, LoadProfile
 
 SHARES = (0.5, 0.9, 0.99)
@@ -29,7 +28,7 @@ COMPARED = (0.5, 0.99)
 
 
 class LaunchSummary(Struct, frozen=True, kw_only=True):
-    """One launch. `service`, `uncorrected` and `lag` (ns after the intended start) of an open loop only.
+    """One launch: its manifest, and what its record was reduced to. `beside` has latency.DEFINITIONS of an open loop.
 
     `count` and `mean_ns`, from the intended start, are of what was measured; `requests` also counts the warm-up and the
     audit. `lateness` is a percentile from the intended start over that of the service time, of the requests that found
@@ -46,16 +45,12 @@ class LaunchSummary(Struct, frozen=True, kw_only=True):
     intended: Quantiles
     curve: Curve
     breakdown: tuple[Term, ...]
-    service: Quantiles | None
-    uncorrected: Quantiles | None
-    lag: Quantiles | None
+    beside: dict[str, Quantiles]
     lateness: dict[float, float]
-    limits: Limits
     steady: Steady
     modes: Modes | None
-    windows: tuple[Window, ...]
     audit: CacheAudit | None
-    process: dict[str, Any]
+    result: Result
 
 
 def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> LaunchSummary:
@@ -69,13 +64,13 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
     del record
     good = latency.succeeded(table)
     latencies = latency.from_intended_start(table)
-    limits = result.limits
     # In order of time, before the quantiles sort it.
-    steadiness, modes = steady.find(latencies, latency.planned_start(table), limits), bimodality.detect(latencies)
+    steadiness = steady.find(latencies, latency.planned_start(table), result.limits)
+    modes = bimodality.detect(latencies)
     is_open = result.cell.profile.mode == "open-loop"
     cache_audit = _audit(folder, result)
     intended = _quantiles(latencies)
-    service = _quantiles(latency.service_time(table)) if is_open else None
+    beside = {name: _quantiles(of(table)) for name, of in latency.DEFINITIONS.items()} if is_open else {}
     return LaunchSummary(
         count=len(table),
         mean_ns=float(latencies.mean()) if len(latencies) else float("nan"),
@@ -87,16 +82,12 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
         intended=intended,
         curve=distribution.curve(latencies),
         breakdown=terms,
-        service=service,
-        uncorrected=_quantiles(latency.uncorrected(table)) if is_open else None,
-        lag=_quantiles(latency.send_lag(table)) if is_open else None,
-        lateness={} if service is None else lateness(table, intended, service, limits),
-        limits=limits,
+        beside=beside,
+        lateness=lateness(table, intended, beside["service"], result.limits) if beside else {},
         steady=steadiness,
         modes=modes,
-        windows=result.windows,
         audit=cache_audit,
-        process=result.process,
+        result=result,
     )
 
 

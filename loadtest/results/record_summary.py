@@ -1,6 +1,5 @@
 """The figures of one record, and their text for a terminal: counts, rates, latency by three definitions, breakdown."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,11 +15,6 @@ from medserve.numbers import interval, number
 COLUMNS = tuple(dict.fromkeys((*latency.COLUMNS, *latency.BREAKDOWN_COLUMNS, "error")))
 """The columns that `summarise` needs; the others of ten million rows would not fit into memory beside them."""
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
-DEFINITIONS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
-    "service_ms": latency.service_time,
-    "uncorrected_ms": latency.uncorrected,
-}
-"""Latency beside the headline, of an open loop only."""
 
 
 def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
@@ -52,14 +46,16 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
     figures |= _headline(latencies)
     del latencies  # of ten million rows 80 MB, as much as each further definition takes
     if not rows["intended_ns"].null_count and len(rows):
-        for name, definition in DEFINITIONS.items():
-            figures |= _percentiles(definition(rows), name)
-        lag = latency.send_lag(rows)
-        lag.sort()
-        for name in ("p50", "p99"):
-            value = intervals.estimate([lag], PERCENTILES[name]).value
-            figures[f"lag_{name}_us"] = None if value is None else value * 1000
-        del lag
+        for definition, of in latency.DEFINITIONS.items():
+            values = of(rows)
+            values.sort()
+            found = {name: intervals.estimate([values], p).value for name, p in PERCENTILES.items()}
+            del values
+            if definition == "lag":
+                lags = ((name, found[name]) for name in ("p50", "p99"))
+                figures |= {f"lag_{name}_us": None if value is None else value * 1000 for name, value in lags}
+            else:
+                figures |= {f"{name}_{definition}_ms": value for name, value in found.items()}
     if table["infer_ns"].null_count < len(table):
         figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
     return figures
@@ -72,11 +68,6 @@ def _headline(latencies: NDArray[np.float64]) -> dict[str, float | None]:
         found = within_launch.percentile_interval(latencies, ordered, p)
         figures |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return figures
-
-
-def _percentiles(values: NDArray[np.float64], unit: str) -> dict[str, float | None]:
-    values.sort()
-    return {f"{name}_{unit}": intervals.estimate([values], p).value for name, p in PERCENTILES.items()}
 
 
 def stages(columns: dict[str, Any]) -> dict[str, float]:

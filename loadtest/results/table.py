@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
-from loadtest.analysis.intervals import Quantiles
 from loadtest.results import flags, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
 from loadtest.results.row import PERCENTILES, Row, Status
@@ -134,15 +133,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     percentiles = {name: intervals.combine(intended, p) for name, p in PERCENTILES.items()}
     if launches:
         reasons += dict.fromkeys(found.reason for found in percentiles.values() if found.reason)
-    service = [launch.service for launch in launches]
-    uncorrected = [launch.uncorrected for launch in launches]
-    lag = [launch.lag for launch in launches]
-    servers = [server for launch in launches if (server := launch.process.get("server"))]
-    cpu = [
-        1000 * server["cpu_seconds"] / launch.requests
-        for launch in launches
-        if "cpu_seconds" in (server := launch.process.get("server") or {})
-    ]
+    used = [(server, launch.requests) for launch in launches if (server := launch.result.process.get("server"))]
+    servers = [server for server, _ in used]
+    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in used if "cpu_seconds" in server]
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate if certificate and certificate.kind == "lossy" else None
     test = None if null or checkpoint is None else checkpoint.test
@@ -184,12 +177,12 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         p50=percentiles["p50"],
         p90=percentiles["p90"],
         p99=percentiles["p99"],
-        p50_service_ms=_combined(service, 0.5),
-        p99_service_ms=_combined(service, 0.99),
-        p50_uncorrected_ms=_combined(uncorrected, 0.5),
-        p99_uncorrected_ms=_combined(uncorrected, 0.99),
-        lag_p50_us=_combined(lag, 0.5, 1000),
-        lag_p99_us=_combined(lag, 0.99, 1000),
+        p50_service_ms=_beside(launches, "service", 0.5),
+        p99_service_ms=_beside(launches, "service", 0.99),
+        p50_uncorrected_ms=_beside(launches, "uncorrected", 0.5),
+        p99_uncorrected_ms=_beside(launches, "uncorrected", 0.99),
+        lag_p50_us=_beside(launches, "lag", 0.5, 1000),
+        lag_p99_us=_beside(launches, "lag", 0.99, 1000),
         throughput=sum(launch.images for launch in launches) / total if total else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
@@ -216,9 +209,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     )
 
 
-def _combined(launches: Iterable[Quantiles | None], p: float, scale: float = 1.0) -> float | None:
-    """A percentile in milliseconds times `scale`, over the launches that have it."""
-    value = intervals.combine([launch for launch in launches if launch], p).value
+def _beside(launches: Iterable[LaunchSummary], name: str, p: float, scale: float = 1.0) -> float | None:
+    """A percentile by one of latency.DEFINITIONS, in milliseconds times `scale`, over the launches that have it."""
+    value = intervals.combine([launch.beside[name] for launch in launches if name in launch.beside], p).value
     return None if value is None else value * scale
 
 

@@ -6,7 +6,7 @@ from loadtest.report.facts import Facts
 from loadtest.report.wording import framework, profile
 from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
-from loadtest.results.tabular import Cell, Column, Line, Table, Tone
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone, interval_cell
 from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
 from medserve.study import Subject
@@ -93,11 +93,12 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
 def _line(facts: Facts, judged: JudgedClaim) -> Line:
     claim = judged.claim
     measured = Cell(ABSENT, tone="muted", hint=judged.reason or "")
-    if judged.value is not None:
-        words = f"{interval(judged.low, judged.high)} {UNITS.get(claim.test, '')}".strip()
-        measured = Cell(number(judged.value), words, judged.value)
-    needed = NEEDED.get(claim.test, f"at least {claim.at_least:g}") if judged.value is not None else ABSENT
-    protocol = profile(facts.profiles[judged.profile]) if judged.profile else "Test split" if judged.value else ABSENT
+    found = judged.measured
+    if found.value is not None:
+        words = f"{interval(found.low, found.high)} {UNITS.get(claim.test, '')}".strip()
+        measured = Cell(number(found.value), words, found.value)
+    needed = NEEDED.get(claim.test, f"at least {claim.at_least:g}") if found.value is not None else ABSENT
+    protocol = profile(facts.profiles[judged.profile]) if judged.profile else "Test split" if found.value else ABSENT
     cells = (
         Cell(claim.what),
         Cell(claim.who, claim.where),
@@ -127,8 +128,8 @@ def _mistake_line(facts: Facts, mistaken: JudgedClaim, judged: list[JudgedClaim]
     cells = (
         Cell(_mistake(facts.profiles[mistaken.profile])),
         Cell(pair, f"the {mistaken.claim.size} images"),
-        _ratio(sound),
-        _ratio(mistaken),
+        interval_cell(sound.measured),
+        interval_cell(mistaken.measured),
         Cell(mistaken.effect, tone=EFFECTS[mistaken.effect]),
     )
     return Line(cells)
@@ -140,7 +141,3 @@ def _mistake(load: LoadProfile) -> str:
 
 def _subject(subject: Subject) -> str:
     return framework(subject.framework) + ("" if subject.format == "native" else f" ({subject.format})")
-
-
-def _ratio(judged: JudgedClaim) -> Cell:
-    return Cell(number(judged.value), interval(judged.low, judged.high), judged.value)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from loadtest.analysis.intervals import Interval
-from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.analysis.scaling import saturation_point
 from loadtest.report import comparison, drawing, scales, sheet, wording
 from loadtest.report.cells import deployment_cells, median_cell
 from loadtest.report.comparison import by_deployment, grouped
@@ -181,11 +181,8 @@ def _saturation_cells(rows: Sequence[Row]) -> set[str]:
         by_name.setdefault(row.deployment, []).append(row)
     found = set()
     for ordered in by_name.values():
-        steps = [
-            LoadStep(users=index, throughput=row.rate_delivered or 0.0, p50_ms=row.median)
-            for index, row in enumerate(ordered)
-        ]
-        if (point := saturation_point(steps)) < len(ordered) - 1:
+        point = saturation_point((index, row.rate_delivered, row.median) for index, row in enumerate(ordered))
+        if point is not None and point < len(ordered) - 1:
             found.add(ordered[point].cell)
     return found
 
