@@ -1,6 +1,6 @@
 """The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
-from loadtest.results import flags, launch_summary
+from loadtest.results import flags, latency, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
 from loadtest.results.row import PERCENTILES, Row, Status
 from medserve import store
@@ -19,6 +19,8 @@ from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
 from medserve.study import Deployed, Study, plan
 
 Kind = TypeVar("Kind")
+SERVER_FACTS = ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
+"""What servers report of themselves; a row has the medians over launches."""
 
 
 class MeasuredCell(Struct, frozen=True):
@@ -134,7 +136,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     if launches:
         reasons += dict.fromkeys(found.reason for found in percentiles.values() if found.reason)
     used = [(server, launch.requests) for launch in launches if (server := launch.result.process.get("server"))]
-    servers = [server for server, _ in used]
+    facts = {name: [server[name] for server, _ in used if server.get(name) is not None] for name in SERVER_FACTS}
+    by_name: dict[str, Any] = {**percentiles, **_beside(launches)}
+    by_name |= {name: median(values) if values else None for name, values in facts.items()}
     cpu = [1000 * server["cpu_seconds"] / requests for server, requests in used if "cpu_seconds" in server]
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate if certificate and certificate.kind == "lossy" else None
@@ -144,9 +148,12 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     cached, caching = flags.cached(launches)
     bimodal, populations = flags.bimodal(launches)
     drifting, drift = flags.drifting(launches)
-    invalid = _why_invalid(profile, training.size, launches, selftest, null) + ([caching] if caching else [])
-    untested = flags.NO_SELFTEST if selftest is None and profile.mode != "in-process" and launches else None
-    reasons += [reason for reason in (*invalid, unsteady, populations, drift, disturbance, untested) if reason]
+    over_http = profile.mode != "in-process" and bool(launches)
+    near = flags.above_roofline(profile, training.size, launches, selftest) if over_http and not null else None
+    failed_test = flags.failed_selftest(selftest) if launches else None
+    invalid = list(filter(None, (failed_test, flags.late(launches), near, caching)))
+    untested = flags.NO_SELFTEST if over_http and selftest is None else None
+    reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))
     answered = sum(launch.count - launch.failed for launch in launches)
     return Row(
         study=study.name,
@@ -174,15 +181,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         failed=sum(launch.failed for launch in launches),
         wrong=sum(launch.wrong for launch in launches),
         launches=len(launches),
-        p50=percentiles["p50"],
-        p90=percentiles["p90"],
-        p99=percentiles["p99"],
-        p50_service_ms=_beside(launches, "service", 0.5),
-        p99_service_ms=_beside(launches, "service", 0.99),
-        p50_uncorrected_ms=_beside(launches, "uncorrected", 0.5),
-        p99_uncorrected_ms=_beside(launches, "uncorrected", 0.99),
-        lag_p50_us=_beside(launches, "lag", 0.5, 1000),
-        lag_p99_us=_beside(launches, "lag", 0.99, 1000),
+        **by_name,
         throughput=sum(launch.images for launch in launches) / total if total else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
@@ -195,11 +194,6 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         unofficial=checkpoint.unofficial if checkpoint else None,
         valid=status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
         cpu_ms=median(cpu) if cpu else None,
-        peak_memory_bytes=_of_servers(servers, "peak_memory_bytes"),
-        import_seconds=_of_servers(servers, "import_seconds"),
-        load_seconds=_of_servers(servers, "load_seconds"),
-        ready_seconds=_of_servers(servers, "ready_seconds"),
-        first_answer_seconds=_of_servers(servers, "first_answer_seconds"),
         windows=windows,
         disturbed=disturbed,
         steady=steady,
@@ -209,28 +203,18 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     )
 
 
-def _beside(launches: Iterable[LaunchSummary], name: str, p: float, scale: float = 1.0) -> float | None:
-    """A percentile by one of latency.DEFINITIONS, in milliseconds times `scale`, over the launches that have it."""
-    value = intervals.combine([launch.beside[name] for launch in launches if name in launch.beside], p).value
-    return None if value is None else value * scale
-
-
-def _of_servers(servers: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    """The median of what the servers of the launches report; null where none does."""
-    values = [server[name] for server in servers if server.get(name) is not None]
-    return median(values) if values else None
-
-
-def _why_invalid(
-    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None, null: bool
-) -> list[str]:
-    """Why a row that was measured is not valid, whatever its certificate says."""
-    if not launches:
-        return []
-    found = [flags.failed_selftest(selftest), flags.late(launches)]
-    if not null and profile.mode != "in-process":
-        found.append(flags.above_roofline(profile, size, launches, selftest))
-    return [reason for reason in found if reason]
+def _beside(launches: Iterable[LaunchSummary]) -> dict[str, float | None]:
+    """The percentiles by latency.DEFINITIONS, by their names in a row, over the launches that have them."""
+    found: dict[str, float | None] = {}
+    for definition in latency.DEFINITIONS:
+        known = [launch.beside[definition] for launch in launches if launch.beside]
+        for name, p in (("p50", 0.5), ("p99", 0.99)):
+            value = intervals.combine(known, p).value
+            if definition == "lag":
+                found[f"lag_{name}_us"] = None if value is None else value * 1000
+            else:
+                found[f"{name}_{definition}_ms"] = value
+    return found
 
 
 def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_breakdown: bool) -> MeasuredCell:
