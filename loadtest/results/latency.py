@@ -156,6 +156,11 @@ DEFINITIONS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
 """What is given beside the latency from the intended start, of an open loop only."""
 
 
+def percentile_name(name: str, definition: str) -> tuple[str, float]:
+    """The key of a percentile by one of DEFINITIONS, such as p50_service_ms, and what its milliseconds are times."""
+    return (f"lag_{name}_us", 1000.0) if definition == "lag" else (f"{name}_{definition}_ms", 1.0)
+
+
 def _back_to_back(planned: NDArray[np.int64], done: NDArray[np.int64]) -> NDArray[np.bool_]:
     """The requests that are reached by going from each to the first one planned at or after its answer."""
     taken = bytearray(len(planned))

@@ -49,13 +49,11 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         for definition, of in latency.DEFINITIONS.items():
             values = of(rows)
             values.sort()
-            found = {name: intervals.estimate([values], p).value for name, p in PERCENTILES.items()}
+            for name in ("p50", "p99") if definition == "lag" else PERCENTILES:
+                value = intervals.estimate([values], PERCENTILES[name]).value
+                key, scale = latency.percentile_name(name, definition)
+                figures[key] = None if value is None else value * scale
             del values
-            if definition == "lag":
-                lags = ((name, found[name]) for name in ("p50", "p99"))
-                figures |= {f"lag_{name}_us": None if value is None else value * 1000 for name, value in lags}
-            else:
-                figures |= {f"{name}_{definition}_ms": value for name, value in found.items()}
     if table["infer_ns"].null_count < len(table):
         figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
     return figures

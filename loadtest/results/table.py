@@ -210,10 +210,8 @@ def _beside(launches: Iterable[LaunchSummary]) -> dict[str, float | None]:
         known = [launch.beside[definition] for launch in launches if launch.beside]
         for name, p in (("p50", 0.5), ("p99", 0.99)):
             value = intervals.combine(known, p).value
-            if definition == "lag":
-                found[f"lag_{name}_us"] = None if value is None else value * 1000
-            else:
-                found[f"{name}_{definition}_ms"] = value
+            key, scale = latency.percentile_name(name, definition)
+            found[key] = None if value is None else value * scale
     return found
 
 
