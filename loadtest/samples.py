@@ -20,21 +20,16 @@ from medserve.spec import LIMITS
 
 SCHEMA = pa.schema(
     [
-        *(
-            (name, pa.int64())
-            for name in (
-                "intended_ns",  # the intended start, by the schedule; null in a closed loop
-                "sent_ns",  # before its first byte was written
-                "first_byte_ns",  # when the first byte of the answer arrived
-                "done_ns",  # when the whole answer had arrived, or the failure was known
-                "server_received_ns",  # the server's own stamps, on the same host only
-                "server_sent_ns",
-                "queue_ns",  # the server's stages
-                "decode_ns",
-                "infer_ns",
-                "encode_ns",
-            )
-        ),
+        ("intended_ns", pa.int64()),  # the intended start, by the schedule; null in a closed loop
+        ("sent_ns", pa.int64()),  # before its first byte was written
+        ("first_byte_ns", pa.int64()),  # when the first byte of the answer arrived
+        ("done_ns", pa.int64()),  # when the whole answer had arrived, or the failure was known
+        ("server_received_ns", pa.int64()),  # the server's own stamps, on the same host only
+        ("server_sent_ns", pa.int64()),
+        ("queue_ns", pa.int64()),  # the server's stages
+        ("decode_ns", pa.int64()),
+        ("infer_ns", pa.int64()),
+        ("encode_ns", pa.int64()),
         ("status", pa.int32()),  # of HTTP; 0 without an answer; 200 in process
         ("error", pa.string()),
         ("image", pa.int64()),  # index of the first image of the batch in the file

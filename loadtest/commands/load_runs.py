@@ -40,7 +40,11 @@ class Runs:
     def run(self, profile: LoadProfile, seed: int) -> pa.Table:
         """The record of one complete run. Raises CannotRun when the generator does not finish it."""
         self._count += 1
-        self.out = self._path()
+        if self.plan.out is None:
+            self.out = self.scratch / "samples.parquet"
+        else:
+            out = Path(self.plan.out)
+            self.out = out.with_name(f"{out.stem}-{self._count}{out.suffix}") if self._numbered else out
         # An older record of that name must not pass for this run's.
         self.out.unlink(missing_ok=True)
         load = msgspec.structs.replace(self.plan, profile=profile, seed=seed, out=str(self.out))
@@ -57,12 +61,6 @@ class Runs:
             return reason
         samples.mark(self.out, reason)
         return f"{reason} (the record is kept, marked incomplete: {self.out})"
-
-    def _path(self) -> Path:
-        if self.plan.out is None:
-            return self.scratch / "samples.parquet"
-        out = Path(self.plan.out)
-        return out.with_name(f"{out.stem}-{self._count}{out.suffix}") if self._numbered else out
 
 
 def single(runs: Runs, json: bool) -> None:
