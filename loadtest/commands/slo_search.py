@@ -42,10 +42,10 @@ def search(runs: Runs, objective: Objective, start: float | None, max_rate: floa
     def report(judged: JudgedTrial, seconds_left: float) -> None:
         found, name = judged.exceedance, f"p{objective.p * 100:g}"
         value = "unknown, too many failed" if judged.percentile_ms is None else f"{number(judged.percentile_ms)} ms"
-        line = f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, "
-        line += (
-            f"{found.share:.2%} above {objective.limit_ms:g} ms ({found.low:.2%} to {found.high:.2%}): {found.verdict}"
+        line = (
+            f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, {found.share:.2%} above "
         )
+        line += f"{objective.limit_ms:g} ms ({found.low:.2%} to {found.high:.2%}): {found.verdict}"
         left = f"; about {duration(seconds_left)} left" if seconds_left else ""
         print(line + left, file=sys.stderr, flush=True)
 
@@ -78,7 +78,9 @@ def roofline(runs: Runs) -> float:
     server = ServerProcess(empty_artifact(folder, side), deployment, cpus, folder)
     try:
         server.wait_ready()
-        null = Load(url=server.url, model=server.model, profile=profile, shape=(side, side, 3), cpus=plan.cpus)
+        null = Load(
+            url=server.url, model=server.model, profile=profile, shape=(side, side, 3), cpus=plan.cpus,
+        )  # fmt: skip
         table = Runs(null, runs.processes, folder, numbered=False).run(profile, plan.seed)
     finally:
         server.stop()
