@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from loadtest import samples
 from loadtest.report import comparison, facts, page
 from loadtest.report.sections import choose, formats
-from loadtest.results import regression, table
+from loadtest.results import pairs, table
 from loadtest.results.claims import judge
 from loadtest.results.verify import verify
 from medserve import store
@@ -142,9 +142,7 @@ def test_two_runs_show_what_became_slower(run: Path, tmp_path: Path) -> None:
         return latency(deployed, cell, index) * (3.0 if deployed.deployment.runtime == "torchscript" else 1.0)
 
     new = build(tmp_path / "new", MADE, slower)
-    changed = {
-        cell: judged.verdict for cell, judged in regression.changes(table.read(run), table.read(new), 0.5).items()
-    }
+    changed = {cell: judged.verdict for cell, judged in pairs.changes(table.read(run), table.read(new), 0.5).items()}
     assert {verdict for cell, verdict in changed.items() if ".torchscript.cpu" in cell} == {"slower"}
     assert "slower" not in {verdict for cell, verdict in changed.items() if ".torchscript.cpu" not in cell}
     said = medserve("compare", run, new)
@@ -168,15 +166,15 @@ def test_runs_that_are_not_comparable_are_refused_by_the_first_thing_that_differ
     other = Path(shutil.copytree(run, tmp_path / "other"))
     change_results(other, machine={**table.read(run).cells[0].machine, "cpu": "Another processor"})
     with pytest.raises(BadInput, match="not comparable: cpu is A processor in the old and Another processor"):
-        regression.changes(table.read(run), table.read(other), 0.5)
+        pairs.changes(table.read(run), table.read(other), 0.5)
     longer = study(
         sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1"), seconds=9.0),)
     )
     with pytest.raises(BadInput, match="seconds of in-process-1 is"):
-        regression.changes(table.read(run), table.read(build(tmp_path / "longer", longer, latency)), 0.5)
+        pairs.changes(table.read(run), table.read(build(tmp_path / "longer", longer, latency)), 0.5)
     small = study(sizes=(64,), frameworks=("pytorch",))
     with pytest.raises(BadInput, match="no measured cell in common"):
-        regression.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
+        pairs.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
 
 
 def state(path: Path, **fields: object) -> None:
@@ -206,7 +204,7 @@ def test_a_run_of_a_later_version_is_read_without_what_is_unknown(run: Path, tmp
     assert table.rows(table.read(later)) == table.rows(table.read(run))
     page.write(later)
     assert verify(later).differences == []
-    changes = regression.changes(table.read(run), table.read(later), 0.5)
+    changes = pairs.changes(table.read(run), table.read(later), 0.5)
     assert [judged.ratio.value for judged in changes.values()] == pytest.approx([1.0] * len(changes))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from loadtest import samples
 from loadtest.analysis.compare import Judged, Verdict
 from loadtest.commands.shared import Json, and_more, print_figures
-from loadtest.results import pairs, record_summary, regression, table, writers
+from loadtest.results import pairs, record_summary, table, writers
 from loadtest.results.launch_summary import SHARES
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal
@@ -148,14 +148,14 @@ def _compare_within(folder: Path, percentile: float, margin: float, form: str) -
 def _compare_two(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
     """Print what changed between two runs. Raises CannotRun when a cell became slower."""
     before, after = table.read(old), table.read(new)
-    found = regression.changes(before, after, percentile, margin)
+    found = pairs.changes(before, after, percentile, margin)
     if form != "table":
         rows = [{"cell": cell, "percentile": percentile, **pairs.published(judged)} for cell, judged in found.items()]
         print(writers.render_plain(rows, form))
     else:
         title = f"{new} over {old}: p{percentile * 100:g}"
         shown = _verdicts(title, ("cell",), [((cell,), judged) for cell, judged in found.items()])
-        versions = regression.versions(before, after).items()
+        versions = pairs.versions(before, after).items()
         _print_tables([shown], [f"{name}: {was or 'absent'} -> {now or 'absent'}" for name, (was, now) in versions])
     if slower := [cell for cell, judged in found.items() if judged.verdict == "slower"]:
         raise CannotRun(f"slower than in {old}: {and_more(slower)}")

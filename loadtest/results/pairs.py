@@ -1,6 +1,6 @@
-"""Which cells of a run are compared with which, in families whose verdicts hold together, and what they are.
+"""Which cells of a run are compared with which, in families whose verdicts hold together, and two runs with each other.
 
-Every comparison of two cells of a run comes from here: `medserve compare`, the report's tables and the claims.
+Every comparison of two cells comes from here: `medserve compare`, the report's tables and the claims.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from loadtest.analysis.compare import MARGIN, Judged, Ratio, judge, ratio, swapped
+from loadtest.analysis.compare import MARGIN, Judged, Ratio, judge, ratio, swapped, unpaired
 from loadtest.results.row import Row
+from loadtest.results.table import MeasuredCell, Run
+from medserve.errors import BadInput
+from medserve.spec import LoadProfile
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
 KINDS: tuple[Kind, ...] = ("native against ONNX", "framework against framework", "ONNX against ONNX")
@@ -28,6 +31,12 @@ SAME = (
     "profile",
 )
 """What two cells must have in common to be a pair of one of these kinds."""
+
+MACHINE = ("cpu", "architecture", "cores_usable", "governor", "turbo_disabled", "memory_bytes", "gpus")
+"""What must be equal of the machines; everything else that differs may be the cause that the user looks for."""
+PROFILE = LoadProfile.__struct_fields__
+TRAINED = ("dataset", "size", "architecture", "parameters", "classes")
+"""What must be equal of the networks; weights of another training take as long to compute."""
 
 Percentiles = Callable[[str], Mapping[int, float]]
 """From a cell's name to one percentile of each of its launches (ms), by block."""
@@ -120,6 +129,35 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGI
     return found
 
 
+def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> dict[str, Judged]:
+    """The verdict on every cell that both runs measured, by its name: new over old, above 1 when it became slower.
+
+    Launches of two runs share no block. Raises BadInput that names the first thing that differs when the runs are not
+    comparable, or share no cell.
+    """
+    before, after = ({cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (old, new))
+    shared = [name for name in after if name in before]
+    if not shared:
+        raise BadInput(f"{old.folder} and {new.folder} have no measured cell in common; compare two runs of one study")
+    one, other = _machine(old), _machine(new)
+    _check_equal((field, one.get(field), other.get(field)) for field in MACHINE)
+    for name in shared:
+        _check_comparable(before[name], after[name])
+    was, now = old.percentiles(percentile), new.percentiles(percentile)
+    ratios = [unpaired(list(was[name].values()), list(now[name].values()), margin) for name in shared]
+    return dict(zip(shared, judge(ratios, margin), strict=True))
+
+
+def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
+    """The versions that differ between the runs, old and new: possible causes of a change."""
+    was, now = (dict(_machine(run).get("versions", {})) for run in (old, new))
+    return {
+        name: (was.get(name), now.get(name))
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    }
+
+
 def _kind(first: Row, second: Row) -> Kind | None:
     if any(getattr(first, key) != getattr(second, key) for key in SAME):
         return None
@@ -139,3 +177,21 @@ def _family(first: Row, second: Row) -> Family:
 
 def _network(row: Row) -> tuple[object, ...]:
     return row.dataset, row.architecture, row.size, row.precision
+
+
+def _check_comparable(old: MeasuredCell, new: MeasuredCell) -> None:
+    compared: list[tuple[Any, Any, tuple[str, ...]]] = [(old.cell.profile, new.cell.profile, PROFILE)]
+    if old.artifact and new.artifact:
+        compared.append((old.artifact.checkpoint, new.artifact.checkpoint, TRAINED))
+    for was, now, fields in compared:
+        _check_equal((f"{field} of {was.name}", getattr(was, field), getattr(now, field)) for field in fields)
+
+
+def _check_equal(found: Iterable[tuple[str, Any, Any]]) -> None:
+    for what, old, new in found:
+        if old != new:
+            raise BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    return next((cell.machine for cell in run.cells if cell.machine), {})
