@@ -91,13 +91,16 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCH
 
 
 def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCHEMA) -> pa.Table:
-    """The rows of a file, or only the columns of these names. Raises BadInput when it is not such a file."""
+    """The rows of a file, or only the columns of these names, without the columns that a later version added.
+
+    Raises BadInput when it is not such a file.
+    """
     try:
         found = pq.read_schema(path)
-        if found.remove_metadata() != schema:
+        if pa.schema([found.field(name) for name in schema.names if name in found.names]) != schema:
             raise BadInput(f"{path}: columns are {_columns(found)}; expected {_columns(schema)}")
         # Prefetching would hold the compressed file in memory beside the rows.
-        table = pq.read_table(path, columns=None if names is None else list(names), partitioning=None, pre_buffer=False)
+        table = pq.read_table(path, columns=list(names or schema.names), partitioning=None, pre_buffer=False)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
