@@ -14,11 +14,10 @@ from loadtest.commands.shared import Json, and_more, print_figures
 from loadtest.results import pairs, record_summary, table, writers
 from loadtest.results.launch_summary import SHARES
 from loadtest.results.row import Row
-from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal, interval_cell
 from loadtest.results.verify import verify as derive_again
 from medserve import store
 from medserve.errors import BadInput, CannotRun
-from medserve.numbers import interval, number
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -177,6 +176,5 @@ def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str,
             verdict += f", ~{judged.more} more to tell"
         elif ratio.value is None and ratio.reason:
             verdict += f": {ratio.reason}"
-        measured = Cell(number(ratio.value), interval(ratio.low, ratio.high))
-        lines.append(Line((*map(Cell, words), measured, Cell(verdict, tone=TONES.get(judged.verdict, "")))))
+        lines.append(Line((*map(Cell, words), interval_cell(ratio), Cell(verdict, tone=TONES.get(judged.verdict, "")))))
     return Table(title, tuple(columns), tuple(lines))
