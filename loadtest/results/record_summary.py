@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from loadtest.analysis import intervals, steady, within_launch
 from loadtest.results import latency
@@ -43,8 +42,11 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         "steady": None if steadiness.steady and steadiness.reason else steadiness.steady,
         "steady_reason": steadiness.reason,
     }
-    figures |= _headline(latencies)
-    del latencies  # of ten million rows 80 MB, as much as each further definition takes
+    ordered = np.sort(latencies)
+    for name, p in PERCENTILES.items():
+        found = within_launch.percentile_interval(latencies, ordered, p)
+        figures |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    del latencies, ordered  # of ten million rows 80 MB, as much as each further definition takes
     if not rows["intended_ns"].null_count and len(rows):
         for definition, of in latency.DEFINITIONS.items():
             values = of(rows)
@@ -56,15 +58,6 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
             del values
     if table["infer_ns"].null_count < len(table):
         figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
-    return figures
-
-
-def _headline(latencies: NDArray[np.float64]) -> dict[str, float | None]:
-    ordered = np.sort(latencies)
-    figures: dict[str, float | None] = {}
-    for name, p in PERCENTILES.items():
-        found = within_launch.percentile_interval(latencies, ordered, p)
-        figures |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return figures
 
 
@@ -93,7 +86,10 @@ def as_text(figures: dict[str, Any]) -> str:
     if figures.get("lag_p50_us") is not None:
         tail = "" if figures["lag_p99_us"] is None else f", p99 {number(figures['lag_p99_us'])} us"
         lines.append(f"send lag     p50 {number(figures['lag_p50_us'])} us{tail} behind the schedule")
-    lines += ["", *_definitions(figures)] if "p50_service_ms" in figures else _plain(figures)
+    if "p50_service_ms" in figures:
+        lines += ["", *_definitions(figures)]
+    else:
+        lines += [f"{name.replace('_', '.'):<12} {_with_interval(figures, name)}" for name in PERCENTILES]
     lines += [f"{name:<12} {number(value)} ms (median)" for name, value in figures.get("stages_ms", {}).items()]
     if terms := figures.get("breakdown"):
         lines += ["", f"{'latency breakdown':<20} {'p50 ms':>10} {'p99 ms':>10} {'mean share':>11}"]
@@ -102,10 +98,6 @@ def as_text(figures: dict[str, Any]) -> str:
             for term in terms
         ]
     return "\n".join(lines)
-
-
-def _plain(figures: dict[str, Any]) -> list[str]:
-    return [f"{name.replace('_', '.'):<12} {_with_interval(figures, name)}" for name in PERCENTILES]
 
 
 def _with_interval(figures: dict[str, Any], name: str) -> str:

@@ -43,7 +43,9 @@ def render(rows: list[Row], form: str) -> str:
     """The rows as `json`, `csv`, `markdown` or `latex`: the first two with all keys, the others as fits on a page."""
     if form == "markdown":
         return "\n\n".join(as_markdown(_page(rows)))
-    return as_latex(_page(rows)).rstrip("\n") if form == "latex" else _whole([published(row) for row in rows], form)
+    if form == "latex":
+        return as_latex(_page(rows)).rstrip("\n")
+    return render_plain([published(row) for row in rows], form)
 
 
 def parquet(rows: list[Row]) -> bytes:
@@ -56,24 +58,20 @@ def parquet(rows: list[Row]) -> bytes:
 
 def render_plain(rows: list[dict[str, Any]], form: str) -> str:
     """Rows with the same keys as `json`, `csv` or `markdown`, with all of them."""
-    if form != "markdown":
-        return _whole(rows, form)
-    columns = [Column(name, numeric=False) for name in (rows[0] if rows else ())]
-    lines = [Line(tuple(map(_any_cell, row.values()))) for row in rows]
-    return "\n\n".join(as_markdown(Table("", tuple(columns), tuple(lines))))
+    heads = list(rows[0]) if rows else []
+    if form == "json":
+        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
+    if form == "csv":
+        return csv_lines([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
+    if form == "markdown":
+        columns = tuple(Column(name, numeric=False) for name in heads)
+        lines = tuple(Line(tuple(map(_any_cell, row.values()))) for row in rows)
+        return "\n\n".join(as_markdown(Table("", columns, lines)))
+    raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
 def _any_cell(value: Any) -> Cell:
     return number_cell(value) if value is None or isinstance(value, float) else Cell(str(value))
-
-
-def _whole(rows: list[dict[str, Any]], form: str) -> str:
-    if form == "json":
-        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
-    if form == "csv":
-        heads = list(rows[0]) if rows else []
-        return csv_lines([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
-    raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
 def _page(rows: list[Row]) -> Table:
