@@ -1,4 +1,4 @@
-"""`python -m loadtest COMMAND`: a command is a file of `loadtest.commands`; only the chosen one is imported."""
+"""`python -m loadtest COMMAND`: a command is a function in `loadtest.commands`; only its module is imported."""
 
 import sys
 from importlib import import_module
@@ -8,16 +8,11 @@ import typer
 from medserve import errors
 
 COMMANDS = {
-    "launch": "launch",
+    **dict.fromkeys(("launch", "selftest", "time"), "measure"),
     "load": "load",
-    "selftest": "selftest",
-    "time": "timing",
-    "results": "results",
-    "report": "report",
-    "compare": "compare",
-    "verify": "verify",
+    **dict.fromkeys(("results", "report", "compare", "verify"), "runs"),
 }
-"""The module of `loadtest.commands` that implements each command, in a function `command`."""
+"""The module of `loadtest.commands` with the function of each command."""
 
 app = typer.Typer(
     help="Measure latency: over HTTP with Locust, or in process.",
@@ -37,7 +32,7 @@ def main() -> None:
     """Register the command that the command line names, or all of them for the list, and run it."""
     asked = sys.argv[1:2]
     for name in asked if asked and asked[0] in COMMANDS else COMMANDS:
-        app.command(name)(import_module(f"loadtest.commands.{COMMANDS[name]}").command)
+        app.command(name)(getattr(import_module(f"loadtest.commands.{COMMANDS[name]}"), name))
     errors.main(app)
 
 

@@ -16,24 +16,20 @@ from numpy.typing import NDArray
 
 from medserve import store
 from medserve.errors import BadInput
+from medserve.spec import LIMITS
 
 SCHEMA = pa.schema(
     [
-        *(
-            (name, pa.int64())
-            for name in (
-                "intended_ns",  # the intended start, by the schedule; null in a closed loop
-                "sent_ns",  # before its first byte was written
-                "first_byte_ns",  # when the first byte of the answer arrived
-                "done_ns",  # when the whole answer had arrived, or the failure was known
-                "server_received_ns",  # the server's own stamps, on the same host only
-                "server_sent_ns",
-                "queue_ns",  # the server's stages
-                "decode_ns",
-                "infer_ns",
-                "encode_ns",
-            )
-        ),
+        ("intended_ns", pa.int64()),  # the intended start, by the schedule; null in a closed loop
+        ("sent_ns", pa.int64()),  # before its first byte was written
+        ("first_byte_ns", pa.int64()),  # when the first byte of the answer arrived
+        ("done_ns", pa.int64()),  # when the whole answer had arrived, or the failure was known
+        ("server_received_ns", pa.int64()),  # the server's own stamps, on the same host only
+        ("server_sent_ns", pa.int64()),
+        ("queue_ns", pa.int64()),  # the server's stages
+        ("decode_ns", pa.int64()),
+        ("infer_ns", pa.int64()),
+        ("encode_ns", pa.int64()),
         ("status", pa.int32()),  # of HTTP; 0 without an answer; 200 in process
         ("error", pa.string()),
         ("image", pa.int64()),  # index of the first image of the batch in the file
@@ -49,7 +45,7 @@ STAGES = pa.schema([("place_ns", pa.int64()), ("run_ns", pa.int64()), ("fetch_ns
 
 NEVER_NULL = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
 
-MAX_IN_FLIGHT = 1000
+MAX_IN_FLIGHT = LIMITS.connections
 """Requests that one process of the generator has in flight at most; further ones wait for a free connection.
 
 geventhttpclient looks at idle connections with select(2), which ends at 1024.
@@ -95,13 +91,16 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCH
 
 
 def read(path: Path, names: Iterable[str] | None = None, schema: pa.Schema = SCHEMA) -> pa.Table:
-    """The rows of a file, or only the columns of these names. Raises BadInput when it is not such a file."""
+    """The rows of a file, or only the columns of these names, without the columns that a later version added.
+
+    Raises BadInput when it is not such a file.
+    """
     try:
         found = pq.read_schema(path)
-        if found.remove_metadata() != schema:
+        if pa.schema([found.field(name) for name in schema.names if name in found.names]) != schema:
             raise BadInput(f"{path}: columns are {_columns(found)}; expected {_columns(schema)}")
         # Prefetching would hold the compressed file in memory beside the rows.
-        table = pq.read_table(path, columns=None if names is None else list(names), partitioning=None, pre_buffer=False)
+        table = pq.read_table(path, columns=list(names or schema.names), partitioning=None, pre_buffer=False)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:

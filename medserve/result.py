@@ -1,10 +1,19 @@
 """The files that a measurement writes: the result of a launch with its windows, and the load-generator self-test."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from medserve.spec import SCHEMA, Artifact, Cell, Noun
+from medserve.spec import LIMITS, Artifact, Cell, Limits, Noun
+from medserve.tables import ROOFLINE
+
+SCHEMA = 2
+"""Version of the manifests below, and of the rows that are made of them.
+
+They are additive: every version from OLDEST on is read, later ones too. Unknown fields are ignored, and a new field
+has a default, which is what holds for older records.
+"""
+OLDEST = 2
 
 
 class Window(Noun, frozen=True, kw_only=True):
@@ -40,13 +49,15 @@ class SelfTest(Noun, frozen=True, kw_only=True):
     """`selftest/selftest.json`: the load generator tested on servers with known delays. `files` as in Checkpoint.
 
     `roofline` maps an image side in pixels to the requests per second that the load generator reaches with the null
-    runtime.
+    runtime; at most the share `roofline_limit` of it makes a valid row.
     """
 
+    oldest: ClassVar[int] = OLDEST
     schema: int = SCHEMA
     started: str
     seconds: float
     roofline: dict[int, float]
+    roofline_limit: float = ROOFLINE
     checks: tuple[Check, ...]
     machine: dict[str, Any] = msgspec.field(default_factory=dict)
     files: dict[str, str] = msgspec.field(default_factory=dict)
@@ -60,10 +71,11 @@ class SelfTest(Noun, frozen=True, kw_only=True):
 class Result(Noun, frozen=True, kw_only=True):
     """`result.json`: one launch of one cell. It has no statistics; they are computed from the samples in its folder.
 
-    `process` has the effective settings of the running processes (threads, affinity, versions); `files` as in
-    Checkpoint.
+    `process` has the effective settings of the running processes (threads, affinity, versions); `limits` are those by
+    which flags judge the record; `files` as in Checkpoint.
     """
 
+    oldest: ClassVar[int] = OLDEST
     schema: int = SCHEMA
     study: str
     cell: Cell
@@ -76,4 +88,5 @@ class Result(Noun, frozen=True, kw_only=True):
     machine: dict[str, Any] = msgspec.field(default_factory=dict)
     process: dict[str, Any] = msgspec.field(default_factory=dict)
     windows: tuple[Window, ...] = ()
+    limits: Limits = LIMITS
     files: dict[str, str] = msgspec.field(default_factory=dict)

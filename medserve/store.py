@@ -12,11 +12,12 @@ import re
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.inspect import DictType, ListType, StructType, Type, UnionType, VarTupleType, type_info
 
 from medserve.errors import BadInput
 from medserve.spec import SCHEMA, Artifact, Checkpoint
@@ -116,9 +117,21 @@ def commit(partial: Path, target: Path) -> None:
     _flush(target.parent)
 
 
-def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value:
-    """Decode a noun. Raises BadInput when the file is missing, is not JSON, or is not of this kind or schema.
+class _Versioned(msgspec.Struct):
+    schema: int | None = None
 
+
+def version(path: Path) -> int | None:
+    """The schema that a manifest states, of whatever kind; null when it states none or cannot be read."""
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=_Versioned).schema
+    return None
+
+
+def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value:
+    """Decode a noun, without the fields that it does not have: those of a later version.
+
+    Raises BadInput when the file is missing, is not JSON, is not of this kind, or is of an older schema than is read.
     A `digest` is the SHA-256 that the file must have to be decoded at all.
     """
     try:
@@ -127,12 +140,31 @@ def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value
         raise BadInput(f"{path}: no such file") from None
     if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
         raise BadInput(f"{path}: its SHA-256 is {found}, expected {digest}; use the file that was reviewed")
+    oldest = getattr(kind, "oldest", SCHEMA)
     try:
-        value = msgspec.json.decode(content, type=kind)
+        stated = msgspec.json.decode(content, type=_Versioned).schema
+        if stated is None or stated >= oldest:
+            with suppress(msgspec.ValidationError):
+                return msgspec.json.decode(content, type=kind)
+            known = _known_fields(msgspec.json.decode(content), type_info(kind))
+            return msgspec.json.decode(msgspec.json.encode(known), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a valid {kind.__name__}: {error}") from None
-    if getattr(value, "schema", SCHEMA) != SCHEMA:
-        raise BadInput(f"{path}: schema {getattr(value, 'schema', None)}, this program reads {SCHEMA}; make it again")
+    raise BadInput(f"{path}: schema {stated}, this program reads {oldest} and later; make it again")
+
+
+def _known_fields(value: Any, kind: Type) -> Any:
+    """Decoded JSON without the fields that its types do not have."""
+    match value, kind:
+        case dict(), StructType(fields=fields):
+            types = {field.encode_name: field.type for field in fields}
+            return {name: _known_fields(item, types[name]) for name, item in value.items() if name in types}
+        case dict(), DictType(value_type=item_type):
+            return {name: _known_fields(item, item_type) for name, item in value.items()}
+        case list(), VarTupleType(item_type=item_type) | ListType(item_type=item_type):
+            return [_known_fields(item, item_type) for item in value]
+        case dict(), UnionType(types=types):  # a noun or null
+            return _known_fields(value, next((each for each in types if isinstance(each, StructType)), types[0]))
     return value
 
 

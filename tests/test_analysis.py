@@ -27,7 +27,7 @@ from loadtest.results.record_summary import as_text, summarise
 from loadtest.results.row import Row, published
 from loadtest.results.table import read, rows
 from loadtest.results.tabular import csv_lines
-from loadtest.results.writers import render, render_nouns, short
+from loadtest.results.writers import render, render_plain, short
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -307,7 +307,10 @@ def test_no_cell_of_a_csv_is_run_by_a_spreadsheet(text: str) -> None:
     text = text.replace("\r", "\n")
     assert read_back == [f"'{text}", "-2.5", "-2.5", f"plain{text}", ""]
     failure = Failure(stage=text, name="x", reason="r")
-    assert next(csv.DictReader(io.StringIO(render_nouns([failure], "csv"), newline="")))["stage"] == f"'{text}"
+    assert (
+        next(csv.DictReader(io.StringIO(render_plain([msgspec.to_builtins(failure)], "csv"), newline="")))["stage"]
+        == f"'{text}"
+    )
 
 
 def test_a_folder_that_is_no_run_is_refused(stage: Stage, tmp_path: Path) -> None:

@@ -108,10 +108,10 @@ def test_who_is_faster_is_judged_by_the_interval(
     (entry,) = judged(claim("faster", first=first, second=second, at_least=at_least))
     assert entry.finding == finding
     assert (entry.profile, entry.threads, entry.sound) == ("in-process-1", 1, None)
-    assert entry.low is not None
-    assert entry.high is not None
-    assert entry.value is not None
-    assert entry.low <= entry.value <= entry.high
+    assert entry.measured.low is not None
+    assert entry.measured.high is not None
+    assert entry.measured.value is not None
+    assert entry.measured.low <= entry.measured.value <= entry.measured.high
 
 
 def test_a_trap_is_held_against_its_sound_protocol_and_says_what_it_turns() -> None:
@@ -136,7 +136,7 @@ def test_a_trap_that_one_of_the_two_cannot_step_into_is_set_against_the_others_s
         ("in-process-1", None),
         ("in-process-1-predict", "in-process-1"),
     ]
-    assert entries[1].value == pytest.approx(1.5, rel=0.01)
+    assert entries[1].measured.value == pytest.approx(1.5, rel=0.01)
 
 
 def test_a_closed_loop_without_an_open_one_is_sound() -> None:
@@ -159,15 +159,15 @@ def test_a_trade_off_needs_a_slower_one_that_is_more_accurate(jax: float, keras:
 def test_an_accuracy_is_judged_with_its_interval(at_least: float, finding: str) -> None:
     (entry,) = judged(claim("accurate", first=PYTORCH, at_least=at_least))
     assert entry.finding == finding
-    assert entry.value == 0.985
+    assert entry.measured.value == 0.985
 
 
 def test_an_accuracy_is_the_mean_over_seeds_and_a_configuration_the_best() -> None:
     trained = {("pytorch", 224): [0.985, 0.945], ("pytorch", 28): [0.999], ("flax_nnx", 224): [0.999]}
     (entry,) = judged(claim("accurate", first=PYTORCH), trained=trained)
-    assert entry.value == pytest.approx(0.965)
+    assert entry.measured.value == pytest.approx(0.965)
     (entry,) = judged(claim("configuration", first=PYTORCH), trained=trained)
-    assert entry.value == 0.985
+    assert entry.measured.value == 0.985
 
 
 def test_a_difference_of_accuracies_needs_to_be_clear() -> None:
@@ -179,7 +179,7 @@ def test_a_difference_of_accuracies_needs_to_be_clear() -> None:
 def test_latency_that_grows_with_the_side_grows_more_slowly_than_the_pixels() -> None:
     (entry,) = judged(claim("sublinear", first=PYTORCH))
     assert entry.finding == "holds"
-    assert entry.value == pytest.approx(0.5, abs=0.01)
+    assert entry.measured.value == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_cannot_be_judged_says_why() -> None:
@@ -191,14 +191,14 @@ def test_what_cannot_be_judged_says_why() -> None:
 
 
 def test_every_pair_stands_once_under_its_kind() -> None:
-    found = compare(ROWS, percentiles, 0.5)
+    found = compare(ROWS, percentiles)
     kinds = {kind: [one for one in found if one.kind == kind] for kind in dict.fromkeys(one.kind for one in found)}
     assert {kind: len(ones) for kind, ones in kinds.items()} == {
         "native against ONNX": 6,
         "framework against framework": 6,
         "ONNX against ONNX": 6,
     }
-    assert all(one.first.endswith("native") and one.second.endswith("onnx") for one in kinds["native against ONNX"])
-    assert {one.verdict for one in kinds["native against ONNX"]} == {"faster"}
-    assert [one.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
+    assert all((one.first.format, one.second.format) == ("native", "onnx") for one in kinds["native against ONNX"])
+    assert {one.judged.verdict for one in kinds["native against ONNX"]} == {"faster"}
+    assert [one.judged.ratio.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
     assert all(one.first != one.second for one in found)

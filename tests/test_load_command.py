@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,6 +22,7 @@ from loadtest.commands.load import load_profile, parse_ladder
 from loadtest.results import latency
 from medserve.errors import BadInput
 from medserve.numbers import ABSENT
+from medserve.spec import Arrivals, LoadProfile
 
 Answer = Callable[[Handler], None]
 
@@ -249,21 +251,29 @@ def test_an_audit_finds_no_cache_where_there_is_none(stage: Stage) -> None:
     assert json.loads(done.stdout)["audit"]["cached"] is False
 
 
-def asked(**other: object) -> dict[str, object]:
-    plain = {"rate": None, "arrivals": None, "burst": 8, "trace": None, "users": 1, "gap": 0.0, "batch": 1}
-    plain |= {"seconds": 1.0, "warmup": 0.0, "ladder": False, "objective": False, "audit": False}
-    return plain | other
+def profile(
+    arrivals: Arrivals | None = None,
+    trace: Path | None = None,
+    *,
+    ladder: bool = False,
+    objective: bool = False,
+    audit: bool = False,
+    **plain: Any,
+) -> LoadProfile:
+    plain = {"burst": 8, "seconds": 1.0, "warmup_seconds": 0.0} | plain
+    asked = LoadProfile(name="manual", mode="closed-loop", **plain)
+    return load_profile(asked, arrivals, trace, ladder=ladder, objective=objective, audit=audit)
 
 
 def test_options_become_a_profile(tmp_path: Path) -> None:
     trace = tmp_path / "trace.txt"
     trace.write_text("0\n0.5\n")
-    assert load_profile(**asked()).mode == "closed-loop"
-    assert load_profile(**asked(gap=0.1)).gap_seconds == 0.1
-    assert load_profile(**asked(rate=5.0)).arrivals == "constant"
-    assert load_profile(**asked(rate=5.0, arrivals="bursts")).burst == 8
-    assert load_profile(**asked(objective=True)).arrivals == "poisson"
-    assert load_profile(**asked(trace=trace)).trace == str(trace)
+    assert profile().mode == "closed-loop"
+    assert profile(gap_seconds=0.1).gap_seconds == 0.1
+    assert profile(rate=5.0).arrivals == "constant"
+    assert profile(rate=5.0, arrivals="bursts").burst == 8
+    assert profile(objective=True).arrivals == "poisson"
+    assert profile(trace=trace).trace == str(trace)
     assert parse_ladder("8,1,2,2") == (1, 2, 8)
 
 
@@ -272,7 +282,7 @@ def test_options_become_a_profile(tmp_path: Path) -> None:
     [
         ({"ladder": True, "objective": True}, "give one of them"),
         ({"ladder": True, "rate": 5.0}, "leave out --rate"),
-        ({"rate": 5.0, "gap": 1.0}, "leave out --users and --gap"),
+        ({"rate": 5.0, "gap_seconds": 1.0}, "leave out --users and --gap"),
         ({"rate": 5.0, "users": 2}, "leave out --users and --gap"),
         ({"arrivals": "trace"}, "--trace FILE"),
         ({"arrivals": "poisson", "rate": 5.0, "trace": Path("x")}, "belong together"),
@@ -284,7 +294,7 @@ def test_options_become_a_profile(tmp_path: Path) -> None:
 )
 def test_options_that_contradict_one_another_are_refused(other: dict[str, object], line: str) -> None:
     with pytest.raises(BadInput, match=line):
-        load_profile(**asked(**other))
+        profile(**other)
 
 
 @pytest.mark.parametrize("text", ["", "4", "1,x", "0,1", "1;2"])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import samples
-from loadtest.analysis import audit
-from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.analysis import within_launch
+from loadtest.analysis.scaling import saturation_point
 from loadtest.results import latency
 from medserve.errors import BadInput
 
@@ -98,15 +98,14 @@ def test_what_failed_is_infinite_by_every_ruler_even_without_a_sending() -> None
 @given(st.permutations([1, 2, 4, 8, 16]))
 def test_the_saturation_point_is_where_the_power_peaks(order: list[int]) -> None:
     # One server of 10 ms with 10 ms elsewhere: two users fill it, and more only wait (asymptotes of Denning & Buzen).
-    steps = [LoadStep(users=n, throughput=min(n / 20, 1 / 10) * 1e3, p50_ms=max(20.0, n * 10.0)) for n in order]
+    steps = [(n, min(n / 20, 1 / 10) * 1e3, max(20.0, n * 10.0)) for n in order]
     assert saturation_point(steps) == 2
-    flat = [LoadStep(users=n, throughput=10.0, p50_ms=1.0) for n in order]
-    assert saturation_point(flat) == 1
+    assert saturation_point((n, 10.0, 1.0) for n in order) == 1
 
 
-def test_a_ladder_without_steps_is_refused() -> None:
-    with pytest.raises(BadInput, match="needs load steps"):
-        saturation_point([])
+def test_steps_without_a_latency_or_throughput_are_left_out() -> None:
+    assert saturation_point([]) is None
+    assert saturation_point([(1, 10.0, None), (2, None, 1.0), (4, 5.0, 1.0), (8, 0.0, 1.0)]) == 4
 
 
 def of_pairs(first: np.ndarray, second: np.ndarray, **other: Any) -> Any:
@@ -118,11 +117,11 @@ def of_pairs(first: np.ndarray, second: np.ndarray, **other: Any) -> Any:
 def test_the_audit_tells_a_cache_from_noise() -> None:
     rng = np.random.default_rng(3)
     first = rng.lognormal(math.log(5 * MS), 0.2, 32)
-    found = audit.audit(of_pairs(first, first * rng.lognormal(math.log(0.2), 0.2, 32)))
+    found = within_launch.audit(of_pairs(first, first * rng.lognormal(math.log(0.2), 0.2, 32)))
     assert found.cached
     assert found.low < 0.2 < found.high < 0.3
     assert found.pairs == 32
-    alike = audit.audit(of_pairs(first, first * rng.lognormal(0, 0.2, 32)))
+    alike = within_launch.audit(of_pairs(first, first * rng.lognormal(0, 0.2, 32)))
     assert not alike.cached
     assert alike.low < 1 < alike.high
 
@@ -131,7 +130,7 @@ def test_the_audits_interval_covers_the_median_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(400):
-        found = audit.audit(of_pairs(np.full(32, 1e9), rng.lognormal(math.log(1e9), 0.3, 32)))
+        found = within_launch.audit(of_pairs(np.full(32, 1e9), rng.lognormal(math.log(1e9), 0.3, 32)))
         held += found.low <= 1 <= found.high
     assert 0.93 <= held / 400 <= 1
 
@@ -140,6 +139,6 @@ def test_an_audit_counts_only_pairs_that_were_answered_twice() -> None:
     first = np.full(8, 5.0 * MS)
     status = [200] * 16
     status[3] = 503
-    assert audit.audit(of_pairs(first, first, status=status)).pairs == 7
+    assert within_launch.audit(of_pairs(first, first, status=status)).pairs == 7
     with pytest.raises(BadInput, match="5 answered pairs, needs 6"):
-        audit.audit(of_pairs(first[:5], first[:5]))
+        within_launch.audit(of_pairs(first[:5], first[:5]))

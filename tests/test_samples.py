@@ -49,6 +49,14 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["samples.parquet"]
 
 
+def test_columns_that_a_later_version_added_are_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    plain = samples.read(path)
+    pq.write_table(plain.add_column(3, "joules", pa.array([0.5, 0.6])), path)
+    assert samples.read(path).equals(plain)
+    assert samples.read(path, ("batch",)).column_names == ["batch"]
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowException):
         samples.write(tmp_path / "samples.parquet", {"done_ns": ["no number"]})

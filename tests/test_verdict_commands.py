@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from loadtest import samples
 from loadtest.report import facts, page
 from loadtest.report.sections import answer, choose, formats
-from loadtest.results import regression, table
+from loadtest.results import pairs, table
 from loadtest.results.claims import judge
 from loadtest.results.verify import verify
 from medserve import store
@@ -52,6 +52,8 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     said = medserve("compare", run, "--format", "json")
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
+    keys = ["kind", "dataset", "size", "profile", "mode", "percentile", "first", "second"]
+    assert list(found[0]) == [*keys, "value", "low", "high", "verdict", "launches", "more", "reason"]
     native = [one for one in found if one["kind"] == "native against ONNX"]
     assert len(native) == 4
     assert {one["verdict"] for one in native} == {"faster"}
@@ -140,14 +142,17 @@ def test_two_runs_show_what_became_slower(run: Path, tmp_path: Path) -> None:
         return latency(deployed, cell, index) * (3.0 if deployed.deployment.runtime == "torchscript" else 1.0)
 
     new = build(tmp_path / "new", MADE, slower)
-    changed = {one.cell: one.verdict for one in regression.changes(table.read(run), table.read(new), 0.5)}
+    changed = {cell: judged.verdict for cell, judged in pairs.changes(table.read(run), table.read(new), 0.5).items()}
     assert {verdict for cell, verdict in changed.items() if ".torchscript.cpu" in cell} == {"slower"}
     assert "slower" not in {verdict for cell, verdict in changed.items() if ".torchscript.cpu" not in cell}
     said = medserve("compare", run, new)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
     assert "slower than in" in said.stderr
-    assert medserve("compare", new, run).returncode == 0
+    back = medserve("compare", new, run, "--format", "json")
+    assert back.returncode == 0
+    keys = ["cell", "percentile", "value", "low", "high", "verdict", "launches", "more", "reason"]
+    assert list(json.loads(back.stdout)[0]) == keys
 
 
 def change_results(run: Path, **fields: object) -> None:
@@ -161,15 +166,55 @@ def test_runs_that_are_not_comparable_are_refused_by_the_first_thing_that_differ
     other = Path(shutil.copytree(run, tmp_path / "other"))
     change_results(other, machine={**table.read(run).cells[0].machine, "cpu": "Another processor"})
     with pytest.raises(BadInput, match="not comparable: cpu is A processor in the old and Another processor"):
-        regression.changes(table.read(run), table.read(other), 0.5)
+        pairs.changes(table.read(run), table.read(other), 0.5)
     longer = study(
         sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1"), seconds=9.0),)
     )
     with pytest.raises(BadInput, match="seconds of in-process-1 is"):
-        regression.changes(table.read(run), table.read(build(tmp_path / "longer", longer, latency)), 0.5)
+        pairs.changes(table.read(run), table.read(build(tmp_path / "longer", longer, latency)), 0.5)
     small = study(sizes=(64,), frameworks=("pytorch",))
     with pytest.raises(BadInput, match="no measured cell in common"):
-        regression.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
+        pairs.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
+
+
+def state(path: Path, **fields: object) -> None:
+    """Set fields of a manifest, known or not."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("words", [("report",), ("results",), ("compare",), ("verify",), ("compare", "with a new run")])
+def test_a_run_of_an_older_version_is_refused_in_one_line(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Even where nothing else of it can be read, or its digests differ."""
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    state(next(old.glob("results/*/0/result.json")), schema=1, cell="as it was named")
+    (old / "study.json").write_text("{}")
+    done = medserve(words[0], *([run] if len(words) > 1 else []), old)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{old}: a run of version 1 (by results/" in done.stderr
+    assert "this program reads 2 and later; read it with the medserve that wrote it, or" in done.stderr
+
+
+def test_a_run_of_a_later_version_is_read_without_what_is_unknown(run: Path, tmp_path: Path) -> None:
+    later = Path(shutil.copytree(run, tmp_path / "later"))
+    for path in later.glob("results/*/*/result.json"):
+        held = json.loads(path.read_text())
+        profile = held["cell"]["profile"] | {"colour": "blue"}
+        state(path, schema=3, moon={"phase": 0.5}, cell=held["cell"] | {"profile": profile})
+    state(later / "study.json", mascot="a tardigrade")
+    assert table.rows(table.read(later)) == table.rows(table.read(run))
+    page.write(later)
+    assert verify(later).differences == []
+    changes = pairs.changes(table.read(run), table.read(later), 0.5)
+    assert [judged.ratio.value for judged in changes.values()] == pytest.approx([1.0] * len(changes))
+
+
+def test_a_record_without_a_newer_field_has_its_default(run: Path, tmp_path: Path) -> None:
+    earlier = Path(shutil.copytree(run, tmp_path / "earlier"))
+    for path in earlier.glob("results/*/*/result.json"):
+        held = json.loads(path.read_text())
+        del held["limits"]
+        path.write_text(json.dumps(held))
+    assert table.rows(table.read(earlier)) == table.rows(table.read(run))
 
 
 def test_what_was_published_is_derived_again_wherever_the_folder_is(run: Path, tmp_path: Path) -> None:

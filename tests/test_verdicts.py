@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_run import MS, Change, Columns, build, study
+from msgspec.structs import replace
 
 from loadtest import samples
 from loadtest.results.row import Row
@@ -13,7 +14,7 @@ from loadtest.results.table import read, rows
 from loadtest.results.writers import render, short
 from medserve import store
 from medserve.result import Check, Result, SelfTest, Window
-from medserve.spec import Cell
+from medserve.spec import Cell, Limits
 from medserve.study import Deployed, Measure
 
 OPEN = "open-50"
@@ -118,11 +119,8 @@ def test_a_late_client_makes_a_row_invalid(tmp_path: Path) -> None:
     assert "!" in str([cell.text for table in short([row])[0] for line in table.lines for cell in line.cells])
 
 
-def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fault(tmp_path: Path) -> None:
     # Eight connections, a request each millisecond, and a server that answers each 20 ms after its sending.
-    monkeypatch.setattr(samples, "MAX_IN_FLIGHT", 8)
     due = np.arange(800) * MS
     sent, free = [], [0] * 8
     for start in due.tolist():
@@ -132,12 +130,49 @@ def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fau
     plain = {"status": np.full(800, 200), "batch": np.ones(800, int), "warmup": np.zeros(800, bool)}
     run = made(tmp_path, OPEN, change=lambda cell, _: columns | plain)
     with_selftest(run)
+    with_limits(run, connections=8)
     row = pick(run, OPEN)
     assert row.p50.value > 5 * row.p50_service_ms
     assert row.valid
     assert "no steady state" in row.reason
-    monkeypatch.setattr(samples, "MAX_IN_FLIGHT", 1000)
+    with_limits(run, connections=1000)
     assert "the client sent late" in pick(run, OPEN).reason
+
+
+def with_limits(run: Path, **limits: float) -> None:
+    """Record other limits in every result."""
+    for path in run.glob("results/*/*/result.json"):
+        result = store.read_json(path, Result)
+        store.write_json(path, replace(result, limits=Limits(**limits)))
+
+
+def test_a_row_is_judged_by_the_limits_that_were_recorded_with_it(tmp_path: Path) -> None:
+    """A late client, a change of level, a caching server and a high rate: each flag follows its recorded limit."""
+    took = np.tile([5 * MS, 4 * MS], 32)
+    sent = np.arange(64) * 10 * MS
+    audit = {"sent_ns": sent, "done_ns": sent + took, "status": [200] * 64, "batch": [1] * 64, "warmup": [False] * 64}
+
+    def slower(columns: Columns) -> Columns:
+        factor = np.where(np.arange(len(columns["sent_ns"])) < 250, 1, 4)
+        return columns | {"done_ns": columns["sent_ns"] + factor * (columns["done_ns"] - columns["sent_ns"])}
+
+    changes = {OPEN: held_up, "closed-1": slower}
+    run = made(tmp_path, OPEN, "closed-1", change=lambda cell, found: changes[cell.profile.name](found))
+    for folder in run.glob("results/*torchscript.torchscript*closed-1/*"):
+        samples.write(folder / "audit.parquet", audit)
+        result = store.read_json(folder / "result.json", Result)
+        store.write_json(folder / "result.json", replace(result, files=store.digests(folder, without="result.json")))
+    with_selftest(run, roofline=1000.0)
+    strict = pick(run, OPEN), pick(run, "closed-1")
+    assert "the client sent late" in strict[0].reason
+    assert (strict[1].steady, strict[1].cached) == (False, True)
+    with_limits(run, lateness=2.0, level=5.0, cached=0.5)
+    tolerant = pick(run, OPEN), pick(run, "closed-1")
+    assert "the client sent late" not in str(tolerant[0].reason)
+    assert (tolerant[1].steady, tolerant[1].cached, tolerant[1].valid) == (True, False, True)
+    path = run / "selftest" / "selftest.json"
+    store.write_json(path, replace(store.read_json(path, SelfTest), roofline_limit=0.01))
+    assert "of the generator's roofline, 1,000 (limit 1 %)" in pick(run, OPEN).reason
 
 
 def test_a_cell_near_the_generators_roofline_is_refused_but_not_the_floor_nor_one_user(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from medserve.spec import Noun
 
 Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable"]
 
+SWAPPED: dict[Verdict, Verdict] = {"faster": "slower", "slower": "faster"}
+INFINITE = "a percentile of a launch is infinite: too many requests failed"
 MARGIN = 0.05
 """Two deployments within this share of each other are equivalent."""
 DRIFT = 5
@@ -50,12 +52,11 @@ class Judged(Noun, frozen=True, kw_only=True):
 def ratio(first: Mapping[int, float], second: Mapping[int, float], margin: float = MARGIN) -> Ratio:
     """Compare one percentile (any unit) of two cells, given by block; blocks with only one of them are left out."""
     shared = sorted(first.keys() & second.keys())
-    values = [(first[block], second[block]) for block in shared]
-    if not values:
+    if not shared:
         return Ratio(reason="no block has a launch of both")
-    if not all(isfinite(value) and value > 0 for pair in values for value in pair):
-        return Ratio(blocks=len(shared), reason="a percentile of a launch is infinite: too many requests failed")
-    logs = [log(b / a) for a, b in values]
+    if not all(isfinite(side[block]) and side[block] > 0 for side in (first, second) for block in shared):
+        return Ratio(blocks=len(shared), reason=INFINITE)
+    logs = [log(second[block] / first[block]) for block in shared]
     centre, count = fmean(logs), len(logs)
     if count < 2:
         return Ratio(value=exp(centre), blocks=1, reason="one block: no interval")
@@ -69,7 +70,7 @@ def unpaired(first: Sequence[float], second: Sequence[float], margin: float = MA
     if not first or not second:
         return Ratio(reason="no launch on one side")
     if not all(isfinite(value) and value > 0 for value in (*first, *second)):
-        return Ratio(reason="a percentile of a launch is infinite: too many requests failed")
+        return Ratio(reason=INFINITE)
     sides = [[log(value) for value in side] for side in (first, second)]
     centre, blocks = fmean(sides[1]) - fmean(sides[0]), min(map(len, sides))
     if blocks < 2:
@@ -105,16 +106,12 @@ def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
 
 def swapped(judged: Judged) -> Judged:
     """The verdict on the first of two, from that on the second."""
-    found, verdict = judged.ratio, judged.verdict
-    value, low, high = (end and 1 / end for end in (found.value, found.high, found.low))
-    if verdict in ("faster", "slower"):
-        verdict = "slower" if verdict == "faster" else "faster"
-    return replace(judged, ratio=replace(found, value=value, low=low, high=high), verdict=verdict)
+    verdict = SWAPPED.get(judged.verdict, judged.verdict)
+    return replace(judged, ratio=judged.ratio.mapped(lambda end: 1 / end), verdict=verdict)
 
 
 def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float, margin: float) -> Ratio:
-    half = half_width(error, freedom)
-    bound = log(1 + margin)
+    half, bound = half_width(error, freedom), log(1 + margin)
     return Ratio(
         value=exp(centre),
         low=exp(centre - half),

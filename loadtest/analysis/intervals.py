@@ -1,9 +1,11 @@
 """Percentiles of launches, and 95 % intervals: Student's t over launches, Wilson's for shares of images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, exp, isfinite, log, sqrt
 from statistics import fmean, stdev
+from typing import Self
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -36,6 +38,12 @@ class Interval(Noun, frozen=True, kw_only=True):
         """The value of an interval that has one."""
         assert self.value is not None
         return self.value
+
+    def mapped(self, function: Callable[[float], float]) -> Self:
+        """The interval of a function of the value; a falling function swaps the ends."""
+        value, one, other = (None if end is None else function(end) for end in (self.value, self.low, self.high))
+        low, high = (one, other) if one is None or other is None else sorted((one, other))
+        return msgspec.structs.replace(self, value=value, low=low, high=high)
 
 
 def percentile(ordered: NDArray[np.float64], p: float) -> float:
@@ -99,9 +107,7 @@ def half_width(error: float, freedom: float) -> float:
 
 def log_t_interval(values: Sequence[float]) -> Interval:
     """The geometric mean of one positive value per block, with Student's t interval on the logarithms."""
-    found = t_interval([log(value) for value in values])
-    value, low, high = (None if end is None else exp(end) for end in (found.value, found.low, found.high))
-    return Interval(value=value, low=low, high=high)
+    return t_interval([log(value) for value in values]).mapped(exp)
 
 
 def wilson(share: float, count: int) -> Interval:

@@ -1,9 +1,9 @@
-"""Latency against image size: fixed cost, cost per pixel, scaling exponent, and the size where one overtakes another.
+"""Scaling: latency against image size (fixed cost, cost per pixel, exponent, crossover), and against users.
 
 A response is fitted to each block of launches by itself; intervals are Student's t over the blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from math import exp, isfinite, log
 from statistics import fmean
@@ -77,6 +77,18 @@ def crossover(first: Blocks, second: Blocks) -> Interval | None:
             return None
         sides.append(found[0])
     return log_t_interval(sides) if sides else None
+
+
+def saturation_point(steps: Iterable[tuple[int, float | None, float | None]]) -> int | None:
+    """The users at which throughput over latency is highest; of equals, the fewest. Null without any step.
+
+    A step is a number of users, their throughput in any unit per second, and their median latency in any unit; steps
+    without one of the two are left out. The quotient is the power of Kleinrock, "Power and deterministic rules of thumb
+    for probabilistic problems in computer communications", ICC 1979. Beyond its maximum a request waits for other
+    requests, not for the server.
+    """
+    power = {users: throughput / latency for users, throughput, latency in steps if throughput and latency}
+    return max(sorted(power), key=power.__getitem__, default=None)
 
 
 def _complete(blocks: Blocks) -> list[Mapping[int, float]]:

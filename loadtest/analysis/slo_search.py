@@ -148,7 +148,8 @@ class _Search:
         unproven = min(self._high, self._ceiling)
         while True:
             self._estimate_end(rate, 2 * rate)
-            judged = self._decided(rate) or self._try_until_decided("bracket", rate)
+            tried = (known for known in self._trials if known.rate == rate and known.exceedance.verdict != "undecided")
+            judged = next(tried, None) or self._try_until_decided("bracket", rate)
             if judged.exceedance.verdict == "holds":
                 return rate, max(rate, unproven)
             if rate <= LOWEST_RATE:
@@ -219,10 +220,6 @@ class _Search:
         self._trials.append(judged)
         self._report(judged, self._seconds_left)
         return judged
-
-    def _decided(self, rate: float) -> JudgedTrial | None:
-        decided = (judged for judged in self._trials if judged.exceedance.verdict != "undecided")
-        return next((judged for judged in decided if judged.rate == rate), None)
 
     def _longest(self, rate: float) -> float:
         return max(PROLONGED * self._seconds, 4 * least_samples(self._objective.p) / rate)

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from medserve.spec import Noun
+from medserve.spec import LIMITS, Limits, Noun
 
 BATCHES = 300
 """Batches whose medians form the series: their number limits the work, however long the record is."""
@@ -20,13 +20,6 @@ SMALLEST = 5
 """Fewest rows of a batch, so that a single slow one does not move its median."""
 LEAST = 40
 """Fewest rows of a series that is judged."""
-EQUIVALENT = 1.05
-"""Ratio of two levels up to which they count as equal."""
-STALL = 0.15
-"""Share of the rows, and of the time, up to which another level is a stall within a steady state, which the
-percentiles show. Rows alone do not suffice: a closed loop sends few of them while a server is slow."""
-HALF = 0.5
-"""Least share of the rows, and of the time, that a steady state covers."""
 FLOOR = 0.01
 """Least relative noise: a series without any noise would otherwise consist of change points."""
 PENALTY = 5.0
@@ -54,10 +47,11 @@ class _Segment(Struct, frozen=True):
     share: float
 
 
-def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = None) -> Steady:
+def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = None, limits: Limits = LIMITS) -> Steady:
     """Where the steady state of a series of latencies (ns, infinite where failed) begins, or why it has none.
 
     Rows are in the order of sending. With `planned`, their planned starts (ns), the reason has seconds.
+    `limits` are those of the record.
     """
     count = len(latencies)
     if count < LEAST:
@@ -70,11 +64,11 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
     elapsed = _elapsed(planned, size, len(medians))
     segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())), elapsed)
     for last in reversed(range(len(segments))):
-        if sum(segment.share for segment in segments[last + 1 :]) > STALL:
+        if sum(segment.share for segment in segments[last + 1 :]) > limits.stall:
             break
-        start = _settled(segments[: last + 1])
+        start = _settled(segments[: last + 1], limits)
         lasts = min((len(medians) - start) / len(medians), 1 - elapsed[start])
-        if lasts >= HALF and isfinite(np.median(medians[start:])):
+        if lasts >= limits.lasts and isfinite(np.median(medians[start:])):
             return Steady(start=start * size, steady=True, reason=None)
     # The reason names the largest change, not the last one.
     before, after = max(pairwise(segments), key=lambda pair: abs(pair[1].level - pair[0].level))
@@ -95,14 +89,14 @@ def _elapsed(planned: NDArray[np.int64] | None, size: int, batches: int) -> NDAr
     return np.append(begins, 1.0)
 
 
-def _settled(segments: Sequence[_Segment]) -> int:
+def _settled(segments: Sequence[_Segment], limits: Limits) -> int:
     """The first batch of the stretch that ends with the last segment at its level, stalls within it allowed."""
     last = segments[-1]
     start, other = last.start, 0.0
     for segment in reversed(segments[:-1]):
-        if abs(segment.level - last.level) <= log(EQUIVALENT):
+        if abs(segment.level - last.level) <= log(limits.level):
             start, other = segment.start, 0.0
-        elif (other := other + segment.share) > STALL:
+        elif (other := other + segment.share) > limits.stall:
             break
     return start
 

@@ -1,8 +1,10 @@
-"""Intervals from one launch alone, whose requests are correlated: of a percentile, and of the share above a limit.
+"""Intervals from one launch alone: of a percentile, of the share above a limit, and of a cache audit.
 
-They say nothing of other launches, whose memory layout differs: `intervals` gives those between launches.
+Requests of a launch are correlated. An audit sends each request once, and then repeats it byte for byte. Nothing here
+says anything of other launches, whose memory layout differs: `intervals` gives the intervals between launches.
 """
 
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import bdtrik, betaincinv
 
 from loadtest.analysis.intervals import LEVEL, Interval, least_samples, percentile
-from medserve.spec import Noun
+from medserve.errors import BadInput
+from medserve.spec import LIMITS, Limits, Noun
 
 ObjectiveVerdict = Literal["holds", "fails", "undecided"]
 
@@ -31,6 +34,16 @@ class Exceedance(Noun, frozen=True, kw_only=True):
     low: float
     high: float
     verdict: ObjectiveVerdict
+
+
+class CacheAudit(Noun, frozen=True, kw_only=True):
+    """The median of second over first latency, with its 95 % interval; `pairs` are those answered twice."""
+
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+    cached: bool
 
 
 def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.float64], p: float) -> Interval:
@@ -75,6 +88,26 @@ def exceedance(latencies: NDArray[np.float64], limit: float, p: float) -> Exceed
     allowed = 1 - p
     verdict: ObjectiveVerdict = "holds" if high <= allowed else "fails" if low > allowed else "undecided"
     return Exceedance(requests=count, effective=effective, share=share, low=low, high=high, verdict=verdict)
+
+
+def audit(latencies: NDArray[np.float64], limits: Limits = LIMITS) -> CacheAudit:
+    """Compare the two service times (float64 ns, infinite where failed) of each pair, given pair after pair.
+
+    The interval lies between order statistics of the paired log ratios, so it assumes nothing of their distribution
+    (Hahn & Meeker, Statistical Intervals, 1991, section 5.2). Raises BadInput with too few pairs for an interval.
+    """
+    pairs = latencies[: len(latencies) // 2 * 2].reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    count, least = len(pairs), least_samples(0.5)
+    if count < least:
+        raise BadInput(f"the audit of repeats has {count} answered pairs, needs {least}; measure the cell again")
+    ratios = np.sort(np.log(np.maximum(pairs[:, 1], 1.0)) - np.log(np.maximum(pairs[:, 0], 1.0)))
+    # The most values that may lie beyond either end.
+    beyond = ceil(bdtrik((1 - LEVEL) / 2, count, 0.5)) - 1
+    low, ratio, high = np.exp([ratios[beyond], np.median(ratios), ratios[-1 - beyond]])
+    return CacheAudit(
+        pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < limits.cached)
+    )
 
 
 def clopper_pearson(count: float, n: float) -> tuple[float, float]:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.results import pairs, table
-from loadtest.results.pairs import Compared
-from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown
-from medserve.numbers import interval, number
+from loadtest.results.pairs import Pair
+from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown, interval_cell
 
 MEDIAN = 0.5
 OPPOSITE = {"faster", "slower"}
@@ -16,25 +15,26 @@ HEADS = ("pair", "profile", "px", "ratio", "again", "verdict", "again", "overlap
 class Twice(NamedTuple):
     """A pair in both runs."""
 
-    old: Compared
-    new: Compared
+    old: Pair
+    new: Pair
 
     @property
     def reversed(self) -> bool:
         """Whether the second is faster in one run and slower in the other."""
-        return {self.old.verdict, self.new.verdict} == OPPOSITE
+        return {self.old.judged.verdict, self.new.judged.verdict} == OPPOSITE
 
     @property
     def overlaps(self) -> bool | None:
         """Whether the two intervals of the ratio overlap; null when a run has no interval."""
-        if self.old.low is None or self.old.high is None or self.new.low is None or self.new.high is None:
+        old, new = self.old.judged.ratio, self.new.judged.ratio
+        if old.low is None or old.high is None or new.low is None or new.high is None:
             return None
-        return max(self.old.low, self.new.low) <= min(self.old.high, self.new.high)
+        return max(old.low, new.low) <= min(old.high, new.high)
 
     @property
     def name(self) -> str:
         """The two deployments and how they were measured."""
-        return f"{self.old.second} against {self.old.first}, {self.old.profile}"
+        return f"{self.old.second.deployment} against {self.old.first.deployment}, {self.old.first.profile}"
 
 
 def twice(old: Path, new: Path) -> list[Twice]:
@@ -48,10 +48,13 @@ def markdown(found: list[Twice]) -> str:
     lines = []
     for one in found:
         overlap = {True: "yes", False: "no", None: ""}[one.overlaps]
-        words = (f"{one.old.second} / {one.old.first}", one.old.profile, str(one.old.size))
-        ratios = (Cell(number(side.value), interval(side.low, side.high)) for side in (one.old, one.new))
-        lines.append(Line((*map(Cell, words), *ratios, Cell(one.old.verdict), Cell(one.new.verdict), Cell(overlap))))
-    same = sum(one.old.verdict == one.new.verdict for one in found)
+        first, second = one.old.first, one.old.second
+        words = (f"{second.deployment} / {first.deployment}", first.profile, str(first.size))
+        judged = (one.old.judged, one.new.judged)
+        ratios = (interval_cell(side.ratio) for side in judged)
+        verdicts = (Cell(side.verdict) for side in judged)
+        lines.append(Line((*map(Cell, words), *ratios, *verdicts, Cell(overlap))))
+    same = sum(one.old.judged.verdict == one.new.judged.verdict for one in found)
     overlaps = [one.overlaps for one in found if one.old.kind == "native against ONNX" and one.overlaps is not None]
     notes = (
         f"{len(found)} pairs: {same} with the same verdict, {sum(one.reversed for one in found)} from faster to slower "
@@ -62,7 +65,7 @@ def markdown(found: list[Twice]) -> str:
     return "\n\n".join(as_markdown(Table("", columns, tuple(lines), notes=notes)))
 
 
-def _pairs(folder: Path) -> dict[tuple[object, ...], Compared]:
+def _pairs(folder: Path) -> dict[tuple[object, ...], Pair]:
     run = table.read(folder)
-    found = pairs.compare(table.rows(run), run.percentiles(MEDIAN).__getitem__, MEDIAN)
-    return {(one.kind, one.dataset, one.size, one.profile, one.first, one.second): one for one in found}
+    found = pairs.compare(table.rows(run), run.percentiles(MEDIAN).__getitem__)
+    return {(one.kind, one.first.cell, one.second.cell): one for one in found}

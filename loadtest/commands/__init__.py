@@ -1,1 +1,1 @@
-"""What implements the commands of `python -m loadtest`, one file a command."""
+"""What implements the commands of `python -m loadtest`, several commands per file."""

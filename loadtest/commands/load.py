@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from loadtest.analysis.slo_search import parse_objective
@@ -16,7 +17,7 @@ from medserve.errors import BadInput
 from medserve.spec import Arrivals, LoadProfile
 
 
-def command(
+def load(
     url: Annotated[str, typer.Option(help="Address of a server of the Open Inference Protocol v2.")],
     model: Annotated[str | None, typer.Option(help="Model.", show_default="the server's only one")] = None,
     rate: Annotated[
@@ -67,18 +68,21 @@ def command(
     """
     slo = None if objective is None else parse_objective(objective)
     steps = None if ladder is None else parse_ladder(ladder)
+    plain = LoadProfile(
+        name="manual", mode="closed-loop", batch=batch, users=users, rate=rate, burst=burst, gap_seconds=gap,
+        seconds=seconds, warmup_seconds=warmup,
+    )  # fmt: skip
     profile = load_profile(
-        rate=rate, arrivals=arrivals, burst=burst, trace=trace, users=users, gap=gap, batch=batch, seconds=seconds,
-        warmup=warmup, ladder=steps is not None, objective=slo is not None, audit=audit,
+        plain, arrivals, trace, ladder=steps is not None, objective=slo is not None, audit=audit
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        runs = load_runs.Runs(
-            plan(
-                url, model, profile, images=images, expect=expect, timeout=timeout, seed=seed, out=out,
-                audit=Path(scratch) / "audit.parquet" if audit else None,
-            ),
-            processes, Path(scratch), numbered=slo is not None or steps is not None,
+        asked = Load(
+            url=url.rstrip("/"), model=model or "", profile=profile, images=_absolute(images),
+            expected=_absolute(expect), out=_absolute(out), seed=seed, cpus=machine.divide_cpus(1)[1],
+            timeout_seconds=timeout, audit=f"{scratch}/audit.parquet" if audit else None,
         )  # fmt: skip
+        numbered = slo is not None or steps is not None
+        runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered)
         if slo is not None:
             slo_search.search(runs, slo, rate, max_rate, json)
         elif steps is not None:
@@ -99,28 +103,20 @@ def parse_ladder(text: str) -> tuple[int, ...]:
 
 
 def load_profile(
-    *,
-    rate: float | None,
-    arrivals: Arrivals | None,
-    burst: int,
-    trace: Path | None,
-    users: int,
-    gap: float,
-    batch: int,
-    seconds: float,
-    warmup: float,
-    ladder: bool,
-    objective: bool,
-    audit: bool,
+    plain: LoadProfile, arrivals: Arrivals | None, trace: Path | None, *, ladder: bool, objective: bool, audit: bool
 ) -> LoadProfile:
-    """The options of the command line as a profile. Raises BadInput for options that contradict one another."""
+    """The profile with its mode and schedule. Raises BadInput for options that contradict one another."""
+    rate, users = plain.rate, plain.users
     if trace is not None and arrivals is None:
         arrivals = "trace"
     scheduled = rate is not None or arrivals is not None or objective
     for clash, words in (
         (ladder and objective, "--ladder and --objective are two different questions; give one of them"),
         (ladder and scheduled, "--ladder is of back-to-back users; leave out --rate and --arrivals"),
-        (scheduled and (gap > 0 or users > 1), "a schedule has no users that wait; leave out --users and --gap"),
+        (
+            scheduled and (plain.gap_seconds > 0 or users > 1),
+            "a schedule has no users that wait; leave out --users and --gap",
+        ),
         ((arrivals == "trace") != (trace is not None), "--arrivals trace and --trace FILE belong together"),
         (arrivals == "trace" and (rate is not None or objective), "a trace has its own rate; leave out --rate"),
         (audit and (scheduled or ladder or users > 1), "--audit needs one back-to-back user and no other load"),
@@ -128,58 +124,32 @@ def load_profile(
     ):
         if clash:
             raise BadInput(words)
-    profile = LoadProfile(
-        name="manual",
+    profile = msgspec.structs.replace(
+        plain,
         mode="open-loop" if scheduled else "closed-loop",
-        batch=batch,
-        users=users,
-        rate=rate,
         arrivals=arrivals or ("poisson" if objective else "constant"),
-        burst=burst if arrivals == "bursts" else 1,
-        trace=None if trace is None else str(trace.resolve()),
-        gap_seconds=gap,
-        seconds=seconds,
-        warmup_seconds=warmup,
+        burst=plain.burst if arrivals == "bursts" else 1,
+        trace=_absolute(trace),
     )
     if arrivals == "trace":
         schedule.arrivals(profile, 0)
     return profile
 
 
-def plan(
-    url: str,
-    model: str | None,
-    profile: LoadProfile,
-    *,
-    images: Path | None,
-    expect: Path | None,
-    timeout: float,
-    seed: int,
-    out: Path | None,
-    audit: Path | None,
-) -> Load:
-    """The load for a running server, which is asked what it takes. Raises BadInput for files that do not fit it."""
-    if out is not None and not out.resolve().parent.is_dir():
-        raise BadInput(f"{out}: no folder {out.resolve().parent}; make it, or name another --out")
-    if expect is not None and images is None:
+def fitted(asked: Load) -> Load:
+    """The load with what the running server says of its model. Raises BadInput for files that do not fit it."""
+    if asked.out is not None and not (folder := Path(asked.out).parent).is_dir():
+        raise BadInput(f"{asked.out}: no folder {folder}; make it, or name another --out")
+    if asked.expected is not None and asked.images is None:
         raise BadInput("--expect are scores of --images; give these too")
-    opened = None if images is None else payload.open_images(images)
-    if expect is not None and opened is not None:
-        payload.open_scores(expect, len(opened))
-    url = url.rstrip("/")
-    model, shape = payload.describe(url, model)
+    opened = None if asked.images is None else payload.open_images(Path(asked.images))
+    if asked.expected is not None and opened is not None:
+        payload.open_scores(Path(asked.expected), len(opened))
+    model, shape = payload.describe(asked.url, asked.model or None)
     if opened is not None and opened.shape[1:] != shape:
-        raise BadInput(f"{images}: images of {opened.shape[1:]}; {model} takes {shape}")
-    return Load(
-        url=url,
-        model=model,
-        profile=profile,
-        images=None if images is None else str(images.resolve()),
-        shape=shape,
-        expected=None if expect is None else str(expect.resolve()),
-        out=None if out is None else str(out.resolve()),
-        seed=seed,
-        cpus=machine.divide_cpus(1)[1],
-        timeout_seconds=timeout,
-        audit=None if audit is None else str(audit),
-    )
+        raise BadInput(f"{asked.images}: images of {opened.shape[1:]}; {model} takes {shape}")
+    return msgspec.structs.replace(asked, model=model, shape=shape)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())

@@ -12,8 +12,8 @@ import msgspec
 import pyarrow as pa
 
 from loadtest import samples
-from loadtest.analysis.audit import audit
-from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.analysis.scaling import saturation_point
+from loadtest.analysis.within_launch import audit
 from loadtest.commands.shared import print_figures
 from loadtest.generator.payload import Load
 from loadtest.measure.locust_process import generate
@@ -40,7 +40,11 @@ class Runs:
     def run(self, profile: LoadProfile, seed: int) -> pa.Table:
         """The record of one complete run. Raises CannotRun when the generator does not finish it."""
         self._count += 1
-        self.out = self._path()
+        if self.plan.out is None:
+            self.out = self.scratch / "samples.parquet"
+        else:
+            out = Path(self.plan.out)
+            self.out = out.with_name(f"{out.stem}-{self._count}{out.suffix}") if self._numbered else out
         # An older record of that name must not pass for this run's.
         self.out.unlink(missing_ok=True)
         load = msgspec.structs.replace(self.plan, profile=profile, seed=seed, out=str(self.out))
@@ -57,12 +61,6 @@ class Runs:
             return reason
         samples.mark(self.out, reason)
         return f"{reason} (the record is kept, marked incomplete: {self.out})"
-
-    def _path(self) -> Path:
-        if self.plan.out is None:
-            return self.scratch / "samples.parquet"
-        out = Path(self.plan.out)
-        return out.with_name(f"{out.stem}-{self._count}{out.suffix}") if self._numbered else out
 
 
 def single(runs: Runs, json: bool) -> None:
@@ -104,12 +102,7 @@ def ladder(runs: Runs, steps: Sequence[int], json: bool) -> None:
         progress.update(len(rows), f"{users} users")
         if figures["n"] == figures["failed"]:
             break
-    known = [
-        LoadStep(users=row["users"], throughput=row["throughput"], p50_ms=row["p50_ms"])
-        for row in rows
-        if row["p50_ms"]
-    ]
-    point = saturation_point(known) if known else None
+    point = saturation_point((row["users"], row["throughput"], row["p50_ms"]) for row in rows)
     lines = [f"{plan.model} at {plan.url}, back-to-back users, batches of {plan.profile.batch}"]
     lines.append(f"{'users':>5} {'requests/s':>11} {'p50 ms':>9} {'p99 ms':>9}")
     for row in rows:

@@ -41,25 +41,23 @@ class Agreement(msgspec.Struct, frozen=True):
 def agreements(run: Path, artifacts: Iterable[Artifact]) -> list[Agreement]:
     """The agreement of each checkpoint that has labels and the scores of two or more float32 deployments."""
     groups: dict[str, dict[Served, tuple[Artifact, Certificate]]] = {}
+    scores: dict[Served, Path] = {}
     for artifact in artifacts:
         for proof in (artifact.certificate, *artifact.further):
-            scores = run / "artifacts" / artifact.name / scores_file(artifact.format, proof.runtime)
-            if artifact.precision == "float32" and scores.is_file():
-                group = groups.setdefault(artifact.checkpoint.name, {})
-                group[artifact.name, proof.runtime] = artifact, proof
+            path = run / "artifacts" / artifact.name / scores_file(artifact.format, proof.runtime)
+            if artifact.precision == "float32" and path.is_file():
+                served = artifact.name, proof.runtime
+                groups.setdefault(artifact.checkpoint.name, {})[served] = artifact, proof
+                scores[served] = path
     found = []
     for name, group in groups.items():
         path = run / "checkpoints" / name / "test_labels.npy"
         if len(group) < 2 or not path.is_file():
             continue
-        labels = np.load(path)
-        scores_of = {
-            served: np.load(run / "artifacts" / artifact.name / scores_file(artifact.format, proof.runtime))
-            for served, (artifact, proof) in group.items()
-        }
+        labels, loaded = np.load(path), {served: np.load(scores[served]) for served in group}
         pairs = {
-            (first, second): compare(scores_of[second], scores_of[first], labels, runtime=second[1], versions={})
-            for first, second in combinations(scores_of, 2)
+            (first, second): compare(loaded[second], loaded[first], labels, runtime=second[1], versions={})
+            for first, second in combinations(loaded, 2)
         }
         found.append(Agreement(name, group, pairs))
     return found

@@ -10,8 +10,6 @@ from itertools import permutations
 from statistics import fmean
 from typing import Literal
 
-import msgspec
-
 from loadtest.analysis.compare import Judged, Verdict
 from loadtest.analysis.intervals import Interval, difference_of_shares, wilson
 from loadtest.analysis.scaling import Response
@@ -29,7 +27,7 @@ Protocol = tuple[str, int]
 
 
 class JudgedClaim(Noun, frozen=True, kw_only=True):
-    """A claim under one protocol: `value` with its 95 % interval, to be compared with the claim's `at_least`.
+    """A claim under one protocol: what was `measured`, to be compared with the claim's `at_least`.
 
     `verdict` is that on the second of two latencies, `profile` and `threads` their protocol. For a protocol with a
     timing mistake, `sound` is the profile without it, and `effect` says what the mistake does to the ranking that the
@@ -41,9 +39,7 @@ class JudgedClaim(Noun, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     profile: str | None = None
     threads: int | None = None
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    measured: Interval = Interval()
     sound: str | None = None
     effect: Effect | None = None
     reason: str | None = None
@@ -82,10 +78,8 @@ def judge(
         match claim.test:
             case "faster":
                 found += _faster(claim, rows, comparisons)
-            case "accurate" | "configuration":
+            case "accurate" | "configuration" | "more-accurate":
                 found.append(_accurate(claim, accuracy, images))
-            case "more-accurate":
-                found.append(_more_accurate(claim, accuracy, images))
             case "sublinear":
                 found += _sublinear(claim, rows, responses)
             case "trade-off":
@@ -107,12 +101,9 @@ def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
             plain.setdefault(row.mode, _protocol(row))
     found: dict[Protocol, Protocol | None] = {}
     for row in rows:
-        if row.trap is not None:
-            found[_protocol(row)] = plain.get(row.mode)
-        elif row.mode == "closed-loop" and row.batch == 1:
-            found[_protocol(row)] = plain.get("open-loop")
-        else:
-            found[_protocol(row)] = None
+        omits = row.trap is None and row.mode == "closed-loop" and row.batch == 1
+        mode = "open-loop" if omits else row.mode
+        found[_protocol(row)] = plain.get(mode) if omits or row.trap else None
     return found
 
 
@@ -141,7 +132,7 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
         if not cells[0] or not cells[1]:
             continue
         judged = comparisons.judge(cells[0], cells[1])
-        measured, verdicts[protocol] = judged.ratio, judged.verdict
+        verdicts[protocol] = judged.verdict
         found.append(
             JudgedClaim(
                 claim=claim,
@@ -149,9 +140,7 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
                 verdict=judged.verdict,
                 profile=protocol[0],
                 threads=protocol[1],
-                value=measured.value,
-                low=measured.low,
-                high=measured.high,
+                measured=judged.ratio,
                 sound=reference and reference[0],
                 effect=effect_on_ranking(verdicts[reference], judged.verdict) if reference in verdicts else None,
             )
@@ -160,33 +149,27 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
 
 
 def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
-    share = accuracy(claim, claim.first)
-    if share is None:
-        return _untested(claim, "this run does not have the network")
-    return _judged(claim, wilson(share, images))
-
-
-def _more_accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
-    first, second = (accuracy(claim, subject) for subject in (claim.first, claim.second))
-    if first is None or second is None:
+    """The accuracy of the first subject, or by how much it is above that of the second."""
+    share, other = accuracy(claim, claim.first), accuracy(claim, claim.second)
+    if claim.test != "more-accurate":
+        if share is None:
+            return _untested(claim, "this run does not have the network")
+        return _judged(claim, wilson(share, images))
+    if share is None or other is None:
         return _untested(claim, "this run does not have both networks")
-    return _judged(claim, difference_of_shares(first, second, images))
+    return _judged(claim, difference_of_shares(share, other, images))
 
 
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[JudgedClaim]:
     """The scaling exponent of latency over pixels lies below 1: latency is not proportional to the pixels."""
     found = []
     for profile in dict.fromkeys(row.profile for row in rows if row.mode == "in-process" and not row.trap):
-        formats = dict.fromkeys(row.format for row in rows if row.framework == claim.first.framework)
-        for form in formats:
+        for form in dict.fromkeys(row.format for row in rows if row.framework == claim.first.framework):
             if form is None or not _is_format(claim.first, form):
                 continue
-            response = responses(claim.first.framework, form, profile)
-            if response is not None:
-                exponent = response.exponent
-                low, high = (None if end is None else -end for end in (exponent.high, exponent.low))
-                judged = _judged(claim, exponent)
-                found.append(msgspec.structs.replace(judged, finding=_finding(low, high, -1.0), profile=profile))
+            if (response := responses(claim.first.framework, form, profile)) is not None:
+                below = _finding(response.exponent.mapped(lambda end: -end), -1.0)
+                found.append(JudgedClaim(claim=claim, finding=below, measured=response.exponent, profile=profile))
     return found or [_untested(claim, "this run has fewer than two sizes")]
 
 
@@ -197,46 +180,46 @@ def _trade_off(
 
     Where there is none, the claim does not hold if the most accurate is also the fastest, and is undecided otherwise.
     """
-    names = dict.fromkeys(row.framework for row in rows if row.framework)
-    subjects = [Subject(framework=name) for name in names]
-    shares = {subject.framework: accuracy(claim, subject) for subject in subjects}
+    subjects = [Subject(framework=name) for name in dict.fromkeys(row.framework for row in rows if row.framework)]
     sound = sound_protocols([row for row in rows if row.framework and row.batch == 1])
     found = []
     for protocol in (protocol for protocol, reference in sound.items() if reference is None):
-        timed = {
-            subject.framework: cell for subject in subjects if (cell := _cells(subject, claim, rows).get(protocol))
-        }
-        known = {name: share for name in timed if (share := shares[name]) is not None}
-        gains, accurate_is_faster = [], True
-        for quick, exact in permutations(known, 2):
-            slowdown = comparisons.judge(timed[quick], timed[exact])
-            gain = difference_of_shares(known[exact], known[quick], images)
-            if slowdown.verdict == "slower":
-                gains.append(gain)
-                accurate_is_faster = accurate_is_faster and (gain.high or 0.0) < 0
+        known = [
+            (cell, share)
+            for subject in subjects
+            if (cell := _cells(subject, claim, rows).get(protocol)) and (share := accuracy(claim, subject)) is not None
+        ]
+        gains = [
+            difference_of_shares(share, other, images)
+            for (quick, other), (exact, share) in permutations(known, 2)
+            if comparisons.judge(quick, exact).verdict == "slower"
+        ]
         if not gains:
             continue
         best = max(gains, key=lambda gain: gain.low or 0.0)
-        finding: Finding = "holds" if (best.low or 0.0) > 0 else "does not hold" if accurate_is_faster else "undecided"
-        judged = _judged(claim, best)
-        found.append(msgspec.structs.replace(judged, finding=finding, profile=protocol[0], threads=protocol[1]))
+        finding: Finding = "undecided"
+        if (best.low or 0.0) > 0:
+            finding = "holds"
+        elif all((gain.high or 0.0) < 0 for gain in gains):  # the most accurate is the fastest
+            finding = "does not hold"
+        profile, threads = protocol
+        found.append(JudgedClaim(claim=claim, finding=finding, measured=best, profile=profile, threads=threads))
     return found or [_untested(claim, "this run does not tell two frameworks apart by latency")]
 
 
 def _judged(claim: Claim, measured: Interval) -> JudgedClaim:
-    finding = _finding(measured.low, measured.high, claim.at_least)
-    return JudgedClaim(claim=claim, finding=finding, value=measured.value, low=measured.low, high=measured.high)
+    return JudgedClaim(claim=claim, finding=_finding(measured, claim.at_least), measured=measured)
 
 
-def _finding(low: float | None, high: float | None, at_least: float) -> Finding:
-    if low is None or high is None:
+def _finding(measured: Interval, at_least: float) -> Finding:
+    if measured.low is None or measured.high is None:
         return "undecided"
-    return "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"
+    return "holds" if measured.low >= at_least else "does not hold" if measured.high < at_least else "undecided"
 
 
 def _of_pair(judged: Judged, at_least: float) -> Finding:
     """Whether the second takes at least so many times as long as the first; never against the verdict on the two."""
-    verdict, found = judged.verdict, _finding(judged.ratio.low, judged.ratio.high, at_least)
+    verdict, found = judged.verdict, _finding(judged.ratio, at_least)
     if verdict == "equivalent" and at_least >= 1:
         return "does not hold"
     # The interval is of this pair alone; the verdict holds for its whole family.

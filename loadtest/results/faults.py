@@ -10,6 +10,7 @@ from loadtest.results import latency, launch_summary
 from loadtest.results.latency import after_warmup, succeeded
 from loadtest.results.launch_summary import COMPARED
 from medserve.numbers import number
+from medserve.spec import LIMITS
 
 
 def failures(table: pa.Table) -> str | None:
@@ -55,8 +56,8 @@ def lateness(table: pa.Table) -> str | None:
         quantiles(np.sort(values), COMPARED)
         for values in (latency.from_intended_start(rows), latency.service_time(rows))
     )
-    for p, ratio in launch_summary.lateness(rows, intended, service).items():
-        if ratio > launch_summary.MAX_LATENESS:
+    for p, ratio in launch_summary.lateness(rows, intended, service, LIMITS).items():
+        if ratio > LIMITS.lateness:
             return (
                 f"the load generator could not keep its schedule: p{p * 100:g} is "
                 f"{number(intended.values[p] / 1e6)} ms from the intended start and "

@@ -9,21 +9,21 @@ import msgspec
 
 from loadtest.analysis import compare
 from loadtest.analysis.intervals import Interval
-from loadtest.analysis.saturation import LoadStep, saturation_point
-from loadtest.results.launch_summary import COMPARED, MAX_LATENESS, LaunchSummary
+from loadtest.analysis.scaling import saturation_point
+from loadtest.results.launch_summary import COMPARED, LaunchSummary
 from loadtest.results.row import Row
 from medserve.result import SelfTest
 from medserve.spec import LoadProfile
-from medserve.tables import ROOFLINE
 
 NO_SELFTEST = "this run has no self-test of the load generator"
 
 
 def late(launches: Sequence[LaunchSummary]) -> str | None:
     """Why the client, not the server, made an open loop slow; null where it did not."""
+    limit = min((launch.result.limits.lateness for launch in launches), default=0.0)
     for p in COMPARED:
         ratios = [launch.lateness[p] for launch in launches if p in launch.lateness]
-        if ratios and (ratio := exp(fmean(map(log, ratios)))) > MAX_LATENESS:
+        if ratios and (ratio := exp(fmean(map(log, ratios)))) > limit:
             return (
                 f"the client sent late: p{p * 100:g} from the intended start is {(ratio - 1) * 100:.0f} % above the "
                 "service time, although connections were free"
@@ -49,10 +49,11 @@ def above_roofline(
     if selftest is None or size not in selftest.roofline or not total or one_user:
         return None
     answered = sum(launch.count - launch.failed for launch in launches) / total
-    rate, roof = max(answered, profile.rate or 0.0), selftest.roofline[size]
-    if rate <= ROOFLINE * roof:
+    rate, roof, limit = max(answered, profile.rate or 0.0), selftest.roofline[size], selftest.roofline_limit
+    if rate <= limit * roof:
         return None
-    return f"{rate:,.0f} requests/s are {rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f} (limit 70 %)"
+    share = f"{rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f}"
+    return f"{rate:,.0f} requests/s are {share} (limit {limit * 100:.0f} %)"
 
 
 def steady(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
@@ -95,7 +96,7 @@ def drifting(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None
 
 def disturbed(launches: Sequence[LaunchSummary]) -> tuple[int, int, str | None]:
     """The number of monitored windows, of disturbed ones, and their most frequent cause."""
-    windows = [window for launch in launches for window in launch.windows]
+    windows = [window for launch in launches for window in launch.result.windows]
     reasons = Counter(window.reason for window in windows if window.reason)
     if not reasons:
         return len(windows), 0, None
@@ -131,14 +132,10 @@ def spread_caching(rows: Sequence[Row]) -> list[Row]:
 
 def suppress_beyond_saturation(ladder: Sequence[tuple[int, Row]]) -> list[Row]:
     """The rows of one deployment by users, with the saturation point marked and the latencies beyond it removed."""
-    steps = [
-        LoadStep(users=users, throughput=row.throughput, p50_ms=row.p50.value)
-        for users, row in ladder
-        if row.status == "done" and row.p50.value and row.throughput
-    ]
-    if len(steps) < 2:
+    measured = [(users, row) for users, row in ladder if row.status == "done" and row.p50.value and row.throughput]
+    point = saturation_point((users, row.throughput, row.p50.value) for users, row in measured)
+    if point is None or len(measured) < 2:
         return [row for _, row in ladder]
-    point = saturation_point(steps)
     reason = f"no latency beyond the saturation point ({point} users): requests wait for other users' requests"
     nothing = Interval(reason=reason)
     return [

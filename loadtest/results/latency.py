@@ -5,7 +5,7 @@ what a back-to-back client would have measured in the same run; it leaves out th
 omission; Tene, "How NOT to Measure Latency", 2013). A request that failed or was answered wrongly is infinitely slow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +146,19 @@ def breakdown(table: pa.Table) -> tuple[Term, ...]:
     if stamped:
         return break_down(total, parts(), UNATTRIBUTED)
     return break_down(total, parts(), "network" if stages else "sending to answer", position=int(scheduled))
+
+
+DEFINITIONS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
+    "service": service_time,
+    "uncorrected": uncorrected,
+    "lag": send_lag,
+}
+"""What is given beside the latency from the intended start, of an open loop only."""
+
+
+def percentile_name(name: str, definition: str) -> tuple[str, float]:
+    """The key of a percentile by one of DEFINITIONS, such as p50_service_ms, and what its milliseconds are times."""
+    return (f"lag_{name}_us", 1000.0) if definition == "lag" else (f"{name}_{definition}_ms", 1.0)
 
 
 def _back_to_back(planned: NDArray[np.int64], done: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,7 +1,6 @@
 """One launch of a cell, reduced to what rows are made of: ten million requests become a few numbers."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,29 +10,25 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.analysis import bimodality, distribution, intervals, steady
-from loadtest.analysis.audit import CacheAudit, audit
 from loadtest.analysis.bimodality import Modes
 from loadtest.analysis.breakdown import Term
 from loadtest.analysis.distribution import Curve
 from loadtest.analysis.intervals import Quantiles
 from loadtest.analysis.steady import Steady
+from loadtest.analysis.within_launch import CacheAudit, audit
 from loadtest.results import latency
 from medserve import store
 from medserve.errors import BadInput
-from medserve.result import Result, Window
-from medserve.spec import LoadProfile
+from medserve.result import Result
+from medserve.spec import Limits, LoadProfile
 
 SHARES = (0.5, 0.9, 0.99)
 COMPARED = (0.5, 0.99)
 """Percentiles at which the definitions of latency are compared."""
-MAX_LATENESS = 1.1
-"""Ratio of a percentile from the intended start to that of the service time, above which the client was late."""
-NEARLY_ALL = 0.9
-"""Share of the connections in flight from which all may be: an answer frees one, and it is used again at once."""
 
 
 class LaunchSummary(Struct, frozen=True, kw_only=True):
-    """One launch. `service`, `uncorrected` and `lag` (ns after the intended start) of an open loop only.
+    """One launch: its manifest, and what its record was reduced to. `beside` has latency.DEFINITIONS of an open loop.
 
     `count` and `mean_ns`, from the intended start, are of what was measured; `requests` also counts the warm-up and the
     audit. `lateness` is a percentile from the intended start over that of the service time, of the requests that found
@@ -50,15 +45,12 @@ class LaunchSummary(Struct, frozen=True, kw_only=True):
     intended: Quantiles
     curve: Curve
     breakdown: tuple[Term, ...]
-    service: Quantiles | None
-    uncorrected: Quantiles | None
-    lag: Quantiles | None
+    beside: dict[str, Quantiles]
     lateness: dict[float, float]
     steady: Steady
     modes: Modes | None
-    windows: tuple[Window, ...]
     audit: CacheAudit | None
-    process: dict[str, Any]
+    result: Result
 
 
 def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> LaunchSummary:
@@ -73,11 +65,12 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
     good = latency.succeeded(table)
     latencies = latency.from_intended_start(table)
     # In order of time, before the quantiles sort it.
-    steadiness, modes = steady.find(latencies, latency.planned_start(table)), bimodality.detect(latencies)
+    steadiness = steady.find(latencies, latency.planned_start(table), result.limits)
+    modes = bimodality.detect(latencies)
     is_open = result.cell.profile.mode == "open-loop"
     cache_audit = _audit(folder, result)
     intended = _quantiles(latencies)
-    service = _quantiles(latency.service_time(table)) if is_open else None
+    beside = {name: _quantiles(of(table)) for name, of in latency.DEFINITIONS.items()} if is_open else {}
     return LaunchSummary(
         count=len(table),
         mean_ns=float(latencies.mean()) if len(latencies) else float("nan"),
@@ -89,28 +82,25 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
         intended=intended,
         curve=distribution.curve(latencies),
         breakdown=terms,
-        service=service,
-        uncorrected=_quantiles(latency.uncorrected(table)) if is_open else None,
-        lag=_quantiles(latency.send_lag(table)) if is_open else None,
-        lateness={} if service is None else lateness(table, intended, service),
+        beside=beside,
+        lateness=lateness(table, intended, beside["service"], result.limits) if beside else {},
         steady=steadiness,
         modes=modes,
-        windows=result.windows,
         audit=cache_audit,
-        process=result.process,
+        result=result,
     )
 
 
-def lateness(table: pa.Table, intended: Quantiles, service: Quantiles) -> dict[float, float]:
+def lateness(table: pa.Table, intended: Quantiles, service: Quantiles, limits: Limits) -> dict[float, float]:
     """Percentiles from the intended start over those of the service time, of requests that found a free connection."""
     found = _ratios(intended, service)
-    if max(found.values(), default=1.0) <= MAX_LATENESS:
+    if max(found.values(), default=1.0) <= limits.lateness:
         return found
     planned = latency.planned_start(table)
     sent = table.filter(pc.is_valid(table["sent_ns"]))
     in_flight = np.searchsorted(np.sort(sent["sent_ns"].to_numpy()), planned, "right")
     in_flight -= np.searchsorted(np.sort(sent["done_ns"].to_numpy()), planned, "right")
-    free = table.filter(pa.array(in_flight < NEARLY_ALL * samples.MAX_IN_FLIGHT))
+    free = table.filter(pa.array(in_flight < limits.busy * limits.connections))
     return _ratios(_quantiles(latency.from_intended_start(free)), _quantiles(latency.service_time(free)))
 
 
@@ -149,6 +139,6 @@ def _audit(folder: Path, result: Result) -> CacheAudit | None:
         return None
     record = samples.read(_named(folder, result, "audit.parquet"), latency.LATENCY_COLUMNS)
     try:
-        return audit(latency.service_time(record))
+        return audit(latency.service_time(record), result.limits)
     except BadInput:
         return None  # too few pairs were answered to tell

@@ -1,17 +1,19 @@
-"""Which cells of a run are compared with which, in families whose verdicts hold together, and what they are.
+"""Which cells of a run are compared with which, in families whose verdicts hold together, and two runs with each other.
 
-Every comparison of two cells of a run comes from here: `medserve compare`, the report's tables and the claims.
+Every comparison of two cells comes from here: `medserve compare`, the report's tables and the claims.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations, product
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from loadtest.analysis.compare import MARGIN, Judged, Ratio, Verdict, judge, ratio, swapped
+from loadtest.analysis.compare import MARGIN, Judged, Ratio, judge, ratio, swapped, unpaired
 from loadtest.results.row import Row
-from medserve.spec import Noun
+from loadtest.results.table import MeasuredCell, Run
+from medserve.errors import BadInput
+from medserve.spec import LoadProfile
 
 Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
 KINDS: tuple[Kind, ...] = ("native against ONNX", "framework against framework", "ONNX against ONNX")
@@ -30,6 +32,12 @@ SAME = (
 )
 """What two cells must have in common to be a pair of one of these kinds."""
 
+MACHINE = ("cpu", "architecture", "cores_usable", "governor", "turbo_disabled", "memory_bytes", "gpus")
+"""What must be equal of the machines; everything else that differs may be the cause that the user looks for."""
+PROFILE = LoadProfile.__struct_fields__
+TRAINED = ("dataset", "size", "architecture", "parameters", "classes")
+"""What must be equal of the networks; weights of another training take as long to compute."""
+
 Percentiles = Callable[[str], Mapping[int, float]]
 """From a cell's name to one percentile of each of its launches (ms), by block."""
 Family = tuple[object, ...]
@@ -37,32 +45,25 @@ Family = tuple[object, ...]
 
 
 class Pair(Struct, frozen=True):
-    """Two rows of one kind, and the verdict on the second."""
+    """Two rows of one kind, and the verdict on the second: a ratio below 1 when it is faster."""
 
     kind: Kind
     first: Row
     second: Row
     judged: Judged
 
+    def published(self, percentile: float) -> dict[str, Any]:
+        """The keys and values of a comparison by a percentile (0 to 1) in JSON and CSV."""
+        found = {"kind": self.kind} | {key: getattr(self.first, key) for key in ("dataset", "size", "profile", "mode")}
+        found |= {"percentile": percentile, "first": self.first.deployment, "second": self.second.deployment}
+        return found | published(self.judged)
 
-class Compared(Noun, frozen=True, kw_only=True):
-    """Two cells under one way of measuring: `value` is second over first, below 1 when the second is faster."""
 
-    kind: Kind
-    dataset: str
-    size: int
-    profile: str
-    mode: str
-    percentile: float
-    first: str
-    second: str
-    value: float | None
-    low: float | None
-    high: float | None
-    verdict: Verdict
-    launches: int
-    more: int | None
-    reason: str | None
+def published(judged: Judged) -> dict[str, Any]:
+    """The keys and values of a verdict in JSON and CSV."""
+    ratio = judged.ratio
+    found = {"value": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": judged.verdict}
+    return found | {"launches": ratio.blocks, "more": judged.more, "reason": ratio.reason}
 
 
 class Comparisons:
@@ -117,35 +118,44 @@ class Comparisons:
         return self._families[one, other]
 
 
-def compare(rows: Iterable[Row], percentiles: Percentiles, percentile: float, margin: float = MARGIN) -> list[Compared]:
+def compare(rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGIN) -> list[Pair]:
     """All pairs of a run by kind and profile, each in the order of its rows."""
     comparisons = Comparisons(rows, percentiles, margin)
-    found = []
+    found: list[Pair] = []
     for kind in KINDS:
         pairs = comparisons.pairs(kind)
         profiles = list(dict.fromkeys(pair.first.profile for pair in pairs))
-        for pair in sorted(pairs, key=lambda pair: profiles.index(pair.first.profile)):
-            first, judged, measured = pair.first, pair.judged, pair.judged.ratio
-            found.append(
-                Compared(
-                    kind=kind,
-                    dataset=first.dataset,
-                    size=first.size,
-                    profile=first.profile,
-                    mode=first.mode,
-                    percentile=percentile,
-                    first=first.deployment,
-                    second=pair.second.deployment,
-                    value=measured.value,
-                    low=measured.low,
-                    high=measured.high,
-                    verdict=judged.verdict,
-                    launches=measured.blocks,
-                    more=judged.more,
-                    reason=measured.reason,
-                )
-            )
+        found += sorted(pairs, key=lambda pair: profiles.index(pair.first.profile))
     return found
+
+
+def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> dict[str, Judged]:
+    """The verdict on every cell that both runs measured, by its name: new over old, above 1 when it became slower.
+
+    Launches of two runs share no block. Raises BadInput that names the first thing that differs when the runs are not
+    comparable, or share no cell.
+    """
+    before, after = ({cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (old, new))
+    shared = [name for name in after if name in before]
+    if not shared:
+        raise BadInput(f"{old.folder} and {new.folder} have no measured cell in common; compare two runs of one study")
+    one, other = _machine(old), _machine(new)
+    _check_equal((field, one.get(field), other.get(field)) for field in MACHINE)
+    for name in shared:
+        _check_comparable(before[name], after[name])
+    was, now = old.percentiles(percentile), new.percentiles(percentile)
+    ratios = [unpaired(list(was[name].values()), list(now[name].values()), margin) for name in shared]
+    return dict(zip(shared, judge(ratios, margin), strict=True))
+
+
+def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
+    """The versions that differ between the runs, old and new: possible causes of a change."""
+    was, now = (dict(_machine(run).get("versions", {})) for run in (old, new))
+    return {
+        name: (was.get(name), now.get(name))
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    }
 
 
 def _kind(first: Row, second: Row) -> Kind | None:
@@ -167,3 +177,21 @@ def _family(first: Row, second: Row) -> Family:
 
 def _network(row: Row) -> tuple[object, ...]:
     return row.dataset, row.architecture, row.size, row.precision
+
+
+def _check_comparable(old: MeasuredCell, new: MeasuredCell) -> None:
+    compared: list[tuple[Any, Any, tuple[str, ...]]] = [(old.cell.profile, new.cell.profile, PROFILE)]
+    if old.artifact and new.artifact:
+        compared.append((old.artifact.checkpoint, new.artifact.checkpoint, TRAINED))
+    for was, now, fields in compared:
+        _check_equal((f"{field} of {was.name}", getattr(was, field), getattr(now, field)) for field in fields)
+
+
+def _check_equal(found: Iterable[tuple[str, Any, Any]]) -> None:
+    for what, old, new in found:
+        if old != new:
+            raise BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    return next((cell.machine for cell in run.cells if cell.machine), {})

@@ -1,13 +1,11 @@
 """The figures of one record, and their text for a terminal: counts, rates, latency by three definitions, breakdown."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from loadtest.analysis import intervals, steady, within_launch
 from loadtest.results import latency
@@ -16,11 +14,6 @@ from medserve.numbers import interval, number
 COLUMNS = tuple(dict.fromkeys((*latency.COLUMNS, *latency.BREAKDOWN_COLUMNS, "error")))
 """The columns that `summarise` needs; the others of ten million rows would not fit into memory beside them."""
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
-DEFINITIONS: dict[str, Callable[[pa.Table], NDArray[np.float64]]] = {
-    "service_ms": latency.service_time,
-    "uncorrected_ms": latency.uncorrected,
-}
-"""Latency beside the headline, of an open loop only."""
 
 
 def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
@@ -49,34 +42,23 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         "steady": None if steadiness.steady and steadiness.reason else steadiness.steady,
         "steady_reason": steadiness.reason,
     }
-    figures |= _headline(latencies)
-    del latencies  # of ten million rows 80 MB, as much as each further definition takes
-    if not rows["intended_ns"].null_count and len(rows):
-        for name, definition in DEFINITIONS.items():
-            figures |= _percentiles(definition(rows), name)
-        lag = latency.send_lag(rows)
-        lag.sort()
-        for name in ("p50", "p99"):
-            value = intervals.estimate([lag], PERCENTILES[name]).value
-            figures[f"lag_{name}_us"] = None if value is None else value * 1000
-        del lag
-    if table["infer_ns"].null_count < len(table):
-        figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
-    return figures
-
-
-def _headline(latencies: NDArray[np.float64]) -> dict[str, float | None]:
     ordered = np.sort(latencies)
-    figures: dict[str, float | None] = {}
     for name, p in PERCENTILES.items():
         found = within_launch.percentile_interval(latencies, ordered, p)
         figures |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    del latencies, ordered  # of ten million rows 80 MB, as much as each further definition takes
+    if not rows["intended_ns"].null_count and len(rows):
+        for definition, of in latency.DEFINITIONS.items():
+            values = of(rows)
+            values.sort()
+            for name in ("p50", "p99") if definition == "lag" else PERCENTILES:
+                value = intervals.estimate([values], PERCENTILES[name]).value
+                key, scale = latency.percentile_name(name, definition)
+                figures[key] = None if value is None else value * scale
+            del values
+    if table["infer_ns"].null_count < len(table):
+        figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
     return figures
-
-
-def _percentiles(values: NDArray[np.float64], unit: str) -> dict[str, float | None]:
-    values.sort()
-    return {f"{name}_{unit}": intervals.estimate([values], p).value for name, p in PERCENTILES.items()}
 
 
 def stages(columns: dict[str, Any]) -> dict[str, float]:
@@ -104,7 +86,10 @@ def as_text(figures: dict[str, Any]) -> str:
     if figures.get("lag_p50_us") is not None:
         tail = "" if figures["lag_p99_us"] is None else f", p99 {number(figures['lag_p99_us'])} us"
         lines.append(f"send lag     p50 {number(figures['lag_p50_us'])} us{tail} behind the schedule")
-    lines += ["", *_definitions(figures)] if "p50_service_ms" in figures else _plain(figures)
+    if "p50_service_ms" in figures:
+        lines += ["", *_definitions(figures)]
+    else:
+        lines += [f"{name.replace('_', '.'):<12} {_with_interval(figures, name)}" for name in PERCENTILES]
     lines += [f"{name:<12} {number(value)} ms (median)" for name, value in figures.get("stages_ms", {}).items()]
     if terms := figures.get("breakdown"):
         lines += ["", f"{'latency breakdown':<20} {'p50 ms':>10} {'p99 ms':>10} {'mean share':>11}"]
@@ -113,10 +98,6 @@ def as_text(figures: dict[str, Any]) -> str:
             for term in terms
         ]
     return "\n".join(lines)
-
-
-def _plain(figures: dict[str, Any]) -> list[str]:
-    return [f"{name.replace('_', '.'):<12} {_with_interval(figures, name)}" for name in PERCENTILES]
 
 
 def _with_interval(figures: dict[str, Any], name: str) -> str:

@@ -1,6 +1,6 @@
 """The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
-from loadtest.analysis.intervals import Quantiles
-from loadtest.results import flags, launch_summary
+from loadtest.results import flags, latency, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
 from loadtest.results.row import PERCENTILES, Row, Status
 from medserve import store
@@ -20,6 +19,8 @@ from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
 from medserve.study import Deployed, Study, plan
 
 Kind = TypeVar("Kind")
+SERVER_FACTS = ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
+"""What servers report of themselves; a row has the medians over launches."""
 
 
 class MeasuredCell(Struct, frozen=True):
@@ -73,8 +74,9 @@ class Run(Struct, frozen=True):
 def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _: False) -> Run:
     """The records of a run, in the order of its study, each read once; with the breakdown of the profiles asked for.
 
-    Raises BadInput when the folder holds no run.
+    Raises BadInput when the folder holds no run, or one of an older version than this program reads.
     """
+    check_version(folder)
     if not (folder / "study.json").is_file():
         raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
     study = store.read_json(folder / "study.json", Study)
@@ -85,6 +87,17 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
         for cell in deployed.cells
     ]
     return Run(folder, study, selftest, cells)
+
+
+def check_version(run: Path) -> None:
+    """Raise BadInput when a record of a run is of an older version than this program reads."""
+    for path in (run / "selftest" / "selftest.json", *sorted(run.glob("results/*/[0-9]*/result.json"))):
+        stated = store.version(path)
+        if stated is not None and stated < Result.oldest:
+            raise BadInput(
+                f"{run}: a run of version {stated} (by {path.relative_to(run)}), this program reads {Result.oldest} "
+                "and later; read it with the medserve that wrote it, or `medserve run` the study into another folder"
+            )
 
 
 def rows(run: Run) -> list[Row]:
@@ -122,15 +135,11 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     percentiles = {name: intervals.combine(intended, p) for name, p in PERCENTILES.items()}
     if launches:
         reasons += dict.fromkeys(found.reason for found in percentiles.values() if found.reason)
-    service = [launch.service for launch in launches]
-    uncorrected = [launch.uncorrected for launch in launches]
-    lag = [launch.lag for launch in launches]
-    servers = [server for launch in launches if (server := launch.process.get("server"))]
-    cpu = [
-        1000 * server["cpu_seconds"] / launch.requests
-        for launch in launches
-        if "cpu_seconds" in (server := launch.process.get("server") or {})
-    ]
+    used = [(server, launch.requests) for launch in launches if (server := launch.result.process.get("server"))]
+    facts = {name: [server[name] for server, _ in used if server.get(name) is not None] for name in SERVER_FACTS}
+    by_name: dict[str, Any] = {**percentiles, **_beside(launches)}
+    by_name |= {name: median(values) if values else None for name, values in facts.items()}
+    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in used if "cpu_seconds" in server]
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate if certificate and certificate.kind == "lossy" else None
     test = None if null or checkpoint is None else checkpoint.test
@@ -139,9 +148,12 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     cached, caching = flags.cached(launches)
     bimodal, populations = flags.bimodal(launches)
     drifting, drift = flags.drifting(launches)
-    invalid = _why_invalid(profile, training.size, launches, selftest, null) + ([caching] if caching else [])
-    untested = flags.NO_SELFTEST if selftest is None and profile.mode != "in-process" and launches else None
-    reasons += [reason for reason in (*invalid, unsteady, populations, drift, disturbance, untested) if reason]
+    over_http = profile.mode != "in-process" and bool(launches)
+    near = flags.above_roofline(profile, training.size, launches, selftest) if over_http and not null else None
+    failed_test = flags.failed_selftest(selftest) if launches else None
+    invalid = list(filter(None, (failed_test, flags.late(launches), near, caching)))
+    untested = flags.NO_SELFTEST if over_http and selftest is None else None
+    reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))
     answered = sum(launch.count - launch.failed for launch in launches)
     return Row(
         study=study.name,
@@ -169,15 +181,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         failed=sum(launch.failed for launch in launches),
         wrong=sum(launch.wrong for launch in launches),
         launches=len(launches),
-        p50=percentiles["p50"],
-        p90=percentiles["p90"],
-        p99=percentiles["p99"],
-        p50_service_ms=_combined(service, 0.5),
-        p99_service_ms=_combined(service, 0.99),
-        p50_uncorrected_ms=_combined(uncorrected, 0.5),
-        p99_uncorrected_ms=_combined(uncorrected, 0.99),
-        lag_p50_us=_combined(lag, 0.5, 1000),
-        lag_p99_us=_combined(lag, 0.99, 1000),
+        **by_name,
         throughput=sum(launch.images for launch in launches) / total if total else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
@@ -190,11 +194,6 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         unofficial=checkpoint.unofficial if checkpoint else None,
         valid=status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
         cpu_ms=median(cpu) if cpu else None,
-        peak_memory_bytes=_of_servers(servers, "peak_memory_bytes"),
-        import_seconds=_of_servers(servers, "import_seconds"),
-        load_seconds=_of_servers(servers, "load_seconds"),
-        ready_seconds=_of_servers(servers, "ready_seconds"),
-        first_answer_seconds=_of_servers(servers, "first_answer_seconds"),
         windows=windows,
         disturbed=disturbed,
         steady=steady,
@@ -204,28 +203,16 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     )
 
 
-def _combined(launches: Iterable[Quantiles | None], p: float, scale: float = 1.0) -> float | None:
-    """A percentile in milliseconds times `scale`, over the launches that have it."""
-    value = intervals.combine([launch for launch in launches if launch], p).value
-    return None if value is None else value * scale
-
-
-def _of_servers(servers: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    """The median of what the servers of the launches report; null where none does."""
-    values = [server[name] for server in servers if server.get(name) is not None]
-    return median(values) if values else None
-
-
-def _why_invalid(
-    profile: LoadProfile, size: int, launches: Sequence[LaunchSummary], selftest: SelfTest | None, null: bool
-) -> list[str]:
-    """Why a row that was measured is not valid, whatever its certificate says."""
-    if not launches:
-        return []
-    found = [flags.failed_selftest(selftest), flags.late(launches)]
-    if not null and profile.mode != "in-process":
-        found.append(flags.above_roofline(profile, size, launches, selftest))
-    return [reason for reason in found if reason]
+def _beside(launches: Iterable[LaunchSummary]) -> dict[str, float | None]:
+    """The percentiles by latency.DEFINITIONS, by their names in a row, over the launches that have them."""
+    found: dict[str, float | None] = {}
+    for definition in latency.DEFINITIONS:
+        known = [launch.beside[definition] for launch in launches if launch.beside]
+        for name, p in (("p50", 0.5), ("p99", 0.99)):
+            value = intervals.combine(known, p).value
+            key, scale = latency.percentile_name(name, definition)
+            found[key] = None if value is None else value * scale
+    return found
 
 
 def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_breakdown: bool) -> MeasuredCell:

@@ -20,6 +20,7 @@ SPECIAL = re.compile(r"([\\`*_<>|~]|(?<=\])\()")
 """The markup of Markdown."""
 FORMULA = ("=", "+", "-", "@", "\t", "\n")
 """How a cell begins that a spreadsheet may run as a formula (OWASP, CSV injection)."""
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*(e[-+]?\d+)?|inf|nan)")
 SYMBOLS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -183,15 +184,7 @@ def _inert(value: Any) -> Any:
         return value
     # The csv module does not quote a carriage return, at which spreadsheets begin a new line.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
 def as_latex(table: Table) -> str:

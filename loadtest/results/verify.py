@@ -4,7 +4,7 @@
 A run's folder holds all that this needs, so it can be verified on another machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from math import isclose
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.results import table
 from loadtest.results.row import published
@@ -20,7 +21,7 @@ from medserve.certificate import compare
 from medserve.errors import BadInput
 from medserve.result import Result, SelfTest
 from medserve.scores import score
-from medserve.spec import Artifact, Certificate, Checkpoint, Scores
+from medserve.spec import Artifact, Checkpoint, Scores
 from medserve.tables import scores_file
 
 PUBLISHED = "results.json"
@@ -66,133 +67,129 @@ def seal(run: Path) -> None:
 
 
 def verify(run: Path) -> Verified:
-    """Derive every number again. Raises BadInput when `run` is no run, or nothing of it was published."""
+    """Derive every number again. Raises BadInput when `run` is no run, of an older version, or not published."""
+    table.check_version(run)
     for name in (PUBLISHED, SUMS):
         if (run / "study.json").is_file() and not (run / name).is_file():
             raise BadInput(
                 f"{run / name}: no such file: nothing was published of this run; `medserve report {run}` does"
             )
-    differences: list[str] = []
-    underivable: list[str] = []
-    files = numbers = 0
-    if (run / SUMS).is_file():
-        files = _files(run, differences)
-    try:
-        numbers = _test_scores(run, differences, underivable) + _certificates(run, differences)
-        numbers += _rows(run, differences)
-    except BadInput as error:
-        if not differences:
-            raise
-        differences.append(str(error))  # a file that differs may be unreadable too
-    return Verified(files, numbers, sorted(set(differences)), underivable)
+    return _Verification(run).result()
 
 
-def _files(run: Path, differences: list[str]) -> int:
-    """Check every file against SHA256SUMS, and SHA256SUMS against the manifests. Returns the number of files."""
-    sums: dict[str, str] = {}
-    for number, line in enumerate((run / SUMS).read_text(errors="replace").splitlines(), 1):
-        digest, gap, name = line.partition("  ")
-        if not gap:
-            differences.append(f"{run / SUMS}: line {number} is no digest with a file")
-            continue
-        sums[name] = digest
+class _Verification:
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._numbers = 0
+        self._differences: set[str] = set()
+        self._underivable: dict[str, None] = {}
+
+    def result(self) -> Verified:
+        files = self._files() if (self._run / SUMS).is_file() else 0
         try:
-            store.check_digests(run, {name: digest})
-        except (BadInput, OSError, ValueError) as error:  # a damaged line may hold no valid name
-            differences.append(f"{SUMS}: {error}")
-    for path, manifest in _manifests(run, differences):
-        for name, digest in manifest.files.items():
-            if sums.get(str((path.parent / name).relative_to(run))) != digest:
-                differences.append(f"{path}: {name} has another digest here than in {SUMS}, or none there")
-    return len(sums)
+            self._test_scores()
+            self._certificates()
+            self._rows()
+        except BadInput as error:
+            if not self._differences:
+                raise
+            self._differences.add(str(error))  # a file that differs may be unreadable too
+        return Verified(files, self._numbers, sorted(self._differences), list(self._underivable))
+
+    def _check(self, what: str, stated: Any, derived: Any, verb: str = "given") -> None:
+        """Compare a value that a file states with what the samples give."""
+        self._numbers += 1
+        numbers = isinstance(stated, float | int) and isinstance(derived, float | int)
+        if not (isclose(stated, derived, rel_tol=EQUAL) if numbers else stated == derived):
+            self._differences.add(f"{what} is {verb} as {stated}, and derived as {derived}")
+
+    def _files(self) -> int:
+        """Check every file against SHA256SUMS, and that against the manifests. Returns the number of files."""
+        sums: dict[str, str] = {}
+        for number, line in enumerate((self._run / SUMS).read_text(errors="replace").splitlines(), 1):
+            digest, gap, name = line.partition("  ")
+            if not gap:
+                self._differences.add(f"{self._run / SUMS}: line {number} is no digest with a file")
+                continue
+            sums[name] = digest
+            try:
+                store.check_digests(self._run, {name: digest})
+            except (BadInput, OSError, ValueError) as error:  # a damaged line may hold no valid name
+                self._differences.add(f"{SUMS}: {error}")
+        unreadable: list[str] = []
+        for path, manifest in _manifests(self._run, unreadable):
+            for name, digest in manifest.files.items():
+                if sums.get(str((path.parent / name).relative_to(self._run))) != digest:
+                    self._differences.add(f"{path}: {name} has another digest here than in {SUMS}, or none there")
+        self._differences.update(unreadable)
+        return len(sums)
+
+    def _test_scores(self) -> None:
+        """Derive the scores of every checkpoint, and check each manifest that states them."""
+        derived: dict[str, Scores] = {}
+        stated: list[tuple[Path, Checkpoint]] = []
+        for path, manifest in _manifests(self._run, []):
+            source = manifest.artifact if isinstance(manifest, Result) else manifest
+            checkpoint = source.checkpoint if isinstance(source, Artifact) else source
+            if not isinstance(checkpoint, Checkpoint):
+                continue
+            stated.append((path, checkpoint))
+            if isinstance(manifest, Checkpoint) and manifest.files.keys() >= set(REFERENCE):
+                with suppress(BadInput):  # already among the differences
+                    scores, labels = _arrays({path.parent / name: manifest.files[name] for name in REFERENCE})
+                    derived[checkpoint.name] = score(labels, scores)
+        for path, checkpoint in stated:
+            name = checkpoint.name
+            if name not in derived:  # many manifests state the same checkpoint
+                reason = f"{name}: the run keeps no labels of its test images to derive its scores from"
+                self._underivable[reason] = None
+                continue
+            given, truth = checkpoint.test, derived[name]
+            for field in Scores.__struct_fields__:
+                self._check(f"{path}: {field} of {name}", getattr(given, field), getattr(truth, field))
+
+    def _certificates(self) -> None:
+        """Derive the certificates from the scores of the artifacts and of the trainer."""
+        for path, artifact in _manifests(self._run, []):
+            if not isinstance(artifact, Artifact):
+                continue
+            truth, files = self._run / "checkpoints" / artifact.checkpoint.name, artifact.checkpoint.files
+            for proof in (artifact.certificate, *artifact.further):
+                name = scores_file(artifact.format, proof.runtime)
+                if name not in artifact.files:
+                    continue
+                with suppress(BadInput, OSError):  # already among the differences, or there are no labels
+                    references = {truth / beside: files.get(beside, "") for beside in REFERENCE}
+                    arrays = _arrays({path.parent / name: artifact.files[name], **references})
+                    found = compare(*arrays, runtime=proof.runtime, versions={})
+                    by = "" if proof is artifact.certificate else f" by {proof.runtime}"
+                    for field in CERTIFIED:
+                        self._check(f"{path}: {field}{by}", getattr(proof, field), getattr(found, field))
+
+    def _rows(self) -> None:
+        """Check each value of each published row by the samples; keys that another version added are left out."""
+        path = self._run / PUBLISHED
+        derived = [published(row) for row in table.rows(table.read(self._run))]
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            mend = f"`medserve report {self._run}` writes it again"
+            raise BadInput(f"{path}: no list of results: {error}; {mend}") from None
+        before, now = ({row.get("cell"): row for row in rows} for rows in (found, derived))
+        for cell in before.keys() | now.keys():
+            if cell in before and cell in now:
+                for key in before[cell].keys() & now[cell].keys():
+                    self._check(f"{cell}: {key}", before[cell][key], now[cell][key], "published")
+            else:
+                where = "published, but not in the run" if cell in before else "in the run, but not published"
+                self._differences.add(f"{cell}: {where}")
 
 
-def _test_scores(run: Path, differences: list[str], underivable: list[str]) -> int:
-    """Derive the scores of every checkpoint, and check each manifest that states them. Returns the number of scores."""
-    derived: dict[str, Scores] = {}
-    stated: list[tuple[Path, Checkpoint]] = []
-    for path, manifest in _manifests(run, []):
-        source = manifest.artifact if isinstance(manifest, Result) else manifest
-        checkpoint = source.checkpoint if isinstance(source, Artifact) else source
-        if not isinstance(checkpoint, Checkpoint):
-            continue
-        stated.append((path, checkpoint))
-        if isinstance(manifest, Checkpoint) and manifest.files.keys() >= set(REFERENCE):
-            with suppress(BadInput):  # already among the differences
-                store.check_digests(path.parent, {name: manifest.files[name] for name in REFERENCE})
-                scores, labels = (np.load(path.parent / name) for name in REFERENCE)
-                derived[checkpoint.name] = score(labels, scores)
-    numbers = 0
-    for path, checkpoint in stated:
-        if (truth := derived.get(checkpoint.name)) is None:
-            underivable.append(
-                f"{checkpoint.name}: the run keeps no labels of its test images to derive its scores from"
-            )
-            continue
-        for field in Scores.__struct_fields__:
-            numbers += 1
-            was, now = getattr(checkpoint.test, field), getattr(truth, field)
-            if not _equal(was, now):
-                differences.append(f"{path}: {field} of {checkpoint.name} is given as {was}, and derived as {now}")
-    underivable[:] = dict.fromkeys(underivable)  # many manifests state the same checkpoint
-    return numbers
-
-
-def _certificates(run: Path, differences: list[str]) -> int:
-    """Derive the certificates from the scores of the artifacts and of the trainer. Returns the number of values."""
-    numbers = 0
-    for path, artifact in _manifests(run, []):
-        if not isinstance(artifact, Artifact):
-            continue
-        for proof in (artifact.certificate, *artifact.further):
-            if (name := scores_file(artifact.format, proof.runtime)) in artifact.files:
-                numbers += _certificate(run, path, artifact, proof, name, differences)
-    return numbers
-
-
-def _certificate(
-    run: Path, path: Path, artifact: Artifact, proof: Certificate, name: str, differences: list[str]
-) -> int:
-    """Check one certificate by the scores in the file `name` and those of the trainer."""
-    truth = run / "checkpoints" / artifact.checkpoint.name
-    files = {path.parent / name: artifact.files[name]}
-    files |= {truth / beside: artifact.checkpoint.files.get(beside, "") for beside in REFERENCE}
-    with suppress(BadInput, OSError):  # already among the differences, or there are no labels
-        for file, digest in files.items():
-            store.check_digests(file.parent, {file.name: digest})
-        scores, reference, labels = (np.load(file) for file in files)
-        found = compare(scores, reference, labels, runtime=proof.runtime, versions={})
-        for field in CERTIFIED:
-            was, derived = getattr(proof, field), getattr(found, field)
-            if not _equal(was, derived):
-                by = "" if proof is artifact.certificate else f" by {proof.runtime}"
-                differences.append(f"{path}: {field}{by} is given as {was}, and derived as {derived}")
-        return len(CERTIFIED)
-    return 0
-
-
-def _rows(run: Path, differences: list[str]) -> int:
-    """Check each value of each published row by the samples. Returns the number of values."""
-    derived = [published(row) for row in table.rows(table.read(run))]
-    try:
-        found = msgspec.json.decode((run / PUBLISHED).read_bytes(), type=list[dict[str, Any]])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{run / PUBLISHED}: no list of results: {error}; `medserve report {run}` writes it again"
-        ) from None
-    numbers = 0
-    before, now = ({row.get("cell"): row for row in rows} for rows in (found, derived))
-    for cell in before.keys() | now.keys():
-        if cell not in before or cell not in now:
-            where = "published, but not in the run" if cell in before else "in the run, but not published"
-            differences.append(f"{cell}: {where}")
-            continue
-        for key in before[cell].keys() | now[cell].keys():
-            numbers += 1
-            old, new = before[cell].get(key), now[cell].get(key)
-            if not _equal(old, new):
-                differences.append(f"{cell}: {key} is published as {old}, and derived as {new}")
-    return numbers
+def _arrays(files: Mapping[Path, str]) -> list[NDArray[Any]]:
+    """The arrays in .npy files, after their digests are checked."""
+    for path, digest in files.items():
+        store.check_digests(path.parent, {path.name: digest})
+    return [np.load(path) for path in files]
 
 
 def _manifests(run: Path, unreadable: list[str]) -> Iterator[tuple[Path, Manifest]]:
@@ -202,9 +199,3 @@ def _manifests(run: Path, unreadable: list[str]) -> Iterator[tuple[Path, Manifes
                 yield path, store.read_json(path, kind)
             except BadInput as error:
                 unreadable.append(str(error))
-
-
-def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, float | int) and isinstance(second, float | int):
-        return isclose(first, second, rel_tol=EQUAL)
-    return bool(first == second)

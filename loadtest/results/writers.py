@@ -1,6 +1,5 @@
 """Rows as JSON, CSV and Parquet with all keys, and as tables of what fits on a page or a terminal."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,18 +20,32 @@ from loadtest.results.tabular import (
 )
 from medserve.errors import printable, unknown
 from medserve.numbers import number, percent
-from medserve.spec import Noun
 
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
 DEPLOYMENT = (Column("framework", numeric=False), Column("runtime", numeric=False))
+COLUMNS = (
+    *DEPLOYMENT,
+    Column("p50", "ms", "in process"),
+    *(Column(name, "ms", "closed loop") for name in ("p50", "p99")),
+    Column("accuracy", "%"),
+)
+SCHEDULED = (
+    *DEPLOYMENT,
+    *(Column(name, "", "per second") for name in ("asked", "delivered")),
+    *(Column(name, "ms", "open loop") for name in ("p50", "p99")),
+    Column("p99", "ms", "uncorrected"),
+)
+"""Latency from the intended start, and beside it the uncorrected p99."""
 
 
 def render(rows: list[Row], form: str) -> str:
     """The rows as `json`, `csv`, `markdown` or `latex`: the first two with all keys, the others as fits on a page."""
     if form == "markdown":
         return "\n\n".join(as_markdown(_page(rows)))
-    return as_latex(_page(rows)).rstrip("\n") if form == "latex" else _whole([published(row) for row in rows], form)
+    if form == "latex":
+        return as_latex(_page(rows)).rstrip("\n")
+    return render_plain([published(row) for row in rows], form)
 
 
 def parquet(rows: list[Row]) -> bytes:
@@ -43,27 +56,22 @@ def parquet(rows: list[Row]) -> bytes:
     return content
 
 
-def render_nouns(nouns: Sequence[Noun], form: str) -> str:
-    """Nouns of the same type as `json`, `csv` or `markdown`, with all their fields."""
-    rows = [msgspec.to_builtins(noun) for noun in nouns]
-    if form != "markdown":
-        return _whole(rows, form)
-    columns = [Column(name, numeric=False) for name in (rows[0] if rows else ())]
-    lines = [Line(tuple(map(_any_cell, row.values()))) for row in rows]
-    return "\n\n".join(as_markdown(Table("", tuple(columns), tuple(lines))))
+def render_plain(rows: list[dict[str, Any]], form: str) -> str:
+    """Rows with the same keys as `json`, `csv` or `markdown`, with all of them."""
+    heads = list(rows[0]) if rows else []
+    if form == "json":
+        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
+    if form == "csv":
+        return csv_lines([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
+    if form == "markdown":
+        columns = tuple(Column(name, numeric=False) for name in heads)
+        lines = tuple(Line(tuple(map(_any_cell, row.values()))) for row in rows)
+        return "\n\n".join(as_markdown(Table("", columns, lines)))
+    raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
 def _any_cell(value: Any) -> Cell:
     return number_cell(value) if value is None or isinstance(value, float) else Cell(str(value))
-
-
-def _whole(rows: list[dict[str, Any]], form: str) -> str:
-    if form == "json":
-        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
-    if form == "csv":
-        heads = list(rows[0]) if rows else []
-        return csv_lines([heads, *([row[head] for head in heads] for row in rows)]).rstrip("\n")
-    raise unknown("format", form, ("json", "csv", "markdown", "latex", "parquet", "table"))
 
 
 def _page(rows: list[Row]) -> Table:
@@ -104,38 +112,22 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         title = f"{row.dataset}, {row.size} px, {row.architecture}" + ", unofficial" * bool(row.unofficial)
         groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row)
     several = len({row.seed for row in rows}) > 1
-    columns = (
-        *DEPLOYMENT,
-        Column("p50", "ms", "in process"),
-        *_latencies("closed loop"),
-        Column("accuracy", "%"),
-    )
     tables = []
     for title, deployments in groups.items():
-        lines = []
+        lines, scheduled = [], []
         for modes in deployments.values():
-            row, closed = next(iter(modes.values())), modes.get("closed-loop")
+            row, closed, opened = next(iter(modes.values())), modes.get("closed-loop"), modes.get("open-loop")
+            named = _deployment_cells(row, several)
             cells = [_cell(modes.get("in-process"), "p50"), _cell(closed, "p50"), _cell(closed, "p99")]
-            lines.append(Line((*_deployment_cells(row, several), *cells, Cell(percent(row.accuracy)))))
-        tables.append(Table(title, columns, tuple(lines)))
-        if open_rows := [modes["open-loop"] for modes in deployments.values() if "open-loop" in modes]:
-            tables.append(_open_loop(title, open_rows, several))
+            lines.append(Line((*named, *cells, Cell(percent(row.accuracy)))))
+            if opened:
+                cells = [number_cell(opened.rate_asked), number_cell(opened.rate_delivered)]
+                cells += [_cell(opened, "p50"), _cell(opened, "p99"), number_cell(opened.p99_uncorrected_ms)]
+                scheduled.append(Line((*named, *cells)))
+        tables.append(Table(title, COLUMNS, tuple(lines)))
+        if scheduled:
+            tables.append(Table(f"{title}: by arrival schedule", SCHEDULED, tuple(scheduled)))
     return tables, _notes([row for row in rows if _mark(row) and (row.trap is None or row.status != "done")])
-
-
-def _open_loop(title: str, rows: list[Row], several: bool) -> Table:
-    """The open loop: latency from the intended start, and beside it the uncorrected p99."""
-    columns = [*DEPLOYMENT, Column("asked", "", "per second"), Column("delivered", "", "per second")]
-    columns += [*_latencies("open loop"), Column("p99", "ms", "uncorrected")]
-    lines = []
-    for row in rows:
-        cells = [number_cell(row.rate_asked), number_cell(row.rate_delivered), _cell(row, "p50"), _cell(row, "p99")]
-        lines.append(Line((*_deployment_cells(row, several), *cells, number_cell(row.p99_uncorrected_ms))))
-    return Table(f"{title}: by arrival schedule", tuple(columns), tuple(lines))
-
-
-def _latencies(group: str) -> list[Column]:
-    return [Column("p50", "ms", group), Column("p99", "ms", group)]
 
 
 def _deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:

@@ -8,7 +8,7 @@ from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import framework, profile
 from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
-from loadtest.results.tabular import Cell, Table, Tone
+from loadtest.results.tabular import Cell, Table, Tone, interval_cell
 from medserve.numbers import ABSENT, interval, number
 from medserve.study import Subject
 from medserve.tables import TIMING_MISTAKES
@@ -80,14 +80,15 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
 def _protocol(facts: Facts, judged: JudgedClaim) -> str:
     if judged.profile:
         return profile(facts.profiles[judged.profile])
-    return "Test split" if judged.value else ABSENT
+    return "Test split" if judged.measured.value else ABSENT
 
 
 def _measured(judged: JudgedClaim) -> Cell:
-    if judged.value is None:
+    found = judged.measured
+    if found.value is None:
         return fields_of.absent(judged.reason)
-    words = f"{interval(judged.low, judged.high)} {UNITS.get(judged.claim.test, 'of the test split')}".strip()
-    return Cell(number(judged.value), words, judged.value)
+    words = f"{interval(found.low, found.high)} {UNITS.get(judged.claim.test, 'of the test split')}".strip()
+    return Cell(number(found.value), words, found.value)
 
 
 def _claimed(judged: JudgedClaim) -> str:
@@ -114,4 +115,4 @@ def _subject(subject: Subject) -> str:
 
 
 def _ratio(judged: JudgedClaim) -> Cell:
-    return Cell(number(judged.value), interval(judged.low, judged.high), judged.value)
+    return interval_cell(judged.measured)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from loadtest.analysis.intervals import Interval
-from loadtest.analysis.saturation import LoadStep, saturation_point
+from loadtest.analysis.scaling import saturation_point
 from loadtest.report import drawing, tables, wording
 from loadtest.report.axes import Axis
 from loadtest.report.document import Figure
@@ -136,11 +136,8 @@ def _saturation_cells(rows: Sequence[Row]) -> set[str]:
     """The cell at each deployment's saturation point, of those whose highest rate lies beyond it."""
     found = set()
     for ordered in grouped(sorted(rows, key=lambda row: row.rate_asked or 0.0), "deployment").values():
-        steps = [
-            LoadStep(users=index, throughput=row.rate_delivered or 0.0, p50_ms=row.median)
-            for index, row in enumerate(ordered)
-        ]
-        if (point := saturation_point(steps)) < len(ordered) - 1:
+        point = saturation_point((index, row.rate_delivered, row.median) for index, row in enumerate(ordered))
+        if point is not None and point < len(ordered) - 1:
             found.add(ordered[point].cell)
     return found
 

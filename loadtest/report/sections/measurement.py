@@ -8,7 +8,6 @@ from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import ABSENT
 from medserve.result import Check
-from medserve.tables import ROOFLINE
 
 VERDICTS = {
     True: Cell("holds", tone="good"),
@@ -35,17 +34,19 @@ def checks(facts: Facts) -> Table | None:
 
 def roofline(facts: Facts) -> Table | None:
     """One line per size; null if the run has no self-test."""
+    if facts.selftest is None:
+        return None
+    limit = facts.selftest.roofline_limit
     fields: list[Field[tuple[int, float]]] = [
         field("size", lambda item: item[0], "px"),
         field("reached", lambda item: round(item[1]), "requests/s"),
-        field("highest rate allowed", lambda item: round(ROOFLINE * item[1]), "requests/s"),
+        field("highest rate allowed", lambda item: round(limit * item[1]), "requests/s"),
     ]
     caption = (
         "What the load generator and the null server reach together. "
-        f"A cell that needs more than {ROOFLINE * 100:.0f} % of it is not valid."
+        f"A cell that needs more than {limit * 100:.0f} % of it is not valid."
     )
-    known = sorted(facts.selftest.roofline.items()) if facts.selftest else ()
-    return tables.table("The generator's roofline", fields, known, caption)
+    return tables.table("The generator's roofline", fields, sorted(facts.selftest.roofline.items()), caption)
 
 
 def steadiness(facts: Facts) -> Table | None:

@@ -1,0 +1,103 @@
+"""Implements `medserve time` and `selftest`, and `python -m loadtest launch`: what measures without a given server."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from loadtest.commands.shared import Batch, Json, Seconds, Seed, Warmup, and_more, print_figures
+from medserve import machine, store
+from medserve.errors import BadInput, CannotRun
+from medserve.jobs import Launch
+from medserve.spec import Artifact, Deployment, LoadProfile
+from medserve.tables import FORMATS, pick
+
+
+def launch(
+    plan: Annotated[Path, typer.Argument(metavar="LAUNCH.json", help="A launch as the study runner writes it.")],
+) -> None:
+    """Measure the cells of one launch and write their results.
+
+    Exit code 1 when a cell failed: its result says why. Example: python -m loadtest launch launch.json
+    """
+    from loadtest.measure.launch import launch
+
+    if failed := launch(store.read_json(plan, Launch)):
+        raise CannotRun(and_more(failed))
+
+
+def selftest(
+    rate: Annotated[str, typer.Option(help="Requests per second, by Poisson schedule; several with commas.")] = "100",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds for each distribution of delays.")] = 3.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions at each rate; the worst one counts.")] = 1,
+    size: Annotated[str, typer.Option(help="Sides of the images in pixels, with commas.")] = "28",
+    out: Annotated[Path | None, typer.Option(help="Folder for selftest.json and the raw records.")] = None,
+    json: Json = False,
+) -> None:
+    """Test the load generator on known answers: scripted delays, a stall, and the highest rate that it can send.
+
+    Exit code 1 when a check fails. Example: medserve selftest --rate 50,200,500 --seconds 60 --repeats 5
+    """
+    from loadtest.selftest.run import as_text, run, why_failed
+
+    sizes = [int(number) for number in _numbers("--size", size)]
+    rates = _numbers("--rate", rate)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "selftest" if out is None else out.resolve()
+        done = run(sizes, target, rates=rates, seconds=seconds, repeats=repeats)
+    print_figures(msgspec.to_builtins(done), [as_text(done)], json)
+    if reason := why_failed(done):
+        raise CannotRun(reason)
+
+
+def time(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
+    batch: Batch = 1,
+    seconds: Seconds = 3.0,
+    warmup: Warmup = 0.5,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Time an artifact in process, without HTTP, on its golden images.
+
+    Example: medserve time artifacts/cells --batch 32 --threads 2
+    """
+    # Libraries size their thread pools when they are imported, NumPy among them.
+    os.environ.update(machine.thread_environment(threads))
+    import numpy as np
+
+    from loadtest import samples
+    from loadtest.measure import inprocess
+    from loadtest.results.record_summary import as_text, stages, summarise
+
+    manifest = store.read_json(artifact / "artifact.json", Artifact)
+    deployment = Deployment(
+        artifact=artifact.name,
+        runtime=runtime or pick(FORMATS, "format", manifest.format).runtime,
+        threads=threads,
+        batch_sizes=(batch,),
+    )
+    server_cpus, _ = machine.divide_cpus(threads)
+    machine.pin(server_cpus)
+    opened, _ = inprocess.open_runtime(artifact, deployment)
+    with np.load(artifact / "golden.npz") as golden:
+        images, expected = golden["images"], golden["scores"]
+    profile = LoadProfile(name="manual", mode="in-process", batch=batch, seconds=seconds, warmup_seconds=warmup)
+    timed = inprocess.measure(
+        opened, deployment, profile, images, None if deployment.runtime == "null" else expected, seed
+    )
+    figures = summarise(samples.as_table(timed.samples))
+    figures |= {"deployment": deployment.name, "batch": batch, "stages_ms": stages(timed.stages)}
+    print_figures(figures, [f"{deployment.name}, in process, batches of {batch}", as_text(figures)], json)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError:
+        raise BadInput(f"{option} is {text!r}; expected numbers with commas, as in 50,200") from None

@@ -1,0 +1,180 @@
+"""Implements `medserve results`, `report`, `compare` and `verify`: what is derived from the records of a run."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+
+from loadtest import samples
+from loadtest.analysis.compare import Judged, Verdict
+from loadtest.commands.shared import Json, and_more, print_figures
+from loadtest.results import pairs, record_summary, table, writers
+from loadtest.results.launch_summary import SHARES
+from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal, interval_cell
+from loadtest.results.verify import verify as derive_again
+from medserve import store
+from medserve.errors import BadInput, CannotRun
+
+TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def report(
+    run: Folder,
+    out: Annotated[Path | None, typer.Option(help="The page, .html.", show_default="RUN/report.html")] = None,
+) -> None:
+    """Write a run's report: a page that needs no network, the same as Markdown, figures/ and tables/.
+
+    Example: medserve report runs/quick
+    """
+    from loadtest.report.page import write
+
+    print(write(run, out)[0].resolve())
+
+
+def results(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or one record, .parquet.")],
+    format: Annotated[
+        Literal["json", "csv", "markdown", "latex", "parquet", "table"], typer.Option(help="What to print or write.")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write instead; required for parquet.")] = None,
+) -> None:
+    """Print the results of a run, or of one record, derived from its raw samples.
+
+    Example: medserve results runs/quick --format csv
+    """
+    if (format == "parquet" and out is None) or (format == "table" and out is not None):
+        raise BadInput("--format parquet wants an --out FILE, and --out another --format than table")
+    if run.is_file():
+        _print_record(run, format)
+        return
+    rows = table.rows(table.read(run))
+    if out is not None:
+        content = writers.parquet(rows) if format == "parquet" else writers.render(rows, format).encode() + b"\n"
+        store.write_bytes(out, content)
+    elif format != "table":
+        print(writers.render(rows, format))
+    else:
+        _print_tables(*writers.short(rows), style="red")
+
+
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run; the old one of two.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW]", help="The new one of two.")] = None,
+    percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
+    margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
+    format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
+) -> None:
+    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or two runs.
+
+    Verdicts are faster, slower, equivalent within the margin, or undecided; with 95 % confidence none of those on one
+    kind of pair under one profile is wrong. Exit code 1 when NEW is slower somewhere.
+
+    Example: medserve compare runs/quick
+    """
+    share = percentile / 100
+    if share not in SHARES:
+        raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{known * 100:g}' for known in SHARES)}")
+    if new is None:
+        _compare_within(run, share, margin / 100, format)
+    else:
+        _compare_two(run, new, share, margin / 100, format)
+
+
+def verify(run: Folder, json: Json = False) -> None:
+    """Derive every published number of a run again, from its raw samples and their digests.
+
+    Exit code 1 when a number or a file differs. Example: medserve verify runs/quick
+    """
+    done = derive_again(run)
+    lines = [
+        f"{run}: {done.numbers:,} values derived again from {done.files:,} files, {len(done.differences)} differ",
+        *(f"not derived again: the test scores of {reason}" for reason in done.underivable),
+    ]
+    print_figures(msgspec.to_builtins(done), lines, json)
+    if done.differences:
+        raise CannotRun(and_more(done.differences))
+
+
+def _print_record(path: Path, format: str) -> None:
+    """Print the figures of one record, and why it is marked incomplete."""
+    figures = record_summary.summarise(samples.read(path, record_summary.COLUMNS))
+    figures["incomplete"] = samples.read_facts(path).get("incomplete")
+    if format not in ("table", "json"):
+        raise BadInput(f"one record has no --format {format}; expected table or json")
+    lines = [str(path), record_summary.as_text(figures)]
+    if figures["incomplete"]:
+        lines.append(f"incomplete   {figures['incomplete']}")
+    print_figures(figures, lines, format == "json")
+
+
+def _print_tables(tables: Sequence[Table], notes: Sequence[str], style: str = "dim") -> None:
+    console = Console()
+    for found in tables:
+        console.print(as_terminal(found))
+    for note in notes:
+        console.print(note, style=style, markup=False, highlight=False)
+
+
+def _compare_within(folder: Path, percentile: float, margin: float, form: str) -> None:
+    """Print the pairs of one run."""
+    run = table.read(folder)
+    found = pairs.compare(table.rows(run), run.percentiles(percentile).__getitem__, margin)
+    if form != "table":
+        print(writers.render_plain([pair.published(percentile) for pair in found], form))
+        return
+    tables = []
+    for kind, profile in dict.fromkeys((pair.kind, pair.first.profile) for pair in found):
+        same = [pair for pair in found if (pair.kind, pair.first.profile) == (kind, profile)]
+        lines = [((str(pair.first.size), _short(pair.first), _short(pair.second)), pair.judged) for pair in same]
+        title = f"{kind}, {profile}: p{percentile * 100:g} of the second over the first"
+        tables.append(_verdicts(title, ("px", "first", "second"), lines))
+    graphs = [row.deployment for pair in found if pair.kind == "ONNX against ONNX" for row in (pair.first, pair.second)]
+    # Different exports may explain different speeds.
+    counts = {cell.deployed.deployment.name: cell.artifact.operators for cell in run.cells if cell.artifact}
+    nodes = [
+        f"{name}: {sum(kinds.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        for name in dict.fromkeys(graphs)
+        if (kinds := counts.get(name))
+    ]
+    _print_tables(tables, nodes)
+
+
+def _compare_two(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
+    """Print what changed between two runs. Raises CannotRun when a cell became slower."""
+    before, after = table.read(old), table.read(new)
+    found = pairs.changes(before, after, percentile, margin)
+    if form != "table":
+        rows = [{"cell": cell, "percentile": percentile, **pairs.published(judged)} for cell, judged in found.items()]
+        print(writers.render_plain(rows, form))
+    else:
+        title = f"{new} over {old}: p{percentile * 100:g}"
+        shown = _verdicts(title, ("cell",), [((cell,), judged) for cell, judged in found.items()])
+        versions = pairs.versions(before, after).items()
+        _print_tables([shown], [f"{name}: {was or 'absent'} -> {now or 'absent'}" for name, (was, now) in versions])
+    if slower := [cell for cell, judged in found.items() if judged.verdict == "slower"]:
+        raise CannotRun(f"slower than in {old}: {and_more(slower)}")
+
+
+def _short(row: Row) -> str:
+    """A deployment whose full name is too long for one of two columns."""
+    return f"{row.framework} {row.runtime}"
+
+
+def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str, ...], Judged]]) -> Table:
+    """Ratios with their verdicts, each behind the words that say of what."""
+    columns = [Column(name, numeric=name == "px") for name in names]
+    columns += [Column("ratio", "95 %"), Column("verdict", numeric=False)]
+    lines = []
+    for words, judged in found:
+        ratio, verdict = judged.ratio, str(judged.verdict)
+        if judged.more is not None:
+            verdict += f", ~{judged.more} more to tell"
+        elif ratio.value is None and ratio.reason:
+            verdict += f": {ratio.reason}"
+        lines.append(Line((*map(Cell, words), interval_cell(ratio), Cell(verdict, tone=TONES.get(judged.verdict, "")))))
+    return Table(title, tuple(columns), tuple(lines))
