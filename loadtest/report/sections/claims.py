@@ -39,7 +39,7 @@ def tables(facts: Facts) -> list[Table]:
         text("by", lambda known: Cell(known.claim.who, known.claim.where)),
         text("protocol", lambda known: _protocol(facts, known)),
         field("measured", _measured),
-        field("claimed", lambda known: ABSENT if known.value is None else _claimed(known)),
+        field("claimed", lambda known: ABSENT if known.measured.value is None else _claimed(known)),
         text("here", lambda known: Cell(known.finding, known.reason or "", tone=TONES[known.finding])),
     ]
     of_mistakes: list[Field[JudgedClaim]] = [
