@@ -15,7 +15,7 @@ Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Golden = Literal["test", "drawn"]
-Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
+Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
 """What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
 Name = Annotated[str, msgspec.Meta(pattern=NAME)]
@@ -297,7 +297,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     burst: int = 1
     trace: str | None = None
     gap_seconds: float = 0.0
-    trap: Trap | None = None
+    trap: Mistake | None = None
     seconds: float
     warmup_seconds: float
 

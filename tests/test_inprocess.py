@@ -16,7 +16,7 @@ from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
 from medserve.result import Result
-from medserve.spec import Cell, Deployment, LoadProfile, Trap
+from medserve.spec import Cell, Deployment, LoadProfile, Mistake
 from medserve.tables import PROFILES
 from medserve.timing import now
 
@@ -54,7 +54,11 @@ def scores(images: np.ndarray) -> np.ndarray:
 
 
 def timed(
-    runtime: Means, batch: int, expected: np.ndarray | None, sizes: tuple[int, ...] = (1, 4), trap: Trap | None = None
+    runtime: Means,
+    batch: int,
+    expected: np.ndarray | None,
+    sizes: tuple[int, ...] = (1, 4),
+    trap: Mistake | None = None,
 ) -> inprocess.Timed:
     deployment = Deployment(artifact="a", runtime="means", batch_sizes=sizes)
     profile = LoadProfile(name="p", mode="in-process", batch=batch, trap=trap, seconds=0.05, warmup_seconds=0.02)
@@ -117,7 +121,7 @@ class Lazy(Means):
         return scores(images)
 
 
-def trapped(trap: Trap) -> tuple[Lazy, pa.Table]:
+def trapped(trap: Mistake) -> tuple[Lazy, pa.Table]:
     runtime = Lazy()
     found = timed(runtime, 1, scores(IMAGES), trap=trap)
     assert found.stages == {}

@@ -17,7 +17,7 @@ from medserve.errors import BadInput
 from medserve.machine import versions
 from medserve.spec import Deployment, Noun
 from medserve.timing import now
-from serve.runtimes import read_options
+from serve.runtimes import Runtime, read_options
 
 REQUIRES = ()
 READS = ()
@@ -37,7 +37,7 @@ class Options(Noun, frozen=True, kw_only=True):
     stall_seconds: float = 0.0
 
 
-class DelayRuntime:
+class DelayRuntime(Runtime):
     """See `serve.runtimes.Runtime`. `y` is the time at which the prediction is done, and its number of images."""
 
     def __init__(self, classes: int, deployment: Deployment, options: Options) -> None:
@@ -47,9 +47,6 @@ class DelayRuntime:
         self._delays = _delays(options)
         self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
         self._first: int | None = None
-
-    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return images
 
     def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
         started = now()
