@@ -7,7 +7,16 @@ import time
 import msgspec
 
 from medserve.errors import EVENTS, printable
-from medserve.jobs import Progressed
+
+
+class Progressed(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
+    """A line of a job's standard output: `done` of `total` steps, each a `unit`, are done."""
+
+    done: int
+    total: int
+    unit: str
+    note: str
+    seconds_left: float | None
 
 
 class Progress:

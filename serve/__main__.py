@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from medserve import deployments, errors, machine, store
+from medserve import errors, machine, store
 from medserve.errors import BadInput
 from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
@@ -106,7 +106,7 @@ def serve(
         )
     else:
         asked = _decode("--deployment", deployment, Deployment)
-    deployments.check(asked)
+    asked.check()
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
     _serve(folder, digest, asked, host, port, keep_alive)

@@ -191,7 +191,7 @@ def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path,
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     told = kinds(done.stdout)
-    assert told[told.index("in-process") :] == ["in-process", "http", "trap", "cold", "trap"]
+    assert told[told.index("in-process") :] == ["in-process", "http", "mistake", "cold", "mistake"]
     assert len(results(out)) == 6
     rows = json.loads(stage("loadtest", "results", str(out), "--format", "json").stdout)
     assert {row["profile"]: row["trap"] for row in rows if row["trap"]} == {
