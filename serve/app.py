@@ -143,6 +143,10 @@ class App:
                 status, headers, body = 200, *await self._page(path, scope["method"])
         except Refusal as refusal:
             status, headers, body = _error(refusal)
+        except Busy as busy:
+            status, headers, body = _error(Refusal(503, f"{busy}; try again", (b"retry-after", b"1")))
+        except TooLate:
+            status, headers, body = _error(Refusal(504, "the deadline of this request passed before it was answered"))
         except asyncio.CancelledError:
             # The client has gone, or the time to drain is over.
             status, headers, body = _error(Refusal(503, "the server is stopping"))
@@ -184,20 +188,14 @@ class App:
             raise Refusal(400, str(error)) from None
         except bodies.TooLarge:
             raise _too_large(route) from None
-        except Busy as busy:
-            raise _busy(busy) from None
-        except TooLate:
-            raise _too_late() from None
         # Where the images are no part of it, the body need not be kept while they wait.
         del message, body
         decoded = now()
         try:
             timeout = request.timeout_ns if self._timeout is None else self._left(request, decoded - complete)
             scores, started, done = await self._infer(request.images, timeout)
-        except Busy as busy:
-            raise _busy(busy) from None
-        except TooLate:
-            raise _too_late() from None
+        except (Busy, TooLate):
+            raise
         except Exception as error:  # a framework raises anything; the client is told, and the server goes on
             raise Refusal(500, self._failed(error)) from None
         resumed = now()
@@ -287,14 +285,6 @@ def _encoding(route: Codec, headers: Headers) -> bytes | None:
         expected = " or ".join(known.decode() for known in route.encodings) or "none: image files are compressed"
         raise Refusal(415, f"Content-Encoding is {given!r}; expected {expected}")
     return codings[0]
-
-
-def _busy(busy: Busy) -> Refusal:
-    return Refusal(503, f"{busy}; try again", (b"retry-after", b"1"))
-
-
-def _too_late() -> Refusal:
-    return Refusal(504, "the deadline of this request passed before it was answered")
 
 
 def _too_large(route: Codec) -> Refusal:
