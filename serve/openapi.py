@@ -11,6 +11,7 @@ PATH = "/openapi.json"
 
 Schema = dict[str, Any]
 ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+SIZE: Schema = {"type": "integer", "minimum": 0}
 STATUSES = {
     400: "The body is invalid; the error says what is expected.",
     403: "The request comes from a web page: it has an Origin header.",
@@ -49,23 +50,16 @@ def _page(path: str, page: Any) -> Schema:
 
 
 def _infer(artifact: Artifact, largest: int) -> Schema:
-    size = {"type": "integer", "minimum": 0}
-    sides = [{"const": side} for side in artifact.image_shape]
-    batch = {"type": "integer", "minimum": 1, "maximum": largest}
-    tensor = _object(
-        ("name", "datatype", "shape"),
-        name={"const": INPUT},
-        datatype={"const": "UINT8"},
-        shape={"type": "array", "prefixItems": [batch, *sides], "minItems": 4, "maxItems": 4},
-        data={"type": "array", "description": "Whole numbers from 0 to 255, flat or nested like the shape."},
-        parameters=_object((), binary_data_size=size),
-    )
+    batch: Schema = {"type": "integer", "minimum": 1, "maximum": largest}
+    shape = [batch, *({"const": side} for side in artifact.image_shape)]
+    data: Schema = {"type": "array", "description": "Whole numbers from 0 to 255, flat or nested like the shape."}
+    tensor = _tensor(INPUT, ["UINT8"], shape, data)
     output = _object(
         ("name",),
         name={"const": OUTPUT},
         parameters=_object((), binary_data={"type": "boolean"}, classification={"type": "integer", "minimum": 1}),
     )
-    timeout = {**size, "description": "Microseconds that the client waits; 0: the deadline of the deployment."}
+    timeout = {**SIZE, "description": "Microseconds that the client waits; 0: the deadline of the deployment."}
     request = _object(
         ("inputs",),
         id={"type": "string"},
@@ -73,21 +67,10 @@ def _infer(artifact: Artifact, largest: int) -> Schema:
         outputs={"type": "array", "items": output, "maxItems": 1},
         parameters=_object((), binary_data_output={"type": "boolean"}, timeout=timeout),
     )
-    scores = _object(
-        ("name", "datatype", "shape"),
-        name={"const": OUTPUT},
-        datatype={"enum": ["FP32", "BYTES"]},
-        shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
-        data={"type": "array", "items": {"type": ["number", "string"]}},
-        parameters=_object((), binary_data_size=size),
-    )
-    response = _object(
-        ("model_name", "outputs"),
-        id={"type": "string"},
-        model_name={"const": artifact.name},
-        model_version={"type": "string"},
-        outputs={"type": "array", "items": scores, "minItems": 1, "maxItems": 1},
-    )
+    data = {"type": "array", "items": {"type": ["number", "string"]}}
+    scores = _tensor(OUTPUT, ["FP32", "BYTES"], [{"type": "integer", "minimum": 1}] * 2, data)
+    outputs = {"type": "array", "items": scores, "minItems": 1, "maxItems": 1}
+    response = _of_model(artifact, ("outputs",), id={"type": "string"}, outputs=outputs)
     answer = _json("Probabilities, or the likeliest classes, of each image.", response)
     answer["content"]["application/octet-stream"] = {}
     return _posted({"application/json": {"schema": request}, "application/octet-stream": {}}, answer)
@@ -99,19 +82,37 @@ def _classify(artifact: Artifact) -> Schema:
         name={"enum": list(artifact.checkpoint.classes)},
         probability={"type": "number", "minimum": 0, "maximum": 1},
     )
-    pixels = {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}
-    response = _object(
-        ("model_name", "classes", "resized_from"),
-        model_name={"const": artifact.name},
-        model_version={"type": "string"},
+    resized_from = {
+        "type": ["array", "null"],
+        "items": {"type": "integer", "minimum": 1},
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "Width and height of the image file, null if they are those of the model.",
+    }
+    response = _of_model(
+        artifact,
+        ("classes", "resized_from"),
         classes={"type": "array", "items": ranked, "minItems": 1},
-        resized_from={
-            **pixels,
-            "description": "Width and height of the image file, null if they are those of the model.",
-        },
+        resized_from=resized_from,
     )
     content: Schema = {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}
     return _posted(content, _json("The classes, the likeliest one first.", response))
+
+
+def _tensor(name: str, datatypes: list[str], shape: list[Schema], data: Schema) -> Schema:
+    return _object(
+        ("name", "datatype", "shape"),
+        name={"const": name},
+        datatype={"enum": datatypes},
+        shape={"type": "array", "prefixItems": shape, "minItems": len(shape), "maxItems": len(shape)},
+        data=data,
+        parameters=_object((), binary_data_size=SIZE),
+    )
+
+
+def _of_model(artifact: Artifact, required: tuple[str, ...], **properties: Schema) -> Schema:
+    model = {"model_name": {"const": artifact.name}, "model_version": {"type": "string"}}
+    return _object(("model_name", *required), **model, **properties)
 
 
 def _posted(content: Schema, answer: Schema) -> Schema:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from serve.runtimes import Runtime, read_options
 
 REQUIRES = ()
 READS = ()
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Options(Noun, frozen=True, kw_only=True):
@@ -30,11 +32,11 @@ class Options(Noun, frozen=True, kw_only=True):
     starts during the stall is done at its end.
     """
 
-    delays_ms: tuple[float, ...] = (0.0,)
-    shares: tuple[float, ...] | None = None
+    delays_ms: Annotated[tuple[NotNegative, ...], msgspec.Meta(min_length=1)] = (0.0,)
+    shares: tuple[NotNegative, ...] | None = None
     seed: int = 0
-    stall_at: float = 0.0
-    stall_seconds: float = 0.0
+    stall_at: NotNegative = 0.0
+    stall_seconds: NotNegative = 0.0
 
 
 class DelayRuntime(Runtime):
@@ -81,15 +83,10 @@ def load(_model: Path, classes: int, deployment: Deployment) -> DelayRuntime:
     """A runtime without a model, for artifacts of any format. Raises BadInput for an invalid script."""
     options = read_options(deployment, Options)
     shares = options.shares
-    if not options.delays_ms or min(*options.delays_ms, options.stall_at, options.stall_seconds) < 0:
-        raise BadInput(
-            "the options of delay: expected at least one value in 'delays_ms', and no negative 'delays_ms', 'stall_at' "
-            "or 'stall_seconds'"
-        )
-    if shares is not None and (len(shares) != len(options.delays_ms) or min(shares) < 0 or sum(shares) <= 0):
+    if shares is not None and (len(shares) != len(options.delays_ms) or sum(shares) <= 0):
         raise BadInput(
             f"the options of delay: 'shares' is {list(shares)}; expected a weight for each of the "
-            f"{len(options.delays_ms)} 'delays_ms', not negative and not all 0"
+            f"{len(options.delays_ms)} 'delays_ms', not all 0"
         )
     return DelayRuntime(classes, deployment, options)
 
