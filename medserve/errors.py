@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -106,9 +106,14 @@ def main(command: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+def print_event(event: Any) -> None:
+    """Print one line of JSON for the program that started this process."""
+    print(msgspec.json.encode(event).decode(), flush=True)
+
+
 def _last_words(line: str, code: int) -> NoReturn:
     line = printable(" ".join(line.split()))
     if os.environ.get(EVENTS):
-        print(msgspec.json.encode(Ended(line)).decode(), flush=True)
+        print_event(Ended(line))
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
