@@ -295,10 +295,10 @@ class Deployment(Noun, frozen=True, kw_only=True):
             raise BadInput(
                 f"batch_images is {self.batch_images}; expected 1 to {sizes[-1]}, the largest of batch_sizes"
             )
-        if not 0 <= self.batch_delay_ms < math.inf:
-            raise BadInput(f"batch_delay_ms is {self.batch_delay_ms:g}; expected a number of milliseconds, 0 for none")
-        for name, value in (("patience_seconds", self.patience_seconds), ("deadline_ms", self.deadline_ms)):
-            if value is not None and not 0 < value < math.inf:
+        for name in ("batch_delay_ms", "patience_seconds", "deadline_ms"):
+            value = getattr(self, name)
+            # A delay of 0 is allowed: no waiting for more images.
+            if value is not None and not (0 < value < math.inf or (value == 0 and name == "batch_delay_ms")):
                 raise BadInput(f"{name} is {value:g}; expected a positive number")
 
 
