@@ -51,7 +51,8 @@ def _page(path: str, page: Any) -> Schema:
 
 def _infer(artifact: Artifact, largest: int) -> Schema:
     batch: Schema = {"type": "integer", "minimum": 1, "maximum": largest}
-    shape = [batch, *({"const": side} for side in artifact.image_shape)]
+    sides = [{"const": side} for side in artifact.image_shape]
+    shape = {"type": "array", "prefixItems": [batch, *sides], "minItems": 4, "maxItems": 4}
     data: Schema = {"type": "array", "description": "Whole numbers from 0 to 255, flat or nested like the shape."}
     tensor = _tensor(INPUT, ["UINT8"], shape, data)
     output = _object(
@@ -68,7 +69,8 @@ def _infer(artifact: Artifact, largest: int) -> Schema:
         parameters=_object((), binary_data_output={"type": "boolean"}, timeout=timeout),
     )
     data = {"type": "array", "items": {"type": ["number", "string"]}}
-    scores = _tensor(OUTPUT, ["FP32", "BYTES"], [{"type": "integer", "minimum": 1}] * 2, data)
+    shape = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}
+    scores = _tensor(OUTPUT, ["FP32", "BYTES"], shape, data)
     outputs = {"type": "array", "items": scores, "minItems": 1, "maxItems": 1}
     response = _of_model(artifact, ("outputs",), id={"type": "string"}, outputs=outputs)
     answer = _json("Probabilities, or the likeliest classes, of each image.", response)
@@ -99,12 +101,12 @@ def _classify(artifact: Artifact) -> Schema:
     return _posted(content, _json("The classes, the likeliest one first.", response))
 
 
-def _tensor(name: str, datatypes: list[str], shape: list[Schema], data: Schema) -> Schema:
+def _tensor(name: str, datatypes: list[str], shape: Schema, data: Schema) -> Schema:
     return _object(
         ("name", "datatype", "shape"),
         name={"const": name},
         datatype={"enum": datatypes},
-        shape={"type": "array", "prefixItems": shape, "minItems": len(shape), "maxItems": len(shape)},
+        shape=shape,
         data=data,
         parameters=_object((), binary_data_size=SIZE),
     )
