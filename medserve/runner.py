@@ -66,7 +66,8 @@ class _Run:
     def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener) -> None:
         self._study, self._plan, self._out, self._listen = study, matrix, out, listen
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
-        self._sizes = list(dict.fromkeys(d.export.training.size for d in matrix.deployed if _over_http(d)))
+        over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))
+        self._sizes = list(dict.fromkeys(one.export.training.size for one in over_http))
         self._jobs = Jobs(
             {
                 "data": len({(training.dataset, training.size) for training in matrix.trainings}),
@@ -317,7 +318,3 @@ def _kind(profile: LoadProfile) -> str:
     if profile.mode != "in-process":
         return "http"
     return "in-process" if profile.trap is None else "cold" if profile.trap == "compile-inside" else "mistake"
-
-
-def _over_http(deployed: Deployed) -> bool:
-    return any(_kind(profile) == "http" for profile in deployed.profiles)

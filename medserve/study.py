@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -179,27 +180,26 @@ def plan(study: Study) -> Plan:
     """The matrix of a study. Raises BadInput for a name that is in no table and a combination that cannot be."""
     _check(study)
     trainings, exports, deployed = [], [], []
-    for dataset in study.datasets:
-        for size in study.sizes:
-            for architecture in study.architectures:
-                made: list[Export] = []
-                for framework in study.frameworks:
-                    for training in _trainings(study, dataset, size, architecture, framework):
-                        if training not in trainings:
-                            trainings.append(training)
-                        if _is_served(study, training):
-                            made += _exports(study, training, framework)
-                exports += made
-                profiles = _profiles(study, size)
-                deployed += [
-                    _deployed(study, export, runtime, threads, batch_images, profiles)
-                    for export in made
-                    for runtime in readers(study, export.format)
-                    for threads in dict.fromkeys((*study.threads, 0))
-                    for batch_images in study.batch_images
-                ]
-                if study.null:
-                    deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
+    for dataset, size, architecture in product(study.datasets, study.sizes, study.architectures):
+        made: list[Export] = []
+        for framework in study.frameworks:
+            for training in _trainings(study, dataset, size, architecture, framework):
+                if training not in trainings:
+                    trainings.append(training)
+                is_first = training.recipe.seed == study.seeds[0]
+                if is_first and (not study.serves or training.variant in study.serves):
+                    made += _exports(study, training, framework)
+        exports += made
+        profiles = _profiles(study, size)
+        deployed += [
+            _deployed(study, export, runtime, threads, batch_images, profiles)
+            for export in made
+            for runtime in readers(study, export.format)
+            for threads in dict.fromkeys((*study.threads, 0))
+            for batch_images in study.batch_images
+        ]
+        if study.null:
+            deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
@@ -225,10 +225,6 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
             )
 
 
-def _is_served(study: Study, training: Training) -> bool:
-    return training.recipe.seed == study.seeds[0] and (not study.serves or training.variant in study.serves)
-
-
 def check_size(dataset: DatasetSpec, size: int) -> None:
     """Raise BadInput when the data set does not come at `size` pixels."""
     if dataset.sizes and size not in dataset.sizes:
@@ -241,9 +237,8 @@ def _check(study: Study) -> None:
     check_name("study", study.name)
     for variant in study.variants:
         check_name("variant", variant)
-    for dataset in study.datasets:
-        for size in study.sizes:
-            check_size(pick(DATASETS, "dataset", dataset), size)
+    for dataset, size in product(study.datasets, study.sizes):
+        check_size(pick(DATASETS, "dataset", dataset), size)
     for architecture in study.architectures:
         pick(ARCHITECTURES, "architecture", architecture)
     for framework in (*study.frameworks, *filter(None, (study.trained_in,))):
