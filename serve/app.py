@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+DecodedRequest = wire.Request | images.File
 
 JSON_BYTES = 8
 """Bytes that a JSON request may take for each byte of an image (three digits, a comma, blanks)."""
@@ -52,18 +53,6 @@ class Refusal(Exception):
         super().__init__(error)
         self.status = status
         self.headers = headers
-
-
-class DecodedRequest(Protocol):
-    """A request as arrays."""
-
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """The images to classify, (N, H, W, C)."""
-
-    @property
-    def timeout_ns(self) -> int | None:
-        """Nanoseconds that the client waits, null when it does not say."""
 
 
 class Codec(NamedTuple):
