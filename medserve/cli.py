@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
@@ -54,9 +54,9 @@ def run(
     """
     study = studies.read(name)
     folder = out or Path("runs") / study.name
-    failed = runner.run(study, folder, _print_json if json else _Screen().show)
+    failed = runner.run(study, folder, errors.print_event if json else _Screen().show)
     if json:
-        print(msgspec.json.encode({"state": "finished", "run": str(folder.resolve()), "failed": failed}).decode())
+        errors.print_event({"state": "finished", "run": str(folder.resolve()), "failed": failed})
     else:
         _finish("results", str(folder), "--format", "table")
         _finish("report", str(folder), stdout=subprocess.DEVNULL)
@@ -121,14 +121,11 @@ def _finish(command: str, *words: str, stdout: int | None = None) -> None:
         raise errors.CannotRun(f"`medserve {command} {words[0]}` failed, for the reason above; run it again by hand")
 
 
-def _forward(stage: str, command: str, words: list[str]) -> NoReturn:
-    """Become the stage: signals, exit code and output are its own."""
-    os.execv(sys.executable, [sys.executable, "-m", stage, *filter(None, [command]), *words])  # noqa: S606 (our own stage)
-
-
 def _add(name: str, stage: str, command: str, text: str) -> None:
     def forward(context: typer.Context) -> None:
-        _forward(stage, command, context.args)
+        """Become the stage: signals, exit code and output are its own."""
+        words = [sys.executable, "-m", stage, *filter(None, [command]), *context.args]
+        os.execv(sys.executable, words)  # noqa: S606 (our own stage)
 
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(name, help=text, context_settings=settings)(forward)
@@ -140,10 +137,6 @@ for _name, (_stage, _command, _text) in STAGES.items():
 
 def _rows(table: Mapping[str, Noun]) -> dict[str, object]:
     return {name: msgspec.to_builtins(row) for name, row in table.items()}
-
-
-def _print_json(step: runner.Step) -> None:
-    print(msgspec.json.encode(step).decode(), flush=True)
 
 
 class _Screen:

@@ -6,13 +6,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from medserve import process
-from medserve.jobs import Ended
-from medserve.spec import NAME
 
 # Set by the study runner, so that the last words of a stage can be read by a program.
 EVENTS = "MEDSERVE_EVENTS"
@@ -39,12 +37,22 @@ MENDS = {
 """What the system refuses and the user can mend, by the error's number; all else keeps its traceback."""
 
 
+NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
+"""What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
+
+
 class BadInput(ValueError):
     """Input that the program refuses. `str()` is one line that names the thing and how to mend it."""
 
 
 class CannotRun(RuntimeError):
     """A cell that this machine cannot run (missing package, device, operator). `str()` is the reason in its row."""
+
+
+class Ended(msgspec.Struct, frozen=True, tag_field="event", tag="error"):
+    """The last line of a job's standard output when it failed: the reason."""
+
+    reason: str
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -98,9 +106,14 @@ def main(command: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+def print_event(event: Any) -> None:
+    """Print one line of JSON for the program that started this process."""
+    print(msgspec.json.encode(event).decode(), flush=True)
+
+
 def _last_words(line: str, code: int) -> NoReturn:
     line = printable(" ".join(line.split()))
     if os.environ.get(EVENTS):
-        print(msgspec.json.encode(Ended(line)).decode(), flush=True)
+        print_event(Ended(line))
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,7 +1,5 @@
 """What the runner and its jobs tell one another: what to measure, where data lie, why something came to nothing."""
 
-import msgspec
-
 from medserve.spec import Cell, Noun
 
 
@@ -40,20 +38,4 @@ class Failure(Noun, frozen=True, kw_only=True):
 
     stage: str
     name: str
-    reason: str
-
-
-class Progressed(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
-    """A line of a job's standard output: `done` of `total` steps, each a `unit`, are done."""
-
-    done: int
-    total: int
-    unit: str
-    note: str
-    seconds_left: float | None
-
-
-class Ended(msgspec.Struct, frozen=True, tag_field="event", tag="error"):
-    """The last line of a job's standard output when it failed: the reason."""
-
     reason: str

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ DISTRIBUTIONS = (
     "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust",
     "gevent", "geventhttpclient",
 )  # fmt: skip
+
+GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+"""The file that names the first CPU's frequency governor."""
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -40,10 +44,10 @@ def fingerprint() -> dict[str, Any]:
         "cores_online": os.cpu_count(),
         "cores_usable": len(usable_cpus()),
         "smt_siblings": sorted({_siblings(cpu) for cpu in usable_cpus()}),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "turbo_disabled": _read("/sys/devices/system/cpu/intel_pstate/no_turbo"),
-        "virtual": "hypervisor" in (_read("/proc/cpuinfo") or ""),
-        "memory_bytes": _memory_bytes(),
+        "governor": read_text(GOVERNOR),
+        "turbo_disabled": read_text("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        "virtual": "hypervisor" in (read_text("/proc/cpuinfo") or ""),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": list(os.getloadavg()),
         "gpus": _gpus(),
         "versions": versions(),
@@ -52,11 +56,14 @@ def fingerprint() -> dict[str, Any]:
 
 def target(compiler: str) -> str:
     """What compiled code depends on: architecture, processor, its instructions, and the version of the `compiler`."""
-    text = _read("/proc/cpuinfo") or ""
-    flags = next((line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    instructions = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
+    instructions = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()[:8]
     version = versions(compiler).get(compiler, "none")
     return f"{platform.machine()}, {_cpu_model()}, instructions {instructions}, {compiler} {version}"
+
+
+def cpu_flags() -> list[str]:
+    """The names of the processor's features, as the system reports them; none where it does not."""
+    return (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
 
 
 def usable_cpus() -> tuple[int, ...]:
@@ -114,19 +121,18 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 def process_facts() -> dict[str, Any]:
     """Effective settings of this process: affinity, threads, allocator, peak memory."""
-    status = dict(line.split(":", 1) for line in (_read("/proc/self/status") or "").splitlines() if ":" in line)
-    peak = status.get("VmHWM", "").split()
+    status = dict(re.findall(r"^(\w+):\s*(\d+)", read_text("/proc/self/status") or "", re.MULTILINE))
     return {
         "affinity": list(usable_cpus()),
         "os_threads": int(status["Threads"]) if "Threads" in status else None,
         "allocator": os.environ.get("LD_PRELOAD") or "system",
-        "peak_memory_bytes": int(peak[0]) * 1024 if peak else None,
+        "peak_memory_bytes": int(status["VmHWM"]) * 1024 if "VmHWM" in status else None,
         "openmp_threads": os.environ.get("OMP_NUM_THREADS"),
     }
 
 
 def _siblings(cpu: int) -> tuple[int, ...]:
-    text = _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    text = read_text(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     if text is None:
         return (cpu,)
     members: list[int] = []
@@ -136,25 +142,22 @@ def _siblings(cpu: int) -> tuple[int, ...]:
     return tuple(members)
 
 
-def _read(path: str) -> str | None:
+def read_text(path: str) -> str | None:
+    """A small file of the system, without the blanks around it; null where it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:
         return None
 
 
+def _cpuinfo(field: str) -> str | None:
+    """A field of the first processor in /proc/cpuinfo."""
+    found = re.search(rf"^{field}\s*:(.*)", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return found and found[1].strip()
+
+
 def _cpu_model() -> str:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:

@@ -6,8 +6,17 @@ import time
 
 import msgspec
 
-from medserve.errors import EVENTS, printable
-from medserve.jobs import Progressed
+from medserve.errors import EVENTS, print_event, printable
+
+
+class Progressed(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
+    """A line of a job's standard output: `done` of `total` steps, each a `unit`, are done."""
+
+    done: int
+    total: int
+    unit: str
+    note: str
+    seconds_left: float | None
 
 
 class Progress:
@@ -37,7 +46,7 @@ class Progress:
         left = (now - self._started) / steps * (self.total - done) if steps > 0 else None
         event = Progressed(done, self.total, self.unit, note, None if finished else left)
         if self._events:
-            print(msgspec.json.encode(event).decode(), flush=True)
+            print_event(event)
             return
         line = printable(f"{self.what}: {describe(event)}")
         line += f", {duration(now - self._started)}" if finished else ""

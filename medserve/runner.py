@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import PIPE, TimeoutExpired
 
 import msgspec
 
-from medserve import errors, machine, process, store
+from medserve import machine, stage, store
 from medserve.errors import BadInput
-from medserve.jobs import Ended, Failure, Launch, Prepared, Progressed
-from medserve.progress import Jobs, describe
+from medserve.jobs import Failure, Launch, Prepared
+from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Export, Plan, Study, Training, plan, readers
@@ -40,7 +39,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 Listener = Callable[[Step], None]
-KINDS = ("in-process", "http", "trap", "cold")
+KINDS = ("in-process", "http", "mistake", "cold")
 """Of launches, in the order in which a deployment goes through them."""
 FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
 """In a run's folder: what the run and its report write."""
@@ -67,7 +66,8 @@ class _Run:
     def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener) -> None:
         self._study, self._plan, self._out, self._listen = study, matrix, out, listen
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
-        self._sizes = list(dict.fromkeys(d.export.training.size for d in matrix.deployed if _over_http(d)))
+        over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))
+        self._sizes = list(dict.fromkeys(one.export.training.size for one in over_http))
         self._jobs = Jobs(
             {
                 "data": len({(training.dataset, training.size) for training in matrix.trainings}),
@@ -258,40 +258,22 @@ class _Run:
         env: Mapping[str, str] | None = None,
         said: list[bytes] | None = None,
     ) -> str | None:
-        """Run one child to its end, asleep but for its events. Returns None, or the reason why it failed.
-
-        What it prints beside events is appended to `said`.
-        """
+        """Run one job to its end. Returns None, or the reason why it failed; appends what it prints to `said`."""
         started = time.monotonic()
         self._say("started", kind, name)
         log = self._out / "logs" / f"{kind}.{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        reason = ""
-        with log.open("wb") as errors_to:
-            child = process.start(words, stdout=PIPE, stderr=errors_to, env={**(env or {}), errors.EVENTS: "1"})
-            try:
-                for line in process.output(child, self._study.job_hours * 3600):
-                    event = _event(line)
-                    if isinstance(event, Progressed):
-                        self._say("progress", kind, name, describe(event))
-                    elif isinstance(event, Ended):
-                        reason = event.reason
-                    elif said is not None:
-                        said.append(line)
-            except TimeoutExpired:
-                reason = f"ended after {self._study.job_hours:g} h, the time limit; raise 'job_hours' in the study"
-            finally:
-                code = process.stop(child)
-                assert child.stdout is not None
-                child.stdout.close()
+
+        def show(event: Progressed) -> None:
+            self._say("progress", kind, name, describe(event))
+
+        code, printed, reason = stage.run(words, log, seconds=self._study.job_hours * 3600, env=env, show=show)
+        if said is not None:
+            said.append(printed)
         seconds = time.monotonic() - started
         self._jobs.done(kind, seconds)
-        if code == 0:
-            self._say("done", kind, name, seconds=seconds)
-            return None
-        reason = reason or f"{process.last_line(log)} ({process.describe_exit(code)})"
-        self._say("failed", kind, name, reason, seconds)
-        return reason
+        self._say("failed" if code else "done", kind, name, reason, seconds)
+        return reason if code else None
 
     def _say(self, state: str, kind: str, name: str, note: str = "", seconds: float | None = None) -> None:
         self._listen(Step(state, kind, name, self._jobs.finished, self._jobs.total, note, seconds, self._jobs.left()))
@@ -335,15 +317,4 @@ def _kind(profile: LoadProfile) -> str:
     """Which process measures it: what a mistake leaves behind there must not meet what is measured soundly."""
     if profile.mode != "in-process":
         return "http"
-    return "in-process" if profile.trap is None else "cold" if profile.trap == "compile-inside" else "trap"
-
-
-def _over_http(deployed: Deployed) -> bool:
-    return any(_kind(profile) == "http" for profile in deployed.profiles)
-
-
-def _event(line: bytes) -> Progressed | Ended | None:
-    try:
-        return msgspec.json.decode(line, type=Progressed | Ended)
-    except msgspec.MsgspecError:
-        return None
+    return "in-process" if profile.trap is None else "cold" if profile.trap == "compile-inside" else "mistake"

@@ -1,9 +1,12 @@
 """Every noun of the project, frozen and typed. Stages exchange these as JSON; none of them does anything when read."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+
+from medserve.errors import NAME, BadInput
 
 SCHEMA = 1
 """Version of every manifest but those of `medserve.result`; a reader refuses an older one."""
@@ -15,9 +18,7 @@ Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Golden = Literal["test", "drawn"]
-Trap = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
-NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
-"""What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
+Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 Name = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 
@@ -307,14 +308,36 @@ class Deployment(Noun, frozen=True, kw_only=True):
         dispatch += f"-b{self.batch_images}" if self.batch_images > 1 else ""
         return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}"
 
+    def check(self) -> None:
+        """Raise BadInput for a number out of range, or batching without a queue."""
+        if self.threads < 0 or self.queue < 1:
+            raise BadInput(
+                f"threads is {self.threads} and queue {self.queue}; "
+                "expected at least 1 (or 0 threads: as many as usable cores)"
+            )
+        sizes = self.batch_sizes
+        if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+            raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
+        if self.dispatch != "thread" and (self.batch_images > 1 or self.deadline_ms is not None):
+            raise BadInput(f"dispatch {self.dispatch} has no queue, which batching and a deadline need; choose thread")
+        if not 1 <= self.batch_images <= sizes[-1]:
+            raise BadInput(
+                f"batch_images is {self.batch_images}; expected 1 to {sizes[-1]}, the largest of batch_sizes"
+            )
+        for name in ("batch_delay_ms", "patience_seconds", "deadline_ms"):
+            value = getattr(self, name)
+            # A delay of 0 is allowed: no waiting for more images.
+            if value is not None and not (0 < value < math.inf or (value == 0 and name == "batch_delay_ms")):
+                raise BadInput(f"{name} is {value:g}; expected a positive number")
+
 
 class LoadProfile(Noun, frozen=True, kw_only=True):
     """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
 
     `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
     `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `trap`
-    names the mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and ranks
-    nothing.
+    names the timing mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and
+    ranks nothing.
     """
 
     name: Name
@@ -326,7 +349,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     burst: int = 1
     trace: str | None = None
     gap_seconds: float = 0.0
-    trap: Trap | None = None
+    trap: Mistake | None = None
     seconds: float
     warmup_seconds: float
 

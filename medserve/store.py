@@ -39,11 +39,8 @@ def sha256(path: Path) -> str:
 
 def file_digest(path: Path, algorithm: str) -> str:
     """Hexadecimal digest of a file by any algorithm of hashlib, read in pieces."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def digests(folder: Path, *, without: str) -> dict[str, str]:

@@ -2,15 +2,20 @@
 
 import tomllib
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from medserve import deployments, plugins
+from medserve import plugins
 from medserve.errors import BadInput, check_name, unknown
 from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
+
+Value = TypeVar("Value")
+Several = Annotated[tuple[Value, ...], msgspec.Meta(min_length=1)]
+"""At least one."""
 
 STUDIES = Path(__file__).parent / "studies"
 MOST_HOURS = 8760.0
@@ -57,8 +62,8 @@ class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
 
     Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core. Traps are measured with the first of them. In `precisions` other than float32 only those formats
-    are exported that can be had in them. With `trained_in` one framework trains for all, and its weights are
+    generator's core. Timing mistakes are measured with the first of them. In `precisions` other than float32 only those
+    formats are exported that can be had in them. With `trained_in` one framework trains for all, and its weights are
     transplanted into the others: one function in all deployments. `variants` are names with what each changes in the
     recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported and measured,
     all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far training spreads.
@@ -69,32 +74,32 @@ class Study(Noun, frozen=True, kw_only=True):
 
     name: str
     title: str
-    datasets: tuple[str, ...]
-    sizes: tuple[int, ...]
-    architectures: tuple[str, ...]
-    frameworks: tuple[str, ...]
-    formats: tuple[str, ...]
-    measure: tuple[Measure, ...]
+    datasets: Several[str]
+    sizes: Several[int]
+    architectures: Several[str]
+    frameworks: Several[str]
+    formats: Several[str]
+    measure: Several[Measure]
     runtimes: tuple[str, ...] = ()
     null: bool = True
     device: Device = "cpu"
-    threads: tuple[int, ...] = (1,)
-    precisions: tuple[Precision, ...] = ("float32",)
+    threads: Several[Annotated[int, msgspec.Meta(ge=0)]] = (1,)
+    precisions: Several[Precision] = ("float32",)
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
     queue: int = 128
-    batch_images: tuple[int, ...] = (1,)
+    batch_images: Several[int] = (1,)
     batch_delay_ms: float = 1.0
     deadline_ms: float | None = None
-    launches: int = 3
-    seeds: tuple[int, ...] = (0,)
+    launches: Annotated[int, msgspec.Meta(ge=1)] = 3
+    seeds: Several[int] = (0,)
     trained_in: str | None = None
     unofficial: bool = False
     recipe: Recipe = Recipe()
     variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     serves: tuple[str, ...] = ()
     target_accuracy: float | None = None
-    job_hours: float = 24.0
+    job_hours: Annotated[float, msgspec.Meta(gt=0, le=MOST_HOURS)] = 24.0
     epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
@@ -165,11 +170,8 @@ def read(name: str) -> Study:
         raise BadInput(f"{name}: no such study file") if name.endswith(".toml") else unknown("study", name, names())
     try:
         study = msgspec.convert(tomllib.loads(path.read_text()), Study, str_keys=True)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise BadInput(f"{path}: {error}") from None
-    try:
         plan(study)
-    except BadInput as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, BadInput) as error:
         raise BadInput(f"{path}: {error}") from None
     return study
 
@@ -178,32 +180,26 @@ def plan(study: Study) -> Plan:
     """The matrix of a study. Raises BadInput for a name that is in no table and a combination that cannot be."""
     _check(study)
     trainings, exports, deployed = [], [], []
-    for dataset in study.datasets:
-        for size in study.sizes:
-            for architecture in study.architectures:
-                made: list[Export] = []
-                for framework in study.frameworks:
-                    for training in _trainings(study, dataset, size, architecture, framework):
-                        if training not in trainings:
-                            trainings.append(training)
-                        if not _is_served(study, training):
-                            continue
-                        made += [
-                            Export(training=training, framework=framework, format=name, precision=precision)
-                            for name in _formats(study, framework)
-                            for precision in _precisions(study, framework, name)
-                        ]
-                exports += made
-                profiles = _profiles(study, size)
-                deployed += [
-                    _deployed(study, export, runtime, threads, batch_images, profiles)
-                    for export in made
-                    for runtime in readers(study, export.format)
-                    for threads in dict.fromkeys((*study.threads, 0))
-                    for batch_images in study.batch_images
-                ]
-                if study.null:
-                    deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
+    for dataset, size, architecture in product(study.datasets, study.sizes, study.architectures):
+        made: list[Export] = []
+        for framework in study.frameworks:
+            for training in _trainings(study, dataset, size, architecture, framework):
+                if training not in trainings:
+                    trainings.append(training)
+                is_first = training.recipe.seed == study.seeds[0]
+                if is_first and (not study.serves or training.variant in study.serves):
+                    made += _exports(study, training, framework)
+        exports += made
+        profiles = _profiles(study, size)
+        deployed += [
+            _deployed(study, export, runtime, threads, batch_images, profiles)
+            for export in made
+            for runtime in readers(study, export.format)
+            for threads in dict.fromkeys((*study.threads, 0))
+            for batch_images in study.batch_images
+        ]
+        if study.null:
+            deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
@@ -229,10 +225,6 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
             )
 
 
-def _is_served(study: Study, training: Training) -> bool:
-    return training.recipe.seed == study.seeds[0] and (not study.serves or training.variant in study.serves)
-
-
 def check_size(dataset: DatasetSpec, size: int) -> None:
     """Raise BadInput when the data set does not come at `size` pixels."""
     if dataset.sizes and size not in dataset.sizes:
@@ -242,16 +234,11 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
 
 
 def _check(study: Study) -> None:
-    matrix = ("datasets", "sizes", "architectures", "frameworks", "formats", "precisions", "threads", "seeds")
     check_name("study", study.name)
     for variant in study.variants:
         check_name("variant", variant)
-    for field in (*matrix, "batch_images", "measure"):
-        if not getattr(study, field):
-            raise BadInput(f"'{field}' is empty; name at least one")
-    for dataset in study.datasets:
-        for size in study.sizes:
-            check_size(pick(DATASETS, "dataset", dataset), size)
+    for dataset, size in product(study.datasets, study.sizes):
+        check_size(pick(DATASETS, "dataset", dataset), size)
     for architecture in study.architectures:
         pick(ARCHITECTURES, "architecture", architecture)
     for framework in (*study.frameworks, *filter(None, (study.trained_in,))):
@@ -265,26 +252,19 @@ def _check(study: Study) -> None:
     for name in study.formats:
         if name != "native":
             pick(FORMATS, "format", name)
-    if study.launches < 1 or min(study.threads) < 0:
-        raise BadInput("'launches' must be at least 1, and 'threads' positive, or 0 for all usable cores")
-    if not 0 < study.job_hours <= MOST_HOURS:
-        raise BadInput(f"'job_hours' is {study.job_hours:g}; expected more than 0, at most {MOST_HOURS:g}")
     for measure in study.measure:
         for profile in measure.profiles:
             if (batch := pick(PROFILES, "profile", profile).batch) > max(study.batch_sizes):
                 raise BadInput(f"profile {profile} sends batches of {batch}; add {batch} to 'batch_sizes'")
 
 
-def _formats(study: Study, framework: str) -> list[str]:
-    """The study's formats for this framework; one that its exporter cannot write becomes a row with a reason."""
-    writes = plugins.literals("export.frameworks", framework)["WRITES"]
-    return list(dict.fromkeys(writes[0] if name == "native" else name for name in study.formats))
-
-
-def _precisions(study: Study, framework: str, form: str) -> list[Precision]:
-    """The study's precisions in which this format can be had."""
+def _exports(study: Study, training: Training, framework: str) -> Iterator[Export]:
+    """The study's formats and precisions that this framework has; what it cannot write becomes a row with a reason."""
     literals = plugins.literals("export.frameworks", framework)
-    return [one for one in study.precisions if one == "float32" or form in literals.get(one.upper(), ())]
+    for form in dict.fromkeys(literals["WRITES"][0] if name == "native" else name for name in study.formats):
+        for precision in study.precisions:
+            if precision == "float32" or form in literals.get(precision.upper(), ()):
+                yield Export(training=training, framework=framework, format=form, precision=precision)
 
 
 def readers(study: Study, form: str) -> list[str]:
@@ -309,8 +289,8 @@ def _deployed(
         batch_delay_ms=study.batch_delay_ms,
         deadline_ms=study.deadline_ms,
     )
-    deployments.check(deployment)
-    offered = plugins.literals("serve.runtimes", runtime).get("TRAPS", ())
+    deployment.check()
+    offered = plugins.literals("serve.runtimes", runtime).get("MISTAKES", ())
     kept = tuple(
         profile
         for profile in profiles
@@ -322,7 +302,7 @@ def _deployed(
 
 
 def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
-    """Whether a deployment is measured that way: a trap by those that can step into it, all threads only in process."""
+    """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
     if runtime == "null":
         return profile.trap is None
     if profile.trap is None:
@@ -338,11 +318,8 @@ def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
         if measure.sizes and size not in measure.sizes:
             continue
         for name in measure.profiles:
-            profile = PROFILES[name]
-            if measure.seconds is not None:
-                profile = msgspec.structs.replace(profile, seconds=measure.seconds)
-            if measure.warmup_seconds is not None:
-                profile = msgspec.structs.replace(profile, warmup_seconds=measure.warmup_seconds)
-            found[name] = profile
+            durations = {"seconds": measure.seconds, "warmup_seconds": measure.warmup_seconds}
+            given = {field: value for field, value in durations.items() if value is not None}
+            found[name] = msgspec.structs.replace(PROFILES[name], **given)
     # What is measured soundly comes first.
     return tuple(sorted(found.values(), key=lambda profile: profile.trap is not None))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -49,7 +49,7 @@ class _Tensor(msgspec.Struct):
 
 class _OutputParameters(msgspec.Struct):
     binary_data: bool | None = None
-    classification: int | None = None
+    classification: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class _Output(msgspec.Struct):
@@ -59,7 +59,8 @@ class _Output(msgspec.Struct):
 
 class _RequestParameters(msgspec.Struct):
     binary_data_output: bool = False
-    timeout: int | None = None
+    # Microseconds; 0 for no timeout.
+    timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class _Request(msgspec.Struct):
@@ -113,15 +114,14 @@ def decode_request(
     outputs = request.outputs
     binary, timeout_ns, likeliest = False, None, None
     if request.parameters is not None:
-        binary, timeout_ns = request.parameters.binary_data_output, _timeout_ns(request.parameters.timeout)
+        binary, timeout = request.parameters.binary_data_output, request.parameters.timeout
+        timeout_ns = timeout * 1000 if timeout else None
     if outputs:
         if len(outputs) != 1 or outputs[0].name != OUTPUT:
             raise BadInput(f"outputs are {_shortened([output.name for output in outputs])}; expected only '{OUTPUT}'")
         parameters = outputs[0].parameters
         if parameters is not None:
             likeliest = parameters.classification
-            if likeliest is not None and likeliest < 1:
-                raise BadInput(f"the parameter 'classification' is {likeliest}; expected a number of classes")
             if parameters.binary_data is not None:
                 binary = parameters.binary_data
     if tensor.datatype != "UINT8":
@@ -338,13 +338,6 @@ def _shortened(value: object) -> str:
     """A value that a client sent, cut to the length of a line."""
     text = str(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _timeout_ns(timeout: int | None) -> int | None:
-    """A timeout in microseconds as nanoseconds; None for 0, which means no timeout."""
-    if timeout is not None and timeout < 0:
-        raise BadInput(f"the parameter 'timeout' is {timeout}; expected microseconds")
-    return timeout * 1000 if timeout else None
 
 
 def _likeliest(scores: NDArray[np.float32], count: int, classes: Sequence[str]) -> list[str]:

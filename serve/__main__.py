@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from medserve import deployments, errors, machine, store
+from medserve import errors, machine, store
 from medserve.errors import BadInput
+from medserve.glossary import GLOSSARY
 from medserve.spec import Artifact, Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
 
@@ -40,20 +41,15 @@ def serve(
     batch_sizes: Annotated[
         str, typer.Option(help="Batches that are run once before ready; others are padded up to the next.")
     ] = "1,32",
-    dispatch: Annotated[
-        Dispatch,
-        typer.Option(help="Predict in the event loop, in one thread beside it, or many at once (runtime delay)."),
-    ] = "inline",
-    queue: Annotated[int, typer.Option(help="Requests that may wait for the thread; more are refused.")] = 128,
+    dispatch: Annotated[Dispatch, typer.Option(help=GLOSSARY["Dispatch"])] = "inline",
+    queue: Annotated[int, typer.Option(help=GLOSSARY["Queue bound"])] = 128,
     batch_images: Annotated[
         int, typer.Option(help="Images of waiting requests that the thread puts together; 1: each request by itself.")
     ] = 1,
     batch_delay: Annotated[
         float, typer.Option(help="Milliseconds that the thread waits for more of them, where there were more.")
     ] = 1.0,
-    deadline: Annotated[
-        float | None, typer.Option(help="Milliseconds within which a request is answered by the thread, or refused.")
-    ] = None,
+    deadline: Annotated[float | None, typer.Option(help=GLOSSARY["Deadline"])] = None,
     patience: Annotated[
         float,
         typer.Option(help="Inference timeout in seconds; on expiry the runtime counts as hung, and the server ends."),
@@ -106,7 +102,7 @@ def serve(
         )
     else:
         asked = _decode("--deployment", deployment, Deployment)
-    deployments.check(asked)
+    asked.check()
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
     _serve(folder, digest, asked, host, port, keep_alive)
@@ -146,7 +142,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
             fields["sha256"] = digest
             logging.getLogger("medserve").info("serving", fields)
             if os.environ.get(errors.EVENTS):
-                _say({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
+                errors.print_event({"event": "ready", **fields, "process": {**facts, "runtime": runtime.facts()}})
             else:
                 where = f"{deployment.runtime} on {deployment.device}, threads: {deployment.threads or 'all'}"
                 print(f"{url}/v2/models/{artifact.name} is ready ({where}). Ctrl-C stops it.")
@@ -162,12 +158,8 @@ def _give_up(deployment: Deployment) -> None:
     reason = f"the runtime hangs: {deployment.runtime} has not answered for {deployment.patience_seconds:g} s"
     logging.getLogger("medserve").critical("ended", {"model": deployment.artifact, "reason": reason})
     if os.environ.get(errors.EVENTS):
-        _say({"event": "error", "reason": reason})
+        errors.print_event({"event": "error", "reason": reason})
     os._exit(1)
-
-
-def _say(event: dict[str, Any]) -> None:
-    print(msgspec.json.encode(event).decode(), flush=True)
 
 
 def _read_manifest(folder: Path, reviewed: str | None) -> tuple[Artifact, str]:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+DecodedRequest = wire.Request | images.File
 
 JSON_BYTES = 8
 """Bytes that a JSON request may take for each byte of an image (three digits, a comma, blanks)."""
@@ -52,18 +53,6 @@ class Refusal(Exception):
         super().__init__(error)
         self.status = status
         self.headers = headers
-
-
-class DecodedRequest(Protocol):
-    """A request as arrays."""
-
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """The images to classify, (N, H, W, C)."""
-
-    @property
-    def timeout_ns(self) -> int | None:
-        """Nanoseconds that the client waits, null when it does not say."""
 
 
 class Codec(NamedTuple):
@@ -143,6 +132,10 @@ class App:
                 status, headers, body = 200, *await self._page(path, scope["method"])
         except Refusal as refusal:
             status, headers, body = _error(refusal)
+        except Busy as busy:
+            status, headers, body = _error(Refusal(503, f"{busy}; try again", (b"retry-after", b"1")))
+        except TooLate:
+            status, headers, body = _error(Refusal(504, "the deadline of this request passed before it was answered"))
         except asyncio.CancelledError:
             # The client has gone, or the time to drain is over.
             status, headers, body = _error(Refusal(503, "the server is stopping"))
@@ -184,20 +177,14 @@ class App:
             raise Refusal(400, str(error)) from None
         except bodies.TooLarge:
             raise _too_large(route) from None
-        except Busy as busy:
-            raise _busy(busy) from None
-        except TooLate:
-            raise _too_late() from None
         # Where the images are no part of it, the body need not be kept while they wait.
         del message, body
         decoded = now()
         try:
             timeout = request.timeout_ns if self._timeout is None else self._left(request, decoded - complete)
             scores, started, done = await self._infer(request.images, timeout)
-        except Busy as busy:
-            raise _busy(busy) from None
-        except TooLate:
-            raise _too_late() from None
+        except (Busy, TooLate):
+            raise
         except Exception as error:  # a framework raises anything; the client is told, and the server goes on
             raise Refusal(500, self._failed(error)) from None
         resumed = now()
@@ -287,14 +274,6 @@ def _encoding(route: Codec, headers: Headers) -> bytes | None:
         expected = " or ".join(known.decode() for known in route.encodings) or "none: image files are compressed"
         raise Refusal(415, f"Content-Encoding is {given!r}; expected {expected}")
     return codings[0]
-
-
-def _busy(busy: Busy) -> Refusal:
-    return Refusal(503, f"{busy}; try again", (b"retry-after", b"1"))
-
-
-def _too_late() -> Refusal:
-    return Refusal(504, "the deadline of this request passed before it was answered")
 
 
 def _too_large(route: Codec) -> Refusal:

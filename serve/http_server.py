@@ -1,4 +1,4 @@
-"""Where the wrapper listens, and how it stops: uvicorn on uvloop with `serve.protocol`."""
+"""Where the wrapper listens, how long clients may take, and how it stops: uvicorn on uvloop with `serve.protocol`."""
 
 import asyncio
 import logging
@@ -10,10 +10,14 @@ from typing import Any
 import uvicorn
 
 from medserve.errors import BadInput
-from serve.protocol import Held, Limits, Protocol
+from serve.protocol import EXPECTED, Limits, Protocol
 
 DRAIN_SECONDS = 5
 """Until then requests that have arrived are answered when the server is told to stop."""
+RECEIVE_SECONDS = 8
+SEND_SECONDS = 8
+SLOWEST = 1 << 16
+"""Bytes per second: a request must arrive, and an answer be read, in the seconds above plus its bytes at this rate."""
 
 _log = logging.getLogger("medserve")
 
@@ -41,7 +45,7 @@ def serve(app: Any, listener: socket.socket, limits: Limits, announce: Callable[
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Protocol, limits=limits, together=Held()),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=partial(Protocol, limits=limits),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -66,6 +70,30 @@ def serve(app: Any, listener: socket.socket, limits: Limits, announce: Callable[
         return
 
 
+def check(connection: Protocol, time: float) -> None:
+    """Close a connection that is too slow or idle for too long. `time` is in seconds of the event loop."""
+    transport = connection.transport
+    if connection.flow.write_paused or transport.is_closing():
+        connection.unread_since = connection.unread_since or time
+        if time - connection.unread_since >= SEND_SECONDS + transport.get_write_buffer_size() / SLOWEST:
+            transport.abort()
+        return
+    connection.unread_since = 0.0
+    if connection.is_owed():
+        return
+    waited = time - connection.since
+    if connection.seen is not connection.scope:
+        connection.seen, connection.since = connection.scope, time
+    elif connection.scope is connection.arrived:
+        if waited >= connection.limits.keep_alive_seconds:
+            transport.close()
+    elif waited >= RECEIVE_SECONDS + connection.held / SLOWEST:
+        if connection.is_answered():
+            transport.close()
+        else:
+            connection.refuse(408, f"No whole request within {RECEIVE_SECONDS} s. {EXPECTED}")
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, announce: Callable[[dict[str, str]], None]) -> None:
         super().__init__(config)
@@ -82,7 +110,7 @@ class _Server(uvicorn.Server):
             time = asyncio.get_running_loop().time()
             for connection in tuple(self.server_state.connections):
                 assert isinstance(connection, Protocol)
-                connection.check(time)
+                check(connection, time)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

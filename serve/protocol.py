@@ -1,7 +1,7 @@
 """HTTP/1.1 under the wrapper: uvicorn's protocol on httptools, and the limits on what a client may do."""
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 import msgspec
@@ -21,47 +21,26 @@ PIPELINE = 16
 """Requests of one connection that may wait behind the one that is answered."""
 CONNECTIONS = 900
 """Connections at a time: fewer than the 1,024 files that a process usually may open."""
-RECEIVE_SECONDS = 8
-SEND_SECONDS = 8
-SLOWEST = 1 << 16
-"""Bytes per second: a request must arrive, and an answer be read, in the seconds above plus its bytes at this rate."""
-KEEP_ALIVE_SECONDS = 75.0
 
 HEAD_LIMITS = f"The request has more than {FIELDS} header fields or trailers, or {HEAD_BYTES} bytes of them."
-CLOSING = b"\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-STATUSES = {
-    400: b"Bad Request",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-    503: b"Service Unavailable\r\nretry-after: 1",
-}
+CLOSING = b"connection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
-class Limits(NamedTuple):
-    """Bytes that the requests of all connections may hold together, and seconds that a connection may be idle."""
+class Limits:
+    """Bytes that the requests of all connections may hold together, and seconds that a connection may be idle.
 
-    held_bytes: int
-    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
-
-
-class Held:
-    """Bytes that the requests of all connections hold until they are answered.
-
-    An object of its own: CPython forgets its caches of a class whenever an attribute of the class is set.
+    `held` counts the bytes that they hold until they are answered. The connections share one object: CPython forgets
+    its caches of a class whenever an attribute of the class is set.
     """
 
-    __slots__ = ("count",)
+    __slots__ = ("held", "held_bytes", "keep_alive_seconds")
 
-    def __init__(self) -> None:
-        self.count = 0
-
-
-class PipelineFull(Exception):
-    """More than PIPELINE requests of one connection wait."""
+    def __init__(self, held_bytes: int, keep_alive_seconds: float = 75.0) -> None:
+        self.held_bytes, self.keep_alive_seconds, self.held = held_bytes, keep_alive_seconds, 0
 
 
-class HeadTooLarge(Exception):
-    """The head of a request is above HEAD_BYTES, or it has more than FIELDS header fields or trailers."""
+class Refused(Exception):
+    """A request that a callback of the parser refuses, by the arguments of `Protocol._fail`: status and error."""
 
 
 class _Flow(FlowControl):
@@ -82,14 +61,14 @@ class Protocol(HttpToolsProtocol):
     `tests/test_uvicorn_parts.py` names the private parts of uvicorn that this class relies on.
     """
 
-    def __init__(self, *words: Any, limits: Limits, together: Held, **named: Any) -> None:
+    def __init__(self, *words: Any, limits: Limits, **named: Any) -> None:
         super().__init__(*words, **named)
         self.limits = limits
-        self.together = together
         self.held = 0
         # The scope of the last request that arrived whole.
         self.arrived: Any = ()
-        # The scope that the last periodic check saw, and since when; and since when the client does not read.
+        # The scope that the last periodic check of `serve.http_server` saw, and since when; and since when the client
+        # does not read.
         self.seen: Any = ()
         self.since = self.unread_since = 0.0
         # Bytes of the last piece; the head that arrives in pieces, and its bytes without the first piece.
@@ -113,19 +92,16 @@ class Protocol(HttpToolsProtocol):
         """Parse `data`; check the limits when it does not complete a request."""
         self.count = count = len(data)
         self.held += count
-        self.together.count += count
+        self.limits.held += count
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._decline(data[offer.args[0] :])
             return
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, PipelineFull):
-                self._fail(503, f"More than {PIPELINE} requests wait on this connection; send them one by one.")
-            elif isinstance(error.__context__, HeadTooLarge):
-                self._fail(431, HEAD_LIMITS)
-            else:
-                self._fail(400, f"Invalid HTTP request received. {EXPECTED}")
+            cause = error.__context__
+            refused = cause.args if isinstance(cause, Refused) else (400, f"Invalid HTTP request received. {EXPECTED}")
+            self._fail(*refused)
             return
         if self.scope is not self.arrived:
             self._check_incomplete(count)
@@ -133,7 +109,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, unless too many wait already."""
         if len(self.pipeline) >= PIPELINE:
-            raise PipelineFull
+            raise Refused(503, f"More than {PIPELINE} requests wait on this connection; send them one by one.")
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -142,7 +118,7 @@ class Protocol(HttpToolsProtocol):
         if headers is None:
             self.trailers += 1
             if self.trailers > FIELDS:
-                raise HeadTooLarge
+                raise Refused(431, HEAD_LIMITS)
             if name.lower() in (b"connection", b"proxy-connection") and b"close" in value.lower():
                 # The parser obeys it, and would ignore all further requests.
                 raise httptools.HttpParserError("a trailer must not close the connection")
@@ -152,12 +128,15 @@ class Protocol(HttpToolsProtocol):
             self.expect_100_continue = True
         headers.append((name, value))
         if len(headers) > FIELDS:
-            raise HeadTooLarge
+            raise Refused(431, HEAD_LIMITS)
 
     def on_headers_complete(self) -> None:
         """Pass the request on to the application, or queue it."""
-        if self.count > HEAD_BYTES or self.head_of is self.scope:
-            self._check_head()
+        # A head of a single small piece need not be added up.
+        if (self.count > HEAD_BYTES or self.head_of is self.scope) and (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES
+        ):
+            raise Refused(431, HEAD_LIMITS)
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
@@ -215,7 +194,7 @@ class Protocol(HttpToolsProtocol):
         """Release what the connection held, and cancel the request whose client has gone."""
         super().connection_lost(exc)
         self.pipeline.clear()
-        self.together.count -= self.held
+        self.limits.held -= self.held
         self.held = 0
         if self.active is not None and not self.active.response_complete and self.task is not None:
             self.active.disconnected = True
@@ -224,31 +203,9 @@ class Protocol(HttpToolsProtocol):
     def refuse(self, status: int, error: str) -> None:
         """Answer without the application, and close."""
         content = msgspec.json.encode({"error": error})
-        head = b"HTTP/1.1 %d %s" % (status, STATUSES[status])
-        self.transport.write(head + CLOSING % len(content) + content)
+        retry = b"retry-after: 1\r\n" if status == 503 else b""
+        self.transport.write(STATUS_LINE[status] + retry + CLOSING % len(content) + content)
         self.transport.close()
-
-    def check(self, time: float) -> None:
-        """Close the connection when it is too slow or idle for too long. `time` is in seconds of the event loop."""
-        if self.flow.write_paused or self.transport.is_closing():
-            self.unread_since = self.unread_since or time
-            unread = self.transport.get_write_buffer_size()
-            if time - self.unread_since >= SEND_SECONDS + unread / SLOWEST:
-                self.transport.abort()
-            return
-        self.unread_since = 0.0
-        if self._is_owed():
-            return
-        if self.seen is not self.scope:
-            self.seen, self.since = self.scope, time
-        elif self._is_idle():
-            if time - self.since >= self.limits.keep_alive_seconds:
-                self.transport.close()
-        elif time - self.since >= RECEIVE_SECONDS + self.held / SLOWEST:
-            if self._is_answered():
-                self.transport.close()
-            else:
-                self.refuse(408, f"No whole request within {RECEIVE_SECONDS} s. {EXPECTED}")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.active = cycle
@@ -287,11 +244,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _check_head(self) -> None:
-        """Raise HeadTooLarge for a head above HEAD_BYTES; one of a single small piece need not be added up."""
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
-            raise HeadTooLarge
-
     def _decline(self, rest: bytes) -> None:
         """Read a request that offers another protocol again, without the offer: HTTP/1.1 answers it.
 
@@ -312,14 +264,14 @@ class Protocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         again = b"\r\n".join([*lines, b"", b""]) + rest
         self.held -= len(again)
-        self.together.count -= len(again)
+        self.limits.held -= len(again)
         self.data_received(again)
 
     def _fail(self, status: int, error: str) -> None:
         """Refuse what cannot be parsed, after the answers to the whole requests before it."""
         if self.failure is not None:
             return
-        if self._is_answered():
+        if self.is_answered():
             self.transport.close()
             return
         arrives = self.scope is not self.arrived
@@ -335,7 +287,7 @@ class Protocol(HttpToolsProtocol):
     def _check_incomplete(self, count: int) -> None:
         if self.transport.is_closing():
             return
-        if self._is_answered():
+        if self.is_answered():
             self._release()
         elif self.cycle is None or self.cycle.scope is not self.scope:
             # The piece in which a head begins also holds the end of what comes before it, and is not counted.
@@ -343,7 +295,7 @@ class Protocol(HttpToolsProtocol):
             self.head_of = self.scope
             if self.head > HEAD_BYTES:
                 self._fail(431, HEAD_LIMITS)
-        if self.together.count > self.limits.held_bytes:
+        if self.limits.held > self.limits.held_bytes:
             # The largest one, for a few large requests that never end must not keep out the small ones.
             incomplete = [one for one in self._others() if one.scope is not one.arrived]
             largest = max(incomplete, key=lambda one: one.held, default=self)
@@ -351,13 +303,12 @@ class Protocol(HttpToolsProtocol):
             largest._fail(503, error)
 
     def _make_room(self) -> None:
-        waiting = [one for one in self._others() if one is not self and not one._is_owed()]
-        if not waiting:
-            self.refuse(503, f"{CONNECTIONS} connections are in use; try again.")
-            return
+        waiting = [one for one in self._others() if one is not self and not one.is_owed()]
         now = self.loop.time()
-        longest = min(waiting, key=lambda one: one.since if one.seen is one.scope else now)
-        if longest._is_idle():
+        longest = min(waiting, key=lambda one: one.since if one.seen is one.scope else now, default=None)
+        if longest is None:
+            self.refuse(503, f"{CONNECTIONS} connections are in use; try again.")
+        elif longest.scope is longest.arrived:
             longest.transport.close()
         else:
             longest.refuse(503, f"There are {CONNECTIONS} connections, and this one sends no request; try again.")
@@ -366,16 +317,13 @@ class Protocol(HttpToolsProtocol):
         """All connections that are open."""
         return [one for one in self.connections if isinstance(one, Protocol) and not one.transport.is_closing()]
 
-    def _is_owed(self) -> bool:
+    def is_owed(self) -> bool:
         """Whether the client waits for the server: for an answer, or for what it sent to be read."""
         return self.flow.read_paused or (
             self.scope is self.arrived and self.cycle is not None and not self.cycle.response_complete
         )
 
-    def _is_idle(self) -> bool:
-        return self.scope is self.arrived
-
-    def _is_answered(self) -> bool:
+    def is_answered(self) -> bool:
         """Whether the request that arrives has its answer already, and the rest of its body is thrown away."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
 
@@ -386,5 +334,5 @@ class Protocol(HttpToolsProtocol):
             held = sum(len(cycle.body) for cycle, _ in self.pipeline)
             if self.cycle is not None and not self.cycle.response_complete:
                 held += len(self.cycle.body)
-        self.together.count -= self.held - held
+        self.limits.held -= self.held - held
         self.held = held

@@ -46,16 +46,21 @@ class TooLate(Exception):
     """The deadline of a request passed before it was answered."""
 
 
-class Dispatch(Protocol):
+class Watched(Protocol):
+    """What may hang."""
+
+    def busy_since(self) -> int | None:
+        """Nanosecond at which the work that runs began, null when none runs, 0 when none can run any more."""
+
+
+class Dispatch(Watched, Protocol):
     """One way of predicting. `batches` counts the predictions by their number of images."""
 
     batches: Counter[int]
 
     def waiting(self) -> int:
-        """Requests that wait for the inference thread."""
-
-    def busy_since(self) -> int | None:
-        """Nanosecond at which the prediction that runs began, null when none runs, 0 when none can run any more."""
+        """Requests that wait for the inference thread; none where there is no such thread."""
+        return 0
 
     async def __call__(self, images: NDArray[np.uint8], timeout_ns: int | None = None, /) -> Outcome:
         """Await the prediction of uint8 (N, H, W, C) images; where requests wait, for at most `timeout_ns`.
@@ -91,17 +96,13 @@ def check_scores(scores: NDArray[np.float32], count: int, classes: int) -> None:
         raise RuntimeError("the runtime returned scores that are not finite")
 
 
-class Inline:
+class Inline(Dispatch):
     """Predict in the event loop: nothing waits here, the next request waits in its socket."""
 
     def __init__(self, predict: Predict) -> None:
         self.batches: Counter[int] = Counter()
         self._began: int | None = None
         self._predict = predict
-
-    def waiting(self) -> int:
-        """No request waits."""
-        return 0
 
     def busy_since(self) -> int | None:
         """See Dispatch."""
@@ -119,7 +120,7 @@ class Inline:
         return scores, started, done
 
 
-class Concurrent:
+class Concurrent(Dispatch):
     """Begin every prediction at once and await, in the event loop, the instant at which it is due."""
 
     def __init__(self, runtime: Runtime, batch_sizes: tuple[int, ...], classes: int) -> None:
@@ -128,10 +129,6 @@ class Concurrent:
             raise BadInput("this runtime does not say when a prediction is due; 'dispatch' must be inline or thread")
         self.batches: Counter[int] = Counter()
         self._runtime, self._due, self._batch_sizes, self._classes = runtime, due, batch_sizes, classes
-
-    def waiting(self) -> int:
-        """No request waits."""
-        return 0
 
     def busy_since(self) -> int | None:
         """Nothing blocks."""
@@ -158,7 +155,7 @@ class Job(NamedTuple):
     due: int
 
 
-class InThread:
+class InThread(Dispatch):
     """Predict in one thread, first come first served; at most `queue` requests of QUEUED_BYTES together wait.
 
     The thread joins waiting requests into batches of up to `batch_images` images. It waits for more only if the last
@@ -309,20 +306,11 @@ class Decoding:
             self._began = None
 
 
-class Watched(Protocol):
-    """What may hang."""
-
-    def busy_since(self) -> int | None:
-        """Nanosecond at which the work that runs began, null when none runs."""
-
-
 def watch(watched: Sequence[Watched], patience: float, give_up: Callable[[], None]) -> None:
     """Call `give_up` when a piece of work has lasted for `patience` seconds: it cannot be ended in any other way."""
 
     def look() -> None:
-        while all(
-            since is None or now() - since <= patience * 1e9 for since in (each.busy_since() for each in watched)
-        ):
+        while all(now() - since <= patience * 1e9 for each in watched if (since := each.busy_since()) is not None):
             time.sleep(patience / 4)
         give_up()
 

@@ -104,8 +104,8 @@ def test_it_has_the_threads_that_it_was_given(runtime: Runtime) -> None:
     assert runtime.facts()["threads"] == DEPLOYMENT.threads
 
 
-@pytest.mark.skipif("predict" not in LITERALS.get("TRAPS", ()), reason="its framework has no `predict`")
-def test_the_call_that_is_a_trap_computes_the_same(runtime: Runtime, images: NDArray[np.uint8]) -> None:
+@pytest.mark.skipif("predict" not in LITERALS.get("MISTAKES", ()), reason="its framework has no `predict`")
+def test_the_call_that_is_a_timing_mistake_computes_the_same(runtime: Runtime, images: NDArray[np.uint8]) -> None:
     given = runtime.predict(images[:4])  # type: ignore[attr-defined]  # asked above
     assert given == pytest.approx(predict(runtime, images[:4], BATCHES), abs=1e-6)
 

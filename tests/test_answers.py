@@ -15,7 +15,7 @@ from server_process import PATIENCE, Server, serving
 from uvicorn.server import ServerState
 
 from medserve import wire
-from serve.protocol import PIECES, PIPELINE, Held, Limits, Protocol
+from serve.protocol import PIECES, PIPELINE, Limits, Protocol
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def _written(request: bytes) -> Pieces:
         pieces = Pieces()
         config = uvicorn.Config(_application, interface="asgi3", ws="none", lifespan="off", log_config=None)
         config.load()
-        protocol = Protocol(config, ServerState(), {}, limits=Limits(1 << 20), together=Held())
+        protocol = Protocol(config, ServerState(), {}, limits=Limits(1 << 20))
         protocol.connection_made(pieces)
         protocol.data_received(request)
         await asyncio.gather(*protocol.tasks)

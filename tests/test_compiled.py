@@ -27,7 +27,7 @@ def test_an_artifact_that_was_compiled_elsewhere_is_refused_in_one_line(aotinduc
 
 def test_a_target_tells_processors_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"/proc/cpuinfo": "model name\t: A\nflags\t\t: sse2 avx\n"}
-    monkeypatch.setattr(machine, "_read", said.get)
+    monkeypatch.setattr(machine, "read_text", said.get)
     first = machine.target("numpy")
     said["/proc/cpuinfo"] = "model name\t: A\nflags\t\t: avx sse2\n"
     assert machine.target("numpy") == first

@@ -24,7 +24,7 @@ def test_it_looks_at_everything_and_knows_every_runtime(tmp_path: Path) -> None:
 
 
 def texts(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
-    monkeypatch.setattr(doctor, "_text", found.get)
+    monkeypatch.setattr(machine, "read_text", found.get)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
 from medserve.result import Result
-from medserve.spec import Cell, Deployment, LoadProfile, Trap
+from medserve.spec import Cell, Deployment, LoadProfile, Mistake
 from medserve.tables import PROFILES
 from medserve.timing import now
 
@@ -54,7 +54,11 @@ def scores(images: np.ndarray) -> np.ndarray:
 
 
 def timed(
-    runtime: Means, batch: int, expected: np.ndarray | None, sizes: tuple[int, ...] = (1, 4), trap: Trap | None = None
+    runtime: Means,
+    batch: int,
+    expected: np.ndarray | None,
+    sizes: tuple[int, ...] = (1, 4),
+    trap: Mistake | None = None,
 ) -> inprocess.Timed:
     deployment = Deployment(artifact="a", runtime="means", batch_sizes=sizes)
     profile = LoadProfile(name="p", mode="in-process", batch=batch, trap=trap, seconds=0.05, warmup_seconds=0.02)
@@ -102,7 +106,7 @@ def test_the_stages_are_timed_apart_and_in_order_on_padded_batches() -> None:
 
 
 class Lazy(Means):
-    """A runtime that computes only when it is waited for, says when, and has the call that is a trap."""
+    """A runtime that computes only when it is waited for, says when, and has the call that is a timing mistake."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class Lazy(Means):
         return scores(images)
 
 
-def trapped(trap: Trap) -> tuple[Lazy, pa.Table]:
+def mistaken(trap: Mistake) -> tuple[Lazy, pa.Table]:
     runtime = Lazy()
     found = timed(runtime, 1, scores(IMAGES), trap=trap)
     assert found.stages == {}
@@ -128,24 +132,24 @@ def trapped(trap: Trap) -> tuple[Lazy, pa.Table]:
 
 def test_the_clock_of_who_does_not_synchronise_stops_before_the_scores_are_there() -> None:
     for trap, early in (("unsynchronised", True), ("one-image", False)):
-        runtime, table = trapped(trap)  # type: ignore[arg-type]  # literals in a tuple
+        runtime, table = mistaken(trap)  # type: ignore[arg-type]  # literals in a tuple
         fetched = np.array(runtime.fetched)
         assert ((table["done_ns"].to_numpy() <= fetched) == early).all()
 
 
 def test_one_image_is_one_image() -> None:
-    _, table = trapped("one-image")
+    _, table = mistaken("one-image")
     assert len(set(table["image"].to_pylist())) == 1
     assert len(table) > 1
 
 
 def test_who_times_compilation_has_no_warm_up_and_the_first_calls_only() -> None:
-    _, table = trapped("compile-inside")
+    _, table = mistaken("compile-inside")
     assert np.bincount(table["warmup"].to_numpy()).tolist() == [inprocess.COLD_CALLS]
 
 
 def test_predict_is_the_runtimes_own() -> None:
-    runtime, _ = trapped("predict")
+    runtime, _ = mistaken("predict")
     assert {verb for verb, _ in runtime.log} == {"predict"}
 
 

@@ -158,10 +158,11 @@ def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     done = kinds(first.stdout)
     assert done.count("selftest") == 1
     assert done.index("selftest") < done.index("http")
-    # Whether its checks hold is the machine's affair; the study goes on, and says so at the end.
-    assert {result.status for result in results(out).values()} == {"done"}
+    # Whether its checks hold, and which rate it reaches, is the machine's affair; the study goes on, and says so.
+    slow = {name for name in results(out) if found.roofline[28] * 0.7 < 500 and "open-500" in name}
+    assert {name for name, result in results(out).items() if result.status != "done"} == slow
     assert len(results(out)) == 4
-    assert first.returncode == (1 if found.failed else 0)
+    assert first.returncode == (1 if found.failed or slow else 0)
 
     refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500/0"))
     shutil.rmtree(out / "results" / refused)
@@ -191,7 +192,7 @@ def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path,
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     told = kinds(done.stdout)
-    assert told[told.index("in-process") :] == ["in-process", "http", "trap", "cold", "trap"]
+    assert told[told.index("in-process") :] == ["in-process", "http", "mistake", "cold", "mistake"]
     assert len(results(out)) == 6
     rows = json.loads(stage("loadtest", "results", str(out), "--format", "json").stdout)
     assert {row["profile"]: row["trap"] for row in rows if row["trap"]} == {

@@ -58,7 +58,7 @@ def test_a_measure_holds_at_its_sizes_with_its_durations(tmp_path: Path) -> None
     }
 
 
-def test_a_trap_is_measured_by_those_that_can_step_into_it(tmp_path: Path) -> None:
+def test_a_timing_mistake_is_measured_where_it_applies(tmp_path: Path) -> None:
     text = MINIMAL.replace(
         '["open-50"]', str(["in-process-1-predict", "in-process-1-default-threads", "closed-1-json"])
     )
@@ -149,22 +149,26 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
         ('"onnx"', '"pickle"', "unknown format 'pickle'.*onnx"),
         ('"closed-1"', '"closed"', "unknown profile 'closed'.*closed-1"),
-        ("[28, 64]", "[]", "'sizes' is empty"),
+        ("[28, 64]", "[]", r"Expected `array` of length >= 1 - at `\$.sizes`"),
         ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),
         ("[28, 64]", "[28, 4]", "size 4 px; expected 8 to 1024"),
         ('title = "Mini"', 'titel = "Mini"', "unknown field `titel`|missing required field `title`"),
         (
             'title = "Mini"',
             'title = "Mini"\nlaunches = 0',
-            "'launches' must be at least 1, and 'threads'",
+            r"Expected `int` >= 1 - at `\$.launches`",
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
         ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue, which batching"),
         ('title = "Mini"', 'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]', "expected 1 to 32, the largest"),
-        ('title = "Mini"', 'title = "Mini"\nbatch_images = []', "'batch_images' is empty"),
-        ('title = "Mini"', 'title = "Mini"\njob_hours = 0', "'job_hours' is 0; expected more than 0, at most 8760"),
-        ('title = "Mini"', 'title = "Mini"\njob_hours = inf', "'job_hours' is inf"),
+        (
+            'title = "Mini"',
+            'title = "Mini"\nbatch_images = []',
+            r"Expected `array` of length >= 1 - at `\$.batch_images`",
+        ),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = 0', r"Expected `float` > 0.0 - at `\$.job_hours`"),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = inf', r"Expected `float` <= 8760.0 - at `\$.job_hours`"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),
     ],
 )

@@ -1,8 +1,8 @@
 """A runtime is one file here, with READS (formats), REQUIRES (modules) and `load(artifact, deployment) -> Runtime`.
 
 One that does not run on every processor says so: DEVICES (the only ones, the usual one first), LIBRARIES (shared ones
-that it loads beside its modules), PROGRAMS (that must be on the path to export for it). CACHES are those of its options
-that name a folder for what it compiles.
+that it loads beside its modules), PROGRAMS (that must be on the path to export for it). One that takes
+`Deployment.options` has a class Options for them, which is `CacheOptions` where CACHES is ("cache",).
 
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medserve import machine, plugins
 from medserve.certificate import check
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Certificate, Deployment
+from medserve.spec import Artifact, Certificate, Deployment, Noun
 from medserve.store import read_artifact
 from medserve.tables import FORMATS, pick
 
@@ -30,25 +30,35 @@ GOLDEN_LIMIT = 1e-4
 class Runtime(Protocol):
     """Four verbs. `x` and `y` are whatever the runtime keeps on its device.
 
+    By default the device is the processor, and `run` returns when the scores are computed.
+
     A runtime whose predictions overlap has one more, `due(y) -> int`: the nanosecond of `medserve.timing.now` at which
-    `y` is done. One that takes `Deployment.options` has a class Options for them in its file. One whose TRAPS hold
-    `predict` has `predict(images)`, the call that its framework's beginners find first.
+    `y` is done. One whose MISTAKES hold `predict` has `predict(images)`, the call that its framework's beginners find
+    first.
     """
 
     def place(self, images: NDArray[np.uint8], /) -> Any:
         """Host to device. `images` is uint8 (N, H, W, C), N one of the declared batch sizes."""
+        return images
 
     def run(self, x: Any, /) -> Any:
         """Compute. May return before the device is done."""
 
-    def synchronise(self, y: Any, /) -> None:
-        """Return when the device is done with `y`."""
+    def synchronise(self, _y: Any, /) -> None:
+        """Return when the device is done with the result of `run`."""
+        return
 
     def fetch(self, y: Any, /) -> NDArray[np.float32]:
         """Device to host: float32 (N, classes) probabilities whose bytes are there when this returns."""
 
     def facts(self) -> dict[str, Any]:
         """Read back from the runtime itself: effective threads, device, provider, versions."""
+
+
+class CacheOptions(Noun, frozen=True, kw_only=True):
+    """`cache` is a folder for compiled code, outside the artifact; the next start of the same model loads it."""
+
+    cache: str = ""
 
 
 def predict(runtime: Runtime, images: NDArray[np.uint8], batch_sizes: tuple[int, ...]) -> NDArray[np.float32]:
@@ -85,10 +95,9 @@ def open_runtime(
     BadInput for a folder that must not be used, CannotRun for what this machine lacks or a failed check.
     """
     artifact = read_artifact(folder, digest)
-    said = plugins.literals("serve.runtimes", deployment.runtime)
-    reads, own = said["READS"], artifact.certificate.runtime
+    reads, own = plugins.literals("serve.runtimes", deployment.runtime)["READS"], artifact.certificate.runtime
     proof = _check_certificate(artifact, deployment.runtime if artifact.format in reads else own)
-    _check_caches(folder, deployment, said.get("CACHES", ()))
+    _check_cache(folder, deployment)
     shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
     _check_target(artifact)
     runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
@@ -106,9 +115,11 @@ def load_runtime(
 
     A `cold` one has run nothing. A runtime that READS nothing (null) takes any format. Raises CannotRun with a reason.
     """
-    reads = plugins.literals("serve.runtimes", deployment.runtime)["READS"]
-    if reads and form not in reads:
+    literals = plugins.literals("serve.runtimes", deployment.runtime)
+    if (reads := literals["READS"]) and form not in reads:
         raise BadInput(f"{deployment.runtime} reads {', '.join(reads)}; the artifact {folder.name} is {form}")
+    if (devices := literals.get("DEVICES")) and deployment.device not in devices:
+        raise CannotRun(f"{deployment.runtime} does not run on {deployment.device}; use --device {devices[0]}")
     module = plugins.load("serve.runtimes", deployment.runtime)
     if deployment.options and not hasattr(module, "Options"):
         raise BadInput(f"{deployment.runtime} takes no options; leave out {', '.join(deployment.options)}")
@@ -144,14 +155,13 @@ def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
     return proof
 
 
-def _check_caches(folder: Path, deployment: Deployment, caches: tuple[str, ...]) -> None:
+def _check_cache(folder: Path, deployment: Deployment) -> None:
     """Code that is compiled into an artifact's folder would be in no manifest, and the next start would refuse it."""
-    for option in caches:
-        named = deployment.options.get(option)
-        if named and isinstance(named, str) and Path(named).resolve().is_relative_to(folder.resolve()):
-            raise BadInput(
-                f"the option {option} of {deployment.runtime} is {named}, inside the artifact; name a folder outside"
-            )
+    named = deployment.options.get("cache")
+    if named and isinstance(named, str) and Path(named).resolve().is_relative_to(folder.resolve()):
+        raise BadInput(
+            f"the option cache of {deployment.runtime} is {named}, inside the artifact; name a folder outside"
+        )
 
 
 def _check_target(artifact: Artifact) -> None:

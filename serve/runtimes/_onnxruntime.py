@@ -13,6 +13,7 @@ from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
+from serve.runtimes import Runtime
 
 Provider = tuple[str, dict[str, str]]
 CPU: Provider = ("CPUExecutionProvider", {})
@@ -20,7 +21,7 @@ CPU: Provider = ("CPUExecutionProvider", {})
 CUDA: Provider = ("CUDAExecutionProvider", {"use_tf32": "0"})
 
 
-class CpuRuntime:
+class CpuRuntime(Runtime):
     """See `serve.runtimes.Runtime`. NumPy arrays are not copied."""
 
     def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
@@ -32,9 +33,6 @@ class CpuRuntime:
 
     def run(self, x: Any) -> Any:
         return self._session.run([OUTPUT], x)
-
-    def synchronise(self, _y: Any) -> None:
-        return None
 
     def fetch(self, y: Any) -> NDArray[np.float32]:
         return y[0]

@@ -17,9 +17,10 @@ from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
+from serve.runtimes import Runtime
 
 
-class TensorFlowRuntime:
+class TensorFlowRuntime(Runtime):
     """See `serve.runtimes.Runtime`."""
 
     name: str

@@ -9,16 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch._inductor import aoti_load_package
 
-from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
+from serve.runtimes import Runtime
 
 REQUIRES = ("torch",)
 READS = ("aotinductor",)
+DEVICES = ("cpu",)
 PROGRAMS = ("g++",)
 
 
-class AotInductorRuntime:
+class AotInductorRuntime(Runtime):
     """See `serve.runtimes.Runtime`."""
 
     def __init__(self, model: Any) -> None:
@@ -30,9 +31,6 @@ class AotInductorRuntime:
     def run(self, x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             return self._model(x)
-
-    def synchronise(self, _y: torch.Tensor) -> None:
-        return None
 
     def fetch(self, y: torch.Tensor) -> NDArray[np.float32]:
         return y.numpy()
@@ -47,9 +45,7 @@ class AotInductorRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> AotInductorRuntime:
-    """Load the compiled code. Raises CannotRun for a device other than the processor."""
-    if deployment.device != "cpu":
-        raise CannotRun("the exporter compiles for the processor only; use --device cpu")
+    """Load the compiled code."""
     # The compiled code reads the number of threads in every call.
     torch.set_num_threads(deployment.threads)
     with warnings.catch_warnings():

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +18,11 @@ from medserve.errors import BadInput
 from medserve.machine import versions
 from medserve.spec import Deployment, Noun
 from medserve.timing import now
-from serve.runtimes import read_options
+from serve.runtimes import Runtime, read_options
 
 REQUIRES = ()
 READS = ()
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Options(Noun, frozen=True, kw_only=True):
@@ -30,14 +32,14 @@ class Options(Noun, frozen=True, kw_only=True):
     starts during the stall is done at its end.
     """
 
-    delays_ms: tuple[float, ...] = (0.0,)
-    shares: tuple[float, ...] | None = None
+    delays_ms: Annotated[tuple[NotNegative, ...], msgspec.Meta(min_length=1)] = (0.0,)
+    shares: tuple[NotNegative, ...] | None = None
     seed: int = 0
-    stall_at: float = 0.0
-    stall_seconds: float = 0.0
+    stall_at: NotNegative = 0.0
+    stall_seconds: NotNegative = 0.0
 
 
-class DelayRuntime:
+class DelayRuntime(Runtime):
     """See `serve.runtimes.Runtime`. `y` is the time at which the prediction is done, and its number of images."""
 
     def __init__(self, classes: int, deployment: Deployment, options: Options) -> None:
@@ -47,9 +49,6 @@ class DelayRuntime:
         self._delays = _delays(options)
         self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
         self._first: int | None = None
-
-    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return images
 
     def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
         started = now()
@@ -84,15 +83,10 @@ def load(_model: Path, classes: int, deployment: Deployment) -> DelayRuntime:
     """A runtime without a model, for artifacts of any format. Raises BadInput for an invalid script."""
     options = read_options(deployment, Options)
     shares = options.shares
-    if not options.delays_ms or min(*options.delays_ms, options.stall_at, options.stall_seconds) < 0:
-        raise BadInput(
-            "the options of delay: expected at least one value in 'delays_ms', and no negative 'delays_ms', 'stall_at' "
-            "or 'stall_seconds'"
-        )
-    if shares is not None and (len(shares) != len(options.delays_ms) or min(shares) < 0 or sum(shares) <= 0):
+    if shares is not None and (len(shares) != len(options.delays_ms) or sum(shares) <= 0):
         raise BadInput(
             f"the options of delay: 'shares' is {list(shares)}; expected a weight for each of the "
-            f"{len(options.delays_ms)} 'delays_ms', not negative and not all 0"
+            f"{len(options.delays_ms)} 'delays_ms', not all 0"
         )
     return DelayRuntime(classes, deployment, options)
 

@@ -7,15 +7,16 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
+from serve.runtimes import Runtime
 
 REQUIRES = ("ai_edge_litert",)
 READS = ("tflite",)
+DEVICES = ("cpu",)
 
 
-class LiteRtRuntime:
+class LiteRtRuntime(Runtime):
     """See `serve.runtimes.Runtime`. Each batch size has its own interpreter, created when it first runs."""
 
     def __init__(self, model: Path, threads: int) -> None:
@@ -23,17 +24,11 @@ class LiteRtRuntime:
         self._threads = threads
         self._interpreters: dict[int, Interpreter] = {}
 
-    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return images
-
     def run(self, x: NDArray[np.uint8]) -> Interpreter:
         interpreter = self._interpreters.get(len(x)) or self._create_interpreter(x.shape)
         interpreter.set_tensor(self._input, x)
         interpreter.invoke()
         return interpreter
-
-    def synchronise(self, _y: Interpreter) -> None:
-        return None
 
     def fetch(self, y: Interpreter) -> NDArray[np.float32]:
         return y.get_tensor(self._output)
@@ -57,8 +52,6 @@ class LiteRtRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> LiteRtRuntime:
-    """Check that the model can be read. Raises CannotRun for a device other than the processor."""
-    if deployment.device != "cpu":
-        raise CannotRun("the runtime litert runs on the processor only; use --device cpu")
+    """Check that the model can be read."""
     Interpreter(model_path=str(model))
     return LiteRtRuntime(model, deployment.threads)

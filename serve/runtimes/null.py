@@ -8,25 +8,20 @@ from numpy.typing import NDArray
 
 from medserve.machine import versions
 from medserve.spec import Deployment
+from serve.runtimes import Runtime
 
 REQUIRES = ()
 READS = ()
 
 
-class NullRuntime:
+class NullRuntime(Runtime):
     """See `serve.runtimes.Runtime`."""
 
     def __init__(self, classes: int, largest: int) -> None:
         self._scores = np.full((largest, classes), 1.0 / classes, np.float32)
 
-    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return images
-
     def run(self, x: NDArray[np.uint8]) -> int:
         return len(x)
-
-    def synchronise(self, _y: int) -> None:
-        return None
 
     def fetch(self, y: int) -> NDArray[np.float32]:
         return self._scores[:y]

@@ -3,27 +3,19 @@
 import os
 from pathlib import Path
 
-from medserve.errors import CannotRun
-from medserve.spec import Deployment, Noun
-from serve.runtimes import _onnxruntime, read_options
+from medserve.spec import Deployment
+from serve.runtimes import CacheOptions, _onnxruntime, read_options
 
 REQUIRES = ("onnxruntime",)
 READS = ("onnx",)
 DEVICES = ("cuda",)
 LIBRARIES = ("nvinfer",)
 CACHES = ("cache",)
-
-
-class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for compiled engines; the next start of the same model loads them."""
-
-    cache: str = ""
+Options = CacheOptions
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> _onnxruntime.CpuRuntime:
     """A session in full float32. Raises CannotRun if GPU or TensorRT is missing."""
-    if deployment.device != "cuda":
-        raise CannotRun("TensorRT runs on a GPU only; use --device cuda, or the runtime onnx_runtime")
     # TensorRT would choose TF32 kernels; only this variable forbids them.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     settings = {"trt_fp16_enable": "0", "trt_int8_enable": "0"}

@@ -7,24 +7,19 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from medserve.errors import CannotRun
 from medserve.machine import versions
-from medserve.spec import Deployment, Noun
+from medserve.spec import Deployment
 from medserve.tables import INPUT
-from serve.runtimes import read_options
+from serve.runtimes import CacheOptions, Runtime, read_options
 
 REQUIRES = ("openvino",)
 READS = ("onnx",)
+DEVICES = ("cpu",)
 CACHES = ("cache",)
+Options = CacheOptions
 
 
-class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for compiled models; the next start of the same model loads them."""
-
-    cache: str = ""
-
-
-class OpenVinoRuntime:
+class OpenVinoRuntime(Runtime):
     """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
     def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
@@ -33,16 +28,10 @@ class OpenVinoRuntime:
         self._core = openvino.Core()
         self._requests: dict[int, openvino.InferRequest] = {}
 
-    def place(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return images
-
     def run(self, x: NDArray[np.uint8]) -> openvino.InferRequest:
         request = self._requests.get(len(x)) or self._compile(x.shape)
         request.infer([x], share_inputs=True)
         return request
-
-    def synchronise(self, _y: openvino.InferRequest) -> None:
-        return None
 
     def fetch(self, y: openvino.InferRequest) -> NDArray[np.float32]:
         # Copied: the next inference of this request overwrites the tensor.
@@ -68,9 +57,7 @@ class OpenVinoRuntime:
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
-    """Read the graph. Raises CannotRun for a device other than the processor, BadInput for unknown options."""
-    if deployment.device != "cpu":
-        raise CannotRun(f"openvino {openvino.__version__} does not run on NVIDIA GPUs; use --device cpu")
+    """Read the graph. Raises BadInput for unknown options."""
     settings = {
         "INFERENCE_NUM_THREADS": deployment.threads,
         "NUM_STREAMS": 1,

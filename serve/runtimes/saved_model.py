@@ -13,7 +13,7 @@ from serve.runtimes import _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
-TRAPS = ("predict",)
+MISTAKES = ("predict",)
 
 
 class SavedModelRuntime(_tensorflow.TensorFlowRuntime):
@@ -26,7 +26,7 @@ class SavedModelRuntime(_tensorflow.TensorFlowRuntime):
         self._folder = folder
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same prediction by `keras.Model.predict`, a timing mistake that studies can measure (see TRAPS)."""
+        """The same prediction by `keras.Model.predict`, a timing mistake that studies can measure (see MISTAKES)."""
         with tf.device(self._device):
             return self._keras.predict(images, verbose=0)[OUTPUT]
 

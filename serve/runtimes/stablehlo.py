@@ -12,21 +12,16 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
-from medserve.spec import Deployment, Noun
-from serve.runtimes import read_options
+from medserve.spec import Deployment
+from serve.runtimes import CacheOptions, Runtime, read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
 CACHES = ("cache",)
+Options = CacheOptions
 
 
-class Options(Noun, frozen=True, kw_only=True):
-    """`cache` is a folder for compiled modules; the next start of the same model loads them."""
-
-    cache: str = ""
-
-
-class StableHloRuntime:
+class StableHloRuntime(Runtime):
     """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
     def __init__(self, exported: jax.export.Exported, device: jax.Device) -> None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
+from serve.runtimes import Runtime
 
 REQUIRES = ("torch",)
 READS = ("torchscript",)
 
 
-class TorchScriptRuntime:
+class TorchScriptRuntime(Runtime):
     """See `serve.runtimes.Runtime`."""
 
     def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
