@@ -317,4 +317,4 @@ def _kind(profile: LoadProfile) -> str:
     """Which process measures it: what a mistake leaves behind there must not meet what is measured soundly."""
     if profile.mode != "in-process":
         return "http"
-    return "in-process" if profile.trap is None else "cold" if profile.trap == "compile-inside" else "mistake"
+    return "in-process" if profile.mistake is None else "cold" if profile.mistake == "compile-inside" else "mistake"

@@ -335,7 +335,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
 
     `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
-    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `trap`
+    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `mistake`
     names the timing mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and
     ranks nothing.
     """
@@ -349,7 +349,7 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     burst: int = 1
     trace: str | None = None
     gap_seconds: float = 0.0
-    trap: Mistake | None = None
+    mistake: Mistake | None = None
     seconds: float
     warmup_seconds: float
 

@@ -304,12 +304,12 @@ def _deployed(
 def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
     """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
     if runtime == "null":
-        return profile.trap is None
-    if profile.trap is None:
+        return profile.mistake is None
+    if profile.mistake is None:
         return threads in study.threads and bool(threads or profile.mode == "in-process")
-    if profile.trap == "default-threads":
+    if profile.mistake == "default-threads":
         return threads == 0
-    return threads == study.threads[0] and (profile.trap != "predict" or profile.trap in offered)
+    return threads == study.threads[0] and (profile.mistake != "predict" or profile.mistake in offered)
 
 
 def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
@@ -322,4 +322,4 @@ def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
             given = {field: value for field, value in durations.items() if value is not None}
             found[name] = msgspec.structs.replace(PROFILES[name], **given)
     # What is measured soundly comes first.
-    return tuple(sorted(found.values(), key=lambda profile: profile.trap is not None))
+    return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))

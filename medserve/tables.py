@@ -72,10 +72,10 @@ def _profiles() -> Iterator[LoadProfile]:
         yield in_process(name=f"in-process-{batch}", batch=batch, warmup_seconds=1.0)
     for mistake in TIMING_MISTAKES:
         if mistake == "json":
-            yield closed(name="closed-1-json", trap=mistake)
+            yield closed(name="closed-1-json", mistake=mistake)
         else:
             warmup = 0.0 if mistake == "compile-inside" else 1.0
-            yield in_process(name=f"in-process-1-{mistake}", trap=mistake, warmup_seconds=warmup)
+            yield in_process(name=f"in-process-1-{mistake}", mistake=mistake, warmup_seconds=warmup)
     for users in (1, 2, 4, 8, 16, 32):
         yield closed(name=f"closed-{users}", users=users)
     # A single user who pauses after each response.

@@ -40,7 +40,7 @@ def row(framework: str | None, size: int, form: str | None, profile: str = "in-p
         batch_images=1,
         seed=0,
         profile=profile,
-        trap=next((trap for trap in TIMING_MISTAKES if profile.endswith(trap)), None),
+        mistake=next((mistake for mistake in TIMING_MISTAKES if profile.endswith(mistake)), None),
         batch=1,
         mode={"in": "in-process", "cl": "closed-loop"}.get(profile[:2], "open-loop"),
         status="done",
@@ -114,7 +114,7 @@ def test_who_is_faster_is_judged_by_the_interval(
     assert entry.measured.low <= entry.measured.value <= entry.measured.high
 
 
-def test_a_trap_is_held_against_its_sound_protocol_and_says_what_it_turns() -> None:
+def test_a_mistake_is_held_against_its_sound_protocol_and_says_what_it_turns() -> None:
     profiles = ("in-process-1-compile-inside", "in-process-1-unsynchronised", "poisson-10", "closed-1", "closed-1-json")
     others = [row(framework, 224, "native", profile) for framework in FACTOR for profile in profiles]
     entries = {entry.profile: entry for entry in judged(claim("faster", first=JAX, second=PYTORCH), *others)}
@@ -129,7 +129,7 @@ def test_a_trap_is_held_against_its_sound_protocol_and_says_what_it_turns() -> N
     assert list(entries)[:2] == ["in-process-1", "poisson-10"]
 
 
-def test_a_trap_that_one_of_the_two_cannot_step_into_is_set_against_the_others_sound_figure() -> None:
+def test_a_mistake_that_one_of_the_two_cannot_step_into_is_set_against_the_others_sound_figure() -> None:
     others = [row("keras_tf", 224, "native", "in-process-1-predict")]
     entries = judged(claim("faster", first=PYTORCH, second=KERAS), *others)
     assert [(entry.profile, entry.sound) for entry in entries] == [

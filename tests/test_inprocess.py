@@ -58,10 +58,10 @@ def timed(
     batch: int,
     expected: np.ndarray | None,
     sizes: tuple[int, ...] = (1, 4),
-    trap: Mistake | None = None,
+    mistake: Mistake | None = None,
 ) -> inprocess.Timed:
     deployment = Deployment(artifact="a", runtime="means", batch_sizes=sizes)
-    profile = LoadProfile(name="p", mode="in-process", batch=batch, trap=trap, seconds=0.05, warmup_seconds=0.02)
+    profile = LoadProfile(name="p", mode="in-process", batch=batch, mistake=mistake, seconds=0.05, warmup_seconds=0.02)
     return inprocess.measure(runtime, deployment, profile, IMAGES, expected, seed=4)
 
 
@@ -121,9 +121,9 @@ class Lazy(Means):
         return scores(images)
 
 
-def mistaken(trap: Mistake) -> tuple[Lazy, pa.Table]:
+def mistaken(mistake: Mistake) -> tuple[Lazy, pa.Table]:
     runtime = Lazy()
-    found = timed(runtime, 1, scores(IMAGES), trap=trap)
+    found = timed(runtime, 1, scores(IMAGES), mistake=mistake)
     assert found.stages == {}
     table = samples.as_table(found.samples)
     assert set(table["wrong"].to_pylist()) == {False}
@@ -131,8 +131,8 @@ def mistaken(trap: Mistake) -> tuple[Lazy, pa.Table]:
 
 
 def test_the_clock_of_who_does_not_synchronise_stops_before_the_scores_are_there() -> None:
-    for trap, early in (("unsynchronised", True), ("one-image", False)):
-        runtime, table = mistaken(trap)  # type: ignore[arg-type]  # literals in a tuple
+    for mistake, early in (("unsynchronised", True), ("one-image", False)):
+        runtime, table = mistaken(mistake)  # type: ignore[arg-type]  # literals in a tuple
         fetched = np.array(runtime.fetched)
         assert ((table["done_ns"].to_numpy() <= fetched) == early).all()
 

@@ -263,7 +263,7 @@ def test_a_launch_of_nothing_is_refused(plan: Callable[..., Launch], stage: Stag
 def test_compilation_is_timed_in_a_process_of_its_own(
     plan: Callable[..., Launch], stage: Stage, tmp_path: Path
 ) -> None:
-    cold = LoadProfile(name="cold", mode="in-process", trap="compile-inside", seconds=0.2, warmup_seconds=0.0)
+    cold = LoadProfile(name="cold", mode="in-process", mistake="compile-inside", seconds=0.2, warmup_seconds=0.0)
     mixed = plan(cold, LoadProfile(name="sound", mode="in-process", seconds=0.2, warmup_seconds=0.1))
     store.write_json(tmp_path / "launch.json", mixed)
     done = stage("loadtest", "launch", str(tmp_path / "launch.json"))

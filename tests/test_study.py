@@ -64,7 +64,11 @@ def test_a_timing_mistake_is_measured_where_it_applies(tmp_path: Path) -> None:
     )
     plan = study.plan(read(tmp_path, text.replace('["pytorch"]', '["pytorch", "keras_tf"]')))
     found = [
-        (deployed.deployment.runtime, deployed.deployment.threads, [one.trap for one in deployed.profiles if one.trap])
+        (
+            deployed.deployment.runtime,
+            deployed.deployment.threads,
+            [p.mistake for p in deployed.profiles if p.mistake],
+        )
         for deployed in plan.deployed
         if deployed.export.training.size == 28
     ]

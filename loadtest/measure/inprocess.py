@@ -51,7 +51,7 @@ def measure(
     `compile-inside` the runtime must not have run.
     """
     sizes = deployment.batch_sizes
-    chosen = batches(images, profile.batch, seed)[: 1 if profile.trap == "one-image" else None]
+    chosen = batches(images, profile.batch, seed)[: 1 if profile.mistake == "one-image" else None]
     ready = [np.ascontiguousarray(images[row]) for row in chosen]
     count = len(ready)
     scores: list[NDArray[np.float32]] = []
@@ -68,11 +68,11 @@ def measure(
         returned.append(now())
         scores.append(runtime.fetch(y)[: profile.batch])
 
-    if profile.trap == "compile-inside":
+    if profile.mistake == "compile-inside":
         headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
         warm = headline[:0]
     else:
-        timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.trap or "", call)
+        timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
         warm = timed_loop(timed, profile.warmup_seconds, at_most=MAX_CALLS)
         headline = timed_loop(timed, profile.seconds, MIN_CALLS, MAX_CALLS)
     stamps = np.concatenate([warm, headline])
@@ -90,7 +90,7 @@ def measure(
     }
     if expected is not None:
         columns["wrong"] = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
-    return Timed(columns, {} if profile.trap else _stages(runtime, ready, sizes, profile.seconds))
+    return Timed(columns, {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds))
 
 
 def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, ...], seconds: float) -> dict[str, Any]:

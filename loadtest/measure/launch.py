@@ -85,7 +85,7 @@ class _Launch:
         machine.pin(self._plan.server_cpus)
         os.environ.update(machine.thread_environment(deployment.threads))
         # Timing the first calls needs a runtime that has run nothing; no other cell may then share the process.
-        cold = any(cell.profile.trap == "compile-inside" for cell in cells)
+        cold = any(cell.profile.mistake == "compile-inside" for cell in cells)
         try:
             runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
         except (BadInput, CannotRun) as error:
@@ -173,7 +173,7 @@ class _Launch:
                 yield measured
                 record = folder / "samples.parquet"
                 reason = _why_unusable(record)
-                if reason is None and cell.profile.trap != "compile-inside":
+                if reason is None and cell.profile.mistake != "compile-inside":
                     measured.process["steady"] = _mark_warmup(record)
             except (BadInput, CannotRun) as error:
                 reason = str(error)
@@ -234,7 +234,7 @@ def _check(plan: Launch) -> None:
         raise BadInput("the launch has no cells")
     if len({cell.deployment.name for cell in plan.cells}) > 1:
         raise BadInput("the cells of a launch must have the same deployment, which one fresh process serves")
-    if len(plan.cells) > 1 and any(cell.profile.trap == "compile-inside" for cell in plan.cells):
+    if len(plan.cells) > 1 and any(cell.profile.mistake == "compile-inside" for cell in plan.cells):
         raise BadInput("compilation is timed in a process of its own; leave the other cells to another launch")
 
 

@@ -116,7 +116,7 @@ def read(run: Path) -> Facts:
     """All that the report needs. Raises BadInput when `run` is no run or a manifest of it cannot be read."""
     measured = table.read(run, with_breakdown=lambda profile: profile.mode != "in-process" and is_single(profile))
     every = table.rows(measured)
-    rows = [row for row in every if row.trap is None]
+    rows = [row for row in every if row.mistake is None]
     study, medians = measured.study, measured.central_latencies()
     matrix, summaries = plan(study), {cell.cell.name: list(cell.summaries.values()) for cell in measured.cells}
     results = _results(run, study, matrix)
@@ -135,7 +135,7 @@ def read(run: Path) -> Facts:
         study=study,
         plan=matrix,
         rows=rows,
-        mistaken=[row for row in every if row.trap is not None],
+        mistaken=[row for row in every if row.mistake is not None],
         medians=medians,
         percentiles={name: measured.percentiles(share) for name, share in PERCENTILES.items()},
         curves={name: [launch.curve for launch in launches] for name, launches in summaries.items()},
@@ -175,11 +175,11 @@ def by_deployment(rows: Iterable[Row]) -> list[Group]:
 
 def is_single(profile: LoadProfile) -> bool:
     """Whether single images are sent by one user or schedule, without pauses and without a timing mistake."""
-    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.trap is None
+    return profile.batch == 1 and profile.users == 1 and not profile.gap_seconds and profile.mistake is None
 
 
 def _main(profiles: dict[str, LoadProfile]) -> dict[str, LoadProfile]:
-    busy = [known for known in profiles.values() if not known.gap_seconds and known.trap is None]
+    busy = [known for known in profiles.values() if not known.gap_seconds and known.mistake is None]
     fewest: dict[tuple[str, int], int] = {}
     for known in busy:
         key = (known.mode, known.batch)

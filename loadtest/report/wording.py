@@ -97,7 +97,7 @@ def profile(load: LoadProfile) -> str:
     words += [schedule(load)] if load.rate else []
     words += [f"pauses of {pause(load.gap_seconds)}"] if load.gap_seconds else []
     words += [f"{load.users} users"] if load.users > 1 else []
-    words += [f"timing mistake {load.trap}"] if load.trap else []
+    words += [f"timing mistake {load.mistake}"] if load.mistake else []
     words += [f"batches of {load.batch}"] if load.batch > 1 else ["one image"] if load.mode == "in-process" else []
     return ", ".join(words)
 

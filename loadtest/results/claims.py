@@ -97,13 +97,13 @@ def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
     rows = list(rows)
     plain: dict[str, Protocol] = {}
     for row in rows:
-        if row.trap is None and row.batch == 1:
+        if row.mistake is None and row.batch == 1:
             plain.setdefault(row.mode, _protocol(row))
     found: dict[Protocol, Protocol | None] = {}
     for row in rows:
-        omits = row.trap is None and row.mode == "closed-loop" and row.batch == 1
+        omits = row.mistake is None and row.mode == "closed-loop" and row.batch == 1
         mode = "open-loop" if omits else row.mode
-        found[_protocol(row)] = plain.get(mode) if omits or row.trap else None
+        found[_protocol(row)] = plain.get(mode) if omits or row.mistake else None
     return found
 
 
@@ -163,7 +163,7 @@ def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[JudgedClaim]:
     """The scaling exponent of latency over pixels lies below 1: latency is not proportional to the pixels."""
     found = []
-    for profile in dict.fromkeys(row.profile for row in rows if row.mode == "in-process" and not row.trap):
+    for profile in dict.fromkeys(row.profile for row in rows if row.mode == "in-process" and not row.mistake):
         for form in dict.fromkeys(row.format for row in rows if row.framework == claim.first.framework):
             if form is None or not _is_format(claim.first, form):
                 continue

@@ -98,7 +98,7 @@ class Comparisons:
 
     def pairs(self, kind: Kind) -> list[Pair]:
         """All pairs of a kind, in the order of the rows, without those measured with a timing mistake."""
-        rows = [row for row in self._rows if row.framework is not None and row.trap is None]
+        rows = [row for row in self._rows if row.framework is not None and row.mistake is None]
         both = [pair for pair in combinations(rows, 2) if _kind(*pair) == kind]
         if kind == "native against ONNX":
             both = [(second, first) if first.format == "onnx" else (first, second) for first, second in both]

@@ -38,7 +38,7 @@ class Row(Noun, frozen=True, kw_only=True):
     # How it was measured.
     mode: Literal["in-process", "closed-loop", "open-loop"]
     profile: str
-    trap: str | None = None  # the timing mistake that is made on purpose
+    mistake: str | None = None  # the timing mistake that is made on purpose; `trap` in results.json
     rate_asked: float | None = None  # requests per second, of an open loop
     rate_delivered: float | None = None  # answered requests per second, of an open loop
     # What came of it.
@@ -118,5 +118,5 @@ def published(row: Row) -> dict[str, Any]:
         if isinstance(value, Interval):
             found |= {f"{name}_ms": value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:
-            found[name] = value
+            found["trap" if name == "mistake" else name] = value
     return found

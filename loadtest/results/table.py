@@ -51,7 +51,7 @@ class Run(Struct, frozen=True):
         means = {
             cell.cell.name: {index: summary.mean_ns / 1e6 for index, summary in cell.summaries.items()}
             for cell in self.cells
-            if cell.cell.profile.trap == "compile-inside"
+            if cell.cell.profile.mistake == "compile-inside"
         }
         return self.percentiles(0.5) | means
 
@@ -172,7 +172,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         batch=profile.batch,
         mode=profile.mode,
         profile=profile.name,
-        trap=profile.trap,
+        mistake=profile.mistake,
         rate_asked=profile.rate,
         rate_delivered=answered / total if total and profile.rate else None,
         status=status,

@@ -108,7 +108,7 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     Of several profiles of a mode the first is shown, and none with a timing mistake.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in (row for row in rows if row.trap is None):
+    for row in (row for row in rows if row.mistake is None):
         title = f"{row.dataset}, {row.size} px, {row.architecture}" + ", unofficial" * bool(row.unofficial)
         groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row)
     several = len({row.seed for row in rows}) > 1
@@ -127,7 +127,7 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         tables.append(Table(title, COLUMNS, tuple(lines)))
         if scheduled:
             tables.append(Table(f"{title}: by arrival schedule", SCHEDULED, tuple(scheduled)))
-    return tables, _notes([row for row in rows if _mark(row) and (row.trap is None or row.status != "done")])
+    return tables, _notes([row for row in rows if _mark(row) and (row.mistake is None or row.status != "done")])
 
 
 def _deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:

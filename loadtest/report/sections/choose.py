@@ -55,7 +55,7 @@ def objectives(facts: Facts) -> Table | None:
     advice = []
     for dataset in facts.study.datasets:
         for profile in facts.profiles.values():
-            if profile.mode == "in-process" or profile.batch > 1 or profile.trap:
+            if profile.mode == "in-process" or profile.batch > 1 or profile.mistake:
                 continue
             rows = {row.cell: row for row in eligible(facts, dataset, profile.name)}
             candidates = [known for row in rows.values() if "p50" in (known := _candidate(facts, row)).bounds]

@@ -101,7 +101,7 @@ def _sound(mistaken: JudgedClaim, judged: list[JudgedClaim]) -> JudgedClaim:
 
 
 def _mistake(facts: Facts, judged: JudgedClaim) -> str:
-    mistake = facts.profiles[judged.profile].trap if judged.profile else None
+    mistake = facts.profiles[judged.profile].mistake if judged.profile else None
     return TIMING_MISTAKES[mistake] if mistake else CLOSED
 
 

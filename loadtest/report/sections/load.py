@@ -70,7 +70,7 @@ def _throughput(row: Row) -> Value:
 
 def pauses(facts: Facts) -> Table | None:
     """The median of one user by its pause between requests; null if no user of the study pauses."""
-    closed = [known for known in facts.profiles.values() if known.mode == "closed-loop" and not known.trap]
+    closed = [known for known in facts.profiles.values() if known.mode == "closed-loop" and not known.mistake]
     pausing = sorted((known for known in closed if known.gap_seconds), key=lambda known: known.gap_seconds)
     profiles = [*(facts.profiles[name] for name in facts.single("closed-loop")), *pausing]
     group = "Pause between requests"
@@ -127,7 +127,7 @@ def _ladder_profiles(facts: Facts) -> list[LoadProfile]:
     found = [
         profile
         for profile in facts.profiles.values()
-        if profile.mode == "closed-loop" and not profile.gap_seconds and profile.batch == 1 and not profile.trap
+        if profile.mode == "closed-loop" and not profile.gap_seconds and profile.batch == 1 and not profile.mistake
     ]
     return sorted(found, key=lambda profile: profile.users)
 
