@@ -26,6 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("medserve")
 
+# The images are small: more threads mostly wait for one another, which costs CPU time beside other work.
+ONE_THREAD = machine.thread_environment(1)
+
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -67,6 +70,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(shared: Path) -> None:
+    """Let the processes of this session share what XLA compiles: the same functions are compiled in many of them."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "jax")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # With a limit, here one that is never reached, JAX locks the folder: two processes may write to it.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(1 << 32)
+
+
+@pytest.fixture(scope="session")
+def extent(request: pytest.FixtureRequest) -> str:
+    """What the jobs of one framework compute: the `whole` where this session has a test of `make test-full`."""
+    return "whole" if any(item.get_closest_marker("full") for item in request.session.items) else "brief"
+
+
 @pytest.fixture(scope="session")
 def stage() -> Stage:
     return run_stage
@@ -89,7 +108,7 @@ def checkpoint_of(root: Path, shared: Path) -> Checkpoints:
         words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", framework]
         with locked(out):
             if not (out / "checkpoint.json").is_file():
-                check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out))
+                check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out), **ONE_THREAD)
         return out
 
     return make
@@ -112,7 +131,7 @@ def artifact_of(checkpoint_of: Checkpoints, shared: Path) -> Artifacts:
         words += ["--format", form, "--precision", precision]
         with locked(out):
             if not (out / "artifact.json").is_file():
-                check_stage("export", str(checkpoint), *words, "--out", str(out))
+                check_stage("export", str(checkpoint), *words, "--out", str(out), **ONE_THREAD)
         return out
 
     return make

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from conftest import Artifacts, Checkpoints, Stage
+from conftest import ONE_THREAD, Artifacts, Checkpoints, Stage
 
 from export.__main__ import triton_config
 from medserve import plugins, store
@@ -169,15 +169,25 @@ def test_a_format_that_the_framework_does_not_write_is_a_reason(stage: Stage, ch
 FRAMEWORKS = plugins.names("export.frameworks")
 
 
+# Around the circle by default, so that each is once the trainer and once the exporter.
+NEXT = dict(zip(FRAMEWORKS, [*FRAMEWORKS[1:], FRAMEWORKS[0]], strict=True))
+
+
 @pytest.mark.parametrize(
-    ("trained_in", "framework"), [(one, other) for one in FRAMEWORKS for other in FRAMEWORKS if one != other]
+    ("trained_in", "framework"),
+    [
+        pytest.param(one, other, marks=[] if NEXT[one] == other else [pytest.mark.full])
+        for one in FRAMEWORKS
+        for other in FRAMEWORKS
+        if one != other
+    ],
 )
 def test_every_framework_exports_the_weights_of_every_other_as_the_same_function(
     trained_in: str, framework: str, stage: Stage, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     native = plugins.literals("export.frameworks", framework)["WRITES"][0]
     words = [str(checkpoint_of(trained_in)), "--format", native, "--framework", framework]
-    done = stage("export", *words, "--out", str(tmp_path / "a"))
+    done = stage("export", *words, "--out", str(tmp_path / "a"), **ONE_THREAD)
     assert done.returncode == 0, done.stderr
     artifact = store.read_artifact(tmp_path / "a")
     assert artifact.certificate.valid
@@ -213,7 +223,7 @@ def test_a_model_that_is_another_function_gets_no_valid_certificate(
     manifest["files"]["test_scores.npy"] = store.sha256(other / "test_scores.npy")
     (other / "checkpoint.json").write_text(json.dumps(manifest))
     out = tmp_path / "artifact"
-    done = stage("export", str(other), "--format", "torchscript", "--out", str(out))
+    done = stage("export", str(other), "--format", "torchscript", "--out", str(out), **ONE_THREAD)
     assert done.returncode == 1
     assert "no valid certificate: largest |difference of probabilities|" in done.stderr
     # The trainer's scores are not its weights' any more, so it is the network that is found to be another one.
@@ -237,8 +247,8 @@ def broken(tmp_path: Path) -> Callable[..., str]:
     ("framework", "native", "converter"),
     [
         ("pytorch", "torchscript", "onnxscript"),
-        ("keras_tf", "saved_model", "tf2onnx"),
-        ("flax_nnx", "stablehlo", "jax2onnx"),
+        pytest.param("keras_tf", "saved_model", "tf2onnx", marks=pytest.mark.full),
+        pytest.param("flax_nnx", "stablehlo", "jax2onnx", marks=pytest.mark.full),
     ],
 )
 def test_without_its_converter_a_framework_still_exports_natively(
@@ -255,7 +265,7 @@ def test_without_its_converter_a_framework_still_exports_natively(
     assert done.returncode == 1
     assert f"needs {converter}, which cannot be imported: libodd.so is missing" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "a").exists()
-    done = stage("export", checkpoint, "--format", native, "--out", str(tmp_path / "b"), PYTHONPATH=shelf)
+    done = stage("export", checkpoint, "--format", native, "--out", str(tmp_path / "b"), PYTHONPATH=shelf, **ONE_THREAD)
     assert done.returncode == 0, done.stderr
 
 

@@ -62,6 +62,13 @@ def tried(out: Path, **other: Any) -> SelfTest:
     return made
 
 
+def trained(out: Path, *folders: Path) -> None:
+    """Give a run the checkpoint and the artifacts that this session has, under the names of its own jobs."""
+    for folder in folders:
+        kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
+        shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))
+
+
 def kinds(stdout: str) -> list[str]:
     """What was done, in order, by the steps that a run told."""
     steps = [json.loads(line) for line in stdout.splitlines()]
@@ -100,9 +107,17 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("launches", "moments"), MOMENTS)
 def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
-    launches: int, moments: tuple[float, ...], stage: Stage, root: Path, tmp_path: Path
+    launches: int,
+    moments: tuple[float, ...],
+    stage: Stage,
+    checkpoint: Path,
+    torchscript: Path,
+    onnx: Path,
+    tmp_path: Path,
 ) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
+    if launches == 1:
+        trained(out, checkpoint, torchscript, onnx)
     study.write_text(study.read_text().replace("launches = 1", f"launches = {launches}"))
     tried(out)
     seen: dict[str, str] = {}
@@ -149,10 +164,11 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
 
 
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
-    stage: Stage, root: Path, tmp_path: Path
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
 ) -> None:
     words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
     out = tmp_path / "run"
+    trained(out, checkpoint, torchscript, onnx)
     first = stage(*words, "--out", str(out), "--json")
     found = store.read_json(out / "selftest" / "selftest.json", SelfTest)
     done = kinds(first.stdout)
@@ -183,10 +199,13 @@ def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     assert "load-generator self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
 
 
-def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path, tmp_path: Path) -> None:
+def test_a_mistake_on_purpose_has_a_process_of_its_own(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
     names = ("in-process-1", "closed-1", "closed-1-json", "in-process-1-one-image", "in-process-1-compile-inside")
     study = mini(tmp_path, null="false", profiles=json.dumps([*names, "in-process-1-default-threads"]))
     out = tmp_path / "run"
+    trained(out, checkpoint, torchscript, onnx)
     tried(out)
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr

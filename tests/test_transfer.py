@@ -20,7 +20,7 @@ from job import Jobs
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
-from transfer_job import CASES, CLASS_WEIGHTS, CLASSES, NETWORKS
+from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, NETWORKS, WHOLE
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
@@ -32,12 +32,17 @@ from train.frameworks import is_trained
 
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
-EVERY = [(framework, name, case) for framework in FRAMEWORKS for name in NETWORKS for case in CASES]
+EVERY = [
+    pytest.param(framework, *case, marks=[] if case in BRIEF else [pytest.mark.full])
+    for framework in FRAMEWORKS
+    for case in WHOLE
+]
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return Jobs("transfer_job.py", tmp_path_factory.mktemp("transfer"))
+def jobs(extent: str, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    flags = "--xla_backend_optimization_level=0"
+    return Jobs("transfer_job.py", tmp_path_factory.mktemp("transfer"), extent, XLA_FLAGS=flags)
 
 
 @pytest.fixture
