@@ -26,8 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("medserve")
 
-# The images are small: more threads mostly wait for one another, which costs CPU time beside other work.
-ONE_THREAD = machine.thread_environment(1)
+# The images are small: more threads mostly wait for one another, which costs CPU time beside other work. What the
+# program starts with another number of threads, it starts with variables of its own.
+os.environ |= {name: value for name, value in machine.thread_environment(1).items() if name.endswith("_THREADS")}
 
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -43,6 +44,15 @@ def check_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     done = run_stage(*words, **env)
     assert done.returncode == 0, done.stderr
     return done
+
+
+# Files that take longest, first, so that two processes end together (`--no-loadscope-reorder`).
+LONGEST = ("networks", "export", "transfer", "runtimes", "frameworks", "runner", "load_command", "load", "golden")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +118,7 @@ def checkpoint_of(root: Path, shared: Path) -> Checkpoints:
         words = ["--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", framework]
         with locked(out):
             if not (out / "checkpoint.json").is_file():
-                check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out), **ONE_THREAD)
+                check_stage("train", "run", *words, "--set", "epochs=1", "--out", str(out))
         return out
 
     return make
@@ -131,7 +141,7 @@ def artifact_of(checkpoint_of: Checkpoints, shared: Path) -> Artifacts:
         words += ["--format", form, "--precision", precision]
         with locked(out):
             if not (out / "artifact.json").is_file():
-                check_stage("export", str(checkpoint), *words, "--out", str(out), **ONE_THREAD)
+                check_stage("export", str(checkpoint), *words, "--out", str(out))
         return out
 
     return make

@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from medserve import machine, plugins
+from medserve import plugins
 
 Weights = dict[str, NDArray[np.float32]]
 
 
 def run(name: str, *words: str, **env: str) -> str:
-    """Run a script of this folder to its end, on one thread; what it printed."""
+    """Run a script of this folder to its end; what it printed."""
     script = Path(__file__).with_name(name)
-    env = {**os.environ, **machine.thread_environment(1), **env}
+    env = {**os.environ, **env}
     done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from conftest import ONE_THREAD, Artifacts, Checkpoints, Stage
+from conftest import Artifacts, Checkpoints, Stage
 
 from export.__main__ import triton_config
 from medserve import plugins, store
@@ -187,7 +187,7 @@ def test_every_framework_exports_the_weights_of_every_other_as_the_same_function
 ) -> None:
     native = plugins.literals("export.frameworks", framework)["WRITES"][0]
     words = [str(checkpoint_of(trained_in)), "--format", native, "--framework", framework]
-    done = stage("export", *words, "--out", str(tmp_path / "a"), **ONE_THREAD)
+    done = stage("export", *words, "--out", str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
     artifact = store.read_artifact(tmp_path / "a")
     assert artifact.certificate.valid
@@ -223,7 +223,7 @@ def test_a_model_that_is_another_function_gets_no_valid_certificate(
     manifest["files"]["test_scores.npy"] = store.sha256(other / "test_scores.npy")
     (other / "checkpoint.json").write_text(json.dumps(manifest))
     out = tmp_path / "artifact"
-    done = stage("export", str(other), "--format", "torchscript", "--out", str(out), **ONE_THREAD)
+    done = stage("export", str(other), "--format", "torchscript", "--out", str(out))
     assert done.returncode == 1
     assert "no valid certificate: largest |difference of probabilities|" in done.stderr
     # The trainer's scores are not its weights' any more, so it is the network that is found to be another one.
@@ -265,7 +265,7 @@ def test_without_its_converter_a_framework_still_exports_natively(
     assert done.returncode == 1
     assert f"needs {converter}, which cannot be imported: libodd.so is missing" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "a").exists()
-    done = stage("export", checkpoint, "--format", native, "--out", str(tmp_path / "b"), PYTHONPATH=shelf, **ONE_THREAD)
+    done = stage("export", checkpoint, "--format", native, "--out", str(tmp_path / "b"), PYTHONPATH=shelf)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from conftest import ONE_THREAD, Checkpoints, check_stage
+from conftest import Checkpoints, check_stage
 
 from export.golden import draw
 from export.verify import add_golden
@@ -60,7 +60,7 @@ def test_drawn_golden_images_have_the_scores_of_the_trainers_own_function(
     checkpoint, out = checkpoint_of(framework), tmp_path / "a"
     native = plugins.literals("export.frameworks", framework)["WRITES"][0]
     words = ["--format", native, "--golden", "drawn", "--out", str(out)]
-    check_stage("export", str(checkpoint), *words, **ONE_THREAD)
+    check_stage("export", str(checkpoint), *words)
     artifact = store.read_artifact(out)
     assert (artifact.golden, artifact.certificate.valid) == ("drawn", True)
     assert artifact.certificate.golden_max_abs is not None
@@ -91,7 +91,7 @@ def test_a_float32_model_keeps_its_limit_on_drawn_images_too(error: float, valid
 def test_reduced_precision_says_how_far_off_it_is_on_drawn_images(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
     words = ["--format", "onnx", "--precision", "int8", "--golden", "drawn", "--out", str(out)]
-    check_stage("export", str(checkpoint), *words, **ONE_THREAD)
+    check_stage("export", str(checkpoint), *words)
     artifact = store.read_artifact(out)
     proof = artifact.certificate
     assert (proof.kind, proof.valid) == ("lossy", True)
@@ -110,6 +110,6 @@ def test_a_transplanted_network_is_held_to_the_scores_of_the_one_that_was_traine
     made = {"flax_nnx": "stablehlo", "pytorch": "torchscript"}
     for framework, form in made.items():
         words = ["--format", form, "--framework", framework, "--golden", "drawn", "--out", str(tmp_path / framework)]
-        check_stage("export", str(checkpoint_of("flax_nnx")), *words, **ONE_THREAD)
+        check_stage("export", str(checkpoint_of("flax_nnx")), *words)
     first, second = (np.load(tmp_path / framework / "golden.npz") for framework in made)
     assert np.array_equal(first["scores"], second["scores"])

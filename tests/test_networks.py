@@ -21,6 +21,8 @@ from medserve.tables import ARCHITECTURES
 from train.parity import LIMIT, divergence
 
 HERE = Path(__file__).parent
+# Both processes of a parallel run would do the jobs again.
+pytestmark = pytest.mark.xdist_group("networks")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
 EXPORTS = {

@@ -62,8 +62,9 @@ def tried(out: Path, **other: Any) -> SelfTest:
     return made
 
 
-def trained(out: Path, *folders: Path) -> None:
-    """Give a run the checkpoint and the artifacts that this session has, under the names of its own jobs."""
+def trained(study: Path, out: Path, *folders: Path) -> None:
+    """Begin a run with the checkpoint and the artifacts that this session has, under the names of its own jobs."""
+    store.write_json(out / "study.json", studies.read(str(study)))
     for folder in folders:
         kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
         shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))
@@ -101,7 +102,7 @@ def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
 
 MOMENTS = [
     pytest.param(1, (2.0, 5.0, 3.0), id="3"),
-    pytest.param(8, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 50)), id="50", marks=[pytest.mark.full]),
+    pytest.param(4, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 25)), id="25", marks=[pytest.mark.full]),
 ]
 
 
@@ -117,7 +118,7 @@ def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
 ) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
     if launches == 1:
-        trained(out, checkpoint, torchscript, onnx)
+        trained(study, out, checkpoint, torchscript, onnx)
     study.write_text(study.read_text().replace("launches = 1", f"launches = {launches}"))
     tried(out)
     seen: dict[str, str] = {}
@@ -166,9 +167,9 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
 ) -> None:
-    words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
-    out = tmp_path / "run"
-    trained(out, checkpoint, torchscript, onnx)
+    study, out = mini(tmp_path, profiles='["closed-1", "open-500"]'), tmp_path / "run"
+    words = ("medserve.cli", "run", str(study))
+    trained(study, out, checkpoint, torchscript, onnx)
     first = stage(*words, "--out", str(out), "--json")
     found = store.read_json(out / "selftest" / "selftest.json", SelfTest)
     done = kinds(first.stdout)
@@ -205,7 +206,7 @@ def test_a_mistake_on_purpose_has_a_process_of_its_own(
     names = ("in-process-1", "closed-1", "closed-1-json", "in-process-1-one-image", "in-process-1-compile-inside")
     study = mini(tmp_path, null="false", profiles=json.dumps([*names, "in-process-1-default-threads"]))
     out = tmp_path / "run"
-    trained(out, checkpoint, torchscript, onnx)
+    trained(study, out, checkpoint, torchscript, onnx)
     tried(out)
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from conftest import Stage
 from job import Jobs
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
+from test_train import TINY, WORDS, tiny  # noqa: F401 (a fixture)
 from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, NETWORKS, WHOLE
 
 from medserve import plugins
@@ -28,6 +28,8 @@ from train import loop, pretrained
 from train.data import open_dataset
 from train.frameworks import Trainer, is_trained
 
+# Both processes of a parallel run would do the jobs again.
+pytestmark = pytest.mark.xdist_group("transfer")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
 EVERY = [
@@ -154,7 +156,7 @@ def test_a_checkpoint_says_what_it_began_with(
     given = load_file(tmp_path / "first" / "weights.safetensors")
     save_file({name: value.astype(np.float16) for name, value in given.items()}, source)
     words = (*WORDS, *TINY[:2], "--set", "epochs=1", "--set", "trains=head", "--set", f"initial={source}")
-    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny))
     assert done.returncode == 0, done.stderr
     assert read_checkpoint(out).initial_digest == sha256(source)
     weights = load_file(out / "weights.safetensors")
