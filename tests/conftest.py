@@ -81,13 +81,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(shared: Path) -> None:
-    """Let the processes of this session share what XLA compiles: the same functions are compiled in many of them."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "jax")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let what this process starts share what XLA compiles: many of its children compile the same functions."""
+    # Not shared between the processes of a parallel run, for JAX writes its files in place.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("jax"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    # With a limit, here one that is never reached, JAX locks the folder: two processes may write to it.
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(1 << 32)
 
 
 @pytest.fixture(scope="session")

@@ -38,15 +38,16 @@ def patches(rng: np.random.Generator, size: int, *shape: int) -> NDArray[np.uint
     return coarse.repeat(8, -3).repeat(8, -2)[..., :size, :size, :].copy()
 
 
-def forms(writes: Iterable[str], name: str, size: int, extent: str) -> list[str]:
-    """The formats that are tried for a network at a size: machine code takes a compiler and its time, so it is rare."""
+def forms(writes: Iterable[str], size: int, extent: str) -> list[str]:
+    """The formats that are tried at a size: machine code takes a compiler and its time, so it is rare."""
 
     def is_tried(form: str) -> bool:
         programs = plugins.literals("serve.runtimes", FORMATS[form].runtime).get("PROGRAMS", ())
-        brief = not programs or name == "efficientnet"
-        return (brief or extent == "whole") and (not programs or size == SIZES[0]) and all(map(shutil.which, programs))
+        if programs and not all(map(shutil.which, programs)):
+            return False
+        return size == SIZES[0] and not programs if extent == "brief" else size == SIZES[0] or not programs
 
-    return [form for form in writes if (extent == "whole" or size == SIZES[0]) and is_tried(form)]
+    return [form for form in writes if is_tried(form)]
 
 
 def main(framework: str, folder: Path, extent: str) -> None:
@@ -85,7 +86,7 @@ def main(framework: str, folder: Path, extent: str) -> None:
         found[f"{name}-scores"] = trainer.predict(images[28])
         for size in SIZES:
             np.save(folder / f"{name}-{size}-scores.npy", trainer.predict(images[size]))
-            for form in forms(exporter.WRITES, name, size, extent):
+            for form in forms(exporter.WRITES, size, extent):
                 path = folder / f"{name}-{size}-{form}" / FORMATS[form].path
                 path.parent.mkdir(parents=True)
                 empty = store.read_json(empty_artifact(folder, size) / "artifact.json", Artifact)

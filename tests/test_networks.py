@@ -31,7 +31,7 @@ EXPORTS = {
         for framework in plugins.names("export.frameworks")
         for name in (SMALL if extent == "whole" else BRIEF)
         for size in SIZES
-        for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], name, size, extent)
+        for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], size, extent)
     ]
     for extent in ("brief", "whole")
 }
