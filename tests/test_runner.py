@@ -167,7 +167,7 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
 ) -> None:
-    study, out = mini(tmp_path, profiles='["closed-1", "open-500"]'), tmp_path / "run"
+    study, out = mini(tmp_path, profiles='["closed-1", "open-50"]'), tmp_path / "run"
     words = ("medserve.cli", "run", str(study))
     trained(study, out, checkpoint, torchscript, onnx)
     first = stage(*words, "--out", str(out), "--json")
@@ -180,14 +180,14 @@ def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     assert len(results(out)) == 4
     assert first.returncode == (1 if found.failed else 0)
 
-    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500/0"))
+    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-50/0"))
     shutil.rmtree(out / "results" / refused)
-    tried(out, roofline={28: 710.0})
+    tried(out, roofline={28: 71.0})
     again = stage(*words, "--out", str(out), "--json")
     assert set(kinds(again.stdout)) <= {"data"}, "neither the self-test nor the cell is repeated"
     assert again.returncode == 1
     assert results(out)[refused].reason == (
-        "500 requests a second are more than 70 % of the 710 that the load generator reaches here at 28 px; "
+        "50 requests a second are more than 70 % of the 71 that the load generator reaches here at 28 px; "
         "take a profile of a lower rate, or faster cores"
     )
 

@@ -62,12 +62,13 @@ def test_the_sums_are_those_that_sha256sum_checks(run: Path) -> None:
     assert listed == {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} - {"SHA256SUMS"}
 
 
-def test_a_byte_that_was_changed_anywhere_is_found_and_its_file_named(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [0, pytest.param(2, marks=pytest.mark.full)])
+def test_a_byte_that_was_changed_anywhere_is_found_and_its_file_named(run: Path, tmp_path: Path, more: int) -> None:
     carried = Path(shutil.copytree(run, tmp_path / "carried"))
     generator = random.Random(0)
     files = sorted(path for path in carried.rglob("*") if path.is_file())
-    # Each file once, what is read as JSON or by lines twice more.
-    chosen = files + [path for path in files if path.suffix in (".json", "") for _ in range(2)]
+    # Each file once, what is read as JSON or by lines a few times more.
+    chosen = files + [path for path in files if path.suffix in (".json", "") for _ in range(more)]
     for path in chosen:
         content = path.read_bytes()
         place = generator.randrange(len(content))
