@@ -1,6 +1,6 @@
 """`python network_job.py FRAMEWORK FOLDER EXTENT`: small networks in one framework, all results into FOLDER.
 
-EXTENT is `brief` (one network of each block, exported at 28 px) or `whole`.
+EXTENT is `brief` (one network of each family, exported at 28 px) or `whole`.
 
 Weights, images and labels are drawn by NumPy, so every framework that runs this sees the same bytes.
 """
@@ -25,7 +25,8 @@ from medserve.tables import ARCHITECTURES, FORMATS
 from train.frameworks import Trainer
 
 STEPS = 5
-BRIEF = ("basic", "bottleneck", "efficientnet")
+# One of each family; `transfer_job.py` trains the other block of residual networks.
+BRIEF = ("bottleneck", "efficientnet")
 SIZES = (28, 64)
 RATE = 0.01
 RATES = np.full(STEPS, 1e-4, np.float32)
