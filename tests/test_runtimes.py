@@ -30,7 +30,8 @@ def needed(name: str) -> None:
 
 
 def started(words: list[str], name: str, folder: Path, threads: int) -> "subprocess.CompletedProcess[str]":
-    given = {"RUNTIME": name, "ARTIFACT": str(folder), "THREADS": str(threads)}
+    # The contract needs no plug-in of pytest; loading them takes longer than most of its tests.
+    given = {"RUNTIME": name, "ARTIFACT": str(folder), "THREADS": str(threads), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     env = {**os.environ, **machine.thread_environment(threads), **given}
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env)
 
