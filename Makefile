@@ -15,11 +15,12 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# What takes too long for every change: all architectures at full width and 224 px, with all their exports.
+# What takes too long for every change: all architectures at full width and 224 px with all their exports, the long
+# attacks, every moment of a kill.
 test-full: $(READY)
-	$(BIN)/pytest -m full -n 2 --dist loadfile
+	$(BIN)/pytest -m full -n 2 --dist loadgroup
 
 # Each framework's training loop beside the plain one that its users write, side by side in one run.
 bench-training: $(READY)

@@ -26,6 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("medserve")
 
+# The images are small: more threads mostly wait for one another, which costs CPU time beside other work. What the
+# program starts with another number of threads, it starts with variables of its own.
+os.environ |= {name: value for name, value in machine.thread_environment(1).items() if name.endswith("_THREADS")}
+
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -40,6 +44,15 @@ def check_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     done = run_stage(*words, **env)
     assert done.returncode == 0, done.stderr
     return done
+
+
+# Files that take longest, first, so that two processes end together (`--no-loadscope-reorder`).
+LONGEST = ("networks", "export", "transfer", "runtimes", "frameworks", "runner", "load_command", "load", "golden")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +78,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("medmnist")
     os.environ["MEDMNIST_ROOT"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let what this process starts share what XLA compiles: many of its children compile the same functions."""
+    # Not shared between the processes of a parallel run, for JAX writes its files in place.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("jax"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(scope="session")
+def extent(request: pytest.FixtureRequest) -> str:
+    """What the jobs of one framework compute: the `whole` where this session has a test of `make test-full`."""
+    return "whole" if any(item.get_closest_marker("full") for item in request.session.items) else "brief"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`python count_job.py FRAMEWORK`: parameters and multiply-adds of every row of the table at 1000 classes, as JSON."""
+"""`python count_job.py FRAMEWORK NAME...`: parameters and multiply-adds of rows of the table, 1000 classes, as JSON."""
 
 import importlib
 import json
@@ -8,4 +8,4 @@ from medserve.tables import ARCHITECTURES
 
 if __name__ == "__main__":
     own = importlib.import_module(f"own_{sys.argv[1]}")
-    print(json.dumps({name: own.count(row, 1000) for name, row in ARCHITECTURES.items()}))
+    print(json.dumps({name: own.count(ARCHITECTURES[name], 1000) for name in sys.argv[2:]}))

@@ -1,5 +1,6 @@
 """Jobs of tests that run in one framework, each in a process of its own, for two never share one; what they write."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ from medserve import plugins
 Weights = dict[str, NDArray[np.float32]]
 
 
-def run(name: str, *words: str) -> str:
+def run(name: str, *words: str, **env: str) -> str:
     """Run a script of this folder to its end; what it printed."""
     script = Path(__file__).with_name(name)
-    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    env = {**os.environ, **env}
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -41,11 +43,13 @@ class Outcome:
 
 
 class Jobs:
-    """Runs a script once for each framework that is asked for."""
+    """Runs a script once for each framework that is asked for; `words` and `env` are the script's."""
 
-    def __init__(self, script: str, folder: Path) -> None:
+    def __init__(self, script: str, folder: Path, *words: str, **env: str) -> None:
         self.script = script
         self.folder = folder
+        self.words = words
+        self.env = env
         self.done: dict[str, Outcome] = {}
 
     def __getitem__(self, framework: str) -> Outcome:
@@ -54,6 +58,6 @@ class Jobs:
         if framework not in self.done:
             folder = self.folder / framework
             folder.mkdir()
-            run(self.script, framework, str(folder))
+            run(self.script, framework, str(folder), *self.words, **self.env)
             self.done[framework] = Outcome(folder)
         return self.done[framework]

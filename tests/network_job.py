@@ -1,4 +1,6 @@
-"""`python network_job.py FRAMEWORK FOLDER`: small networks of every family in one framework, all results into FOLDER.
+"""`python network_job.py FRAMEWORK FOLDER EXTENT`: small networks in one framework, all results into FOLDER.
+
+EXTENT is `brief` (one network of each family, exported at 28 px) or `whole`.
 
 Weights, images and labels are drawn by NumPy, so every framework that runs this sees the same bytes.
 """
@@ -23,6 +25,8 @@ from medserve.tables import ARCHITECTURES, FORMATS
 from train.frameworks import Trainer, restore, save
 
 STEPS = 5
+# One of each family; `transfer_job.py` trains the other block of residual networks.
+BRIEF = ("bottleneck", "efficientnet")
 SIZES = (28, 64)
 RATE = 0.01
 RATES = np.full(STEPS, 1e-4, np.float32)
@@ -35,17 +39,19 @@ def patches(rng: np.random.Generator, size: int, *shape: int) -> NDArray[np.uint
     return coarse.repeat(8, -3).repeat(8, -2)[..., :size, :size, :].copy()
 
 
-def forms(writes: Iterable[str], size: int) -> list[str]:
-    """The formats that are tried at a size: machine code takes a compiler and its time, so it is made at one only."""
+def forms(writes: Iterable[str], size: int, extent: str) -> list[str]:
+    """The formats that are tried at a size: machine code takes a compiler and its time, so it is rare."""
 
     def is_tried(form: str) -> bool:
         programs = plugins.literals("serve.runtimes", FORMATS[form].runtime).get("PROGRAMS", ())
-        return not programs or (size == SIZES[0] and all(map(shutil.which, programs)))
+        if programs and not all(map(shutil.which, programs)):
+            return False
+        return size == SIZES[0] and not programs if extent == "brief" else size == SIZES[0] or not programs
 
     return [form for form in writes if is_tried(form)]
 
 
-def main(framework: str, folder: Path) -> None:
+def main(framework: str, folder: Path, extent: str) -> None:
     # The exporters look an architecture up by its name.
     ARCHITECTURES.update(SMALL)
     own = importlib.import_module(f"own_{framework}")
@@ -61,7 +67,8 @@ def main(framework: str, folder: Path) -> None:
         trainer: Trainer = trainers.create(architecture, CLASSES, Recipe(label_smoothing=0.0), RATES)
         return transplant(trainer, weights, folder / "given")
 
-    for name, architecture in SMALL.items():
+    for name in SMALL if extent == "whole" else BRIEF:
+        architecture = SMALL[name]
         network = plugins.load(f"train.models.{architecture.family}", framework).build(architecture, CLASSES)
         fresh = canonical.read(network)
         save_file(fresh, folder / f"{name}-fresh.safetensors")
@@ -80,7 +87,7 @@ def main(framework: str, folder: Path) -> None:
         found[f"{name}-scores"] = trainer.predict(images[28])
         for size in SIZES:
             np.save(folder / f"{name}-{size}-scores.npy", trainer.predict(images[size]))
-            for form in forms(exporter.WRITES, size):
+            for form in forms(exporter.WRITES, size, extent):
                 path = folder / f"{name}-{size}-{form}" / FORMATS[form].path
                 path.parent.mkdir(parents=True)
                 empty = store.read_json(empty_artifact(folder, size) / "artifact.json", Artifact)
@@ -112,4 +119,4 @@ def main(framework: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,16 @@ DEPLOYMENT = Deployment(
     batch_sizes=BATCHES,
 )
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
+
+
+def test_importing_it_prints_nothing_that_a_program_reads(capfd: pytest.CaptureFixture[str]) -> None:
+    """The first test: nothing has imported its framework yet."""
+    assert not set(sys.modules) & set(LITERALS["REQUIRES"])
+    plugins.load("serve.runtimes", NAME)
+    printed, said = capfd.readouterr()
+    assert printed == ""
+    # The GPU build of ONNX Runtime would otherwise miss a GPU aloud.
+    assert said == "" or NAME != "onnx_runtime"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from framework_job import drawn
 from job import Jobs, Outcome
-from network_job import ALTERED, SIZES, forms
+from network_job import ALTERED, BRIEF, SIZES, forms
 from small_networks import SMALL
 
 from medserve import plugins
@@ -21,14 +21,22 @@ from medserve.tables import ARCHITECTURES
 from train.parity import LIMIT, divergence
 
 HERE = Path(__file__).parent
+# Both processes of a parallel run would do the jobs again.
+pytestmark = pytest.mark.xdist_group("networks")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
-EXPORTS = [
-    (framework, form, size)
-    for framework in plugins.names("export.frameworks")
-    for size in SIZES
-    for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], size)
-]
+EXPORTS = {
+    extent: [
+        (framework, form, name, size)
+        for framework in plugins.names("export.frameworks")
+        for name in (SMALL if extent == "whole" else BRIEF)
+        for size in SIZES
+        for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], size, extent)
+    ]
+    for extent in ("brief", "whole")
+}
+# Tracing the deepest ones takes half a minute in each framework.
+QUICKLY_COUNTED = ("cnn", "resnet18", "resnet50_v1", "efficientnet_v2_s")
 # With 1000 classes, as torchvision counts them.
 PUBLISHED = {
     "resnet18": 11_689_512,
@@ -39,9 +47,16 @@ PUBLISHED = {
 }
 
 
+def marked(value: object, brief: bool) -> object:
+    """A parameter, of `make test-full` unless it is among the brief ones."""
+    return value if brief else pytest.param(value, marks=pytest.mark.full)
+
+
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return Jobs("network_job.py", tmp_path_factory.mktemp("networks"))
+def jobs(extent: str, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    # XLA compiles without optimisation in a third of the time; `test_frameworks.py` compares what it optimises.
+    flags = "--xla_backend_optimization_level=0"
+    return Jobs("network_job.py", tmp_path_factory.mktemp("networks"), extent, XLA_FLAGS=flags)
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
@@ -54,7 +69,7 @@ def reference(jobs: Jobs) -> Outcome:
     return jobs[REFERENCE]
 
 
-every_network = pytest.mark.parametrize("name", SMALL)
+every_network = pytest.mark.parametrize("name", [marked(name, name in BRIEF) for name in SMALL])
 
 
 def test_the_table_has_the_published_parameters() -> None:
@@ -62,11 +77,14 @@ def test_the_table_has_the_published_parameters() -> None:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_parameters_and_multiply_adds_are_those_of_the_table(framework: str) -> None:
+@pytest.mark.parametrize(
+    "names", [QUICKLY_COUNTED, pytest.param(tuple(ARCHITECTURES), marks=pytest.mark.full)], ids=["quick", "all"]
+)
+def test_parameters_and_multiply_adds_are_those_of_the_table(framework: str, names: tuple[str, ...]) -> None:
     if absent := plugins.missing("train.frameworks", framework):
         pytest.skip(f"{framework} needs {', '.join(absent)}, which is not installed")
-    counts = json.loads(job.run("count_job.py", framework))
-    rows = ARCHITECTURES.values()
+    counts = json.loads(job.run("count_job.py", framework, *names))
+    rows = [ARCHITECTURES[name] for name in names]
     assert counts == {row.name: [row.parameters(1000), row.multiply_adds + row.features * 1000] for row in rows}
 
 
@@ -123,7 +141,7 @@ def test_equal_weights_give_equal_logits(outcome: Outcome, reference: Outcome, n
     assert (np.abs(logits - correct) <= LIMIT + LIMIT * np.abs(correct)).all()
 
 
-@pytest.mark.parametrize("name", [name for name, row in SMALL.items() if row.family == "resnet"])
+@pytest.mark.parametrize("name", [marked(name, name in BRIEF) for name, row in SMALL.items() if row.family == "resnet"])
 def test_the_first_layer_that_differs_is_named(outcome: Outcome, reference: Outcome, name: str) -> None:
     for trained in (reference, outcome):
         report = divergence(trained.arrays(f"{name}-28-outputs"), outcome.arrays(f"{name}-altered"))
@@ -185,15 +203,14 @@ def test_stochastic_depth_leaves_out_images_and_keeps_the_mean(outcome: Outcome)
 
 
 @pytest.fixture(scope="module")
-def certificates(jobs: Jobs) -> dict[str, Certificate]:
+def certificates(jobs: Jobs, extent: str) -> dict[str, Certificate]:
     """Certificates of every network, size, framework and format; each format's runtime reads all of its models."""
     found: dict[str, Certificate] = {}
-    for form in sorted({form for _, form, _ in EXPORTS}):
+    for form in sorted({form for _, form, _, _ in EXPORTS[extent]}):
         folders = [
             jobs[framework].folder / f"{name}-{size}-{form}"
-            for framework, written, size in EXPORTS
+            for framework, written, name, size in EXPORTS[extent]
             if written == form and not plugins.missing("train.frameworks", framework)
-            for name in SMALL
         ]
         lines = job.run("certify_job.py", form, *map(str, folders)).splitlines()
         for folder, line in zip(folders, lines, strict=True):
@@ -201,10 +218,12 @@ def certificates(jobs: Jobs) -> dict[str, Certificate]:
     return found
 
 
-@every_network
-@pytest.mark.parametrize(("framework", "form", "size"), EXPORTS)
+@pytest.mark.parametrize(
+    ("framework", "form", "name", "size"),
+    [pytest.param(*row, marks=[] if row in EXPORTS["brief"] else [pytest.mark.full]) for row in EXPORTS["whole"]],
+)
 def test_exports_hold_their_certificates(
-    framework: str, form: str, size: int, name: str, jobs: Jobs, certificates: dict[str, Certificate]
+    framework: str, form: str, name: str, size: int, jobs: Jobs, certificates: dict[str, Certificate]
 ) -> None:
     assert jobs[framework]
     proof = certificates[f"{framework}/{name}-{size}-{form}"]

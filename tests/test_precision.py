@@ -79,7 +79,14 @@ LOSSY = [
 ]
 
 
-@pytest.mark.parametrize(("framework", "form", "precision"), LOSSY)
+# One of each precision; the others are tried by `make test-full`.
+QUICK = [("pytorch", "onnx", "int8"), ("pytorch", "torchscript", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("framework", "form", "precision"),
+    [pytest.param(*row, marks=[] if row in QUICK else [pytest.mark.full]) for row in LOSSY],
+)
 def test_an_artifact_of_reduced_precision_is_certified_as_lossy(
     framework: str, form: str, precision: str, checkpoint_of: Checkpoints, artifact_of: Artifacts
 ) -> None:

@@ -62,6 +62,14 @@ def tried(out: Path, **other: Any) -> SelfTest:
     return made
 
 
+def trained(study: Path, out: Path, *folders: Path) -> None:
+    """Begin a run with the checkpoint and the artifacts that this session has, under the names of its own jobs."""
+    store.write_json(out / "study.json", studies.read(str(study)))
+    for folder in folders:
+        kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
+        shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))
+
+
 def kinds(stdout: str) -> list[str]:
     """What was done, in order, by the steps that a run told."""
     steps = [json.loads(line) for line in stdout.splitlines()]
@@ -94,15 +102,23 @@ def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
 
 MOMENTS = [
     pytest.param(1, (2.0, 5.0, 3.0), id="3"),
-    pytest.param(8, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 50)), id="50", marks=[pytest.mark.full]),
+    pytest.param(4, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 25)), id="25", marks=[pytest.mark.full]),
 ]
 
 
 @pytest.mark.parametrize(("launches", "moments"), MOMENTS)
 def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
-    launches: int, moments: tuple[float, ...], stage: Stage, root: Path, tmp_path: Path
+    launches: int,
+    moments: tuple[float, ...],
+    stage: Stage,
+    checkpoint: Path,
+    torchscript: Path,
+    onnx: Path,
+    tmp_path: Path,
 ) -> None:
     study, out = mini(tmp_path), tmp_path / "run"
+    if launches == 1:
+        trained(study, out, checkpoint, torchscript, onnx)
     study.write_text(study.read_text().replace("launches = 1", f"launches = {launches}"))
     tried(out)
     seen: dict[str, str] = {}
@@ -149,10 +165,11 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
 
 
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
-    stage: Stage, root: Path, tmp_path: Path
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
 ) -> None:
-    words = ("medserve.cli", "run", str(mini(tmp_path, profiles='["closed-1", "open-500"]')))
-    out = tmp_path / "run"
+    study, out = mini(tmp_path, profiles='["closed-1", "open-50"]'), tmp_path / "run"
+    words = ("medserve.cli", "run", str(study))
+    trained(study, out, checkpoint, torchscript, onnx)
     first = stage(*words, "--out", str(out), "--json")
     found = store.read_json(out / "selftest" / "selftest.json", SelfTest)
     done = kinds(first.stdout)
@@ -164,14 +181,14 @@ def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     assert len(results(out)) == 4
     assert first.returncode == (1 if found.failed or slow else 0)
 
-    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-500/0"))
+    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-50/0"))
     shutil.rmtree(out / "results" / refused)
-    tried(out, roofline={28: 710.0})
+    tried(out, roofline={28: 71.0})
     again = stage(*words, "--out", str(out), "--json")
     assert set(kinds(again.stdout)) <= {"data"}, "neither the self-test nor the cell is repeated"
     assert again.returncode == 1
     assert results(out)[refused].reason == (
-        "500 requests a second are more than 70 % of the 710 that the load generator reaches here at 28 px; "
+        "50 requests a second are more than 70 % of the 71 that the load generator reaches here at 28 px; "
         "take a profile of a lower rate, or faster cores"
     )
 
@@ -184,10 +201,13 @@ def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
     assert "load-generator self-test failed: stall: p99 at 100/s; remove " in failure["reason"]
 
 
-def test_a_mistake_on_purpose_has_a_process_of_its_own(stage: Stage, root: Path, tmp_path: Path) -> None:
+def test_a_mistake_on_purpose_has_a_process_of_its_own(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
     names = ("in-process-1", "closed-1", "closed-1-json", "in-process-1-one-image", "in-process-1-compile-inside")
     study = mini(tmp_path, null="false", profiles=json.dumps([*names, "in-process-1-default-threads"]))
     out = tmp_path / "run"
+    trained(study, out, checkpoint, torchscript, onnx)
     tried(out)
     done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr

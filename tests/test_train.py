@@ -23,8 +23,6 @@ from train.frameworks import RANDOM
 
 SPLITS = {"train": 100, "val": 16, "test": 24}
 WORDS = ("train", "run", "--dataset", "bloodmnist", "--size", "28", "--unofficial")
-# Images this small are faster so, above all beside other work.
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TINY = ("--set", "batch=16", "--set", "epochs=10")
 
 
@@ -53,7 +51,7 @@ def data(tiny, monkeypatch):
 def whole(tiny, stage, tmp_path_factory):
     """The checkpoint of a training that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole") / "tiny"
-    done = stage(*WORDS, *TINY, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    done = stage(*WORDS, *TINY, "--out", str(out), MEDMNIST_ROOT=str(tiny))
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stderr
     return out
@@ -149,7 +147,7 @@ def test_the_checkpoint_keeps_its_contract(whole, data):
 
 def kill_after(epoch, out, root):
     """Start the training and kill -9 it as soon as the state of `epoch` is there."""
-    environment = {**os.environ, **ONE_THREAD, "MEDMNIST_ROOT": str(root)}
+    environment = {**os.environ, "MEDMNIST_ROOT": str(root)}
     command = [sys.executable, "-m", *WORDS, *TINY, "--out", str(out)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         end = time.monotonic() + 120
@@ -168,7 +166,7 @@ def test_a_training_killed_twice_ends_with_the_same_weights(whole, tiny, stage, 
     out = tmp_path / "tiny"
     assert "resuming" not in kill_after(2, out, tiny)
     assert "resuming after epoch" in kill_after(6, out, tiny)
-    done = stage(*WORDS, *TINY, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    done = stage(*WORDS, *TINY, "--out", str(out), MEDMNIST_ROOT=str(tiny))
     assert done.returncode == 0, done.stderr
     assert "resuming after epoch" in done.stderr
     for name in ("weights.safetensors", "resume.safetensors"):

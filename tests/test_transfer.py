@@ -5,9 +5,6 @@ Two frameworks never share a process: `transfer_job.py` runs once for each, and 
 
 import functools
 import http.server
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +16,8 @@ from conftest import Stage
 from job import Jobs
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from test_train import ONE_THREAD, TINY, WORDS, tiny  # noqa: F401 (a fixture)
-from transfer_job import CASES, CLASS_WEIGHTS, CLASSES, NETWORKS
+from test_train import TINY, WORDS, tiny  # noqa: F401 (a fixture)
+from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, NETWORKS, WHOLE
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
@@ -28,16 +25,24 @@ from medserve.spec import Recipe
 from medserve.store import read_checkpoint, sha256
 from medserve.tables import ARCHITECTURES
 from train import loop, pretrained
-from train.frameworks import is_trained
+from train.data import open_dataset
+from train.frameworks import Trainer, is_trained
 
+# Both processes of a parallel run would do the jobs again.
+pytestmark = pytest.mark.xdist_group("transfer")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
-EVERY = [(framework, name, case) for framework in FRAMEWORKS for name in NETWORKS for case in CASES]
+EVERY = [
+    pytest.param(framework, *case, marks=[] if case in BRIEF else [pytest.mark.full])
+    for framework in FRAMEWORKS
+    for case in WHOLE
+]
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return Jobs("transfer_job.py", tmp_path_factory.mktemp("transfer"))
+def jobs(extent: str, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    flags = "--xla_backend_optimization_level=0"
+    return Jobs("transfer_job.py", tmp_path_factory.mktemp("transfer"), extent, XLA_FLAGS=flags)
 
 
 @pytest.fixture
@@ -112,43 +117,46 @@ def test_a_recipe_that_begins_with_the_head_has_two_phases() -> None:
 
 def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     tiny: Path,  # noqa: F811 (the fixture)
-    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    words = (*WORDS, "--set", "batch=16", "--set", "epochs=4", "--set", "head_epochs=2", "--set", "balanced=true")
-    whole = tmp_path / "whole"
-    done = stage(*words, "--out", str(whole), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-    env = {**os.environ, "MEDMNIST_ROOT": str(tiny), **ONE_THREAD}
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom medserve.spec import Recipe\nfrom train import data, loop\n"
-        "stop, out = int(sys.argv[1]), Path(sys.argv[2])\nkeep = loop._save_state\n"
-        "def kept(trainer, states, state):\n"
-        "    folder = keep(trainer, states, state)\n"
-        "    return folder if len(state.history) != stop else sys.exit(3)\n"
-        "loop._save_state = kept\n"
-        "recipe = Recipe(batch=16, epochs=4, head_epochs=2, balanced=True)\n"
-        "loop.train(data.open_dataset('bloodmnist', 28, unofficial=True), 'cnn', 'pytorch', recipe, out)\n"
-    )
-    out = tmp_path / "cut"
+    """After each epoch but the last; `test_train.py` kills the process."""
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
+    data = open_dataset("bloodmnist", 28, unofficial=True)
+    recipe = Recipe(batch=16, epochs=4, head_epochs=2, balanced=True)
+    whole, out = tmp_path / "whole", tmp_path / "cut"
+    loop.train(data, "cnn", "pytorch", recipe, whole)
+    save = loop._save_state
     for stop in (1, 2, 3):
-        again = [sys.executable, "-c", code, str(stop), str(out)]
-        cut = subprocess.run(again, capture_output=True, text=True, env=env, check=False)
-        assert cut.returncode == 3, cut.stderr
-    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
-    assert done.returncode == 0, done.stderr
+
+        def interrupt(trainer: Trainer, states: Path, state: loop.State, stop: int = stop) -> Path:
+            folder = save(trainer, states, state)
+            if len(state.history) == stop:
+                raise InterruptedError
+            return folder
+
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(loop, "_save_state", interrupt)
+            loop.train(data, "cnn", "pytorch", recipe, out)
+    loop.train(data, "cnn", "pytorch", recipe, out)
     one, other = (load_file(folder / "weights.safetensors") for folder in (whole, out))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_says_what_it_began_with(tiny: Path, stage: Stage, tmp_path: Path) -> None:  # noqa: F811
+def test_a_checkpoint_says_what_it_began_with(
+    tiny: Path,  # noqa: F811 (the fixture)
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
     source, out = tmp_path / "given.safetensors", tmp_path / "tuned"
-    first = stage(*WORDS, *TINY[:2], "--set", "epochs=1", "--out", str(tmp_path / "first"), MEDMNIST_ROOT=str(tiny))
-    assert first.returncode == 0, first.stderr
+    data = open_dataset("bloodmnist", 28, unofficial=True)
+    loop.train(data, "cnn", "pytorch", Recipe(batch=16, epochs=1), tmp_path / "first")
     given = load_file(tmp_path / "first" / "weights.safetensors")
     save_file({name: value.astype(np.float16) for name, value in given.items()}, source)
     words = (*WORDS, *TINY[:2], "--set", "epochs=1", "--set", "trains=head", "--set", f"initial={source}")
-    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny), **ONE_THREAD)
+    done = stage(*words, "--out", str(out), MEDMNIST_ROOT=str(tiny))
     assert done.returncode == 0, done.stderr
     assert read_checkpoint(out).initial_digest == sha256(source)
     weights = load_file(out / "weights.safetensors")
@@ -169,7 +177,10 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pyt
         pretrained.fetch("cnn")
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    "framework",
+    [pytest.param(name, marks=[] if name == REFERENCE else [pytest.mark.full]) for name in FRAMEWORKS],
+)
 def test_weights_of_another_network_are_refused_with_the_first_mismatches(
     framework: str,
     tiny: Path,  # noqa: F811 (the fixture)
@@ -260,8 +271,6 @@ def test_what_cannot_be_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
-    from train import data
-
     recipe = msgspec.convert({"batch": 16} | change, Recipe)
     with pytest.raises(BadInput, match=message):
-        loop.train(data.open_dataset("bloodmnist", 28, unofficial=True), "cnn", "pytorch", recipe, tmp_path / "x")
+        loop.train(open_dataset("bloodmnist", 28, unofficial=True), "cnn", "pytorch", recipe, tmp_path / "x")

@@ -1,4 +1,6 @@
-"""`python transfer_job.py FRAMEWORK FOLDER`: small networks trained in part, in one framework, all results into FOLDER.
+"""`python transfer_job.py FRAMEWORK FOLDER EXTENT`: small networks trained in part, all results into FOLDER.
+
+EXTENT is `brief` (the heads of one network only) or `whole`.
 
 Weights, images and labels are drawn by NumPy, so every framework that runs this sees the same bytes.
 """
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from framework_job import drawn
+from framework_job import Weights, drawn
 from network_job import patches
 from safetensors.numpy import save_file
 from small_networks import CLASSES, DROPPING, SMALL
@@ -33,29 +35,34 @@ CASES = {
     "dense": Recipe(trains="head", hidden=6),
     "balanced": Recipe(trains="head"),
 }
+WHOLE = [(name, case) for name in NETWORKS for case in CASES]
+# What the head is does not depend on the network before it.
+BRIEF = [(name, case) for name, case in WHOLE if name == "resnet" or case == "last-stage"]
 
 
-def main(framework: str, folder: Path) -> None:
+def main(framework: str, folder: Path, extent: str) -> None:
     create = plugins.load("train.frameworks", framework).create
     rng = np.random.default_rng(4)
     images, labels = patches(rng, 64, STEPS, 16), rng.integers(0, CLASSES, (STEPS, 16))
     found: dict[str, object] = {}
-    for name, architecture in NETWORKS.items():
-        for case, recipe in CASES.items():
-            fresh = create(architecture, CLASSES, recipe, RATES).weights()
-            weights = drawn(fresh)
-            weighed = CLASS_WEIGHTS if case == "balanced" else None
-            trainer: Trainer = create(
-                architecture, CLASSES, recipe, RATES, InitialState(weights=weights, class_weights=weighed)
-            )
-            save_file(trainer.weights(), folder / f"{name}-{case}-before.safetensors")
-            found[f"{name}-{case}-parameters"] = trainer.parameters
-            found[f"{name}-{case}-scores"] = trainer.predict(images[0])
-            found[f"{name}-{case}-losses"] = [trainer.step(images[at], labels[at]) for at in range(STEPS)]
-            save_file(trainer.weights(), folder / f"{name}-{case}-after.safetensors")
+    fresh: dict[tuple[str, int], Weights] = {}
+    for name, case in WHOLE if extent == "whole" else BRIEF:
+        architecture, recipe = NETWORKS[name], CASES[case]
+        if (name, recipe.hidden) not in fresh:
+            fresh[name, recipe.hidden] = create(architecture, CLASSES, recipe, RATES).weights()
+        weights = drawn(fresh[name, recipe.hidden])
+        weighed = CLASS_WEIGHTS if case == "balanced" else None
+        trainer: Trainer = create(
+            architecture, CLASSES, recipe, RATES, InitialState(weights=weights, class_weights=weighed)
+        )
+        save_file(trainer.weights(), folder / f"{name}-{case}-before.safetensors")
+        found[f"{name}-{case}-parameters"] = trainer.parameters
+        found[f"{name}-{case}-scores"] = trainer.predict(images[0])
+        found[f"{name}-{case}-losses"] = [trainer.step(images[at], labels[at]) for at in range(STEPS)]
+        save_file(trainer.weights(), folder / f"{name}-{case}-after.safetensors")
     found["labels"] = labels
     np.savez(folder / "found.npz", **{name: np.asarray(value) for name, value in found.items()})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
