@@ -1,6 +1,9 @@
 # make bench   everything that is missing, then the quick study; ends with a table and the path of the results
 # make test    everything that is missing, then all checks
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+#
+# The first Python of this machine for which all dependencies have wheels; PYTHON=/path/to/python takes another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -47,14 +50,19 @@ bench-report: $(READY)
 	$(BIN)/python -m loadtest.benchmark report
 
 $(READY): pyproject.toml constraints.txt Makefile
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "medserve needs Python 3.11; make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check pip==26.3
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' --group dev
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "medserve needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(free < 12 and f"{free:.1f} GB are free here; the installation needs up to 12")'
+	@echo "Installing into $(VENV): $$($(PYTHON) --version), then the packages of constraints.txt (4 to 9 GB, about 3 minutes)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install -qq --disable-pip-version-check pip==26.3
+	@echo "1/3 frameworks, exporters, runtimes and tools"
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[bench]' --group dev
 # Apart and without its dependencies: jax2onnx asks for the CPU build of ONNX Runtime, which overwrites the GPU build's files.
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps jax2onnx
-	$(BIN)/python -c 'from importlib.metadata import distributions as d; found = sorted(x.name for x in d() if x.name.startswith("onnxruntime")); assert found == ["onnxruntime-gpu"], found'
-	touch $@
+	@echo "2/3 jax2onnx"
+	@$(BIN)/pip install -qq --constraint constraints.txt --no-deps jax2onnx
+	@echo "3/3 one build of ONNX Runtime"
+	@$(BIN)/python -c 'from importlib.metadata import distributions as d; found = {x.name for x in d() if x.name.startswith("onnxruntime")}; assert len(found) == 1, found'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build

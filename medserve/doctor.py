@@ -3,6 +3,7 @@
 Each check returns a finding. No check changes the machine or imports a framework.
 """
 
+import platform
 import re
 import shutil
 import time
@@ -25,6 +26,8 @@ MAX_STOLEN = 0.01
 """Share of that time that the hypervisor may take."""
 MEMORY_BYTES = 4 << 30
 """Free memory that the largest training of the studies needs."""
+ONNX_RUNTIME = "onnxruntime-gpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "onnxruntime"
+"""The build for this platform: the one for GPUs has no wheels for ARM and macOS."""
 DISK_BYTES = 5 << 30
 """Free disk space that the artifacts and records of a study need."""
 
@@ -134,13 +137,15 @@ def _disk(folder: Path) -> Finding:
 def _onnx_runtime() -> Finding:
     names = {distribution.name.lower() for distribution in metadata.distributions()}
     builds = sorted(name for name in names if name.startswith("onnxruntime"))
-    if builds == ["onnxruntime-gpu"]:
-        return _finding("ONNX Runtime", f"onnxruntime-gpu {metadata.version('onnxruntime-gpu')}, and no other build")
+    if len(builds) == 1:
+        place = "processors and NVIDIA GPUs" if builds[0] == "onnxruntime-gpu" else "processors only"
+        return _finding("ONNX Runtime", f"{builds[0]} {metadata.version(builds[0])}, for {place}")
     if builds:
         seen = f"{', '.join(builds)}: builds overwrite each other's files"
-        mend = "pip uninstall --yes onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-        return _finding("ONNX Runtime", seen, mend, "bad")
-    return _finding("ONNX Runtime", "not installed", "pip install onnxruntime-gpu", "bad")
+        return _finding(
+            "ONNX Runtime", seen, f"pip uninstall --yes {' '.join(builds)}, then pip install {ONNX_RUNTIME}", "bad"
+        )
+    return _finding("ONNX Runtime", "not installed", f"pip install {ONNX_RUNTIME}", "bad")
 
 
 def _gpu() -> Finding:

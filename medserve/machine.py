@@ -15,8 +15,8 @@ from typing import Any
 import medserve
 
 DISTRIBUTIONS = (
-    "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu", "openvino",
-    "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust",
+    "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu",
+    "onnxruntime", "openvino", "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust",
     "gevent", "geventhttpclient",
 )  # fmt: skip
 

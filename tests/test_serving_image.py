@@ -31,7 +31,8 @@ def canonical(name: str) -> str:
 def closure(names: list[str]) -> set[str]:
     """The distributions and what they require in turn, as installed here."""
     found: set[str] = set()
-    waiting = [canonical(name) for name in names]
+    # Requirements may depend on the platform: "name; marker".
+    waiting = [canonical(name.split(";")[0]) for name in names]
     while waiting:
         name = waiting.pop()
         if name in found:

@@ -45,7 +45,7 @@ class CpuRuntime(Runtime):
             "interop_threads": options.inter_op_num_threads,
             "device": self._session.get_providers()[0],
             "provider_options": self._session.get_provider_options(),
-            "versions": versions("onnxruntime-gpu", "numpy"),
+            "versions": versions("onnxruntime-gpu", "onnxruntime", "numpy"),
         }
 
 

@@ -187,7 +187,7 @@ def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
     stack.callback(alone.stop)
     url = infer_url(server.url, server.model)
     for body in (BINARY_TENSORS, JSON_TENSORS):
-        ours = machine.versions("onnxruntime-gpu", "numpy", "uvicorn", "uvloop", "httptools")
+        ours = machine.versions("onnxruntime-gpu", "onnxruntime", "numpy", "uvicorn", "uvloop", "httptools")
         contestant = Contestant(OURS, url, body, golden_image(model), server.pid, alone, ours)
         contestant.wait_answering(READY_SECONDS)
         yield contestant
