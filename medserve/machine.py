@@ -16,8 +16,8 @@ import medserve
 
 DISTRIBUTIONS = (
     "numpy", "torch", "tensorflow", "keras", "jax", "jaxlib", "flax", "optax", "onnx", "onnxruntime-gpu",
-    "onnxruntime", "openvino", "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop", "httptools", "msgspec", "locust",
-    "gevent", "geventhttpclient",
+    "onnxruntime", "openvino", "ai-edge-litert", "tf2onnx", "jax2onnx", "onnxscript", "uvicorn", "uvloop",
+    "httptools", "msgspec", "locust", "gevent", "geventhttpclient",
 )  # fmt: skip
 
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
