@@ -1,4 +1,4 @@
-"""`python tests/faulty_server.py ARTIFACT ...`: a server whose null runtime does what an image's first pixel says."""
+"""`faulty_server.py ARTIFACT ...`: a server whose null runtime does what an image's first pixel says."""
 
 import time
 from typing import Any

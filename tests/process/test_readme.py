@@ -17,7 +17,7 @@ from loadtest.__main__ import COMMANDS as LOADTEST
 from medserve import plugins, study
 from medserve.cli import STAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANUALS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"{stage}/README.md" for stage in ("train", "export")))
 MANUALS += ("serve/README.md", "loadtest/README.md", "medserve/studies/README.md")
 COMMAND = re.compile(r"^    (?:\.venv/bin/)?((?:medserve|python -m|make|locust|curl|docker) .*)$", re.MULTILINE)

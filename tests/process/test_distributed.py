@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stub_server import SHAPE, UNIFORM, Stub, stub
-from test_locust_by_hand import free_port, locust, wait_for
+from test_locust_page import free_port, locust, wait_for
 
 from loadtest import samples
 from loadtest.generator import payload, schedule

@@ -20,7 +20,7 @@ from medserve.spec import Certificate
 from medserve.tables import ARCHITECTURES
 from train.parity import LIMIT, divergence
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "support"
 # Both processes of a parallel run would do the jobs again.
 pytestmark = pytest.mark.xdist_group("networks")
 REFERENCE = "pytorch"

@@ -16,7 +16,7 @@ from stub_server import UNIFORM, stub
 
 from medserve import plugins
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 WITH_MODULES = [

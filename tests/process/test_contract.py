@@ -15,7 +15,7 @@ from medserve.study import Study
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 
 HEAVY = {"torch", "tensorflow", "keras", "jax", "flax", "onnx", "onnxruntime", "locust", "gevent", "medmnist", "scipy"}
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("table", [DATASETS, ARCHITECTURES, FORMATS, PROFILES])

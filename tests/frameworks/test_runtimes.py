@@ -21,7 +21,7 @@ from serve.runtimes import open_runtime
 NAMES = plugins.names("serve.runtimes")
 READERS = [(name, form) for name in NAMES for form in plugins.literals("serve.runtimes", name)["READS"]]
 EMPTY = [name for name in NAMES if not plugins.literals("serve.runtimes", name)["READS"]]
-CONTRACT = Path(__file__).with_name("runtime_contract.py")
+CONTRACT = Path(__file__).parents[1] / "support" / "runtime_contract.py"
 
 
 def needed(name: str) -> None:

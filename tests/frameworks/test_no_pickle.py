@@ -16,7 +16,7 @@ from recertify import recertify
 
 from medserve import store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("medserve", "train", "export", "serve", "loadtest")
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 

@@ -299,7 +299,7 @@ def test_a_request_of_many_headers_is_refused(null: Server) -> None:
 
 
 def test_the_benchmark_of_attacks_compares_source_trees(stage: Stage) -> None:
-    tree = str(Path(__file__).parents[1])
+    tree = str(Path(__file__).parents[2])
     done = stage("loadtest.benchmark", "hostile", "--only", "scans,heads", "--source", tree, "--source", tree, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)

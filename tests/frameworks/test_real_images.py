@@ -10,7 +10,7 @@ from conftest import Stage, check_stage
 from medserve import store
 from medserve.spec import Checkpoint
 
-ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "make_npz.py"
+ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "make_npz.py"
 WORDS = ("--dataset", "bloodmnist", "--size", "28", "--architecture", "cnn", "--framework", "pytorch")
 
 pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no real images: there is no {ARCHIVE}")

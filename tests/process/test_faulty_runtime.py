@@ -10,7 +10,7 @@ from faulty_server import HANGS, NO_ARRAY, NOT_FINITE, RAISES, WRONG_SHAPE
 from numpy.typing import NDArray
 from server_process import PATIENCE, Server, serving
 
-PROGRAM = (str(Path(__file__).with_name("faulty_server.py")),)
+PROGRAM = (str(Path(__file__).parents[1] / "support" / "faulty_server.py"),)
 
 
 def log(path: Path) -> list[dict[str, Any]]:

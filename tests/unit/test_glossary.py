@@ -7,7 +7,7 @@ import pytest
 
 from medserve.glossary import GLOSSARY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("medserve", "serve", "train", "loadtest")
 METAPHORS = (
     "rulers?",
