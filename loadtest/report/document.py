@@ -88,13 +88,14 @@ class Section(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """The whole report. `cautions` limit the use of its numbers."""
+    """The whole report. `picture` shows what the answer says; `cautions` limit the use of its numbers."""
 
     title: str
     study: str
     facts: tuple[str, ...]
     unofficial: bool
     answer: tuple[Sentence, ...]
+    picture: Figure | None
     podium: Table | None
     cautions: tuple[str, ...]
     sections: tuple[Section, ...]
@@ -115,6 +116,7 @@ def markdown(page: Page) -> str:
     parts = [f"# {plain(page.title)}" + (" (unofficial)" if page.unofficial else "")]
     parts.append("  \n".join(plain(fact) for fact in page.facts))
     parts.append(" ".join(_sentence(sentence) for sentence in page.answer))
+    parts += _block(page.picture) if page.picture else []
     parts += as_markdown(page.podium) if page.podium else []
     if page.cautions:
         parts.append("\n".join(f"> - {plain(caution)}" for caution in page.cautions))

@@ -64,29 +64,39 @@ def publish(run: Path, written: dict[Path, bytes]) -> None:
 def compose(found: Facts, folder: str) -> Page:
     """The report as data. `folder` is the run's folder in the commands that reproduce it."""
     times = breakdown.tables(found)
+    of_sizes, of_one_size = resolution.latency(found), resolution.latency_at_one_size(found)
     sections = [
-        _section("choose", choose.objectives(found), choose.fronts(found)),
-        _section("deployments", *deployments.tables(found)),
-        _section("formats", formats.table(found)),
-        _section("resolution", *resolution.responses(found), resolution.crossovers(found)),
-        _section("load", load.definitions(found), load.ladder(found), load.pauses(found)),
-        _section("time", *times, breakdown.overheads(found), introduced=bool(times)),
-        _section("costs", costs.serving(found), costs.training(found), costs.seeds(found)),
-        _section("claims", *claims.tables(found)),
+        _section("choose", choose.figure(found), choose.objectives(found), choose.fronts(found)),
+        _section("deployments", deployments.distributions(found), *deployments.tables(found)),
+        _section("formats", formats.figure(found), formats.table(found)),
         _section(
-            "charts",
-            resolution.latency(found),
-            resolution.latency_at_one_size(found),
-            deployments.distributions(found),
-            formats.figure(found),
-            choose.figure(found),
+            "resolution", of_one_size if of_sizes else None, *resolution.responses(found), resolution.crossovers(found)
+        ),
+        _section(
+            "load",
             load.rates(found),
             load.users(found),
+            load.definitions(found),
+            load.ladder(found),
+            load.pauses(found),
+        ),
+        _section(
+            "time",
             breakdown.figure(found),
             breakdown.overhead_figure(found),
+            *times,
+            breakdown.overheads(found),
+            introduced=bool(times),
+        ),
+        _section(
+            "costs",
             costs.curves(found),
             costs.efficiency(found),
+            costs.serving(found),
+            costs.training(found),
+            costs.seeds(found),
         ),
+        _section("claims", *claims.tables(found)),
         _section(
             "validity",
             measurement.checks(found),
@@ -109,6 +119,7 @@ def compose(found: Facts, folder: str) -> Page:
         facts=_facts(found),
         unofficial=found.unofficial,
         answer=answer.sentences(found),
+        picture=of_sizes or of_one_size,
         podium=answer.podium(found),
         cautions=answer.cautions(found),
         sections=tuple(section for section in sections if section.blocks),
@@ -118,11 +129,11 @@ def compose(found: Facts, folder: str) -> Page:
 def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
     """Every figure and every table as a file of its own: paths beside the page, and contents."""
     found = {section.called(block): block for section in page.sections for block in section.blocks}
-    for name, block in [("answer", page.podium), *found.items()]:
+    for name, block in [("answer", page.podium), ("picture", page.picture), *found.items()]:
         match block:
             case Figure():
-                yield f"figures/{name}.svg", block.svg.encode()
-                yield f"figures/{name}.png", block.png
+                yield f"figures/{block.name}.svg", block.svg.encode()
+                yield f"figures/{block.name}.png", block.png
             case Table():
                 for ending, text in tabular.forms(block):
                     yield f"tables/{name}.{ending}", text.encode()

@@ -155,6 +155,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     untested = flags.NO_SELFTEST if over_http and selftest is None else None
     reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))
     answered = sum(launch.count - launch.failed for launch in launches)
+    images = sum(launch.images for launch in launches)
     return Row(
         study=study.name,
         cell=cell.name,
@@ -182,7 +183,8 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         wrong=sum(launch.wrong for launch in launches),
         launches=len(launches),
         **by_name,
-        throughput=sum(launch.images for launch in launches) / total if total else None,
+        # Without a model and without HTTP there is nothing whose throughput could be meant.
+        throughput=images / total if total and not (null and profile.mode == "in-process") else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
         auc=lossy.auc if lossy else test.auc if test else None,
