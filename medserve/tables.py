@@ -53,6 +53,13 @@ DATASETS = _rows(DatasetSpec, "datasets")
 ARCHITECTURES = _rows(Architecture, "architectures")
 FORMATS = _rows(Format, "formats")
 
+
+def title(name: str) -> str:
+    """The title of a framework, format or runtime; the name itself where it has none."""
+    found: str = _ROWS["titles"].get(name, name)
+    return found
+
+
 TIMING_MISTAKES: dict[Mistake, str] = {
     "predict": "Keras' predict, which is made for whole data sets, in place of the model's function",
     "unsynchronised": "the clock stops when the call returns, not when the scores have arrived",

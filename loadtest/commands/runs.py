@@ -42,6 +42,7 @@ def results(
         Literal["json", "csv", "markdown", "latex", "parquet", "table"], typer.Option(help="What to print or write.")
     ] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write instead; required for parquet.")] = None,
+    reasons: Annotated[bool, typer.Option(help="Print every reason for a mark.")] = False,
 ) -> None:
     """Print the results of a run, or of one record, derived from its raw samples.
 
@@ -59,7 +60,8 @@ def results(
     elif format != "table":
         print(writers.render(rows, format))
     else:
-        _print_tables(*writers.short(rows), style="red")
+        tables, notes = writers.short(rows)
+        _print_tables(tables, writers.reasons(rows) if reasons else notes)
 
 
 def compare(

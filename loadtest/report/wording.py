@@ -9,7 +9,7 @@ from loadtest.results.row import Row
 from loadtest.results.tabular import Mark
 from medserve.numbers import ABSENT, interval, number
 from medserve.spec import LoadProfile
-from medserve.tables import DATASETS, FORMATS
+from medserve.tables import DATASETS, FORMATS, title
 
 _PROSE = tomllib.loads((Path(__file__).parent / "prose.toml").read_text())
 SECTIONS: dict[str, dict[str, str]] = _PROSE["sections"]
@@ -19,20 +19,6 @@ CAPTIONS: dict[str, str] = _PROSE["figures"]
 TABLES: dict[str, str] = _PROSE["tables"]
 """Captions by the title of a table."""
 MS = "\N{NO-BREAK SPACE}ms"
-FRAMEWORKS = {"pytorch": "PyTorch", "keras_tf": "TensorFlow/Keras", "flax_nnx": "JAX/Flax"}
-TITLES = {
-    "onnx": "ONNX",
-    "torchscript": "TorchScript",
-    "saved_model": "SavedModel",
-    "stablehlo": "StableHLO",
-    "onnx_runtime": "ONNX Runtime",
-    "tflite": "TFLite",
-    "litert": "LiteRT",
-    "aotinductor": "AOTInductor",
-    "onnx_tensorrt": "TensorRT",
-    "openvino_cpu": "OpenVINO",
-    "saved_model_xla": "XLA",
-}
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
 COLOURS = {"pytorch": "#D55E00", "keras_tf": "#0072B2", "flax_nnx": "#009E73"}
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
@@ -64,17 +50,12 @@ def listed(words: Sequence[str]) -> str:
 
 def framework(name: str | None) -> str:
     """The title of a framework; the null runtime has none."""
-    return "Null" if name is None else FRAMEWORKS.get(name, name)
+    return "Null" if name is None else title(name)
 
 
 def dataset(name: str) -> str:
     """The title of a data set."""
     return DATASETS[name].title if name in DATASETS else name
-
-
-def title(name: str) -> str:
-    """The title of a format or runtime."""
-    return TITLES.get(name, name)
 
 
 def colour(name: str | None) -> str:

@@ -1,5 +1,6 @@
 """Rows as JSON, CSV and Parquet with all keys, and as tables of what fits on a page or a terminal."""
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from loadtest.results.tabular import (
 )
 from medserve.errors import printable, unknown
 from medserve.numbers import number, percent
+from medserve.tables import title
 
 INVALID, DOUBTFUL = "!", "~"
 """Marks behind a number: its row is not valid; its row was disturbed or has no steady state."""
@@ -105,7 +107,8 @@ def _status(row: Row) -> str:
 def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     """For a terminal: tables for each data set, size and network with a line per deployment, and what went wrong.
 
-    Of several profiles of a mode the first is shown, and none with a timing mistake.
+    Of several profiles of a mode the first is shown, and none with a timing mistake. What went wrong are at most six
+    lines, see `reasons` for all.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
     for row in (row for row in rows if row.mistake is None):
@@ -127,14 +130,46 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         tables.append(Table(title, COLUMNS, tuple(lines)))
         if scheduled:
             tables.append(Table(f"{title}: by arrival schedule", SCHEDULED, tuple(scheduled)))
-    return tables, _notes([row for row in rows if _mark(row) and (row.mistake is None or row.status != "done")])
+    return tables, _summary(rows)
+
+
+def reasons(rows: list[Row]) -> list[str]:
+    """One line for each reason for which a row is not measured, not valid, or doubtful."""
+    return _notes([row for row in rows if _mark(row) and (row.mistake is None or row.status != "done")])
 
 
 def _deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
     batched = f", batches of {row.batch_images}" if row.batch_images > 1 else ""
     seed = f" seed {row.seed}" if several else ""
-    return Cell((row.framework or "-") + seed), Cell(row.runtime + reduced + batched)
+    return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + batched)
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """At most six lines: what the marks mean, and how many rows have each, with the most frequent reason."""
+    if not any(map(_mark, rows)):
+        return []
+    measured = [row for row in rows if row.status == "done"]
+    kinds = {
+        "not measured": [row for row in rows if row.status != "done"],
+        "not valid": [row for row in measured if not row.valid],
+        "without a steady state": [row for row in measured if row.valid and row.steady is False],
+        "disturbed": [row for row in measured if row.valid and row.disturbed],
+    }
+    lines = [f"{INVALID} not valid   {DOUBTFUL} disturbed, or without a steady state"]
+    for kind, found in kinds.items():
+        words = Counter(_clause(row, "steady" if "steady" in kind else kind) for row in found)
+        if found:
+            others = len(words) - 1
+            more = f"; {others} other reason{'s' * (others > 1)}" if others else ""
+            lines.append(printable(f"{len(found)} of {len(rows)} rows {kind}: {words.most_common(1)[0][0]}{more}"))
+    return [*lines, "Every reason: medserve results RUN --reasons, and the report."]
+
+
+def _clause(row: Row, word: str) -> str:
+    """The part of a row's reason that speaks of something, else the first."""
+    clauses = (row.reason or "no valid certificate").split("; ")
+    return next((clause for clause in clauses if word in clause), clauses[0])
 
 
 def _notes(rows: list[Row]) -> list[str]:

@@ -72,7 +72,10 @@ def test_a_browser_shows_it_without_errors_at_any_width(run: Path, browser: Any,
     paper = shown.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 
+    assert shown.locator("#answer figure#latency").is_visible()
     table = shown.locator("#deployments table").first
+    assert not table.is_visible(), "wide tables are folded"
+    shown.locator("#deployments details.wide > summary").first.click()
     for _ in range(2):
         table.locator("button.sort").nth(1).click()
     values = [float(cell.get_attribute("data-value")) for cell in table.locator("tbody tr td:nth-child(2)").all()]

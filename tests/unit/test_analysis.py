@@ -27,7 +27,7 @@ from loadtest.results.record_summary import as_text, summarise
 from loadtest.results.row import Row, published
 from loadtest.results.table import read, rows
 from loadtest.results.tabular import csv_lines
-from loadtest.results.writers import render, render_plain, short
+from loadtest.results.writers import reasons, render, render_plain, short
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -280,23 +280,33 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     lines = list(csv.DictReader(io.StringIO(render(found, "csv"))))
     assert [line["cell"] for line in lines] == [row.cell for row in found]
     assert lines[0]["p50_ms"] == str(found[0].p50.value)
-    page, _, reasons = render(found, "markdown").partition("\n\n")
+    page, _, remarks = render(found, "markdown").partition("\n\n")
     assert len(page.splitlines()) == len(found) + 2
     assert len({line.count(" | ") for line in page.splitlines()}) == 1
-    assert "missing: not measured yet" in reasons
+    assert "missing: not measured yet" in remarks
     calm = stage("loadtest", "results", str(run), COLUMNS="80")
     assert max(map(len, calm.stdout.splitlines())) <= 80
-    closed, opened = [line.split() for line in calm.stdout.splitlines() if line.startswith("pytorch    torchscript")]
+    named = ["PyTorch", "TorchScript"]
+    closed, opened = [line.split() for line in calm.stdout.splitlines() if line.split()[:2] == named]
     assert closed[2:5] == ["1.41", "1.41", ABSENT]
     # Asked, delivered, and the two percentiles; those of a p99 want more requests.
     assert opened[2:] == ["50.0", "49.4", "1.41", ABSENT, ABSENT]
-    assert "missing: not measured yet" in " ".join(calm.stdout.split())
+    assert "rows not measured: not measured yet" in " ".join(calm.stdout.split())
+    told = stage("loadtest", "results", str(run), "--reasons")
+    assert "missing: not measured yet" in " ".join(told.stdout.split())
     tables, notes = short(found)
     assert [len(table.lines) for table in tables] == [3, 3]
-    assert len(notes) == len({row.reason for row in found if row.status != "done"})
+    assert len(notes) <= 6
+    missing = [row for row in found if row.status != "done"]
+    assert notes[1].startswith(f"{len(missing)} of {len(found)} rows not measured: ")
+    assert len(reasons(found)) == len({row.reason for row in missing})
     denied = msgspec.structs.replace(found[0], status="failed", valid=False, reason="it said \x1b[2J")
-    _, (note,) = short([denied])
-    assert note.endswith("failed: it said \\x1b[2J"), "a terminal would obey it"
+    for note in (short([denied])[1][1], *reasons([denied])):
+        assert note.endswith(": it said \\x1b[2J"), "a terminal would obey it"
+    steady = msgspec.structs.replace(
+        found[0], status="done", valid=True, reason="bimodal: x; no steady state: y", steady=False
+    )
+    assert short([steady, steady])[1][1] == "2 of 2 rows without a steady state: no steady state: y"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])

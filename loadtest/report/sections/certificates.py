@@ -8,6 +8,7 @@ from loadtest.results.tabular import Cell, Mark, Table
 from medserve.numbers import ABSENT, number
 from medserve.spec import Artifact, Certificate, Checkpoint
 from medserve.study import Export
+from medserve.tables import title
 
 Item = tuple[Export, Artifact | None, Certificate | None]
 """An export with its artifact, and one of that artifact's certificates."""
@@ -53,13 +54,13 @@ def _proof(item: Item) -> Certificate | None:
 
 def _artifact(item: Item) -> Cell:
     export, artifact, proof = item
-    kind = [wording.title(export.format)]
+    kind = [title(export.format)]
     if export.framework != export.training.framework:
         kind.append(f"weights of {wording.framework(export.training.framework)}")
     if export.precision != "float32":
         kind.append(export.precision)
     if artifact and proof and proof.runtime != artifact.certificate.runtime:
-        kind.append(wording.title(proof.runtime))
+        kind.append(title(proof.runtime))
     mark = Mark(wording.colour(export.framework), "diamond" if export.format == "onnx" else "disc")
     return Cell(wording.framework(export.framework), ", ".join(kind), hint=export.name, mark=mark)
 
@@ -112,5 +113,5 @@ def _aucs(agreement: Agreement) -> Cell:
 
 def _served(artifact: Artifact, runtime: str) -> str:
     framework = wording.framework(artifact.transplanted or artifact.checkpoint.framework)
-    by = "" if runtime == artifact.certificate.runtime else f" by {wording.title(runtime)}"
-    return f"{framework} {wording.title(artifact.format)}{by}"
+    by = "" if runtime == artifact.certificate.runtime else f" by {title(runtime)}"
+    return f"{framework} {title(artifact.format)}{by}"

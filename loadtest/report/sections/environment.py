@@ -12,6 +12,7 @@ from loadtest.results.tabular import Table
 from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
+from medserve.tables import title
 
 Read = list[dict[str, Any]]
 """What was read of the processes of each result, by its part: timer, server, client."""
@@ -58,7 +59,7 @@ def processes(facts: Facts) -> Table | None:
         found.setdefault((deployment.runtime, deployment.threads), []).append(result.process)
     cores, threads = "Cores of the", "Threads of the runtime"
     fields: list[Field[tuple[tuple[str, int], Read]]] = [
-        text("runtime", lambda process: wording.title(process[0][0])),
+        text("runtime", lambda process: title(process[0][0])),
         text("timer", lambda process: _read(process[1], ["timer"], "affinity"), cores),
         text("server", lambda process: _read(process[1], ["server"], "affinity"), cores),
         text("load generator", lambda process: _read(process[1], ["client"], "affinity"), cores),
