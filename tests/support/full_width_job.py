@@ -26,6 +26,7 @@ def draw(architecture: Architecture, images: NDArray[np.uint8], path: Path) -> N
     """Initial weights with the statistics of `images`, so that signals keep their size through a hundred layers."""
     import torch
 
+    torch.manual_seed(0)
     network = plugins.load(f"train.models.{architecture.family}", "pytorch").build(architecture, CLASSES)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
