@@ -91,7 +91,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def extent(request: pytest.FixtureRequest) -> str:
-    """What the jobs of one framework compute: the `whole` where this session has a test of `make test-full`."""
+    """What the jobs of one framework compute: the `whole` where pytest has collected a test of `make test-full`."""
     return "whole" if any(item.get_closest_marker("full") for item in request.session.items) else "brief"
 
 

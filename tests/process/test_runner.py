@@ -63,7 +63,7 @@ def tried(out: Path, **other: Any) -> SelfTest:
 
 
 def trained(study: Path, out: Path, *folders: Path) -> None:
-    """Begin a run with the checkpoint and the artifacts that this session has, under the names of its own jobs."""
+    """Begin a run with a finished checkpoint and artifacts, under the names of its own jobs."""
     store.write_json(out / "study.json", studies.read(str(study)))
     for folder in folders:
         kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"

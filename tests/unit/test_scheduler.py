@@ -145,7 +145,7 @@ def test_a_runtime_that_fails_is_a_500_and_the_next_request_is_served(
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "thread"])
-def test_who_asks_for_readiness_after_a_while_has_a_prediction_tried(
+def test_readiness_runs_a_trial_prediction_after_a_while(
     empty: Path, image: NDArray[np.uint8], dispatch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter([RuntimeError("lost"), RuntimeError("still lost"), None])
