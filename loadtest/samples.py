@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import LIMITS
+from medserve.tables import LIMITS
 
 SCHEMA = pa.schema(
     [

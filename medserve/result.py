@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from medserve.spec import LIMITS, Artifact, Cell, Limits, Noun
-from medserve.tables import ROOFLINE
+from medserve.spec import Artifact, Cell, Noun
+from medserve.tables import LIMITS, ROOFLINE, Limits
 
 SCHEMA = 2
 """Version of the manifests below, and of the rows that are made of them.

@@ -25,6 +25,31 @@ ROOFLINE = 0.7
 Above it, the latency of the load generator is a part of what is measured.
 """
 
+
+class Limits(Noun, frozen=True, kw_only=True):
+    """The limits by which flags judge a record, as they were when it was measured; the defaults are those of today.
+
+    `lateness`: ratio of a percentile from the intended start to that of the service time, above which the client was
+    late. Of the `connections` (requests that a process of the generator has in flight at most) a share of `busy` may
+    be in use before a request counts as having found none free: an answer frees one, which is used again at once.
+    `cached`: ratio of second to first latency below which, with 95 % confidence, memory and branch predictors do not
+    explain the gain. Of a steady state, `level` is the ratio of two levels up to which they are equal, `stall` the
+    share of the rows, and of the time, up to which another level is a stall within it (a closed loop sends few rows
+    while a server is slow), and `lasts` the least share that it covers.
+    """
+
+    lateness: float = 1.1
+    connections: int = 1000
+    busy: float = 0.9
+    cached: float = 0.9
+    level: float = 1.05
+    stall: float = 0.15
+    lasts: float = 0.5
+
+
+LIMITS = Limits()
+
+
 INPUT = "image"
 OUTPUT = "probabilities"
 

@@ -12,7 +12,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from medserve.spec import LIMITS, Limits, Noun
+from medserve.spec import Noun
+from medserve.tables import LIMITS, Limits
 
 BATCHES = 300
 """Batches whose medians form the series: their number limits the work, however long the record is."""

@@ -13,7 +13,8 @@ from scipy.special import bdtrik, betaincinv
 
 from loadtest.analysis.intervals import LEVEL, Interval, least_samples, percentile
 from medserve.errors import BadInput
-from medserve.spec import LIMITS, Limits, Noun
+from medserve.spec import Noun
+from medserve.tables import LIMITS, Limits
 
 ObjectiveVerdict = Literal["holds", "fails", "undecided"]
 

@@ -10,7 +10,7 @@ from loadtest.results import latency, launch_summary
 from loadtest.results.latency import after_warmup, succeeded
 from loadtest.results.launch_summary import COMPARED
 from medserve.numbers import number
-from medserve.spec import LIMITS
+from medserve.tables import LIMITS
 
 
 def failures(table: pa.Table) -> str | None:

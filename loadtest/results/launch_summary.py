@@ -20,7 +20,8 @@ from loadtest.results import latency
 from medserve import store
 from medserve.errors import BadInput
 from medserve.result import Result
-from medserve.spec import Limits, LoadProfile
+from medserve.spec import LoadProfile
+from medserve.tables import Limits
 
 SHARES = (0.5, 0.9, 0.99)
 COMPARED = (0.5, 0.99)

@@ -14,8 +14,9 @@ from loadtest.results.table import read, rows
 from loadtest.results.writers import render, short
 from medserve import store
 from medserve.result import Check, Result, SelfTest, Window
-from medserve.spec import Cell, Limits
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure
+from medserve.tables import Limits
 
 OPEN = "open-50"
 LADDER = ("closed-1", "closed-2", "closed-8")
