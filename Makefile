@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-full bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
+.PHONY: bench test test-full search bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -24,6 +24,10 @@ test: $(READY)
 # attacks, every moment of a kill.
 test-full: $(READY)
 	$(BIN)/pytest -m full -n 2 --dist loadgroup
+
+# Property tests on 2,000 other examples each; `make test` draws the same in each run.
+search: $(READY)
+	$(BIN)/pytest -n 2 -m 'hypothesis and not full' --hypothesis-profile search
 
 # Each framework's training loop beside the plain one that its users write, side by side in one run.
 bench-training: $(READY)

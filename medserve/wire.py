@@ -282,7 +282,11 @@ def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[An
     if values.size != count or (values.ndim > 1 and values.shape != tensor.shape):
         shape = list(values.shape)
         raise BadInput(f"'data' of {what} '{tensor.name}' has shape {shape}; expected {list(tensor.shape)} or flat")
-    return values.astype(dtype).ravel()
+    with np.errstate(over="ignore"):
+        numbers = values.astype(dtype).ravel()
+    if not np.isfinite(numbers).all():
+        raise BadInput(f"'data' of {what} '{tensor.name}' has a number that {tensor.datatype} cannot hold")
+    return numbers
 
 
 def _whole_numbers(tensor: _Tensor, what: str, count: int) -> NDArray[np.uint8]:

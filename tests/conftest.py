@@ -22,8 +22,12 @@ from medserve.tables import FORMATS
 
 # A shell ignores SIGINT in what it starts in the background, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Timing never decides a test, and a busy machine makes any example slow.
-settings.register_profile("medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Timing never decides a test, and a busy machine makes any example slow. The same examples in each run: a change is
+# judged by what it changes; `make search` draws others.
+settings.register_profile(
+    "medserve", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+)
+settings.register_profile("search", settings.get_profile("medserve"), derandomize=False, max_examples=2000)
 settings.load_profile("medserve")
 
 # The images are small: more threads mostly wait for one another, which costs CPU time beside other work. What the

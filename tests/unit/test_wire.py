@@ -154,6 +154,12 @@ def test_any_json_value_in_any_field_of_a_response_is_refused_or_understood(fiel
         assert wire.decode_response(body, None).dtype == np.float32
 
 
+def test_a_number_beyond_float32_is_refused() -> None:
+    tensor = {"name": "probabilities", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1e39]}
+    with pytest.raises(BadInput, match="a number that FP32 cannot hold"):
+        wire.decode_response(json.dumps({"model_name": "m", "outputs": [tensor]}).encode(), None)
+
+
 @given(st.binary(max_size=200), st.none() | st.text(max_size=14))
 def test_noise_is_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(BadInput):
