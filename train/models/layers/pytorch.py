@@ -20,7 +20,7 @@ class Normalise(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # A permuted view of NHWC bytes is PyTorch's channels-last layout, so nothing is copied.
-        return (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
 
 class StochasticDepth(nn.Module):
