@@ -27,6 +27,8 @@ _LOOK_SECONDS = 0.2
 """Pause between two looks at a child where the system cannot wake its parent at its end."""
 _SLEEP_SECONDS = 86400.0
 """Longest sleep where it can; a system call takes no more than 24 days."""
+_CHILDREN: set["subprocess.Popen[bytes]"] = set()
+"""Those that were started and not stopped."""
 
 
 def start(
@@ -37,8 +39,8 @@ def start(
     stderr: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start `python -m ...` as a child that ends when this process ends, however it ends."""
-    return subprocess.Popen(
+    """Start `python -m ...` as a child that ends when the thread that calls this ends, however it ends."""
+    child = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=stdin,
         stdout=stdout,
@@ -46,6 +48,8 @@ def start(
         process_group=0,
         env={**os.environ, **(env or {}), PARENT: str(os.getpid())},
     )
+    _CHILDREN.add(child)
+    return child
 
 
 def die_with_parent() -> None:
@@ -120,7 +124,14 @@ def stop(process: "subprocess.Popen[bytes]", patience: float = 10.0) -> int:
             process.kill()
     code = process.wait()
     _kill_group(process)
+    _CHILDREN.discard(process)
     return code
+
+
+def stop_all() -> None:
+    """End all children that this process started, whichever of its threads waits for them."""
+    for child in tuple(_CHILDREN):
+        stop(child)
 
 
 def describe_exit(code: int) -> str:

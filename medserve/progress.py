@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from statistics import fmean
 
 import msgspec
 
@@ -58,10 +59,13 @@ class Progress:
 
 
 class Jobs:
-    """Counts the jobs of a run by kind, and guesses the time left from the mean of the finished ones of each kind."""
+    """Counts the jobs of a run by kind, and guesses the time left from the mean of the finished ones of each kind.
 
-    def __init__(self, pending: dict[str, int]) -> None:
-        self._pending = pending
+    `at_a_time` says of which kinds several jobs run side by side.
+    """
+
+    def __init__(self, pending: dict[str, int], at_a_time: dict[str, int]) -> None:
+        self._pending, self._at_a_time = pending, at_a_time
         self._seconds: dict[str, list[float]] = {}
         self.finished = 0
 
@@ -85,7 +89,7 @@ class Jobs:
         waiting = {kind: count for kind, count in self._pending.items() if count}
         if not waiting.keys() <= self._seconds.keys():
             return None
-        return sum(count * sum(self._seconds[kind]) / len(self._seconds[kind]) for kind, count in waiting.items())
+        return sum(count * fmean(self._seconds[kind]) / self._at_a_time.get(kind, 1) for kind, count in waiting.items())
 
 
 def describe(event: Progressed) -> str:

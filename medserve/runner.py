@@ -6,16 +6,18 @@ The folder of a run is its only state. A job that is done has its folder; a job 
 import fcntl
 import os
 import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from medserve import machine, stage, store
+from medserve import machine, process, stage, store
 from medserve.errors import BadInput
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, Progressed, describe
@@ -43,6 +45,8 @@ KINDS = ("in-process", "http", "mistake", "cold")
 """Of launches, in the order in which a deployment goes through them."""
 FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
 """In a run's folder: what the run and its report write."""
+EXPORTS_AT_A_TIME = 2
+"""They are not measured; most of their time goes into imports and tracing, which take one core."""
 
 
 def run(study: Study, out: Path, listen: Listener) -> int:
@@ -75,17 +79,20 @@ class _Run:
                 "export": len(matrix.exports),
                 "selftest": int(bool(self._sizes)),
                 **{kind: study.launches * launched[kind] for kind in KINDS},
-            }
+            },
+            {"export": EXPORTS_AT_A_TIME},
         )
         self._data: dict[tuple[str, int], Prepared | str] = {}
         self._selftest: SelfTest | None = None
         self._failed = 0
+        # Exports go side by side.
+        self._lock = threading.RLock()
+        self._stopped = False
 
     def walk(self) -> int:
         for training in self._plan.trainings:
             self._train(training)
-        for export in self._plan.exports:
-            self._export(export)
+        self._export_all(self._plan.exports)
         self._test_load_generator()
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
@@ -111,11 +118,27 @@ class _Run:
         words += ["--unofficial"] if self._study.unofficial else []
         self._remember("train", training.name, self._run("train", training.name, words))
 
+    def _export_all(self, exports: Sequence[Export]) -> None:
+        with ThreadPoolExecutor(min(EXPORTS_AT_A_TIME, len(machine.usable_cpus()))) as pool:
+            jobs = [pool.submit(self._export, export) for export in exports]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                # Ctrl-C reaches the main thread alone.
+                self._stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                while any(job.running() for job in jobs):
+                    process.stop_all()
+                    time.sleep(0.1)
+                raise
+
     def _export(self, export: Export) -> None:
         checkpoint = self._checkpoint(export.training)
         folder = self._artifact(export)
         if (folder / "artifact.json").is_file() or not (checkpoint / "checkpoint.json").is_file():
-            self._jobs.skip("export")
+            with self._lock:
+                self._jobs.skip("export")
             return
         words = ["-m", "export", str(checkpoint), "--format", export.format, "--framework", export.framework]
         words += ["--out", str(folder)]
@@ -248,7 +271,8 @@ class _Run:
             path.unlink(missing_ok=True)
         else:
             store.write_json(path, Failure(stage=stage, name=name, reason=reason))
-            self._failed += 1
+            with self._lock:
+                self._failed += 1
 
     def _run(
         self,
@@ -268,15 +292,20 @@ class _Run:
             self._say("progress", kind, name, describe(event))
 
         code, printed, reason = stage.run(words, log, seconds=self._study.job_hours * 3600, env=env, show=show)
+        if self._stopped:
+            raise KeyboardInterrupt
         if said is not None:
             said.append(printed)
         seconds = time.monotonic() - started
-        self._jobs.done(kind, seconds)
-        self._say("failed" if code else "done", kind, name, reason, seconds)
+        with self._lock:
+            self._jobs.done(kind, seconds)
+            self._say("failed" if code else "done", kind, name, reason, seconds)
         return reason if code else None
 
     def _say(self, state: str, kind: str, name: str, note: str = "", seconds: float | None = None) -> None:
-        self._listen(Step(state, kind, name, self._jobs.finished, self._jobs.total, note, seconds, self._jobs.left()))
+        with self._lock:
+            jobs = self._jobs
+            self._listen(Step(state, kind, name, jobs.finished, jobs.total, note, seconds, jobs.left()))
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from math import exp, isfinite, log, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+import scipy
 from msgspec.structs import replace
-from scipy.special import stdtr
 
 from loadtest.analysis.intervals import LEVEL, Interval, half_width
 from medserve.spec import Noun
@@ -117,8 +117,8 @@ def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: 
         low=exp(centre - half),
         high=exp(centre + half),
         blocks=blocks,
-        p_differs=2 * float(stdtr(freedom, -abs(centre) / error)),
-        p_equivalent=max(float(stdtr(freedom, (side * centre - bound) / error)) for side in (1, -1)),
+        p_differs=2 * float(scipy.special.stdtr(freedom, -abs(centre) / error)),
+        p_equivalent=max(float(scipy.special.stdtr(freedom, (side * centre - bound) / error)) for side in (1, -1)),
         deviation=deviation,
     )
 

@@ -7,9 +7,9 @@ from typing import Self
 
 import msgspec
 import numpy as np
+import scipy  # which imports its parts when they are used; a launch uses none
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from medserve.spec import Noun
 
@@ -102,7 +102,7 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 def half_width(error: float, freedom: float) -> float:
     """Half the width of Student's t interval, from the standard error and its degrees of freedom."""
-    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    return float(scipy.special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
 
 
 def log_t_interval(values: Sequence[float]) -> Interval:

@@ -8,8 +8,8 @@ from math import ceil
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import bdtrik, betaincinv
 
 from loadtest.analysis.intervals import LEVEL, Interval, least_samples, percentile
 from medserve.errors import BadInput
@@ -65,7 +65,7 @@ def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.floa
         return Interval(reason=f"{name} not estimable (n = {len(ordered)}{worth}, needs {least})")
     if not np.isfinite(value):
         return Interval(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
-    ranks = 1 + bdtrik(((1 - LEVEL) / 2, (1 + LEVEL) / 2), effective, p)
+    ranks = 1 + scipy.special.bdtrik(((1 - LEVEL) / 2, (1 + LEVEL) / 2), effective, p)
     low, high = (_at_rank(ordered, float(rank) * (len(ordered) + 1) / (effective + 1)) for rank in ranks)
     return Interval(value=value / 1e6, low=low / 1e6, high=high / 1e6 if np.isfinite(high) else None)
 
@@ -104,7 +104,7 @@ def audit(latencies: NDArray[np.float64], limits: Limits = LIMITS) -> CacheAudit
         raise BadInput(f"the audit of repeats has {count} answered pairs, needs {least}; measure the cell again")
     ratios = np.sort(np.log(np.maximum(pairs[:, 1], 1.0)) - np.log(np.maximum(pairs[:, 0], 1.0)))
     # The most values that may lie beyond either end.
-    beyond = ceil(bdtrik((1 - LEVEL) / 2, count, 0.5)) - 1
+    beyond = ceil(scipy.special.bdtrik((1 - LEVEL) / 2, count, 0.5)) - 1
     low, ratio, high = np.exp([ratios[beyond], np.median(ratios), ratios[-1 - beyond]])
     return CacheAudit(
         pairs=count, ratio=float(ratio), low=float(low), high=float(high), cached=bool(high < limits.cached)
@@ -117,8 +117,8 @@ def clopper_pearson(count: float, n: float) -> tuple[float, float]:
     Clopper & Pearson, Biometrika 26 (1934), as quantiles of the beta distribution.
     """
     tail = (1 - LEVEL) / 2
-    low = float(betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
-    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
+    low = float(scipy.special.betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
+    high = float(scipy.special.betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
     return low, high
 
 

@@ -169,7 +169,8 @@ def _summary(rows: list[Row]) -> list[str]:
 def _clause(row: Row, word: str) -> str:
     """The part of a row's reason that speaks of something, else the first."""
     clauses = (row.reason or "no valid certificate").split("; ")
-    return next((clause for clause in clauses if word in clause), clauses[0])
+    found = next((clause for clause in clauses if word in clause), clauses[0])
+    return found.removeprefix("no steady state: ")
 
 
 def _notes(rows: list[Row]) -> list[str]:

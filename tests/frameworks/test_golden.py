@@ -88,6 +88,7 @@ def test_a_float32_model_keeps_its_limit_on_drawn_images_too(error: float, valid
     assert found.golden_max_abs == (None if np.isnan(error) else error)
 
 
+@pytest.mark.full
 def test_reduced_precision_says_how_far_off_it_is_on_drawn_images(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
     words = ["--format", "onnx", "--precision", "int8", "--golden", "drawn", "--out", str(out)]
@@ -104,6 +105,7 @@ def test_reduced_precision_says_how_far_off_it_is_on_drawn_images(checkpoint: Pa
     check_stage("loadtest", "time", str(out), "--seconds", "0.2")
 
 
+@pytest.mark.full
 def test_a_transplanted_network_is_held_to_the_scores_of_the_one_that_was_trained(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:

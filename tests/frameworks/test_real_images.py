@@ -13,7 +13,10 @@ from medserve.spec import Checkpoint
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "make_npz.py"
 WORDS = ("--dataset", "bloodmnist", "--size", "28", "--architecture", "cnn", "--framework", "pytorch")
 
-pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no real images: there is no {ARCHIVE}")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no real images: there is no {ARCHIVE}"),
+]
 
 
 @pytest.fixture(scope="module")

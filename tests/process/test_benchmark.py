@@ -139,6 +139,7 @@ def test_without_wrk_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path
         wrk("http://127.0.0.1:1", b"", 1.0, (), tmp_path)
 
 
+@pytest.mark.full
 def test_a_glance_at_every_part(stage: Stage) -> None:
     done = stage("loadtest.benchmark", "load", "--scale", "0.02", "--json")
     assert done.returncode == 0, done.stderr

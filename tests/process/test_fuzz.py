@@ -149,7 +149,7 @@ async def ask(server: Server, image: NDArray[np.uint8], count: int) -> Counter[i
     return found
 
 
-@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [250, pytest.param(10_000, marks=pytest.mark.full)])
 def test_every_request_is_answered_or_closed(empty: Path, image: NDArray[np.uint8], count: int, tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log, serving(empty, "--runtime", "null", stderr=log) as server:
         process = psutil.Process(server.child.pid)

@@ -58,7 +58,7 @@ async def converse(server: Server, count: int) -> tuple[Counter[int], dict[str, 
     return statuses, found
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.full)])
 def test_every_conversation_is_answered_or_closed(
     empty: Path, image: NDArray[np.uint8], count: int, tmp_path: Path
 ) -> None:

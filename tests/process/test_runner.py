@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ def children_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def exports_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):
+            found += [child] if "export" in child.cmdline() else []
+    return found
+
+
 def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
     _, alive = psutil.wait_procs(processes, patience)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
@@ -162,6 +171,21 @@ def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_pat
     assert process.wait(30) != 0
     assert gone(family)
     assert leftovers(out) == []
+
+
+def test_exports_run_side_by_side_and_are_stopped_together(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    study, out = mini(tmp_path), tmp_path / "run"
+    trained(study, out, checkpoint)
+    process = start(study, out)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(family := exports_of(process)) < 2:
+        time.sleep(0.05)
+    assert len(family) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert gone(family)
+    assert leftovers(out) == []
+    assert not (out / "failures").exists(), "an interrupted export is no failed one"
 
 
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(

@@ -85,7 +85,7 @@ def wrong(checks: list[Check]) -> set[str]:
     return {check.name for check in checks if check.ok is False}
 
 
-def test_an_honest_ruler_passes() -> None:
+def test_an_exact_load_generator_passes() -> None:
     arrivals = poisson()
     checks = known_answers.known(known_record(), OVERHEAD, DELAYS) + known_answers.mixed(mixed_record(), OVERHEAD)
     checks += known_answers.stall(record(arrivals, stalled(arrivals)), arrivals, 5.0, 1.0)
@@ -105,7 +105,7 @@ def test_an_honest_ruler_passes() -> None:
     assert closed.measured < 10
 
 
-def test_a_ruler_that_stretches_time_fails() -> None:
+def test_a_load_generator_that_stretches_time_fails() -> None:
     """By 4 %: the line is too steep, and all but the shortest delays are too long."""
     table = known_record()
     stretched = record(
@@ -115,21 +115,21 @@ def test_a_ruler_that_stretches_time_fails() -> None:
     assert {"known delays: slope", "known delays: p50 of 5 ms", "known delays: p50 of 20 ms"} == failed
 
 
-def test_a_ruler_of_whole_milliseconds_fails() -> None:
+def test_a_load_generator_of_whole_milliseconds_fails() -> None:
     table = mixed_record()
     rough = np.rint((table["done_ns"].to_numpy() - START) / MS + 0.5) * MS + START
     failed = wrong(known_answers.mixed(with_column(table, "done_ns", rough), OVERHEAD))
     assert "mixed delays: p50" in failed
 
 
-def test_a_ruler_that_forgets_its_slowest_answers_fails() -> None:
+def test_a_load_generator_that_forgets_its_slowest_answers_fails() -> None:
     table = mixed_record()
     kept = table.filter(pc.less(table["infer_ns"], 8 * MS))
     assert known_answers.answered([kept], len(table)).ok is False
     assert known_answers.answered([table, table], 2 * len(table)).ok is True
 
 
-def test_a_ruler_that_sends_nothing_while_the_server_stalls_fails() -> None:
+def test_a_load_generator_that_sends_nothing_while_the_server_stalls_fails() -> None:
     """It dates what the schedule wanted to when it could send it: the server's own times show nothing."""
     arrivals = poisson()
     waits = np.rint(stalled(arrivals) * MS).astype(np.int64)
@@ -252,7 +252,7 @@ def test_a_failed_check_is_one_line_with_numbers() -> None:
     assert table[3].split() == ["roofline", "of", "28", "px", "9,000", "requests/s"]
 
 
-def test_the_report_says_how_the_ruler_did(tmp_path: Path) -> None:
+def test_the_report_says_how_the_self_test_ended(tmp_path: Path) -> None:
     study = made_run.study(frameworks=("pytorch",), sizes=(28,), launches=1)
     run = made_run.build(tmp_path / "run", study, lambda *_: 1.0)
     assert (measurement.checks(facts.read(run)), measurement.selftest_caution(facts.read(run))) == (None, None)

@@ -51,6 +51,7 @@ def stranger(tmp_path: Path, off: float) -> peers.Peer:
     return peers.Peer("Stranger", (), command, "/predict", peers.LISTS, (("OFF", str(off)),))
 
 
+@pytest.mark.full
 def test_another_server_is_measured_in_turn_and_ends(
     artifact_of: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_every_body_says_the_same_image() -> None:
     assert peers.BINARY_TENSORS.encode(image)[1].endswith(image.tobytes())
 
 
+@pytest.mark.full
 def test_the_whole_of_it_without_others(artifact_of: Artifacts, stage: Stage) -> None:
     words = ["--peers", "", "--rounds", "1", "--requests", "100", "--json"]
     done = stage("loadtest.benchmark", "serving", str(artifact_of("pytorch", "onnx")), *words)

@@ -248,7 +248,7 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     steady = msgspec.structs.replace(
         found[0], status="done", valid=True, reason="bimodal: x; no steady state: y", steady=False
     )
-    assert short([steady, steady])[1][1] == "2 of 2 rows without a steady state: no steady state: y"
+    assert short([steady, steady])[1][1] == "2 of 2 rows without a steady state: y"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-"])
