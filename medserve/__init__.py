@@ -1,3 +1,3 @@
 """The vocabulary of medserve: nouns, tables, store, wire, clock. Knows no stage and no framework."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

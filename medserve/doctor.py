@@ -3,6 +3,7 @@
 Each check returns a finding. No check changes the machine or imports a framework.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -69,6 +70,9 @@ def _finding(what: str, seen: str, mend: str | None = None, level: Level = "warn
 def _cores() -> Finding:
     server, client = machine.divide_cpus(1)
     usable = len(machine.usable_cpus())
+    if not hasattr(os, "sched_setaffinity"):
+        seen = f"{usable}; {platform.system()} pins no process to a core: server and load generator may share one"
+        return _finding("cores", seen, "measure on Linux where a difference of a few per cent matters")
     if set(server) & set(client):
         seen = f"{usable} usable: server and load generator share a core"
         return _finding("cores", seen, "give this process two physical cores or more", "bad")

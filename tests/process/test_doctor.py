@@ -47,6 +47,13 @@ def test_a_governor_that_saves_power_is_named(
     assert doctor._frequency().level == level
 
 
+def test_a_system_that_pins_no_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity")
+    found = doctor._cores()
+    assert found.level == "warn"
+    assert "pins no process to a core" in found.seen
+
+
 def test_little_memory_and_little_disk_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     texts(monkeypatch, {"/proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 1000000 kB"})
     assert doctor._memory().level == "warn"
