@@ -10,7 +10,7 @@ from medserve import errors
 COMMANDS = {
     **dict.fromkeys(("launch", "selftest", "time"), "measure"),
     "load": "load",
-    **dict.fromkeys(("results", "report", "compare", "verify"), "runs"),
+    **dict.fromkeys(("results", "report", "compare", "verify", "bundle"), "runs"),
 }
 """The module of `loadtest.commands` with the function of each command."""
 

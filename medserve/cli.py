@@ -38,6 +38,7 @@ STAGES = {
     "results": ("loadtest", "results", "Print the results of a run."),
     "compare": ("loadtest", "compare", "Compare with a rule: native with ONNX, frameworks, or two runs."),
     "verify": ("loadtest", "verify", "Derive every published number of a run again."),
+    "bundle": ("loadtest", "bundle", "Write a run into one file that can be handed on, cited and verified."),
     "report": ("loadtest", "report", "Write a run's report: one page, figures, Markdown."),
 }
 

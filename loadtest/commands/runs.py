@@ -1,4 +1,4 @@
-"""Implements `medserve results`, `report`, `compare` and `verify`: what is derived from the records of a run."""
+"""Implements `medserve results`, `report`, `compare`, `verify` and `bundle`: what is derived from a run's records."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from rich.console import Console
 from loadtest import samples
 from loadtest.analysis.compare import Judged, Verdict
 from loadtest.commands.shared import Json, and_more, print_figures
+from loadtest.results import bundle as bundles
 from loadtest.results import pairs, record_summary, table, writers
 from loadtest.results.launch_summary import SHARES
 from loadtest.results.row import Row
@@ -20,7 +21,7 @@ from medserve import store
 from medserve.errors import BadInput, CannotRun
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle, .zip.")]
 
 
 def report(
@@ -29,15 +30,20 @@ def report(
 ) -> None:
     """Write a run's report: a page that needs no network, the same as Markdown, figures/ and tables/.
 
-    Example: medserve report runs/quick
+    The report of a bundle is written beside it. Example: medserve report runs/quick
     """
-    from loadtest.report.page import write
+    from loadtest.report import page
 
-    print(write(run, out)[0].resolve())
+    with bundles.opened(run) as folder:
+        if folder == run:
+            written = page.write(run, out)
+        else:
+            written = page.write_beside(folder, out or run.with_name(f"{run.stem}-report") / "report.html")
+    print(written[0].resolve())
 
 
 def results(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or one record, .parquet.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a bundle, or one record, .parquet.")],
     format: Annotated[
         Literal["json", "csv", "markdown", "latex", "parquet", "table"], typer.Option(help="What to print or write.")
     ] = "table",
@@ -50,10 +56,11 @@ def results(
     """
     if (format == "parquet" and out is None) or (format == "table" and out is not None):
         raise BadInput("--format parquet wants an --out FILE, and --out another --format than table")
-    if run.is_file():
+    if run.is_file() and run.suffix != bundles.ENDING:
         _print_record(run, format)
         return
-    rows = table.rows(table.read(run))
+    with bundles.opened(run) as folder:
+        rows = table.rows(table.read(folder))
     if out is not None:
         content = writers.parquet(rows) if format == "parquet" else writers.render(rows, format).encode() + b"\n"
         store.write_bytes(out, content)
@@ -65,7 +72,7 @@ def results(
 
 
 def compare(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run; the old one of two.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or bundle of a run; the old one of two.")],
     new: Annotated[Path | None, typer.Argument(metavar="[NEW]", help="The new one of two.")] = None,
     percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
     margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
@@ -81,10 +88,13 @@ def compare(
     share = percentile / 100
     if share not in SHARES:
         raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{known * 100:g}' for known in SHARES)}")
-    if new is None:
-        _compare_within(run, share, margin / 100, format)
-    else:
-        _compare_two(run, new, share, margin / 100, format)
+    with bundles.opened(run) as folder:
+        if new is None:
+            _compare_within(folder, share, margin / 100, format)
+        else:
+            with bundles.opened(new) as other:
+                before, after = table.read(folder), table.read(other)
+            _compare_two(str(run), str(new), before, after, share, margin / 100, format)
 
 
 def verify(run: Folder, json: Json = False) -> None:
@@ -92,14 +102,47 @@ def verify(run: Folder, json: Json = False) -> None:
 
     Exit code 1 when a number or a file differs. Example: medserve verify runs/quick
     """
-    done = derive_again(run)
+    with bundles.opened(run) as folder:
+        done = derive_again(folder, str(run))
+        made = bundles.described(folder)
     lines = [
         f"{run}: {done.numbers:,} values derived again from {done.files:,} files, {len(done.differences)} differ",
+        *([] if made is None else _identity(made, store.sha256(run))),
         *(f"not derived again: the test scores of {reason}" for reason in done.underivable),
     ]
     print_figures(msgspec.to_builtins(done), lines, json)
     if done.differences:
         raise CannotRun(and_more(done.differences))
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="RUN.zip")] = None,
+    models: Annotated[bool, typer.Option("--models", help="With the exported models and the weights.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a run into one file, from which `results`, `report`, `compare` and `verify` derive every number again.
+
+    It holds records, manifests, scores and published results; no images, and no models unless asked for. Its SHA-256
+    is what a publication cites. Example: medserve bundle runs/quick
+    """
+    target = out or run.with_name(f"{run.resolve().name}{bundles.ENDING}")
+    made, digest = bundles.write(run, target, models)
+    size = target.stat().st_size
+    lines = [
+        f"{target}: {size / 1e6:.1f} MB, {len(made.files)} files",
+        *_identity(made, digest),
+    ]
+    print_figures({**msgspec.to_builtins(made), "bytes": size, "sha256": digest}, lines, json)
+
+
+def _identity(made: bundles.Bundle, digest: str) -> list[str]:
+    data = ", ".join(f"{name} ({state})" for name, state in made.data.items())
+    return [
+        f"{made.title}: {data}; {made.machine}; {made.started[:10]}; medserve {made.version}",
+        *([f"incomplete: {made.incomplete}"] if made.incomplete else []),
+        f"SHA-256 {digest}",
+    ]
 
 
 def _print_record(path: Path, format: str) -> None:
@@ -146,9 +189,10 @@ def _compare_within(folder: Path, percentile: float, margin: float, form: str) -
     _print_tables(tables, nodes)
 
 
-def _compare_two(old: Path, new: Path, percentile: float, margin: float, form: str) -> None:
+def _compare_two(
+    old: str, new: str, before: table.Run, after: table.Run, percentile: float, margin: float, form: str
+) -> None:
     """Print what changed between two runs. Raises CannotRun when a cell became slower."""
-    before, after = table.read(old), table.read(new)
     found = pairs.changes(before, after, percentile, margin)
     if form != "table":
         rows = [{"cell": cell, "percentile": percentile, **pairs.published(judged)} for cell, judged in found.items()]

@@ -24,6 +24,8 @@ MIN_CALLS = 6
 """The fewest calls that give the median a 95 % interval; they are made however long they take."""
 MAX_CALLS = 100_000
 """Calls after which a fast runtime ends: more add no information and fill the disk."""
+NULL_CALLS = 10_000
+"""The same of the null runtime, which has nothing but its percentiles to be known for."""
 STAGED_SHARE = 0.25
 """Length of the staged pass as a share of the headline pass."""
 COLD_CALLS = 100
@@ -68,13 +70,14 @@ def measure(
         returned.append(now())
         scores.append(runtime.fetch(y)[: profile.batch])
 
+    most = NULL_CALLS if deployment.runtime == "null" else MAX_CALLS
     if profile.mistake == "compile-inside":
         headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
         warm = headline[:0]
     else:
         timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
-        warm = timed_loop(timed, profile.warmup_seconds, at_most=MAX_CALLS)
-        headline = timed_loop(timed, profile.seconds, MIN_CALLS, MAX_CALLS)
+        warm = timed_loop(timed, profile.warmup_seconds, at_most=most)
+        headline = timed_loop(timed, profile.seconds, MIN_CALLS, most)
     stamps = np.concatenate([warm, headline])
     if returned:
         stamps[:, 1] = returned
@@ -90,10 +93,12 @@ def measure(
     }
     if expected is not None:
         columns["wrong"] = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
-    return Timed(columns, {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds))
+    return Timed(columns, {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds, most))
 
 
-def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, ...], seconds: float) -> dict[str, Any]:
+def _stages(
+    runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, ...], seconds: float, most: int
+) -> dict[str, Any]:
     padded = [pad(images, sizes) for images in ready]
     stages: list[tuple[int, int, int]] = []
 
@@ -109,6 +114,6 @@ def _stages(runtime: Runtime, ready: list[NDArray[np.uint8]], sizes: tuple[int, 
         stages.append((placed - start, computed - placed, now() - computed))
 
     first = len(timed_loop(call, 0.0))
-    timed_loop(call, seconds * STAGED_SHARE, MIN_CALLS, MAX_CALLS)
+    timed_loop(call, seconds * STAGED_SHARE, MIN_CALLS, most)
     place, run, fetch = np.array(stages, np.int64).T
     return {"place_ns": place, "run_ns": run, "fetch_ns": fetch, "warmup": np.arange(len(stages)) < first}

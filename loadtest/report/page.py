@@ -23,8 +23,9 @@ from loadtest.report.sections import (
 )
 from loadtest.report.wording import SECTIONS
 from loadtest.results import tabular, writers
+from loadtest.results.bundle import PUBLISHED, SUMS
 from loadtest.results.tabular import Table
-from loadtest.results.verify import PUBLISHED, SUMS, seal
+from loadtest.results.verify import seal
 from medserve import store, study
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
@@ -52,6 +53,14 @@ def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
     written = {out: document.html(page).encode(), out.with_suffix(".md"): document.markdown(page).encode()}
     written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
     return written | {out.parent / name: content for name, content in _beside(page)}
+
+
+def write_beside(run: Path, out: Path) -> list[Path]:
+    """Write the report of a run that stays as it is, as that of a bundle, and return the files, the page first."""
+    written = {path: content for path, content in files(run, out).items() if path != run / PUBLISHED}
+    with store.new_files(written):
+        pass
+    return list(written)
 
 
 def publish(run: Path, written: dict[Path, bytes]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.results import table
+from loadtest.results.bundle import PUBLISHED, SUMS, described
 from loadtest.results.row import published
 from medserve import store
 from medserve.certificate import compare
@@ -24,9 +25,6 @@ from medserve.scores import score
 from medserve.spec import Artifact, Checkpoint, Scores
 from medserve.tables import scores_file
 
-PUBLISHED = "results.json"
-SUMS = "SHA256SUMS"
-"""In the format of `sha256sum --check`, which works without medserve."""
 EQUAL = 1e-9
 """Relative difference up to which two numbers are equal: another processor may round the last digit otherwise."""
 
@@ -66,15 +64,20 @@ def seal(run: Path) -> None:
     store.write_bytes(run / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
-def verify(run: Path) -> Verified:
-    """Derive every number again. Raises BadInput when `run` is no run, of an older version, or not published."""
+def verify(run: Path, called: str | None = None) -> Verified:
+    """Derive every number again; differences name the run as `called`.
+
+    Raises BadInput when `run` is no run, of an older version, or not published.
+    """
     table.check_version(run)
     for name in (PUBLISHED, SUMS):
         if (run / "study.json").is_file() and not (run / name).is_file():
             raise BadInput(
                 f"{run / name}: no such file: nothing was published of this run; `medserve report {run}` does"
             )
-    return _Verification(run).result()
+    found = _Verification(run).result()
+    named = [difference.replace(str(run), called or str(run)) for difference in found.differences]
+    return msgspec.structs.replace(found, differences=named)
 
 
 class _Verification:
@@ -106,12 +109,16 @@ class _Verification:
     def _files(self) -> int:
         """Check every file against SHA256SUMS, and that against the manifests. Returns the number of files."""
         sums: dict[str, str] = {}
+        bundled = described(self._run)
+        left_out = bundled.left_out if bundled else ()
         for number, line in enumerate((self._run / SUMS).read_text(errors="replace").splitlines(), 1):
             digest, gap, name = line.partition("  ")
             if not gap:
                 self._differences.add(f"{self._run / SUMS}: line {number} is no digest with a file")
                 continue
             sums[name] = digest
+            if name in left_out:
+                continue
             try:
                 store.check_digests(self._run, {name: digest})
             except (BadInput, OSError, ValueError) as error:  # a damaged line may hold no valid name
@@ -122,7 +129,7 @@ class _Verification:
                 if sums.get(str((path.parent / name).relative_to(self._run))) != digest:
                     self._differences.add(f"{path}: {name} has another digest here than in {SUMS}, or none there")
         self._differences.update(unreadable)
-        return len(sums)
+        return len(sums) - len(left_out)
 
     def _test_scores(self) -> None:
         """Derive the scores of every checkpoint, and check each manifest that states them."""

@@ -135,7 +135,7 @@ def figure(facts: Facts) -> Figure | None:
     for plane in planes:
         labelled = _labelled(plane)
         points = {name: _point(facts, plane, name, name in labelled) for name in plane.rows}
-        front = sorted((points[name] for name in plane.front), key=lambda point: point.x.known)
+        front = sorted((points[name] for name in plane.front), key=lambda point: (point.x.known, point.series))
         said = f"on the front are {wording.listed([facts.named(plane.rows[point.series]) for point in front])}"
         x = Axis(title="median, ms (log)", over=[point.x for point in points.values()])
         where = [wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)]
