@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from loadtest.analysis.intervals import LEVEL, Interval, half_width
 from medserve.spec import Noun
 
-Verdict = Literal["faster", "slower", "equivalent", "undecided", "not comparable"]
+Verdict = Literal["faster", "slower", "equivalent", "undecided", "between-run variance unknown", "not comparable"]
 
 SWAPPED: dict[Verdict, Verdict] = {"faster": "slower", "slower": "faster"}
 INFINITE = "a percentile of a launch is infinite: too many requests failed"
@@ -24,6 +24,8 @@ MARGIN = 0.05
 """Two deployments within this share of each other are equivalent."""
 DRIFT = 5
 """Launches below which a monotonic rise is too likely by chance."""
+RUNS = 5
+"""Runs on machines of one kind that tell the spread between runs well enough to judge another one."""
 ENOUGH = 200
 """Launches that no user makes; a pair that needs so many is practically equal."""
 
@@ -42,7 +44,10 @@ class Ratio(Interval, frozen=True, kw_only=True):
 
 
 class Judged(Noun, frozen=True, kw_only=True):
-    """A ratio with its verdict on the second; `more` estimates how many more launches decide an undecided pair."""
+    """A ratio with its verdict on the second; `more` estimates how many more launches decide an undecided pair.
+
+    Where the variance between runs is unknown, it is the number of runs that are needed to know it.
+    """
 
     ratio: Ratio
     verdict: Verdict
@@ -65,20 +70,26 @@ def ratio(first: Mapping[int, float], second: Mapping[int, float], margin: float
     return _ratio(centre, error, count - 1, count, deviation, margin)
 
 
-def unpaired(first: Sequence[float], second: Sequence[float], margin: float = MARGIN) -> Ratio:
-    """Compare one percentile of two cells whose launches share no block, by Welch's t (1947) on the logarithms."""
-    if not first or not second:
+def between_runs(before: Sequence[Sequence[float]], now: Sequence[float], margin: float = MARGIN) -> Ratio:
+    """Compare one percentile of a cell in a run with earlier runs on machines of its kind, each given by its launches.
+
+    A run counts as one value, the mean of its launches' logarithms: what differs from run to run (memory, neighbours,
+    temperature) is the same in all its launches, so their spread says nothing of the next run. The interval is
+    Student's for one value more (Hahn & Meeker, Statistical Intervals, 1991, section 4.8); fewer than RUNS runs give
+    none.
+    """
+    if not before or not all(before) or not now:
         return Ratio(reason="no launch on one side")
-    if not all(isfinite(value) and value > 0 for value in (*first, *second)):
+    if not all(isfinite(value) and value > 0 for run in (*before, now) for value in run):
         return Ratio(reason=INFINITE)
-    sides = [[log(value) for value in side] for side in (first, second)]
-    centre, blocks = fmean(sides[1]) - fmean(sides[0]), min(map(len, sides))
-    if blocks < 2:
-        return Ratio(value=exp(centre), blocks=blocks, reason="one launch on a side: no interval")
-    parts = [max(stdev(side) ** 2 / len(side), 1e-24) for side in sides]
-    error = sqrt(sum(parts))
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
-    return _ratio(centre, error, freedom, blocks, error * sqrt(blocks), margin)
+    runs = [fmean(map(log, run)) for run in before]
+    centre, count = fmean(map(log, now)) - fmean(runs), len(runs)
+    if count < RUNS:
+        return Ratio(
+            value=exp(centre), blocks=count, reason=f"{count} of {RUNS} runs that tell the spread between runs"
+        )
+    error = max(stdev(runs) * sqrt(1 + 1 / count), 1e-12)
+    return _ratio(centre, error, count - 1, count, None, margin)
 
 
 def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
@@ -110,7 +121,7 @@ def swapped(judged: Judged) -> Judged:
     return replace(judged, ratio=judged.ratio.mapped(lambda end: 1 / end), verdict=verdict)
 
 
-def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float, margin: float) -> Ratio:
+def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: float | None, margin: float) -> Ratio:
     half, bound = half_width(error, freedom), log(1 + margin)
     return Ratio(
         value=exp(centre),

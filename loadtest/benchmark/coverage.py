@@ -153,9 +153,11 @@ def _launched(generator: np.random.Generator, p: float, count: int, skewed: bool
 
 def _pairs(trials: int) -> Iterator[Line]:
     for count in LAUNCHES:
-        draws = partial(_ratio, truth=1.2, count=count, noise=EFFECT), partial(_unpaired_ratio, truth=1.2, count=count)
-        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, draws[0])
-        yield _holds("ratio", f"two runs of {count} launches", trials, 1.2, draws[1])
+        draw = partial(_ratio, truth=1.2, count=count, noise=EFFECT)
+        yield _holds("ratio", f"paired, drift between {count} blocks", trials, 1.2, draw)
+    for count in (compare.RUNS, 2 * compare.RUNS):
+        draw = partial(_between_runs, truth=1.2, count=count)
+        yield _holds("ratio", f"a run after {count} others", trials, 1.2, draw)
 
 
 def _ratio(generator: np.random.Generator, truth: float, count: int, noise: float) -> compare.Ratio:
@@ -163,9 +165,11 @@ def _ratio(generator: np.random.Generator, truth: float, count: int, noise: floa
     return compare.ratio(first, second)
 
 
-def _unpaired_ratio(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
-    old, new = (np.exp(generator.normal(0.0, noise, count)) for noise in (EFFECT, 2 * EFFECT))
-    return compare.unpaired(old.tolist(), (truth * new).tolist())
+def _between_runs(generator: np.random.Generator, truth: float, count: int) -> compare.Ratio:
+    """Runs of three launches, which differ twice as much from run to run as within a run."""
+    levels = generator.normal(0.0, 2 * EFFECT, (count + 1, 1))
+    *before, now = np.exp(levels + generator.normal(0.0, EFFECT, (count + 1, 3)))
+    return compare.between_runs([run.tolist() for run in before], (truth * now).tolist())
 
 
 def _flags(trials: int) -> Iterator[Line]:

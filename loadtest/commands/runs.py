@@ -1,6 +1,7 @@
 """Implements `medserve results`, `report`, `compare`, `verify` and `bundle`: what is derived from a run's records."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,24 +22,31 @@ from medserve import store
 from medserve.errors import BadInput, CannotRun
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle, .zip.")]
 
 
 def report(
-    run: Folder,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run, or a bundle, .zip.")],
     out: Annotated[Path | None, typer.Option(help="The page, .html.", show_default="RUN/report.html")] = None,
 ) -> None:
     """Write a run's report: a page that needs no network, the same as Markdown, figures/ and tables/.
 
-    The report of a bundle is written beside it. Example: medserve report runs/quick
+    The report of a bundle goes into the folder BUNDLE-report beside it. Of several runs of one study, say on different
+    machines, it shows the ratios within each and where verdicts agree. Example: medserve report runs/quick
     """
-    from loadtest.report import page
+    from loadtest.report import facts, page, several
 
-    with bundles.opened(run) as folder:
-        if folder == run:
+    run, beside = runs[0], runs[0].with_name(f"{runs[0].stem}-report") / "report.html"
+    with ExitStack() as opened:
+        folders = [opened.enter_context(bundles.opened(path)) for path in runs]
+        if len(runs) > 1:
+            names = [path.stem for path in runs]
+            titles = [str(path) if names.count(path.stem) > 1 else path.stem for path in runs]
+            found = {title: facts.read(folder) for title, folder in zip(titles, folders, strict=True)}
+            written = several.write(found, out or Path("comparison") / "report.html")
+        elif folders[0] == run:
             written = page.write(run, out)
         else:
-            written = page.write_beside(folder, out or run.with_name(f"{run.stem}-report") / "report.html")
+            written = page.write_beside(folders[0], out or beside)
     print(written[0].resolve())
 
 
@@ -72,32 +80,36 @@ def results(
 
 
 def compare(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or bundle of a run; the old one of two.")],
-    new: Annotated[Path | None, typer.Argument(metavar="[NEW]", help="The new one of two.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folder or bundle of a run; of several, the last is judged.")
+    ],
     percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
     margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
     format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
 ) -> None:
-    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or two runs.
+    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or several runs.
 
     Verdicts are faster, slower, equivalent within the margin, or undecided; with 95 % confidence none of those on one
-    kind of pair under one profile is wrong. Exit code 1 when NEW is slower somewhere.
+    kind of pair under one profile is wrong. Of several runs of a study on one kind of machine the last is judged by
+    those before it: it takes five of them to know how far runs differ by themselves. Exit code 1 when it is slower
+    somewhere.
 
     Example: medserve compare runs/quick
     """
     share = percentile / 100
     if share not in SHARES:
         raise BadInput(f"--percentile is {percentile:g}; expected {', '.join(f'{known * 100:g}' for known in SHARES)}")
-    with bundles.opened(run) as folder:
-        if new is None:
-            _compare_within(folder, share, margin / 100, format)
+    with ExitStack() as opened:
+        found = [table.read(opened.enter_context(bundles.opened(path))) for path in runs]
+        if len(found) == 1:
+            _compare_within(found[0], share, margin / 100, format)
         else:
-            with bundles.opened(new) as other:
-                before, after = table.read(folder), table.read(other)
-            _compare_two(str(run), str(new), before, after, share, margin / 100, format)
+            _compare_runs(runs, found, share, margin / 100, format)
 
 
-def verify(run: Folder, json: Json = False) -> None:
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle, .zip.")], json: Json = False
+) -> None:
     """Derive every published number of a run again, from its raw samples and their digests.
 
     Exit code 1 when a number or a file differs. Example: medserve verify runs/quick
@@ -165,9 +177,8 @@ def _print_tables(tables: Sequence[Table], notes: Sequence[str], style: str = "d
         console.print(note, style=style, markup=False, highlight=False)
 
 
-def _compare_within(folder: Path, percentile: float, margin: float, form: str) -> None:
+def _compare_within(run: table.Run, percentile: float, margin: float, form: str) -> None:
     """Print the pairs of one run."""
-    run = table.read(folder)
     found = pairs.compare(table.rows(run), run.percentiles(percentile).__getitem__, margin)
     if form != "table":
         print(writers.render_plain([pair.published(percentile) for pair in found], form))
@@ -189,21 +200,23 @@ def _compare_within(folder: Path, percentile: float, margin: float, form: str) -
     _print_tables(tables, nodes)
 
 
-def _compare_two(
-    old: str, new: str, before: table.Run, after: table.Run, percentile: float, margin: float, form: str
+def _compare_runs(
+    paths: Sequence[Path], runs: Sequence[table.Run], percentile: float, margin: float, form: str
 ) -> None:
-    """Print what changed between two runs. Raises CannotRun when a cell became slower."""
-    found = pairs.changes(before, after, percentile, margin)
+    """Print how the last of several runs differs from those before. Raises CannotRun when a cell became slower."""
+    *before, new = runs
+    found = pairs.changes(before, new, percentile, margin)
     if form != "table":
         rows = [{"cell": cell, "percentile": percentile, **pairs.published(judged)} for cell, judged in found.items()]
         print(writers.render_plain(rows, form))
     else:
-        title = f"{new} over {old}: p{percentile * 100:g}"
+        others = str(paths[0]) if len(before) == 1 else f"{len(before)} runs"
+        title = f"{paths[-1]} over {others}: p{percentile * 100:g}"
         shown = _verdicts(title, ("cell",), [((cell,), judged) for cell, judged in found.items()])
-        versions = pairs.versions(before, after).items()
+        versions = pairs.versions(before[-1], new).items()
         _print_tables([shown], [f"{name}: {was or 'absent'} -> {now or 'absent'}" for name, (was, now) in versions])
     if slower := [cell for cell, judged in found.items() if judged.verdict == "slower"]:
-        raise CannotRun(f"slower than in {old}: {and_more(slower)}")
+        raise CannotRun(f"slower than before: {and_more(slower)}")
 
 
 def _short(row: Row) -> str:
@@ -218,7 +231,9 @@ def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str,
     lines = []
     for words, judged in found:
         ratio, verdict = judged.ratio, str(judged.verdict)
-        if judged.more is not None:
+        if judged.verdict == "between-run variance unknown":
+            verdict += f": {judged.more} more runs to tell"
+        elif judged.more is not None:
             verdict += f", ~{judged.more} more to tell"
         elif ratio.value is None and ratio.reason:
             verdict += f": {ratio.reason}"

@@ -16,6 +16,7 @@ from loadtest.results import agreement, table
 from loadtest.results.agreement import Agreement
 from loadtest.results.pairs import Comparisons
 from loadtest.results.row import PERCENTILES, Row
+from loadtest.results.table import Run
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -31,17 +32,19 @@ Mode = Literal["in-process", "closed-loop", "open-loop"]
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """A run in memory. `failures` maps (stage, name) to a reason; `results` are those that can be read, in time.
+    """A run in memory; `measured` are its records, reduced.
 
-    `rows` are those without a timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch
-    (means where that is the mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of
-    the launches of each cell; `breakdowns` are of the cells with single images and one user over HTTP. `comparisons`
-    judges pairs of rows by `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles
-    of the main tables and charts: without pauses, and with the fewest users of a ladder.
+    `failures` maps (stage, name) to a reason; `results` are those that can be read, in time. `rows` are those without a
+    timing mistake, `mistaken` the others. `medians` are milliseconds by cell and launch (means where that is the
+    mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of the launches of each cell;
+    `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of rows by
+    `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles of the main tables and
+    charts: without pauses, and with the fewest users of a ladder.
     """
 
     study: Study
     plan: Plan
+    measured: Run
     rows: list[Row]
     mistaken: list[Row]
     medians: dict[str, dict[int, float]]
@@ -134,6 +137,7 @@ def read(run: Path) -> Facts:
     return Facts(
         study=study,
         plan=matrix,
+        measured=measured,
         rows=rows,
         mistaken=[row for row in every if row.mistake is not None],
         medians=medians,

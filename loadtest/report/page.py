@@ -49,9 +49,14 @@ def files(run: Path, out: Path | None = None) -> dict[Path, bytes]:
     if out.suffix != ".html":
         raise BadInput(f"{out}: the report is a page; give --out a name that ends in .html")
     found = facts.read(run)
-    page = compose(found, run.resolve().name)
-    written = {out: document.html(page).encode(), out.with_suffix(".md"): document.markdown(page).encode()}
+    written = render(compose(found, run.resolve().name), out)
     written[run / PUBLISHED] = writers.render([*found.rows, *found.mistaken], "json").encode()
+    return written
+
+
+def render(page: Page, out: Path) -> dict[Path, bytes]:
+    """The page `out` and what lies beside it, by path: the same as Markdown, each figure and each table."""
+    written = {out: document.html(page).encode(), out.with_suffix(".md"): document.markdown(page).encode()}
     return written | {out.parent / name: content for name, content in _beside(page)}
 
 
@@ -75,13 +80,13 @@ def compose(found: Facts, folder: str) -> Page:
     times = breakdown.tables(found)
     of_sizes, of_one_size = resolution.latency(found), resolution.latency_at_one_size(found)
     sections = [
-        _section("choose", choose.figure(found), choose.objectives(found), choose.fronts(found)),
-        _section("deployments", deployments.distributions(found), *deployments.tables(found)),
-        _section("formats", formats.figure(found), formats.table(found)),
-        _section(
+        section("choose", choose.figure(found), choose.objectives(found), choose.fronts(found)),
+        section("deployments", deployments.distributions(found), *deployments.tables(found)),
+        section("formats", formats.figure(found), formats.table(found)),
+        section(
             "resolution", of_one_size if of_sizes else None, *resolution.responses(found), resolution.crossovers(found)
         ),
-        _section(
+        section(
             "load",
             load.rates(found),
             load.users(found),
@@ -89,7 +94,7 @@ def compose(found: Facts, folder: str) -> Page:
             load.ladder(found),
             load.pauses(found),
         ),
-        _section(
+        section(
             "time",
             breakdown.figure(found),
             breakdown.overhead_figure(found),
@@ -97,7 +102,7 @@ def compose(found: Facts, folder: str) -> Page:
             breakdown.overheads(found),
             introduced=bool(times),
         ),
-        _section(
+        section(
             "costs",
             costs.curves(found),
             costs.efficiency(found),
@@ -105,8 +110,8 @@ def compose(found: Facts, folder: str) -> Page:
             costs.training(found),
             costs.seeds(found),
         ),
-        _section("claims", *claims.tables(found)),
-        _section(
+        section("claims", *claims.tables(found)),
+        section(
             "validity",
             measurement.checks(found),
             measurement.roofline(found),
@@ -119,8 +124,8 @@ def compose(found: Facts, folder: str) -> Page:
             environment.data(found),
             environment.versions(found),
         ),
-        _section("reproduce", _commands(found, folder)),
-        _section("meaning", Terms("", tuple(GLOSSARY.items()))),
+        section("reproduce", _commands(found, folder)),
+        section("meaning", Terms("", tuple(GLOSSARY.items()))),
     ]
     return Page(
         title=found.study.title,
@@ -148,7 +153,7 @@ def _beside(page: Page) -> Iterator[tuple[str, bytes]]:
                     yield f"tables/{name}.{ending}", text.encode()
 
 
-def _section(name: str, *blocks: Block | None, introduced: bool = True) -> Section:
+def section(name: str, *blocks: Block | None, introduced: bool = True) -> Section:
     """A section with its words; null blocks are left out."""
     known = SECTIONS[name]
     intro = known.get("intro", "") if introduced else ""

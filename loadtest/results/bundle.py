@@ -175,8 +175,7 @@ def machine_kind(machine: dict[str, Any]) -> str:
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     member = zipfile.ZipInfo(name, _FIRST_DATE)
     member.create_system = 3  # zipfile writes what it runs on
-    # Records are compressed already.
-    member.compress_type = zipfile.ZIP_STORED if name.endswith(".parquet") else zipfile.ZIP_DEFLATED
+    member.compress_type = zipfile.ZIP_DEFLATED
     archive.writestr(member, content)
 
 
@@ -262,7 +261,7 @@ def _check_content(path: Path, folder: Path, made: Bundle) -> None:
 
 
 def _check_rows(path: Path) -> None:
-    with suppress(pa.ArrowException):  # whoever reads it says what is wrong
+    with suppress(pa.ArrowException):  # its reader says what is wrong
         rows = pq.read_metadata(path).num_rows
         if rows > MOST_ROWS:
             raise BadInput(f"{path}: {rows:,} rows; a record may have up to {MOST_ROWS:,}")

@@ -3,13 +3,15 @@
 Every comparison of two cells comes from here: `medserve compare`, the report's tables and the claims.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
+from math import isfinite, log
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from loadtest.analysis.compare import MARGIN, Judged, Ratio, judge, ratio, swapped, unpaired
+from loadtest.analysis.compare import MARGIN, RUNS, Judged, Ratio, between_runs, judge, ratio, swapped
 from loadtest.results.row import Row
 from loadtest.results.table import MeasuredCell, Run
 from medserve.errors import BadInput
@@ -129,23 +131,42 @@ def compare(rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGI
     return found
 
 
-def changes(old: Run, new: Run, percentile: float, margin: float = MARGIN) -> dict[str, Judged]:
-    """The verdict on every cell that both runs measured, by its name: new over old, above 1 when it became slower.
+def changes(before: Sequence[Run], new: Run, percentile: float, margin: float = MARGIN) -> dict[str, Judged]:
+    """The verdict on every cell that all runs measured, by its name: new over those before, above 1 when it is slower.
 
-    Launches of two runs share no block. Raises BadInput that names the first thing that differs when the runs are not
-    comparable, or share no cell.
+    It takes RUNS runs before the new one to know how far runs differ by themselves. Raises BadInput that names the
+    first thing that differs when the runs are not comparable, or share no cell.
     """
-    before, after = ({cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (old, new))
-    shared = [name for name in after if name in before]
+    measured = [{cell.cell.name: cell for cell in run.cells if cell.summaries} for run in (*before, new)]
+    shared = [name for name in measured[-1] if all(name in cells for cells in measured)]
     if not shared:
-        raise BadInput(f"{old.folder} and {new.folder} have no measured cell in common; compare two runs of one study")
-    one, other = _machine(old), _machine(new)
-    _check_equal((field, one.get(field), other.get(field)) for field in MACHINE)
-    for name in shared:
-        _check_comparable(before[name], after[name])
-    was, now = old.percentiles(percentile), new.percentiles(percentile)
-    ratios = [unpaired(list(was[name].values()), list(now[name].values()), margin) for name in shared]
-    return dict(zip(shared, judge(ratios, margin), strict=True))
+        folders = " and ".join(str(run.folder) for run in (*before, new))
+        raise BadInput(f"{folders} have no measured cell in common; compare runs of one study")
+    for run, cells in zip(before, measured, strict=False):
+        one, other = _machine(run), _machine(new)
+        _check_equal((field, one.get(field), other.get(field)) for field in MACHINE)
+        for name in shared:
+            _check_comparable(cells[name], measured[-1][name])
+    was, now = [run.percentiles(percentile) for run in before], new.percentiles(percentile)
+    ratios = [
+        between_runs([list(run[name].values()) for run in was], list(now[name].values()), margin) for name in shared
+    ]
+    found = dict(zip(shared, judge(ratios, margin), strict=True))
+    if (missing := RUNS - len(before)) <= 0:
+        return found
+    return {
+        name: judged
+        if judged.verdict == "not comparable"
+        else Judged(ratio=judged.ratio, verdict="between-run variance unknown", more=missing)
+        for name, judged in found.items()
+    }
+
+
+def deviation(runs: Iterable[Run], cell: str, percentile: float = 0.5) -> float | None:
+    """Standard deviation between runs of the logarithm of a percentile of a cell; null for fewer than two runs."""
+    values = [list(run.percentiles(percentile).get(cell, {}).values()) for run in runs]
+    means = [fmean(map(log, run)) for run in values if run and all(isfinite(value) and value > 0 for value in run)]
+    return stdev(means) if len(means) > 1 else None
 
 
 def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
@@ -190,7 +211,7 @@ def _check_comparable(old: MeasuredCell, new: MeasuredCell) -> None:
 def _check_equal(found: Iterable[tuple[str, Any, Any]]) -> None:
     for what, old, new in found:
         if old != new:
-            raise BadInput(f"the runs are not comparable: {what} is {old} in the old and {new} in the new one")
+            raise BadInput(f"the runs are not comparable: {what} is {old} in an earlier and {new} in the last one")
 
 
 def _machine(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`medserve compare` and `medserve verify` on runs whose truth is known."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -137,22 +138,32 @@ def test_compare_the_report_and_the_claims_name_the_same_verdicts(tmp_path: Path
             assert verdicts.get((plane.profile, better, name), "slower") == "slower"
 
 
-def test_two_runs_show_what_became_slower(run: Path, tmp_path: Path) -> None:
-    def slower(deployed: Deployed, cell: Cell, index: int) -> float:
-        return latency(deployed, cell, index) * (3.0 if deployed.deployment.runtime == "torchscript" else 1.0)
+def test_a_run_is_slower_only_beyond_what_five_runs_differ_by(tmp_path: Path) -> None:
+    def run(number: int, factor: float = 1.0) -> Path:
+        def of_run(deployed: Deployed, cell: Cell, index: int) -> float:
+            slower = factor if deployed.deployment.runtime == "torchscript" else 1.0
+            return latency(deployed, cell, index) * slower * (1 + 0.02 * math.sin(7 * number))
 
-    new = build(tmp_path / "new", MADE, slower)
-    changed = {cell: judged.verdict for cell, judged in pairs.changes(table.read(run), table.read(new), 0.5).items()}
-    assert {verdict for cell, verdict in changed.items() if ".torchscript.cpu" in cell} == {"slower"}
-    assert "slower" not in {verdict for cell, verdict in changed.items() if ".torchscript.cpu" not in cell}
-    said = medserve("compare", run, new)
+        return build(tmp_path / f"run-{number}", MADE, of_run)
+
+    *before, same, new = [run(number) for number in range(6)] + [run(6, 3.0)]
+    said = medserve("compare", *before, new)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
-    assert "slower than in" in said.stderr
-    back = medserve("compare", new, run, "--format", "json")
-    assert back.returncode == 0
+    assert "slower than before" in said.stderr
+    found = json.loads(medserve("compare", *before, new, "--format", "json").stdout)
     keys = ["cell", "percentile", "value", "low", "high", "verdict", "launches", "more", "reason"]
-    assert list(json.loads(back.stdout)[0]) == keys
+    assert list(found[0]) == keys
+    verdicts = {one["cell"]: one["verdict"] for one in found}
+    assert {verdict for cell, verdict in verdicts.items() if ".torchscript.cpu" in cell} == {"slower"}
+    assert "slower" not in {verdict for cell, verdict in verdicts.items() if ".torchscript.cpu" not in cell}
+    again = medserve("compare", *before, same)
+    assert again.returncode == 0, again.stderr
+    two = medserve("compare", same, new, "--format", "json")
+    assert two.returncode == 0, "how far two runs differ by themselves is unknown"
+    unknown = {(one["verdict"], one["more"], one["low"]) for one in json.loads(two.stdout)}
+    assert unknown == {("between-run variance unknown", 4, None)}
+    assert "between-run variance unknown: 4" in " ".join(medserve("compare", same, new).stdout.split())
 
 
 def change_results(run: Path, **fields: object) -> None:
@@ -165,16 +176,16 @@ def change_results(run: Path, **fields: object) -> None:
 def test_runs_that_are_not_comparable_are_refused_by_the_first_thing_that_differs(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
     change_results(other, machine={**table.read(run).cells[0].machine, "cpu": "Another processor"})
-    with pytest.raises(BadInput, match="not comparable: cpu is A processor in the old and Another processor"):
-        pairs.changes(table.read(run), table.read(other), 0.5)
+    with pytest.raises(BadInput, match="not comparable: cpu is A processor in an earlier and Another processor"):
+        pairs.changes([table.read(run)], table.read(other), 0.5)
     longer = study(
         sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1"), seconds=9.0),)
     )
     with pytest.raises(BadInput, match="seconds of in-process-1 is"):
-        pairs.changes(table.read(run), table.read(build(tmp_path / "longer", longer, latency)), 0.5)
+        pairs.changes([table.read(run)], table.read(build(tmp_path / "longer", longer, latency)), 0.5)
     small = study(sizes=(64,), frameworks=("pytorch",))
     with pytest.raises(BadInput, match="no measured cell in common"):
-        pairs.changes(table.read(run), table.read(build(tmp_path / "small", small, latency)), 0.5)
+        pairs.changes([table.read(run)], table.read(build(tmp_path / "small", small, latency)), 0.5)
 
 
 def state(path: Path, **fields: object) -> None:
@@ -204,7 +215,7 @@ def test_a_run_of_a_later_version_is_read_without_what_is_unknown(run: Path, tmp
     assert table.rows(table.read(later)) == table.rows(table.read(run))
     page.write(later)
     assert verify(later).differences == []
-    changes = pairs.changes(table.read(run), table.read(later), 0.5)
+    changes = pairs.changes([table.read(run)], table.read(later), 0.5)
     assert [judged.ratio.value for judged in changes.values()] == pytest.approx([1.0] * len(changes))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.analysis.compare import MARGIN, Ratio, drifting, judge, ratio, unpaired
+from loadtest.analysis.compare import MARGIN, Ratio, between_runs, drifting, judge, ratio
 
 positive = st.floats(0.01, 1e4)
 
@@ -126,17 +126,26 @@ def _campaign(generator: np.random.Generator, true_ratio: float, noise: float, l
     return ratio(blocks(*first.tolist()), blocks(*second.tolist()))
 
 
-def test_two_runs_share_no_block_and_are_compared_by_welch() -> None:
+def test_a_run_is_judged_by_the_spread_between_the_runs_before_it() -> None:
+    """Launches of a run are alike: by them alone the new run would be far away from the others."""
     from scipy import stats
 
-    first, second = [1.0, 1.1, 1.05], [2.0, 2.5, 2.1, 2.2]
-    found = unpaired(first, second)
-    welch = stats.ttest_ind(np.log(second), np.log(first), equal_var=False)
-    interval = welch.confidence_interval()
-    assert found.p_differs == pytest.approx(welch.pvalue)
-    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-    assert unpaired([1.0], [2.0]).reason == "one launch on a side: no interval"
-    assert unpaired([], [2.0]).value is None
+    before, now = [[1.0, 1.01], [1.2, 1.21], [0.9, 0.91], [1.1, 1.11], [1.0, 1.02]], [1.15, 1.16]
+    found = between_runs(before, now)
+    means = [np.log(run).mean() for run in before]
+    half = stats.t.ppf(0.975, 4) * np.std(means, ddof=1) * math.sqrt(1 + 1 / 5)
+    centre = np.log(now).mean() - np.mean(means)
+    assert (found.value, found.low, found.high) == pytest.approx([math.exp(centre + side) for side in (0, -half, half)])
+    assert judge([found])[0].verdict == "undecided"
+    assert judge([between_runs(before, [3.0, 3.0])])[0].verdict == "slower"
+
+
+def test_with_fewer_runs_the_spread_between_them_is_unknown() -> None:
+    found = between_runs([[1.0, 1.1]] * 4, [2.0])
+    assert (found.low, found.reason) == (None, "4 of 5 runs that tell the spread between runs")
+    assert found.value == pytest.approx(2.0 / math.sqrt(1.1))
+    assert between_runs([], [2.0]).value is None
+    assert between_runs([[1.0], []], [2.0]).value is None
 
 
 def test_a_small_difference_is_equivalent_only_where_that_holds_for_all_pairs_together() -> None:
