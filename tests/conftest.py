@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,14 @@ settings.load_profile("medserve")
 # program starts with another number of threads, it starts with variables of its own.
 os.environ |= {name: value for name, value in machine.thread_environment(1).items() if name.endswith("_THREADS")}
 
+# The same small networks are compiled in many processes of a run: the second one reads what the first one compiled.
+XLA_CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp(prefix="medserve-xla-")
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": XLA_CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
 Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -52,6 +61,12 @@ def check_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
 
 # Files that take longest, first, so that two processes end together (`--no-loadscope-reorder`).
 LONGEST = ("networks", "export", "transfer", "runtimes", "frameworks", "runner", "load_command", "load", "golden")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # Each process of a parallel run has this cache; the one that began it ends last.
+    if not hasattr(config, "workerinput") and Path(XLA_CACHE).name.startswith("medserve-xla-"):
+        shutil.rmtree(XLA_CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

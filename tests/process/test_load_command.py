@@ -130,12 +130,14 @@ def test_wrong_scores_are_counted_as_failures(stage: Stage, tmp_path: Path) -> N
     out = tmp_path / "samples.parquet"
     words = ("--images", str(tmp_path / "images.npy"), "--seconds", "0.5", "--warmup", "0.2", "--out", str(out))
     with stub(calm) as server:
-        good = load(stage, server, *words, "--expect", str(tmp_path / "good.npy"), "--rate", "40")
+        load(stage, server, *words, "--expect", str(tmp_path / "good.npy"), "--rate", "40")
+        good = samples.read(out)["wrong"].to_pylist()
         other = load(stage, server, *words, "--expect", str(tmp_path / "other.npy"), "--rate", "40")
         search = load(
             stage, server, *words, "--expect", str(tmp_path / "other.npy"), "--objective", "p50<1s", "--max-rate", "16"
         )
-    assert good.returncode == 0, good.stderr
+    assert len(good) == 28
+    assert not any(good)
     assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.200 s into the run: other scores")
     assert search.returncode == 1
     assert "error: at 16 requests/s: " in search.stderr
