@@ -6,7 +6,7 @@ spread between runs, which takes `compare.RUNS` of them to be known.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -23,7 +23,7 @@ from loadtest.report.sections.formats import DECIDED, KIND
 from loadtest.report.tables import Field, field, text
 from loadtest.results import pairs
 from loadtest.results.bundle import machine_kind
-from loadtest.results.pairs import KINDS, Pair
+from loadtest.results.pairs import KINDS, MACHINE, Pair
 from loadtest.results.tabular import Cell, Table, Tone
 from medserve import store
 from medserve.errors import BadInput
@@ -106,15 +106,21 @@ def pairs_across(found: Mapping[str, Facts]) -> list[Across]:
 
 
 def by_machine(found: Mapping[str, Facts]) -> dict[str, dict[str, Facts]]:
-    """The runs by the kind of their machine."""
-    kinds: dict[str, dict[str, Facts]] = {}
+    """The runs by the kind of their machine, those together that can be compared."""
+    kinds: dict[tuple[str, ...], dict[str, Facts]] = {}
     for name, facts in found.items():
-        kinds.setdefault(_kind(facts), {})[name] = facts
-    return kinds
+        kinds.setdefault(tuple(str(_machine(facts).get(field)) for field in MACHINE), {})[name] = facts
+    titles = [_kind(next(iter(same.values()))) for same in kinds.values()]
+    repeated = [title if titles.count(title) == 1 else f"{title} ({place})" for place, title in enumerate(titles, 1)]
+    return dict(zip(repeated, kinds.values(), strict=True))
 
 
 def _kind(facts: Facts) -> str:
-    return machine_kind(facts.results[0].machine if facts.results else {})
+    return machine_kind(_machine(facts))
+
+
+def _machine(facts: Facts) -> dict[str, Any]:
+    return facts.results[0].machine if facts.results else {}
 
 
 def _verdicts(found: Mapping[str, Facts], across: Sequence[Across]) -> Table | None:

@@ -17,7 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loadtest.results import table
@@ -40,8 +42,10 @@ KEPT = re.compile(
 """The files of a run from which its numbers are derived."""
 MODELS = re.compile(r"artifacts/[^/]+/(?!.*golden\.npz).+|checkpoints/[^/]+/weights\.safetensors")
 """The files that are added where models and weights are asked for."""
-MOST_FILES, MOST_BYTES, MOST_ROWS = 200_000, 4 << 30, 100_000_000
-"""Bounds of a bundle that is read: its files, their bytes in all, and the rows of one record."""
+MOST_FILES, MOST_BYTES, MOST_TEXT, MOST_ROWS = 200_000, 4 << 30, 64 << 20, 20_000_000
+"""Bounds of a bundle that is read: its files, their bytes in all, those of one text, and the rows of one record."""
+LONGEST_ERROR = 10_000
+"""Bytes of the text of a failed request; a record may hold it once for a million rows."""
 DIGEST_LENGTH = 64
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 """Of every file in a bundle: the same run gives the same bytes."""
@@ -230,8 +234,10 @@ def _check_names(path: Path, made: Bundle, members: dict[str, zipfile.ZipInfo]) 
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, path: Path) -> None:
-    if member.file_size > MOST_BYTES or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadInput(f"{path}: {member.filename} is larger than {MOST_BYTES:,} bytes, or packed in another way")
+    is_text = member.filename == SUMS or member.filename.endswith(".json")
+    most = min(MOST_TEXT, MOST_BYTES) if is_text else MOST_BYTES
+    if member.file_size > most or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadInput(f"{path}: {member.filename} is larger than {most:,} bytes, or packed in another way")
     target = folder / member.filename
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -256,12 +262,29 @@ def _check_content(path: Path, folder: Path, made: Bundle) -> None:
             store.check_digests(folder, {name: sums[name]})
             if name.endswith(".parquet"):
                 _check_rows(folder / name)
+            elif name.endswith(".npy"):
+                _check_array(folder / name)
     for name in sorted(sums.keys() - made.files.keys() - set(made.left_out)):
         raise BadInput(f"{path}: {name} is in {SUMS}, but neither here nor left out; get the bundle again")
 
 
 def _check_rows(path: Path) -> None:
-    with suppress(pa.ArrowException):  # its reader says what is wrong
-        rows = pq.read_metadata(path).num_rows
+    """Raise BadInput where few bytes stand for more rows, or longer texts, than can be held."""
+    with suppress(pa.ArrowException), pq.ParquetFile(path, read_dictionary=["error"]) as file:
+        # What else may be wrong with it, its reader says.
+        rows = file.metadata.num_rows
         if rows > MOST_ROWS:
             raise BadInput(f"{path}: {rows:,} rows; a record may have up to {MOST_ROWS:,}")
+        if "error" in file.schema_arrow.names:
+            for chunk in file.read(["error"])["error"].chunks:
+                lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+                if lengths.max(initial=0) > LONGEST_ERROR:
+                    raise BadInput(f"{path}: an error of more than {LONGEST_ERROR:,} bytes; do not use this bundle")
+
+
+def _check_array(path: Path) -> None:
+    """Raise BadInput where a file's head states another number of values than the file holds, or no numbers."""
+    try:
+        np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise BadInput(f"{path}: no array of numbers: {error}; do not use this bundle") from None

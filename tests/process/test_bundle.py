@@ -1,5 +1,7 @@
 """Bundles: a run in one file, from which every number is derived again, and of which no byte changes unseen."""
 
+import hashlib
+import io
 import json
 import random
 import re
@@ -8,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -186,6 +189,37 @@ def test_a_bomb_is_refused_before_it_is_unpacked(
     # A record of constants packs any number of rows into a page.
     monkeypatch.setattr(bundle, "MOST_ROWS", 100)
     assert re.search(r"results/\S+/0/samples\.parquet: \d+ rows; a record may have up to 100$", refusal(bundled))
+
+
+def forged(bundled: Path, out: Path, ending: str, content: bytes) -> Path:
+    """A bundle in which one file has another content, with all digests and sizes to match."""
+
+    def change(members: Members) -> Members:
+        files = dict(members)
+        name = next(name for name in files if name.endswith(ending))
+        files[name] = content
+        line = f"{hashlib.sha256(content).hexdigest()}  {name}"
+        files[bundle.SUMS] = re.sub(rb"(?m)^.*  " + re.escape(name).encode() + b"$", line.encode(), files[bundle.SUMS])
+        described = json.loads(files[bundle.BUNDLE])
+        described["files"] |= {name: len(content), bundle.SUMS: len(files[bundle.SUMS])}
+        files[bundle.BUNDLE] = json.dumps(described).encode()
+        return list(files.items())
+
+    return rewritten(bundled, out, change)
+
+
+def test_an_array_or_a_record_that_claims_more_than_it_holds_is_refused(bundled: Path, tmp_path: Path) -> None:
+    head = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 8), }"
+    array = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode()
+    assert "no array of numbers" in refusal(forged(bundled, tmp_path / "a.zip", "test_scores.npy", array))
+    objects = io.BytesIO()
+    np.save(objects, np.array([{}], object), allow_pickle=True)
+    line = refusal(forged(bundled, tmp_path / "o.zip", "test_scores.npy", objects.getvalue()))
+    assert "no array of numbers" in line, "nothing is unpickled"
+    long = io.BytesIO()
+    pq.write_table(pa.table({"error": ["x" * 20_000] * 5}), long)
+    line = refusal(forged(bundled, tmp_path / "e.zip", "samples.parquet", long.getvalue()))
+    assert "an error of more than 10,000 bytes" in line
 
 
 def test_a_file_that_holds_more_than_it_states_is_refused(bundled: Path, tmp_path: Path) -> None:

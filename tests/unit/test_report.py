@@ -204,7 +204,7 @@ def test_figures_are_files_of_their_own(run: Path) -> None:
 
 def test_every_caption_is_that_of_a_figure_or_a_table() -> None:
     """A caption is found by a name or a title; one that is spelt otherwise would be lost without a word."""
-    sources = "".join(path.read_text() for path in (Path(page.__file__).parent / "sections").glob("*.py"))
+    sources = "".join(path.read_text() for path in Path(page.__file__).parent.rglob("*.py"))
     assert [name for name in (*wording.CAPTIONS, *wording.TABLES) if f'"{name}"' not in sources] == []
 
 
