@@ -270,13 +270,12 @@ def _check_content(path: Path, folder: Path, made: Bundle) -> None:
 
 def _check_rows(path: Path) -> None:
     """Raise BadInput where few bytes stand for more rows, or longer texts, than can be held."""
-    with suppress(pa.ArrowException), pq.ParquetFile(path, read_dictionary=["error"]) as file:
-        # What else may be wrong with it, its reader says.
-        rows = file.metadata.num_rows
-        if rows > MOST_ROWS:
-            raise BadInput(f"{path}: {rows:,} rows; a record may have up to {MOST_ROWS:,}")
-        if "error" in file.schema_arrow.names:
-            for chunk in file.read(["error"])["error"].chunks:
+    with suppress(pa.ArrowException):  # what else may be wrong with it, its reader says
+        found = pq.read_metadata(path)
+        if found.num_rows > MOST_ROWS:
+            raise BadInput(f"{path}: {found.num_rows:,} rows; a record may have up to {MOST_ROWS:,}")
+        if "error" in found.schema.names:
+            for chunk in pq.ParquetFile(path, read_dictionary=["error"]).read(["error"])["error"].chunks:
                 lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
                 if lengths.max(initial=0) > LONGEST_ERROR:
                     raise BadInput(f"{path}: an error of more than {LONGEST_ERROR:,} bytes; do not use this bundle")

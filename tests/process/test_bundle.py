@@ -17,6 +17,7 @@ import pytest
 from conftest import Stage
 from made_run import build, prove, study
 
+from loadtest import samples
 from loadtest.report import page
 from loadtest.results import bundle, table
 from loadtest.results.verify import verify
@@ -31,6 +32,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = study(sizes=(28,), frameworks=("pytorch",))
     out = build(tmp_path_factory.mktemp("runs") / "made", made, lambda deployed, cell, index: 2.0 + index / 100)
     prove(out)
+    stages = {"place_ns": [1], "run_ns": [2], "fetch_ns": [3], "warmup": [False]}
+    samples.write(next(out.glob("results/*in-process-1/0")) / "stages.parquet", stages, samples.STAGES)
     (out / "logs").mkdir()
     (out / "logs" / "train.log").write_text("what a framework said")
     (next(iter((out / "checkpoints").iterdir())) / "weights.safetensors").write_bytes(b"weights")
