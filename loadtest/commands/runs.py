@@ -30,8 +30,10 @@ def report(
 ) -> None:
     """Write a run's report: a page that needs no network, the same as Markdown, figures/ and tables/.
 
-    The report of a bundle goes into the folder BUNDLE-report beside it. Of several runs of one study, say on different
-    machines, it shows the ratios within each and where verdicts agree. Example: medserve report runs/quick
+    The report of a bundle goes into the folder BUNDLE-report beside it. The one of several runs of a study, say on
+    different machines, shows the ratios within each and where verdicts agree; it goes into the folder `comparison`.
+
+    Example: medserve report runs/quick
     """
     from loadtest.report import facts, page, several
 
@@ -232,7 +234,7 @@ def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str,
     for words, judged in found:
         ratio, verdict = judged.ratio, str(judged.verdict)
         if judged.verdict == "between-run variance unknown":
-            verdict += f": {judged.more} more runs to tell"
+            verdict += f": {judged.more} more to tell"
         elif judged.more is not None:
             verdict += f", ~{judged.more} more to tell"
         elif ratio.value is None and ratio.reason:

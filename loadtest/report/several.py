@@ -172,7 +172,7 @@ def _judged(judged: Judged) -> Cell:
     """A ratio with its interval and verdict."""
     ratio = judged.ratio
     if judged.verdict == "between-run variance unknown":
-        beside = f"{judged.verdict}: {judged.more} more runs"
+        beside = f"{judged.verdict}: {judged.more} more to tell"
     else:
         beside = f"{interval(ratio.low, ratio.high)} {judged.verdict}"
     value = ABSENT if ratio.value is None else times(ratio.value)

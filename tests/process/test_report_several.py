@@ -64,7 +64,7 @@ def test_the_page_never_ranks_over_machines(runs: dict[str, Facts]) -> None:
     assert [block.title for block in spread.blocks] == ["A processor, 2 cores"], "only runs of one machine kind"
     (beside,) = spread.blocks
     assert [column.title for column in beside.columns][3:5] == ["a", "c"]
-    assert all("between-run variance unknown: 4 more runs" in line.cells[-1].note for line in beside.lines)
+    assert all("between-run variance unknown: 4 more to tell" in line.cells[-1].note for line in beside.lines)
     assert len(listed.blocks[0].lines) == 3
     assert next(line.cells[4].text for line in verdicts.blocks[0].lines) == "flip", "what flips is first"
     assert page.picture is not None
