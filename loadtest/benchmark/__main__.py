@@ -1,7 +1,7 @@
 """`python -m loadtest.benchmark`: measures the load generator, the statistics and the report against targets.
 
-`coverage` tests the statistics on simulated series, `report` writes the report of a large run, `repeat` compares two
-runs of one study, `cold` starts servers, `serving` compares the wrapper with other servers, `hostile` attacks it.
+`coverage` tests the statistics on simulated series, `report` writes the report of a large run, `cold` starts servers,
+`serving` compares the wrapper with other servers, `hostile` attacks it.
 `load` measures the generator: the blocks of a comparison alternate, so that disturbances affect both sides alike.
 Servers have one core, the generator and the reference clients, one at a time, another one. The parts:
 
@@ -106,23 +106,6 @@ def report(
 
     with tempfile.TemporaryDirectory() as scratch:
         _judge(_show(measure(out or Path(scratch) / "large", scale), FIGURES, Line.cells, json))
-
-
-@app.command()
-def repeat(
-    old: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    new: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run of the same study.")],
-) -> None:
-    """Compare the verdicts of two runs of a study: every pair of both, side by side, as a Markdown table.
-
-    Exit code 1 when a pair changed from faster to slower. Example: python -m loadtest.benchmark repeat runs/a runs/b
-    """
-    from loadtest.benchmark.repeatability import markdown, twice
-
-    found = twice(old, new)
-    print(markdown(found))
-    if reversed_pairs := [pair.name for pair in found if pair.reversed]:
-        raise CannotRun(f"{reversed_pairs[0]}: faster in one run, slower in the other")
 
 
 @app.command()

@@ -2,20 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Stage
-from made_run import build, study
 from scipy import stats
 
-from loadtest.benchmark import coverage, large, publishing, repeatability
+from loadtest.benchmark import coverage, large, publishing
 from loadtest.results import table
 from medserve.errors import CannotRun
-from medserve.spec import Cell
-from medserve.study import Deployed, Measure
 
 SLACK = 6.0
 """Per cent beyond a target that a hundred trials may show; the seeds are fixed, so what passes passes always."""
@@ -74,30 +70,3 @@ def test_the_first_paint_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<!doctype html><title>.</title><p>drawn")
     assert 0.0 < publishing.first_paint(page) < 60.0
-
-
-MADE = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1")),))
-
-
-def medians(onnx: float) -> Callable[[Deployed, Cell, int], float]:
-    """ONNX takes `onnx` ms where native takes 2; launches differ by a thousandth."""
-
-    def latency(deployed: Deployed, cell: Cell, index: int) -> float:
-        return (onnx if deployed.export.format == "onnx" else 2.0) * (1 + 0.001 * index * len(cell.profile.name))
-
-    return latency
-
-
-def test_two_runs_that_say_the_opposite_are_told(tmp_path: Path, stage: Stage) -> None:
-    old, same, turned = (
-        build(tmp_path / name, MADE, medians(onnx)) for name, onnx in (("a", 1.0), ("b", 1.0), ("c", 4.0))
-    )
-    alike = repeatability.twice(old, same)
-    assert len(alike) == 2
-    assert [one.overlaps for one in alike] == [True, True]
-    assert not any(one.reversed for one in alike)
-    assert "2 of 2 intervals overlap" in repeatability.markdown(alike)
-    done = stage("loadtest.benchmark", "repeat", str(old), str(turned))
-    assert done.returncode == 1
-    assert "faster in one run, slower in the other" in done.stderr
-    assert "0 of 2 intervals overlap" in done.stdout
