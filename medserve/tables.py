@@ -35,7 +35,8 @@ class Limits(Noun, frozen=True, kw_only=True):
     `cached`: ratio of second to first latency below which, with 95 % confidence, memory and branch predictors do not
     explain the gain. Of a steady state, `level` is the ratio of two levels up to which they are equal, `stall` the
     share of the rows, and of the time, up to which another level is a stall within it (a closed loop sends few rows
-    while a server is slow), and `lasts` the least share that it covers.
+    while a server is slow), and `lasts` the least share that it covers; `warmup` is the largest share, of both, that a
+    slower beginning may have to be left out.
     """
 
     lateness: float = 1.1
@@ -45,6 +46,7 @@ class Limits(Noun, frozen=True, kw_only=True):
     level: float = 1.05
     stall: float = 0.15
     lasts: float = 0.5
+    warmup: float = 0.2
 
 
 LIMITS = Limits()

@@ -1,7 +1,9 @@
-"""Steady state: where the level of a series of latencies last changed; everything before it is warm-up.
+"""Steady state: whether a series of latencies has one level, and which slower beginning of it is warm-up.
 
 After Barrett et al., "Virtual machine warmup blows hot and cold", OOPSLA 2017: change points divide the series into
 segments of one level; the last segments, as far as their levels are equivalent, are its steady state, if it has one.
+Only a beginning that is slower than all that follows is warm-up, and no more than a share of the record: what stalls or
+changes later belongs to the server, stays in every percentile, and is told.
 """
 
 from collections.abc import Sequence
@@ -49,7 +51,7 @@ class _Segment(Struct, frozen=True):
 
 
 def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = None, limits: Limits = LIMITS) -> Steady:
-    """Where the steady state of a series of latencies (ns, infinite where failed) begins, or why it has none.
+    """The warm-up of a series of latencies (ns, infinite where failed), and whether it is steady afterwards.
 
     Rows are in the order of sending. With `planned`, their planned starts (ns), the reason has seconds.
     `limits` are those of the record.
@@ -64,13 +66,14 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
         return Steady(start=0, steady=False, reason="no steady state: more than half of the requests failed throughout")
     elapsed = _elapsed(planned, size, len(medians))
     segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())), elapsed)
+    warm = _warm_up(segments, elapsed, len(medians), limits)
     for last in reversed(range(len(segments))):
         if sum(segment.share for segment in segments[last + 1 :]) > limits.stall:
             break
         start = _settled(segments[: last + 1], limits)
         lasts = min((len(medians) - start) / len(medians), 1 - elapsed[start])
-        if lasts >= limits.lasts and isfinite(np.median(medians[start:])):
-            return Steady(start=start * size, steady=True, reason=None)
+        if start <= warm and lasts >= limits.lasts and isfinite(np.median(medians[start:])):
+            return Steady(start=warm * size, steady=True, reason=None)
     # The reason names the largest change, not the last one.
     before, after = max(pairwise(segments), key=lambda pair: abs(pair[1].level - pair[0].level))
     first, then = (float(np.median(medians[segment.start : segment.end])) for segment in (before, after))
@@ -78,7 +81,19 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
     at = after.start * size
     when = f"at request {at:,} of {count:,}" if planned is None else f"{(planned[at] - planned[0]) / 1e9:.3g} s in"
     reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
-    return Steady(start=0, steady=False, reason=reason)
+    return Steady(start=warm * size, steady=False, reason=reason)
+
+
+def _warm_up(segments: Sequence[_Segment], elapsed: NDArray[np.float64], batches: int, limits: Limits) -> int:
+    """The batches of the longest beginning that is short enough and slower than all segments that follow."""
+    found = 0
+    for count, last in enumerate(segments[:-1], 1):
+        if max(last.end / batches, elapsed[last.end]) > limits.warmup:
+            break
+        slower = max(segment.level for segment in segments[count:]) + log(limits.level)
+        if all(segment.level > slower for segment in segments[:count]):
+            found = last.end
+    return found
 
 
 def _elapsed(planned: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:

@@ -58,13 +58,15 @@ def load(
         payload.TIMEOUT_SECONDS
     ),
     seed: Seed = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 also without a steady state.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for the raw record of every request.")] = None,
     json: Json = False,
 ) -> None:
     """Load-test any server of the Open Inference Protocol v2, this program's or another.
 
-    Exit code 1 when requests failed or were answered wrongly, when the generator was late, and when the server had no
-    steady state. Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
+    Exit code 1 when requests failed or were answered wrongly, and when the generator was late.
+
+    Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
     """
     slo = None if objective is None else parse_objective(objective)
     steps = None if ladder is None else parse_ladder(ladder)
@@ -82,7 +84,7 @@ def load(
             timeout_seconds=timeout, audit=f"{scratch}/audit.parquet" if audit else None,
         )  # fmt: skip
         numbered = slo is not None or steps is not None
-        runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered)
+        runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered, strict)
         if slo is not None:
             slo_search.search(runs, slo, rate, max_rate, json)
         elif steps is not None:

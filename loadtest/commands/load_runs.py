@@ -28,11 +28,12 @@ from medserve.spec import LoadProfile
 class Runs:
     """Runs of one plan that differ in profile and seed. Their records are kept at `plan.out`, if it is given.
 
-    `numbered` gives each run a file of its own: samples-1.parquet, samples-2.parquet, ...
+    `numbered` gives each run a file of its own: samples-1.parquet, samples-2.parquet, ... With `strict` a run without a
+    steady state has a problem.
     """
 
-    def __init__(self, plan: Load, processes: int, scratch: Path, numbered: bool) -> None:
-        self.plan, self.processes = plan, processes
+    def __init__(self, plan: Load, processes: int, scratch: Path, numbered: bool, strict: bool = False) -> None:
+        self.plan, self.processes, self.strict = plan, processes, strict
         self.scratch, self._numbered = scratch, numbered
         self._count = 0
         self.out = Path()
@@ -67,7 +68,7 @@ def single(runs: Runs, json: bool) -> None:
     """Print the figures of one run. Raises CannotRun when it has a problem."""
     plan = runs.plan
     profile = plan.profile
-    problem, figures = _figures(runs.run(profile, plan.seed), profile)
+    problem, figures = _figures(runs.run(profile, plan.seed), profile, runs.strict)
     figures |= {"url": plan.url, "model": plan.model, "mode": profile.mode, "batch": profile.batch}
     figures |= {"rate_asked": profile.rate, "incomplete": problem}
     lines = [f"{plan.model} at {plan.url}, {_load_words(profile)}, batches of {profile.batch}", as_text(figures)]
@@ -94,7 +95,7 @@ def ladder(runs: Runs, steps: Sequence[int], json: bool) -> None:
     first_problem: str | None = None
     for users in steps:
         profile = msgspec.structs.replace(plan.profile, users=users)
-        problem, figures = _figures(runs.run(profile, plan.seed), profile)
+        problem, figures = _figures(runs.run(profile, plan.seed), profile, runs.strict)
         rows.append({"users": users, **figures})
         if problem is not None:
             problem = f"{users} users: {runs.mark_incomplete(problem)}"
@@ -119,8 +120,8 @@ def ladder(runs: Runs, steps: Sequence[int], json: bool) -> None:
         raise CannotRun(first_problem)
 
 
-def _figures(table: pa.Table, profile: LoadProfile) -> tuple[str | None, dict[str, Any]]:
-    """The problem of a run, or null, and its figures from the start of its steady state."""
+def _figures(table: pa.Table, profile: LoadProfile, strict: bool) -> tuple[str | None, dict[str, Any]]:
+    """The problem of a run, or null, and its figures without what was found to be warm-up."""
     if not len(latency.after_warmup(table)):
         raise CannotRun(f"no request fell into the {profile.seconds:g} s after the warm-up; give it more --seconds")
     problem = faults.failures(table) or faults.lateness(table)
@@ -130,7 +131,7 @@ def _figures(table: pa.Table, profile: LoadProfile) -> tuple[str | None, dict[st
     cut = float(kept.min() - configured.min()) / 1e9
     figures = summarise(table, 0.0 if profile.rate is None else profile.seconds - cut)
     figures["warmup_found_seconds"] = cut
-    return problem or (figures["steady_reason"] if figures["steady"] is False else None), figures
+    return problem or (figures["steady_reason"] if strict and figures["steady"] is False else None), figures
 
 
 def _load_words(profile: LoadProfile) -> str:

@@ -93,6 +93,7 @@ STOPPED = r"the server stopped answering [\d.]+ s into the run: all \d+ requests
 SOME = r'\d+ of \d+ requests failed, the first 0\.\d+ s into the run: HTTP 503: {"error": "busy"}; reduce the rate'
 SLOWER = r"no steady state: median \w+ from [\d.]+ ms to [\d.]+ ms [\d.]+ s in"
 OPEN, CLOSED = ("--rate", "50"), ("--users", "1")
+STRICT = ("--strict",)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +103,12 @@ OPEN, CLOSED = ("--rate", "50"), ("--users", "1")
         pytest.param(hangs, OPEN, STOPPED, id="hangs"),
         pytest.param(hangs, CLOSED, STOPPED, id="hangs-closed"),
         pytest.param(refuses, OPEN, SOME, id="refuses"),
-        pytest.param(slows_down, OPEN, SLOWER, id="slows-down"),
-        pytest.param(slows_down, CLOSED, SLOWER, id="slows-down-closed"),
+        pytest.param(slows_down, OPEN + STRICT, SLOWER, id="slows-down"),
+        pytest.param(slows_down, CLOSED + STRICT, SLOWER, id="slows-down-closed"),
     ],
 )
 def test_a_fault_half_way_is_one_line_and_a_marked_record(
-    stage: Stage, tmp_path: Path, answer: Answer, how: tuple[str, str], line: str
+    stage: Stage, tmp_path: Path, answer: Answer, how: tuple[str, ...], line: str
 ) -> None:
     out = tmp_path / "samples.parquet"
     words = (*how, "--seconds", "1.8", "--warmup", "0.2", "--timeout", "0.5", "--out", str(out))
@@ -121,6 +122,14 @@ def test_a_fault_half_way_is_one_line_and_a_marked_record(
     assert shown.returncode == 0
     assert f"incomplete   {said}" in shown.stdout
     assert "requests" in done.stdout, "what was measured until then is shown"
+
+
+def test_a_server_that_slows_down_is_a_warning_and_stays_in_the_percentiles(stage: Stage) -> None:
+    with stub(slows_down) as server:
+        done = load(stage, server, "--users", "1", "--seconds", "1.8", "--warmup", "0.2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^steady +{SLOWER}", done.stdout, re.MULTILINE), done.stdout
+    assert "warm-up" not in done.stdout
 
 
 def test_wrong_scores_are_counted_as_failures(stage: Stage, tmp_path: Path) -> None:
