@@ -32,7 +32,12 @@ def launch(
 def selftest(
     rate: Annotated[str, typer.Option(help="Requests per second, by Poisson schedule; several with commas.")] = "100",
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds for each distribution of delays.")] = 3.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Repetitions at each rate; the worst one counts.")] = 1,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Repetitions at each rate: the worst counts; of one that fails, three and their median."
+        ),
+    ] = 1,
     size: Annotated[str, typer.Option(help="Sides of the images in pixels, with commas.")] = "28",
     out: Annotated[Path | None, typer.Option(help="Folder for selftest.json and the raw records.")] = None,
     json: Json = False,

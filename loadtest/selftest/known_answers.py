@@ -6,6 +6,7 @@ the intended start, as in every measurement, less the floor, which is the p50 of
 
 from collections.abc import Sequence
 from math import inf, isfinite, nan
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -97,14 +98,19 @@ def answered(tables: Sequence[pa.Table], scheduled: int) -> Check:
     return _check("requests answered", float(found), float(scheduled), 0.0, unit="")
 
 
-def worst_of(repeats: Sequence[Sequence[Check]], suffix: str) -> list[Check]:
-    """One check per name over the repetitions: the worst if it is judged, the median if it is only shown."""
+def of_repetitions(
+    repeats: Sequence[Sequence[Check]], suffix: str, judged: Literal["worst", "median"] = "worst"
+) -> list[Check]:
+    """One check per name over the repetitions: the worst or the median one; of what is only shown, the median.
+
+    Of what must hold exactly, as that every request was answered, it is always the worst.
+    """
     found = []
     for same in zip(*repeats, strict=True):
-        judged = same[0].ok is not None
-        ordered = sorted(same, key=_distance if judged else lambda check: check.measured or 0.0)
-        chosen = ordered[-1] if judged else ordered[len(ordered) // 2]
-        words = f"{suffix}, {'worst' if judged else 'median'} of {len(same)}" if len(same) > 1 else suffix
+        worst = same[0].ok is not None and (judged == "worst" or same[0].limit == 0)
+        ordered = sorted(same, key=_distance if worst else _error)
+        chosen = ordered[-1] if worst else ordered[len(ordered) // 2]
+        words = f"{suffix}, {'worst' if worst else 'median'} of {len(same)}" if len(same) > 1 else suffix
         found.append(msgspec.structs.replace(chosen, name=f"{chosen.name}{words}"))
     return found
 
@@ -141,6 +147,11 @@ def _shown(name: str, measured: float, truth: float, unit: str = "ms") -> Check:
 
 def _finite(value: float) -> float | None:
     return float(value) if isfinite(value) else None
+
+
+def _error(check: Check) -> float:
+    """What was measured less the truth, where there is one; infinite for what could not be measured."""
+    return inf if check.measured is None else check.measured - (check.truth or 0.0)
 
 
 def _distance(check: Check) -> float:

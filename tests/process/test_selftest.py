@@ -1,6 +1,7 @@
 """The load generator's self-test: records of known answers, true and false ones; and a short run of the real parts."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +169,29 @@ def line(measured: float | None, ok: bool | None, limit: float | None = 1.0) -> 
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=9))
 def test_of_repetitions_the_worst_is_judged(measured: list[float]) -> None:
     tried = [[line(value, abs(value - 10) <= 1)] for value in measured]
-    (found,) = known_answers.worst_of(tried, " at 50/s")
+    (found,) = known_answers.of_repetitions(tried, " at 50/s")
     assert found.ok is all(check.ok for (check,) in tried)
     assert abs((found.measured or 0.0) - 10) == max(abs(value - 10) for value in measured)
     assert found.name == "p50 at 50/s" + (f", worst of {len(measured)}" if len(measured) > 1 else "")
 
 
+def test_one_disturbed_repetition_of_three_fails_nothing_and_a_wrong_generator_fails_all() -> None:
+    def of_three(*measured: float | None) -> Check:
+        tried = [[line(value, value is not None and abs(value - 10) <= 1)] for value in measured]
+        return known_answers.of_repetitions(tried, "", "median")[0]
+
+    assert of_three(10.1, 14.0, 9.8).ok
+    assert of_three(10.1, None, 9.8).ok
+    assert not of_three(11.5, 10.2, 11.4).ok
+    assert not of_three(8.0, 8.5, 9.9).ok
+    dropped = [[line(value, value == 10, limit=0.0)] for value in (10.0, 9.0, 10.0)]
+    assert not known_answers.of_repetitions(dropped, "", "median")[0].ok, "no repetition may lose a request"
+
+
 def test_what_cannot_be_measured_is_the_worst_and_of_what_is_shown_the_middle_one_stands() -> None:
-    (found,) = known_answers.worst_of([[line(10.0, True)], [line(None, False)], [line(30.0, False)]], "")
+    (found,) = known_answers.of_repetitions([[line(10.0, True)], [line(None, False)], [line(30.0, False)]], "")
     assert (found.measured, found.ok) == (None, False)
-    (found,) = known_answers.worst_of([[line(value, None, None)] for value in (3.0, 900.0, 4.0)], "")
+    (found,) = known_answers.of_repetitions([[line(value, None, None)] for value in (3.0, 900.0, 4.0)], "")
     assert (found.name, found.measured) == ("p50, median of 3", 4.0)
 
 
@@ -193,7 +207,8 @@ def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
     assert (done.returncode == 1) == bool(found.failed)
     assert set(found.roofline) == {28, 64}
     assert min(found.roofline.values()) > 0
-    names = [check.name.removesuffix(" at 60/s") for check in found.checks]
+    # On a busy machine it fails, and is repeated.
+    names = [re.sub(r" at 60/s(, (worst|median) of 3)?$", "", check.name) for check in found.checks]
     assert names == [
         "null: p50",
         *("known delays: slope", "known delays: intercept"),
@@ -206,11 +221,17 @@ def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
     assert all(check.measured is not None for check in found.checks)
     assert found.checks[-1].ok is True
     expected = {f"{name}-60-0.parquet" for name in ("null", "known", "mixed", "stall")}
-    assert set(found.files) == expected | {"roofline-28.parquet", "roofline-64.parquet"}
+    first = {name for name in found.files if not re.search(r"-60-[12]\.parquet$", name)}
+    assert first == expected | {"roofline-28.parquet", "roofline-64.parquet"}
+    assert len(found.files) in (6, 14)
     store.check_digests(out, found.files)
     # Everything that is judged follows from the records again.
-    again = known_answers.mixed(samples.read(out / "mixed-60-0.parquet"), found.checks[0].measured or 0.0)
-    assert [check.measured for check in again] == [check.measured for check in found.checks[7:11]]
+    for check in found.checks[7:11]:
+        again = []
+        for path in out.glob("mixed-60-*.parquet"):
+            floor = known_answers.median(samples.read(path.with_name(path.name.replace("mixed", "null"))))
+            again += known_answers.mixed(samples.read(path), floor)
+        assert check.measured in [other.measured for other in again if check.name.startswith(other.name)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["selftest"]
 
 
