@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medserve import json_numbers
 from medserve.errors import BadInput
 from medserve.tables import INPUT, OUTPUT
 
@@ -28,8 +29,6 @@ OCTETS = "application/octet-stream"
 JSON = "application/json"
 
 DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
-BLOCK = 1 << 16
-"""Characters of JSON numbers that are decoded at a time; they fit into the processor's cache."""
 MAX_BATCH = 4096
 """Images per request; a request for more is refused before any memory is allocated for it."""
 
@@ -93,7 +92,6 @@ class Request(msgspec.Struct, frozen=True):
 
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
-_decode_rows = msgspec.json.Decoder(list[Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -254,7 +252,7 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
     count = prod(tensor.shape)
     size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
     if size is None:
-        return _json_array(tensor, rest, what, dtype, count).reshape(tensor.shape)
+        return _json_array(tensor, rest, what, dtype).reshape(tensor.shape)
     if len(tensor.data):
         raise BadInput(f"{what} '{tensor.name}' has both 'data' and 'binary_data_size'; expected either")
     if size != count * dtype.itemsize or size != len(rest):
@@ -266,76 +264,12 @@ def _array(tensor: _Tensor, rest: memoryview, what: str) -> NDArray[Any]:
     return np.ndarray(tensor.shape, dtype, rest)
 
 
-def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+def _json_array(tensor: _Tensor, rest: memoryview, what: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not len(tensor.data):
         raise BadInput(f"{what} '{tensor.name}' has neither 'data' nor the parameter 'binary_data_size'")
     if len(rest):
         raise BadInput(f"{len(rest)} bytes follow the JSON head, but no tensor has 'binary_data_size'")
-    if dtype.kind == "u":
-        return _whole_numbers(tensor, what, count)
-    try:
-        values = np.asarray(_decode_rows(tensor.data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadInput(f"'data' of {what} '{tensor.name}' is not a list of numbers: {error}") from None
-    if values.dtype.kind not in "if":
-        raise BadInput(f"'data' of {what} '{tensor.name}' must hold numbers")
-    if values.size != count or (values.ndim > 1 and values.shape != tensor.shape):
-        shape = list(values.shape)
-        raise BadInput(f"'data' of {what} '{tensor.name}' has shape {shape}; expected {list(tensor.shape)} or flat")
-    with np.errstate(over="ignore"):
-        numbers = values.astype(dtype).ravel()
-    if not np.isfinite(numbers).all():
-        raise BadInput(f"'data' of {what} '{tensor.name}' has a number that {tensor.datatype} cannot hold")
-    return numbers
-
-
-def _whole_numbers(tensor: _Tensor, what: str, count: int) -> NDArray[np.uint8]:
-    """Decode whole numbers from 0 to 255, flat or nested like the tensor's shape, by array operations on their text.
-
-    Python's list of numbers would take five times as long, and for a hostile request an unlimited amount of memory.
-    """
-    text = bytes(tensor.data)
-    # The text is valid JSON, so between brackets and commas there are numbers only, or characters that remain here.
-    skeleton = text.translate(None, b"0123456789 \n\r\t")
-    if skeleton not in (_brackets([count]), _brackets(tensor.shape)):
-        if skeleton.translate(None, b"[],"):
-            raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255")
-        raise BadInput(
-            f"'data' of {what} '{tensor.name}' has {skeleton.count(b',') + 1} elements; "
-            f"expected {count} numbers, flat or nested as {list(tensor.shape)}"
-        )
-    # First and last character are brackets. The last one is skipped, so that it serves as the margin behind the text.
-    chunks = (b"   "[at:] + text[max(at - 3, 0) : at + BLOCK + 1] for at in range(0, len(text) - 1, BLOCK))
-    try:
-        return np.concatenate([_numbers(np.frombuffer(chunk, np.uint8)) for chunk in chunks])
-    except OverflowError:
-        raise BadInput(f"'data' of {what} '{tensor.name}' must hold whole numbers from 0 to 255") from None
-
-
-def _numbers(around: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The numbers that end in a text; `around` is the text with three more characters before and one after it.
-
-    Raises OverflowError for a number above 255.
-    """
-    digits = around - np.uint8(ord("0"))
-    is_digit = digits < 10
-    digits *= is_digit
-    here, before, first = is_digit[3:-1], is_digit[2:-2], is_digit[1:-3]
-    numbers = digits[3:-1] + digits[2:-2] * here * np.uint8(10)
-    hundreds = digits[1:-3] * (before & here)
-    if ((hundreds > 2) | ((hundreds == 2) & (numbers > 55)) | (is_digit[:-4] & first & before & here)).any():
-        raise OverflowError
-    numbers += hundreds * np.uint8(100)
-    return numbers[np.flatnonzero(here > is_digit[4:])]
-
-
-def _brackets(shape: Sequence[int]) -> bytes:
-    """The JSON of an array without its numbers: brackets and commas."""
-    *outer, last = shape
-    skeleton = b"[" + b"," * (last - 1) + b"]"
-    for size in reversed(outer):
-        skeleton = b"[" + b",".join([skeleton] * size) + b"]"
-    return skeleton
+    return json_numbers.decode(tensor.data, tensor.shape, dtype, f"'data' of {what} '{tensor.name}'")
 
 
 def _shortened(value: object) -> str:

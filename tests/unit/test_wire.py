@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medserve import wire
+from medserve import json_numbers, wire
 from medserve.errors import BadInput
 
 SHAPE = (3, 4, 3)
@@ -89,7 +89,9 @@ def test_images_cut_from_a_larger_array_survive() -> None:
     assert np.array_equal(wire.decode_request(body, head_length(headers), (3, 4, 3)).images, images)
 
 
-@given(image_batches(), st.booleans(), st.sampled_from([None, 1, "\t"]), st.integers(1, 99) | st.just(wire.BLOCK))
+@given(
+    image_batches(), st.booleans(), st.sampled_from([None, 1, "\t"]), st.integers(1, 99) | st.just(json_numbers.BLOCK)
+)
 def test_json_numbers_are_read_flat_or_nested_with_any_blanks(
     images: NDArray[np.uint8], nested: bool, indent: int | str | None, block: int
 ) -> None:
@@ -98,7 +100,7 @@ def test_json_numbers_are_read_flat_or_nested_with_any_blanks(
     height, width, channels = images.shape[1:]
     body = json.dumps({"inputs": [tensor]}, indent=indent).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "BLOCK", block)
+        patch.setattr(json_numbers, "BLOCK", block)
         assert np.array_equal(wire.decode_request(body, None, (height, width, channels)).images, images)
 
 
@@ -156,7 +158,7 @@ def test_any_json_value_in_any_field_of_a_response_is_refused_or_understood(fiel
 
 def test_a_number_beyond_float32_is_refused() -> None:
     tensor = {"name": "probabilities", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1e39]}
-    with pytest.raises(BadInput, match="a number that FP32 cannot hold"):
+    with pytest.raises(BadInput, match="a number that float32 cannot hold"):
         wire.decode_response(json.dumps({"model_name": "m", "outputs": [tensor]}).encode(), None)
 
 
