@@ -60,7 +60,18 @@ def check_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
 
 
 # Files that take longest, first, so that two processes end together (`--no-loadscope-reorder`).
-LONGEST = ("networks", "export", "transfer", "runtimes", "frameworks", "runner", "load_command", "load", "golden")
+LONGEST = (
+    "networks",
+    "export",
+    "transfer",
+    "runtimes",
+    "frameworks",
+    "interrupts",
+    "runner",
+    "load_command",
+    "load",
+    "golden",
+)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ import made_run
 import pytest
 from conftest import Stage
 from disk_faults import FAULTS, Disk, Fault, attempt, check_order
-from test_runner import leftovers
+from mini_study import leftovers
 
 from loadtest.report import page
 from loadtest.results import verify

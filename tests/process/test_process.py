@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_runner import children_of, gone, mini, tried
+from mini_study import children_of, gone, mini, tried
 
 from loadtest.results import table
 from medserve import process, runner, study

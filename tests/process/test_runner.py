@@ -1,191 +1,19 @@
-"""A study as its user runs it: real processes, killed and resumed, with failures that become rows."""
+"""A study as its user runs it: folders, refusals, and failures that become rows."""
 
 import json
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import psutil
 import pytest
 from conftest import Stage
+from mini_study import MINI, kinds, mini, results, start, trained, tried
 
 from medserve import runner, store
 from medserve import study as studies
-from medserve.result import Check, Result, SelfTest
-
-MINI = """
-name = "mini"
-title = "Mini"
-datasets = ["{dataset}"]
-sizes = [28]
-architectures = ["cnn"]
-frameworks = ["pytorch"]
-formats = ["native", "onnx"]
-runtimes = {runtimes}
-launches = 1
-null = {null}
-
-[recipe]
-epochs = 1
-
-[[measure]]
-profiles = {profiles}
-seconds = 0.5
-warmup_seconds = 0.1
-"""
-
-
-def mini(
-    folder: Path,
-    dataset: str = "synthetic",
-    runtimes: str = '["onnx_runtime"]',
-    null: str = "true",
-    profiles: str = '["in-process-1", "closed-1"]',
-) -> Path:
-    path = folder / "mini.toml"
-    path.write_text(MINI.format(dataset=dataset, runtimes=runtimes, null=null, profiles=profiles))
-    return path
-
-
-def tried(out: Path, **other: Any) -> SelfTest:
-    """A self-test that held, so that a study need not make its own."""
-    held = {"started": "2026-11-20T08:00:00+00:00", "seconds": 20.0, "roofline": {28: 9000.0}, "checks": ()}
-    made = SelfTest(**{**held, **other})
-    store.write_json(out / "selftest" / "selftest.json", made)
-    return made
-
-
-def trained(study: Path, out: Path, *folders: Path) -> None:
-    """Begin a run with a finished checkpoint and artifacts, under the names of its own jobs."""
-    store.write_json(out / "study.json", studies.read(str(study)))
-    for folder in folders:
-        kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
-        shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))
-
-
-def kinds(stdout: str) -> list[str]:
-    """What was done, in order, by the steps that a run told."""
-    steps = [json.loads(line) for line in stdout.splitlines()]
-    return [step["kind"] for step in steps if step["state"] in ("done", "failed")]
-
-
-def start(study: Path, out: Path) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "medserve.cli", "run", str(study), "--out", str(out), "--json"]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def results(out: Path) -> dict[str, Result]:
-    """By cell and launch."""
-    paths = out.glob("results/*/[0-9]*/result.json")
-    return {str(path.parent.relative_to(out / "results")): store.read_json(path, Result) for path in paths}
-
-
-def leftovers(out: Path) -> list[str]:
-    return [str(path) for path in out.rglob(".*.partial")]
-
-
-def children_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def exports_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children():
-        with suppress(psutil.Error):
-            found += [child] if "export" in child.cmdline() else []
-    return found
-
-
-def gone(processes: list[psutil.Process], patience: float = 15.0) -> bool:
-    _, alive = psutil.wait_procs(processes, patience)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-MOMENTS = [
-    pytest.param(1, (2.0, 5.0, 3.0), id="3"),
-    pytest.param(4, tuple(np.random.default_rng(5).uniform(0.3, 9.0, 25)), id="25", marks=[pytest.mark.full]),
-]
-
-
-@pytest.mark.parametrize(("launches", "moments"), MOMENTS)
-def test_a_study_killed_at_many_moments_resumes_and_counts_nothing_twice(
-    launches: int,
-    moments: tuple[float, ...],
-    stage: Stage,
-    checkpoint: Path,
-    torchscript: Path,
-    onnx: Path,
-    tmp_path: Path,
-) -> None:
-    study, out = mini(tmp_path), tmp_path / "run"
-    if launches == 1:
-        trained(study, out, checkpoint, torchscript, onnx)
-    study.write_text(study.read_text().replace("launches = 1", f"launches = {launches}"))
-    tried(out)
-    seen: dict[str, str] = {}
-    for seconds in moments:
-        process = start(study, out)
-        time.sleep(seconds)
-        # A study may have ended before.
-        family = children_of(process) if process.poll() is None else []
-        process.kill()
-        process.wait()
-        assert gone(family), "a child outlived its killed parent"
-        now = {name: result.started for name, result in results(out).items()}
-        assert seen.items() <= now.items(), "a result was lost, or measured twice"
-        seen = now
-    done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["failed"] == 0
-    found = results(out)
-    assert len(found) == 4 * launches
-    assert {result.status for result in found.values()} == {"done"}
-    assert seen.items() <= {name: result.started for name, result in found.items()}.items(), "a cell was measured twice"
-    for name, result in found.items():
-        store.check_digests(out / "results" / name, result.files)
-    assert leftovers(out) == []
-    again = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
-    kinds = [json.loads(line).get("kind") for line in again.stdout.splitlines()]
-    assert set(kinds) <= {"data", None}, "a finished run did something again"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_study_leaves_no_orphan_and_no_half_result(root: Path, tmp_path: Path, number: int) -> None:
-    out = tmp_path / "run"
-    process = start(mini(tmp_path), out)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not children_of(process):
-        time.sleep(0.1)
-    time.sleep(1.5)
-    family = children_of(process)
-    assert family
-    process.send_signal(number)
-    assert process.wait(30) != 0
-    assert gone(family)
-    assert leftovers(out) == []
-
-
-def test_exports_run_side_by_side_and_are_stopped_together(root: Path, checkpoint: Path, tmp_path: Path) -> None:
-    study, out = mini(tmp_path), tmp_path / "run"
-    trained(study, out, checkpoint)
-    process = start(study, out)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(family := exports_of(process)) < 2:
-        time.sleep(0.05)
-    assert len(family) == 2
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert gone(family)
-    assert leftovers(out) == []
-    assert not (out / "failures").exists(), "an interrupted export is no failed one"
+from medserve.result import Check, SelfTest
 
 
 def test_the_self_test_runs_once_and_what_the_generator_cannot_carry_is_refused(
@@ -349,19 +177,3 @@ def test_every_command_explains_itself(stage: Stage, words: list[str]) -> None:
     done = stage("medserve.cli", *words, "--help", COLUMNS="200")
     assert done.returncode == 0
     assert "Usage" in done.stdout
-
-
-def test_ctrl_c_of_a_stage_reaches_the_user_as_one_line(root: Path, tmp_path: Path) -> None:
-    words = ["run", "--dataset", "synthetic", "--size", "28", "--architecture", "cnn", "--framework", "pytorch"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", *words, "--out", str(tmp_path / "c")],
-        stderr=subprocess.PIPE,
-        env={**os.environ},
-        text=True,
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline(), "its first line says that it works"
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in text
