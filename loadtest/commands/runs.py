@@ -38,6 +38,8 @@ def report(
     from loadtest.report import facts, page, several
 
     run, beside = runs[0], runs[0].with_name(f"{runs[0].stem}-report") / "report.html"
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise BadInput("a run is given twice; give each once")
     with ExitStack() as opened:
         folders = [opened.enter_context(bundles.opened(path)) for path in runs]
         if len(runs) > 1:

@@ -77,7 +77,11 @@ def write(run: Path, out: Path, models: bool = False) -> tuple[Bundle, str]:
 
     Raises BadInput when the run is not as it was published, or nothing was measured in it.
     """
-    table.check_version(run)
+    if run.is_file():
+        raise BadInput(f"{run}: a file; give the folder that `medserve run` made")
+    if not out.parent.is_dir():
+        raise BadInput(f"{out}: no folder {out.parent}; make it, or name another --out")
+    table.check_run(run)
     if not (run / SUMS).is_file():
         raise BadInput(f"{run / SUMS}: no such file: nothing was published of this run; `medserve report {run}` does")
     sums = read_sums(run / SUMS)
@@ -104,10 +108,12 @@ def write(run: Path, out: Path, models: bool = False) -> tuple[Bundle, str]:
 def opened(path: Path) -> Iterator[Path]:
     """The folder of a run: `path` itself, or a temporary one with the files of the bundle `path`.
 
-    Raises BadInput when the bundle is damaged, incomplete, or larger than it may be; in all errors of the block the
-    bundle's name stands for the temporary folder's.
+    Raises BadInput when there is nothing of that name, or the bundle is damaged, incomplete, or larger than it may be;
+    in all errors of the block the bundle's name stands for the temporary folder's.
     """
-    if not path.is_file():
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder; give a run's folder, or a bundle")
+    if path.is_dir():
         yield path
         return
     with TemporaryDirectory(prefix="medserve-") as place:

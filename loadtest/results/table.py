@@ -76,9 +76,7 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
 
     Raises BadInput when the folder holds no run, or one of an older version than this program reads.
     """
-    check_version(folder)
-    if not (folder / "study.json").is_file():
-        raise BadInput(f"{folder}: no run (it has no study.json); give the folder that `medserve run` made")
+    check_run(folder)
     study = store.read_json(folder / "study.json", Study)
     selftest = _manifest(folder / "selftest" / "selftest.json", SelfTest)
     cells = [
@@ -87,6 +85,13 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
         for cell in deployed.cells
     ]
     return Run(folder, study, selftest, cells)
+
+
+def check_run(run: Path) -> None:
+    """Raise BadInput when a folder holds no run, or a record of an older version than this program reads."""
+    check_version(run)
+    if not (run / "study.json").is_file():
+        raise BadInput(f"{run}: no run (it has no study.json); give the folder that `medserve run` made")
 
 
 def check_version(run: Path) -> None:

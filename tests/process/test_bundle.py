@@ -246,8 +246,8 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a.txt", "a")
     assert "no bundle of medserve: it holds no bundle.json" in refusal(tmp_path / "other.zip")
-    with pytest.raises(BadInput, match="no run"), bundle.opened(tmp_path / "absent.zip") as folder:
-        table.read(folder)
+    with pytest.raises(BadInput, match="no such file or folder"), bundle.opened(tmp_path / "absent.zip"):
+        pass
 
 
 def test_a_later_bundle_is_read_without_what_is_unknown_and_an_older_one_refused(bundled: Path, tmp_path: Path) -> None:
@@ -262,6 +262,19 @@ def test_a_later_bundle_is_read_without_what_is_unknown_and_an_older_one_refused
     with bundle.opened(stating(9)) as folder:
         assert not verify(folder).differences
     assert re.search(r"bundle\.json: schema 1, this program reads 2 and later", refusal(stating(1)))
+
+
+def test_what_cannot_be_bundled_is_told_in_one_line(run: Path, bundled: Path, tmp_path: Path, stage: Stage) -> None:
+    for words, line in (
+        ([str(tmp_path)], "no run (it has no study.json)"),
+        ([str(bundled)], "a file; give the folder"),
+        ([str(run), "--out", str(tmp_path / "absent" / "b.zip")], "make it, or name another --out"),
+    ):
+        done = stage("loadtest", "bundle", *words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert line in done.stderr
+    done = stage("loadtest", "report", str(bundled), str(bundled))
+    assert (done.returncode, done.stderr) == (2, "error: a run is given twice; give each once\n")
 
 
 def test_a_run_that_is_not_as_it_was_published_is_not_bundled(run: Path, tmp_path: Path) -> None:
