@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-full search bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
+.PHONY: bench test test-full search tables bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -28,6 +28,10 @@ test-full: $(READY)
 # Property tests on 2,000 other examples each; `make test` draws the same in each run.
 search: $(READY)
 	$(BIN)/pytest -n 2 -m 'hypothesis and not full' --hypothesis-profile search
+
+# The tables of the manuals that show a study, each from its bundle.
+tables: $(READY)
+	$(BIN)/python tests/study_tables.py
 
 # Each framework's training loop beside the plain one that its users write, side by side in one run.
 bench-training: $(READY)

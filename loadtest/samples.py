@@ -46,7 +46,7 @@ STAGES = pa.schema([("place_ns", pa.int64()), ("run_ns", pa.int64()), ("fetch_ns
 NEVER_NULL = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
 
 MAX_IN_FLIGHT = LIMITS.connections
-"""Requests that one process of the generator has in flight at most; further ones wait for a free connection.
+"""Requests that the generator has in flight at most; further ones wait for a free connection.
 
 geventhttpclient looks at idle connections with select(2), which ends at 1024.
 """

@@ -47,6 +47,9 @@ STAGES = {
 def run(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a TOML file.")] = "quick",
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/STUDY")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Measure also where the self-test of the load generator fails.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step instead of text.")] = False,
 ) -> None:
     """Run a study, or go on where it was stopped; ends with a short table and a report.
@@ -55,7 +58,7 @@ def run(
     """
     study = studies.read(name)
     folder = out or Path("runs") / study.name
-    failed = runner.run(study, folder, errors.print_event if json else _Screen().show)
+    failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
     if json:
         errors.print_event({"state": "finished", "run": str(folder.resolve()), "failed": failed})
     else:

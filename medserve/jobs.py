@@ -1,5 +1,6 @@
 """What the runner and its jobs tell one another: what to measure, where data lie, why something came to nothing."""
 
+from medserve.result import SelfTestOutcome
 from medserve.spec import Cell, Noun
 
 
@@ -20,6 +21,7 @@ class Launch(Noun, frozen=True, kw_only=True):
     server_cpus: tuple[int, ...]
     client_cpus: tuple[int, ...]
     seed: int
+    selftest: SelfTestOutcome | None = None
 
 
 class Prepared(Noun, frozen=True, kw_only=True):

@@ -35,10 +35,16 @@ class Window(Noun, frozen=True, kw_only=True):
 
 
 class Check(Noun, frozen=True, kw_only=True):
-    """A check of the self-test: measured value, true value and allowed difference; `ok` is null if it is not judged."""
+    """A check of the self-test: measured value, true value and allowed difference; `ok` is null if it is not judged.
+
+    `low` and `high` are the 95 % interval of what was measured, null where there is none; only one that lies beyond the
+    limit fails.
+    """
 
     name: str
     measured: float | None
+    low: float | None = None
+    high: float | None = None
     truth: float | None
     limit: float | None
     unit: str
@@ -67,12 +73,27 @@ class SelfTest(Noun, frozen=True, kw_only=True):
         """The failed checks."""
         return tuple(check for check in self.checks if check.ok is False)
 
+    @property
+    def verdict(self) -> "SelfTestOutcome":
+        """What the records that are measured after it carry."""
+        more = f" and {len(self.failed) - 1} more" if len(self.failed) > 1 else ""
+        failed = f"load-generator self-test failed: {self.failed[0].name}{more}" if self.failed else None
+        return SelfTestOutcome(started=self.started, failed=failed)
+
+
+class SelfTestOutcome(Noun, frozen=True, kw_only=True):
+    """The self-test before a measurement: when it was made, and why it failed, null where it holds."""
+
+    started: str
+    failed: str | None = None
+
 
 class Result(Noun, frozen=True, kw_only=True):
     """`result.json`: one launch of one cell. It has no statistics; they are computed from the samples in its folder.
 
     `process` has the effective settings of the running processes (threads, affinity, versions); `limits` are those by
-    which flags judge the record; `files` as in Checkpoint.
+    which flags judge the record; `files` as in Checkpoint. `selftest` is null where none was made before it, and in
+    older records, to which the run's self-test applies.
     """
 
     oldest: ClassVar[int] = OLDEST
@@ -89,4 +110,5 @@ class Result(Noun, frozen=True, kw_only=True):
     process: dict[str, Any] = msgspec.field(default_factory=dict)
     windows: tuple[Window, ...] = ()
     limits: Limits = LIMITS
+    selftest: SelfTestOutcome | None = None
     files: dict[str, str] = msgspec.field(default_factory=dict)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from medserve import machine, process, stage, store
-from medserve.errors import BadInput
+from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
@@ -49,10 +49,11 @@ EXPORTS_AT_A_TIME = 2
 """They are not measured; most of their time goes into imports and tracing, which take one core."""
 
 
-def run(study: Study, out: Path, listen: Listener) -> int:
+def run(study: Study, out: Path, listen: Listener, anyway: bool = False) -> int:
     """Do all that is missing of a study in the folder `out`. Returns the number of failed jobs and cells.
 
-    Raises BadInput when `out` is in use, or holds something else than a run of this study.
+    Raises BadInput when `out` is in use, or holds something else than a run of this study; CannotRun when the self-test
+    of the load generator fails, unless it is to be measured `anyway`.
     """
     out = out.resolve()
     _check_folder(study, out)
@@ -63,12 +64,12 @@ def run(study: Study, out: Path, listen: Listener) -> int:
         path = out / "study.json"
         if not path.is_file() or store.read_json(path, Study) != study:
             store.write_json(path, study)
-        return _Run(study, plan(study), out, listen).walk()
+        return _Run(study, plan(study), out, listen, anyway).walk()
 
 
 class _Run:
-    def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener) -> None:
-        self._study, self._plan, self._out, self._listen = study, matrix, out, listen
+    def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener, anyway: bool) -> None:
+        self._study, self._plan, self._out, self._listen, self._anyway = study, matrix, out, listen, anyway
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
         over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))
         self._sizes = list(dict.fromkeys(one.export.training.size for one in over_http))
@@ -178,6 +179,7 @@ class _Run:
             server_cpus=server,
             client_cpus=client,
             seed=index,
+            selftest=self._selftest.verdict if self._selftest else None,
         )
         name = f"{deployed.deployment.name}.{index}"
         path = self._out / "logs" / f"{kind}.{name}.json"
@@ -188,9 +190,9 @@ class _Run:
             self._close(cell, index, reason)
 
     def _test_load_generator(self) -> None:
-        """The self-test, once a folder, where there is anything to measure over HTTP.
+        """The self-test, until it holds once in this folder, where there is anything to measure over HTTP.
 
-        A failed self-test stops nothing: the rows that are measured with it are marked.
+        Raises CannotRun when it fails; what is measured `anyway` is marked, and measured again when it holds.
         """
         folder = self._out / "selftest"
         path = folder / "selftest.json"
@@ -198,17 +200,19 @@ class _Run:
         if not self._sizes or not made:
             return
         reason = None
-        if path.is_file():
+        if path.is_file() and not store.read_json(path, SelfTest).failed:
             self._jobs.skip("selftest")
         else:
             words = ["-m", "loadtest", "selftest", "--size", ",".join(map(str, self._sizes)), "--out", str(folder)]
             reason = self._run("selftest", "selftest", words)
         if path.is_file():
             self._selftest = store.read_json(path, SelfTest)
-            if self._selftest.failed:
-                names = ", ".join(check.name for check in self._selftest.failed)
-                reason = f"load-generator self-test failed: {names}; remove {folder} to repeat it"
         self._remember("selftest", "selftest", reason)
+        if reason is not None and not self._anyway:
+            raise CannotRun(
+                f"{reason}; nothing was measured: stop what else runs on this machine, and give the same command "
+                "again, or measure with --anyway"
+            )
 
     def _refuse(self, cells: tuple[Cell, ...], size: int, index: int) -> tuple[Cell, ...]:
         """The cells that the generator has power for; the others get a result that says why it has not."""
@@ -263,7 +267,10 @@ class _Run:
 
     def _is_done(self, cell: Cell, index: int) -> bool:
         path = self._out / "results" / cell.name / str(index) / "result.json"
-        return path.is_file() and store.read_json(path, Result).status == "done"
+        if not path.is_file() or (result := store.read_json(path, Result)).status != "done":
+            return False
+        holds = self._selftest is not None and not self._selftest.failed
+        return not (holds and result.selftest is not None and result.selftest.failed)
 
     def _remember(self, stage: str, name: str, reason: str | None) -> None:
         path = self._out / "failures" / f"{stage}-{name}.json"

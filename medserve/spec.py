@@ -307,13 +307,18 @@ class Deployment(Noun, frozen=True, kw_only=True):
                 raise BadInput(f"{name} is {value:g}; expected a positive number")
 
 
+MOST_SECONDS = 60.0
+"""Seconds up to which a measurement is prolonged for more requests."""
+
+
 class LoadProfile(Noun, frozen=True, kw_only=True):
     """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
 
-    `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival times (arrivals
-    `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next request. `mistake`
-    names the timing mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row judges claims, and
-    ranks nothing.
+    A measurement takes `seconds`, and goes on, up to MOST_SECONDS, where that gives so many `requests`: a p99 with its
+    interval needs 368. `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival
+    times (arrivals `trace`); `gap_seconds` how long each user of a closed loop rests between an answer and its next
+    request. `mistake` names the timing mistake that is made on purpose (`medserve.tables.TIMING_MISTAKES`): such a row
+    judges claims, and ranks nothing.
     """
 
     name: Name
@@ -328,6 +333,22 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     mistake: Mistake | None = None
     seconds: float
     warmup_seconds: float
+    requests: int = 0
+
+    def goes_on(self, count: int, seconds: float) -> bool:
+        """Whether measuring goes on with `count` requests after so many seconds, the warm-up not counted."""
+        if seconds < self.seconds:
+            return True
+        return count < self.requests and seconds < MOST_SECONDS and count * MOST_SECONDS >= self.requests * seconds
+
+    @property
+    def scheduled_seconds(self) -> float:
+        """The length of an open loop's schedule after the warm-up."""
+        if not self.requests or not self.rate or self.arrivals == "trace":
+            return self.seconds
+        # A random number of arrivals is below its mean half of the time; a tenth more is two standard deviations.
+        wanted = self.requests / self.rate * (1.0 if self.arrivals == "constant" else 1.1)
+        return max(self.seconds, wanted) if wanted <= MOST_SECONDS else self.seconds
 
 
 class Cell(Noun, frozen=True, kw_only=True):

@@ -23,12 +23,16 @@ MOST_HOURS = 8760.0
 
 
 class Measure(Noun, frozen=True, kw_only=True):
-    """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's."""
+    """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's.
+
+    `requests` as in `LoadProfile`; 0 measures for `seconds` alone.
+    """
 
     profiles: tuple[str, ...]
     sizes: tuple[int, ...] = ()
     seconds: float | None = None
     warmup_seconds: float | None = None
+    requests: int | None = None
 
 
 class Subject(Noun, frozen=True, kw_only=True):
@@ -318,8 +322,8 @@ def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
         if measure.sizes and size not in measure.sizes:
             continue
         for name in measure.profiles:
-            durations = {"seconds": measure.seconds, "warmup_seconds": measure.warmup_seconds}
-            given = {field: value for field, value in durations.items() if value is not None}
+            fields = ("seconds", "warmup_seconds", "requests")
+            given = {field: value for field in fields if (value := getattr(measure, field)) is not None}
             found[name] = msgspec.structs.replace(PROFILES[name], **given)
     # What is measured soundly comes first.
     return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))

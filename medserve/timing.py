@@ -27,17 +27,23 @@ def gc_paused() -> Iterator[None]:
 
 
 def timed_loop(
-    call: Callable[[int], object], seconds: float, at_least: int = 1, at_most: int = sys.maxsize
+    call: Callable[[int], object],
+    seconds: float,
+    at_least: int = 1,
+    at_most: int = sys.maxsize,
+    goes_on: Callable[[int, float], bool] = lambda _calls, _seconds: False,
 ) -> NDArray[np.int64]:
     """Call `call(0)`, `call(1)`, ... back to back for `seconds`, at least `at_least` and at most `at_most` times.
 
-    Returns int64 (n, 2): nanoseconds before and after each call. A call must not include the preparation of its input
-    or a compilation (warm up first), and must not return before its work is done.
+    Then as long as `goes_on(calls, seconds)` says so. Returns int64 (n, 2): nanoseconds before and after each call. A
+    call must not include the preparation of its input or a compilation (warm up first), and must not return before its
+    work is done.
     """
     stamps: list[int] = []
     stamp = stamps.append
     with gc_paused():
-        end = now() + round(seconds * 1e9)
+        start = now()
+        end = start + round(seconds * 1e9)
         index = 0
         while True:
             before = now()
@@ -46,6 +52,8 @@ def timed_loop(
             stamp(before)
             stamp(after)
             index += 1
-            if (after >= end and index >= at_least) or index >= at_most:
+            if index >= at_most:
+                break
+            if after >= end and index >= at_least and not goes_on(index, (after - start) / 1e9):
                 break
     return np.array(stamps, np.int64).reshape(-1, 2)

@@ -20,7 +20,8 @@ PIECES, PIECE_BYTES = 1 << 16, 16
 PIPELINE = 16
 """Requests of one connection that may wait behind the one that is answered."""
 CONNECTIONS = 900
-"""Connections at a time: fewer than the 1,024 files that a process usually may open."""
+"""Connections at a time: fewer than the 1,024 files that a process usually may open, and more than the load generator
+uses (`medserve.tables.Limits.connections`)."""
 
 HEAD_LIMITS = f"The request has more than {FIELDS} header fields or trailers, or {HEAD_BYTES} bytes of them."
 CLOSING = b"connection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"

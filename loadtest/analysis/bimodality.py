@@ -13,6 +13,8 @@ VALLEY = 0.5
 """Greatest density between the modes, over that of the lower mode, for two modes."""
 APART = 1.1
 """Least ratio of two modes; closer ones are one for any use of the numbers."""
+APART_NS = 1_000.0
+"""Least difference of two modes: it is what the clock and a call cost."""
 ENOUGH = 1_000_000
 BINS = 512
 
@@ -55,7 +57,8 @@ def detect(latencies: NDArray[np.float64]) -> Modes | None:
         valley = lower + int(np.argmin(density[lower : upper + 1]))
         share = float((values > centres[valley]).mean())
         ratio = density[valley] / min(density[lower], density[upper])
-        if ratio < depth and MINOR <= share <= 1 - MINOR and centres[upper] - centres[lower] > np.log(APART):
-            depth = ratio
-            best = Modes(lower=float(np.exp(centres[lower])), upper=float(np.exp(centres[upper])), share=share)
+        modes = Modes(lower=float(np.exp(centres[lower])), upper=float(np.exp(centres[upper])), share=share)
+        apart = modes.upper > APART * modes.lower and modes.upper > modes.lower + APART_NS
+        if ratio < depth and MINOR <= share <= 1 - MINOR and apart:
+            depth, best = ratio, modes
     return best

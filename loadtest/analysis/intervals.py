@@ -82,7 +82,7 @@ def combine(launches: Sequence[Quantiles], p: float) -> Interval:
     if not launches:
         return Interval(reason=f"{name}: no launch")
     if (fewest := min(launch.count for launch in launches)) < least:
-        return Interval(reason=f"{name} not estimable (n = {fewest} in a launch, needs {least})")
+        return Interval(reason=f"{name}: n {fewest:,} < {least:,} in a launch")
     values = [launch.values[p] / 1e6 for launch in launches]
     if not all(map(isfinite, values)):
         return Interval(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")

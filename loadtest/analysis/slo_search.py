@@ -1,12 +1,14 @@
 """The highest rate at which a percentile stays below a limit: bracket, bisect, confirm. It knows no server.
 
 `within_launch.exceedance` judges each rate with 95 % confidence: holds, fails or undecided. An undecided trial is
-prolonged up to a bound; a rate that stays undecided belongs to the interval that is the result.
+prolonged once; a rate that stays undecided belongs to the interval that is the result. Both ends of the interval rest
+on confirming trials. A trial that was disturbed, and one in which the generator was late, is repeated.
 """
 
 import re
 from collections.abc import Callable
 from math import ceil, inf, log, sqrt
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,10 +24,18 @@ LOWEST_RATE = 1.0
 """Requests per second below which no rate is tried."""
 START_RATE = 16.0
 """Requests per second of the first trial by default."""
-RESOLUTION = 0.05
+RESOLUTION = 0.15
 """The bracket is narrowed until its ends differ by at most this share."""
-PROLONGED = 8.0
-"""A trial is prolonged up to this multiple of its length; at a low rate, until it has four times the least samples."""
+BESIDE = 0.065
+"""How far, as a share, the ends lie at first from a rate that stays undecided."""
+STEP = 0.05
+"""The first step, as a share, from an end that is not confirmed; each further one is larger by the same share."""
+LONG = 4.0
+"""A confirming or prolonged trial is so many times as long; at a low rate, it has four times the least samples."""
+MOST = 20
+"""Trials after which each step halves or doubles the rate, so that the search ends."""
+REPEATED = 2
+"""How often a trial is repeated at most that was disturbed, or in which the generator was late."""
 MAX_LAG = 0.1
 """Share of the limit that the client's own lateness may take; above it the client is measured, not the server."""
 
@@ -44,25 +54,38 @@ class Objective(Noun, frozen=True, kw_only=True):
 class Trial(msgspec.Struct, frozen=True):
     """What one load at one rate gave: float64 nanoseconds in order of time, infinite where a request failed.
 
-    `latencies` are from the intended start, `service` from sending.
+    `latencies` are from the intended start, `service` from sending; `disturbed` says what disturbed the machine.
     """
 
     latencies: NDArray[np.float64]
     service: NDArray[np.float64]
+    disturbed: str | None = None
+
+    def followed_by(self, other: "Trial") -> "Trial":
+        """Both, one after the other."""
+        return Trial(
+            np.concatenate([self.latencies, other.latencies]),
+            np.concatenate([self.service, other.service]),
+            self.disturbed or other.disturbed,
+        )
 
 
 class JudgedTrial(Noun, frozen=True, kw_only=True):
-    """A rate that was tried for so many seconds, with its verdict; `percentile_ms` is null when it is infinite."""
+    """A rate that was tried for so many seconds, with its verdict; `percentile_ms` is null when it is infinite.
+
+    `repeated` says why it does not count: the machine was disturbed, or the generator late.
+    """
 
     step: str
     rate: float
     seconds: float
     percentile_ms: float | None
     exceedance: Exceedance
+    repeated: str | None = None
 
 
 class SearchResult(Noun, frozen=True, kw_only=True):
-    """`low`: the highest rate that a confirming trial showed to hold; `high`: the lowest rate above it that failed.
+    """`low` is the highest rate that a confirming trial showed to hold, `high` the lowest that one showed to fail.
 
     `high` is null when no rate up to the ceiling failed, and `reason` says why there was a ceiling.
     """
@@ -81,8 +104,17 @@ class SearchResult(Noun, frozen=True, kw_only=True):
 
 Measure = Callable[[float, float, int], Trial]
 """measure(requests per second, seconds, seed)"""
-Report = Callable[[JudgedTrial, float], None]
-"""report(judged trial, estimate of the seconds left)"""
+
+
+class Left(NamedTuple):
+    """An estimate of what is left to do: trials, and their seconds."""
+
+    trials: int
+    seconds: float
+
+
+Report = Callable[[JudgedTrial, Left], None]
+Found = Literal["holds", "fails", "undecided", "late"]
 
 
 def parse_objective(text: str) -> Objective:
@@ -107,130 +139,175 @@ def search(
 ) -> SearchResult:
     """The highest rate up to `ceiling` that meets the objective, as an interval. A first trial takes `seconds`.
 
-    `low` rests on its confirming trial alone, which has another seed, the greatest length of a trial, and is never
-    prolonged: repeated looks until a trial succeeds would make the 95 % untrue. Raises CannotRun when the objective is
-    not met even at the lowest rate, and when the client rather than the server is late.
+    Each end rests on one confirming trial of its own, which has another seed, is longer, and is never prolonged:
+    repeated looks until a trial succeeds would make the 95 % untrue. Raises CannotRun when the objective is not met
+    even at the lowest rate, and when the client rather than the server is late there.
     """
-    return _Search(objective, measure, report, ceiling, seconds, seed).result(start, why_ceiling)
+    return _Search(objective, measure, report, ceiling, why_ceiling, seconds, seed).result(start)
 
 
 class _Search:
     def __init__(
-        self, objective: Objective, measure: Measure, report: Report, ceiling: float, seconds: float, seed: int
+        self,
+        objective: Objective,
+        measure: Measure,
+        report: Report,
+        ceiling: float,
+        why_ceiling: str,
+        seconds: float,
+        seed: int,
     ) -> None:
         self._objective, self._measure, self._report = objective, measure, report
-        self._ceiling, self._seconds, self._seed = ceiling, seconds, seed
+        self._ceiling, self._why_ceiling, self._seconds, self._seed = ceiling, why_ceiling, seconds, seed
         self._trials: list[JudgedTrial] = []
-        self._high = inf
-        self._seconds_left = self._spent = 0.0
+        self._spent, self._left = 0.0, Left(0, 0.0)
+        self._late_from = inf
 
-    def result(self, start: float, why_ceiling: str) -> SearchResult:
-        low, unproven = self._find_holding(self._bracket(min(start, self._ceiling)))
-        low, unproven = self._narrow(low, unproven, lambda judged: judged.exceedance.verdict == "holds")
-        if self._high < inf:
-            self._narrow(unproven, self._high, lambda judged: judged.exceedance.verdict != "fails")
-        low = self._confirm(low)
-        high, reason = (None, why_ceiling) if self._high == inf else (self._high, None)
-        return SearchResult(objective=self._objective, low=low, high=high, trials=tuple(self._trials), reason=reason)
+    def result(self, start: float) -> SearchResult:
+        low, high = self._narrow(*self._bracket(min(start, self._ceiling)))
+        low, failed = self._confirm_low(low)
+        if failed is None:
+            low, failed = self._confirm_high(low, high)
+        reason = None if failed is not None else self._why_ceiling
+        return SearchResult(objective=self._objective, low=low, high=failed, trials=tuple(self._trials), reason=reason)
 
-    def _bracket(self, rate: float) -> float:
-        """Double the rate until it fails; returns the last rate that did not."""
-        while True:
-            self._estimate_end(rate, 2 * rate)
-            if self._try("bracket", rate, self._seconds).exceedance.verdict == "fails":
-                return max(rate / 2, LOWEST_RATE)
+    def _bracket(self, rate: float) -> tuple[float, float]:
+        """Double or halve the rate: to one that holds and one above it that does not, or to the ceiling."""
+        self._expect(5, rate)
+        found, low = self._find("bracket", rate), 0.0
+        while found == "holds":
             if rate >= self._ceiling:
-                return rate
-            rate = min(2 * rate, self._ceiling)
-
-    def _find_holding(self, rate: float) -> tuple[float, float]:
-        """Halve the rate until it holds, as short trials miss failures. Also the lowest rate that did not hold yet."""
-        unproven = min(self._high, self._ceiling)
-        while True:
-            self._estimate_end(rate, 2 * rate)
-            tried = (known for known in self._trials if known.rate == rate and known.exceedance.verdict != "undecided")
-            judged = next(tried, None) or self._try_until_decided("bracket", rate)
-            if judged.exceedance.verdict == "holds":
-                return rate, max(rate, unproven)
+                return rate, rate
+            low, rate = rate, min(2 * rate, self._ceiling)
+            found = self._find("bracket", rate)
+        if found == "undecided":
+            return self._around(rate)
+        while not low:
             if rate <= LOWEST_RATE:
-                raise self._unmet(judged)
-            rate, unproven = max(rate / 2, LOWEST_RATE), rate
+                raise self._unmet()
+            high, rate = rate, max(rate / 2, LOWEST_RATE)
+            found = self._find("bracket", rate)
+            if found == "undecided":
+                return self._around(rate)
+            low, rate = (rate, high) if found == "holds" else (0.0, rate)
+        return low, rate
 
-    def _narrow(self, low: float, high: float, below: Callable[[JudgedTrial], bool]) -> tuple[float, float]:
-        """Bisect geometrically for the border of `below`, which is true at `low` and false at `high`."""
+    def _narrow(self, low: float, high: float) -> tuple[float, float]:
+        """Bisect geometrically until the ends are near one another, or a rate between them is undecided."""
         while high > low * (1 + RESOLUTION):
-            self._estimate_end(low, high)
+            self._expect(ceil(log(log(high / low) / log(1 + RESOLUTION), 2)), low)
             middle = _rounded(sqrt(low * high))
-            low, high = (middle, high) if below(self._try_until_decided("bisect", middle)) else (low, middle)
+            found = self._find("bisect", middle)
+            if found == "undecided":
+                return self._around(middle)
+            low, high = (middle, high) if found == "holds" else (low, middle)
         return low, high
 
-    def _confirm(self, rate: float) -> float:
-        """The highest rate, going down from this one in growing steps, that a longer trial of its own shows to hold."""
-        step = RESOLUTION
+    def _around(self, rate: float) -> tuple[float, float]:
+        return max(_rounded(rate / (1 + BESIDE)), LOWEST_RATE), min(_rounded(rate * (1 + BESIDE)), self._ceiling)
+
+    def _confirm_low(self, rate: float) -> tuple[float, float | None]:
+        """The highest rate, from this one down, that a confirming trial shows to hold; the lowest that one refutes."""
+        failed, step = None, STEP
         while True:
-            self._seconds_left = 0.0
-            judged = self._try("confirm", rate, self._longest(rate))
-            if judged.exceedance.verdict == "holds":
-                return rate
+            self._expect(0, rate, confirming=1)
+            if (found := self._look("confirm", rate, self._long(rate))) == "holds":
+                return rate, failed
+            if found == "fails":
+                failed = rate
             if rate <= LOWEST_RATE:
-                raise self._unmet(judged)
-            rate, step = max(_rounded(rate / (1 + step)), LOWEST_RATE), step + RESOLUTION
+                raise self._unmet()
+            rate, step = max(_rounded(rate / self._factor(step)), LOWEST_RATE), step + STEP
 
-    def _try_until_decided(self, step: str, rate: float) -> JudgedTrial:
-        """Try a rate, and prolong the trial until it is decided or has its greatest length."""
-        bound = self._longest(rate)
-        trial = self._trial(rate, self._seconds)
-        seconds = self._seconds
-        while (judged := self._judge(step, rate, seconds, trial)).exceedance.verdict == "undecided" and seconds < bound:
-            more = min(2 * seconds, bound) - seconds
-            further = self._trial(rate, more)
-            trial = Trial(
-                np.concatenate([trial.latencies, further.latencies]), np.concatenate([trial.service, further.service])
-            )
-            seconds += more
-        return judged
+    def _confirm_high(self, low: float, rate: float) -> tuple[float, float | None]:
+        """The lowest rate, from this one up, that a confirming trial shows to fail; the highest that one confirms."""
+        step = STEP
+        while True:
+            if low < rate < self._late_from:
+                self._expect(0, rate, confirming=0)
+                found = self._look("confirm", rate, self._long(rate))
+                if found == "fails":
+                    return low, rate
+                low = rate if found == "holds" else low
+            if rate >= self._ceiling:
+                return low, None
+            rate, step = min(_rounded(rate * self._factor(step)), self._ceiling), step + STEP
 
-    def _try(self, step: str, rate: float, seconds: float) -> JudgedTrial:
-        return self._judge(step, rate, seconds, self._trial(rate, seconds))
+    def _factor(self, step: float) -> float:
+        return 2.0 if len(self._trials) > MOST else 1 + step
+
+    def _find(self, step: str, rate: float) -> Found:
+        """What a trial of a rate shows; one that is undecided is prolonged."""
+        return self._look(step, rate, self._seconds, self._long(rate))
+
+    def _look(self, step: str, rate: float, seconds: float, longest: float = 0.0) -> Found:
+        late = 0
+        for attempt in range(REPEATED + 1):
+            trial = self._trial(rate, seconds)
+            judged = self._judge(step, rate, seconds, trial)
+            if judged.exceedance.verdict == "undecided" and longest > seconds and self._lateness(rate, trial) is None:
+                self._tell(judged)
+                trial = trial.followed_by(self._trial(rate, longest - seconds))
+                judged = self._judge(step, rate, longest, trial)
+            verdict, lateness = judged.exceedance.verdict, self._lateness(rate, trial)
+            late += lateness is not None
+            # A disturbance makes no rate hold that does not.
+            disturbed = trial.disturbed if verdict != "holds" else None
+            if late <= 1 and attempt < REPEATED and (lateness or disturbed):
+                self._tell(msgspec.structs.replace(judged, repeated=lateness or disturbed))
+                continue
+            self._tell(judged)
+            if lateness is None:
+                return verdict
+            if late > 1:
+                self._late_from = min(self._late_from, rate)
+                self._ceiling, self._why_ceiling = min(self._ceiling, rate), lateness
+                return "late"
+        return "undecided"
 
     def _trial(self, rate: float, seconds: float) -> Trial:
         self._seed += 1
-        trial = self._measure(rate, seconds, self._seed)
         self._spent += seconds
+        return self._measure(rate, seconds, self._seed)
+
+    def _lateness(self, rate: float, trial: Trial) -> str | None:
+        """Why the generator and not the server is slow; null where it is not."""
         p, limit = self._objective.p, self._objective.limit_ms * 1e6
-        if len(trial.latencies) >= least_samples(p):
-            intended, service = (percentile(np.sort(values), p) for values in (trial.latencies, trial.service))
-            # A server whose service time exceeds the limit fails by itself, however late the client is.
-            if service <= limit and intended - service > MAX_LAG * limit:
-                raise CannotRun(
-                    f"the load generator is the limit: at {rate:g} requests/s p{p * 100:g} is "
-                    f"{number(intended / 1e6)} ms from the intended start and {number(service / 1e6)} ms from sending; "
-                    "give it more --processes, a core of its own, or a lower --max-rate"
-                )
-        return trial
+        if len(trial.latencies) < least_samples(p):
+            return None
+        intended, service = (percentile(np.sort(values), p) for values in (trial.latencies, trial.service))
+        # A server whose service time exceeds the limit fails by itself, however late the client is.
+        if service > limit or intended - service <= MAX_LAG * limit:
+            return None
+        return (
+            f"the load generator is the limit: at {rate:g} requests/s p{p * 100:g} is {number(intended / 1e6)} ms from "
+            f"the intended start and {number(service / 1e6)} ms from sending; give it more --processes, a core of its "
+            "own, or a lower --max-rate"
+        )
 
     def _judge(self, step: str, rate: float, seconds: float, trial: Trial) -> JudgedTrial:
         p = self._objective.p
         found = exceedance(trial.latencies, self._objective.limit_ms * 1e6, p)
         value = percentile(np.sort(trial.latencies), p) / 1e6 if found.requests else inf
         percentile_ms = value if value < inf else None
-        judged = JudgedTrial(step=step, rate=rate, seconds=seconds, percentile_ms=percentile_ms, exceedance=found)
-        if found.verdict == "fails":
-            self._high = min(self._high, rate)
+        return JudgedTrial(step=step, rate=rate, seconds=seconds, percentile_ms=percentile_ms, exceedance=found)
+
+    def _tell(self, judged: JudgedTrial) -> None:
         self._trials.append(judged)
-        self._report(judged, self._seconds_left)
-        return judged
+        self._report(judged, self._left)
 
-    def _longest(self, rate: float) -> float:
-        return max(PROLONGED * self._seconds, 4 * least_samples(self._objective.p) / rate)
+    def _long(self, rate: float) -> float:
+        return max(LONG * self._seconds, 4 * least_samples(self._objective.p) / rate)
 
-    def _estimate_end(self, low: float, high: float) -> None:
-        """Estimate the seconds left: the halvings still to do, each as long as rates took so far, and confirmation."""
-        rates = max(1, len({judged.rate for judged in self._trials}))
-        halvings = ceil(log(log(max(high / low, 1 + RESOLUTION)) / log(1 + RESOLUTION), 2))
-        self._seconds_left = max(self._seconds, self._spent / rates) * (1 + halvings) + self._longest(low)
+    def _expect(self, looks: int, rate: float, confirming: int = 2) -> None:
+        """Estimate what is left: trials as long as those of a rate were so far, and the confirming ones."""
+        each = max(self._seconds, self._spent / max(1, len({judged.rate for judged in self._trials})))
+        self._left = Left(looks + confirming, looks * each + confirming * self._long(rate))
 
-    def _unmet(self, judged: JudgedTrial) -> CannotRun:
+    def _unmet(self) -> CannotRun:
+        judged = self._trials[-1]
+        if self._late_from <= judged.rate:
+            return CannotRun(self._why_ceiling)
         found, objective = judged.exceedance, self._objective
         how = "cannot be met" if found.verdict == "fails" else f"cannot be shown to hold within {judged.seconds:g} s"
         return CannotRun(

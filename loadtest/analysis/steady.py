@@ -8,7 +8,7 @@ changes later belongs to the server, stays in every percentile, and is told.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import ceil, isfinite, log
+from math import ceil, exp, isfinite, log
 
 import numpy as np
 from msgspec import Struct
@@ -23,6 +23,8 @@ SMALLEST = 5
 """Fewest rows of a batch, so that a single slow one does not move its median."""
 LEAST = 40
 """Fewest rows of a series that is judged."""
+RESOLUTION_NS = 1_000.0
+"""Levels that differ by less are equal: it is what the clock and a call cost."""
 FLOOR = 0.01
 """Least relative noise: a series without any noise would otherwise consist of change points."""
 PENALTY = 5.0
@@ -31,11 +33,15 @@ variance is estimated, from few batches and with heavy tails."""
 
 
 class Steady(Noun, frozen=True, kw_only=True):
-    """Rows before `start` are warm-up. `reason`: why there is no steady state; with `steady`, why none was sought."""
+    """Rows before `start` are warm-up. `reason`: why there is no steady state; with `steady`, why none was sought.
+
+    `rises`: whether the largest change goes up; null with a steady state.
+    """
 
     start: int
     steady: bool
     reason: str | None
+    rises: bool | None = None
 
 
 class _Segment(Struct, frozen=True):
@@ -81,7 +87,19 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
     at = after.start * size
     when = f"at request {at:,} of {count:,}" if planned is None else f"{(planned[at] - planned[0]) / 1e9:.3g} s in"
     reason = f"no steady state: median {verb} from {_ms(first)} to {_ms(then)} {when}"
-    return Steady(start=warm * size, steady=False, reason=reason)
+    return Steady(start=warm * size, steady=False, reason=reason, rises=then > first)
+
+
+def of_launches(launches: Sequence[Steady]) -> bool | None:
+    """Whether a cell has a steady state, from that of each launch; null when too few requests tell.
+
+    It has none where no launch has one and all change in the same direction: that is how a server changes while it
+    works. A machine changes the level of some launches, up and down; the interval over the launches shows it.
+    """
+    known = [launch for launch in launches if not (launch.steady and launch.reason)]
+    if not known:
+        return None
+    return any(launch.steady for launch in known) or len({launch.rises for launch in known}) > 1
 
 
 def _warm_up(segments: Sequence[_Segment], elapsed: NDArray[np.float64], batches: int, limits: Limits) -> int:
@@ -90,10 +108,15 @@ def _warm_up(segments: Sequence[_Segment], elapsed: NDArray[np.float64], batches
     for count, last in enumerate(segments[:-1], 1):
         if max(last.end / batches, elapsed[last.end]) > limits.warmup:
             break
-        slower = max(segment.level for segment in segments[count:]) + log(limits.level)
-        if all(segment.level > slower for segment in segments[:count]):
+        slowest = max(segment.level for segment in segments[count:])
+        if all(_above(segment.level, slowest, limits) for segment in segments[:count]):
             found = last.end
     return found
+
+
+def _above(level: float, other: float, limits: Limits) -> bool:
+    """Whether a level, a logarithm of nanoseconds, lies above another one."""
+    return level > other + log(limits.level) and exp(level) > exp(other) + RESOLUTION_NS
 
 
 def _elapsed(planned: NDArray[np.int64] | None, size: int, batches: int) -> NDArray[np.float64]:
@@ -110,7 +133,7 @@ def _settled(segments: Sequence[_Segment], limits: Limits) -> int:
     last = segments[-1]
     start, other = last.start, 0.0
     for segment in reversed(segments[:-1]):
-        if abs(segment.level - last.level) <= log(limits.level):
+        if not _above(segment.level, last.level, limits) and not _above(last.level, segment.level, limits):
             start, other = segment.start, 0.0
         elif (other := other + segment.share) > limits.stall:
             break

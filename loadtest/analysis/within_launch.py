@@ -7,11 +7,12 @@ says anything of other launches, whose memory layout differs: `intervals` gives 
 from math import ceil
 from typing import Literal
 
+import msgspec
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from loadtest.analysis.intervals import LEVEL, Interval, least_samples, percentile
+from loadtest.analysis.intervals import LEVEL, Interval, estimate, least_samples, percentile
 from medserve.errors import BadInput
 from medserve.spec import Noun
 from medserve.tables import LIMITS, Limits
@@ -50,21 +51,20 @@ class CacheAudit(Noun, frozen=True, kw_only=True):
 def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.float64], p: float) -> Interval:
     """The percentile `p` in milliseconds with its 95 % interval, from latencies (ns) in order of time, and sorted.
 
-    The interval lies between order statistics, by the binomial distribution of how many of n independent requests are
+    The value is there as by `intervals.combine`, by the number of requests; the interval also needs as many effective
+    ones. It lies between order statistics, by the binomial distribution of how many of n independent requests are
     below the percentile (Hahn & Meeker, Statistical Intervals, 1991, section 5.2); n is the effective sample size.
     Fractional ranks are interpolated (Hettmansperger & Sheather 1986), because rounded ones cover too much or too
     little.
     """
-    name, least = f"p{p * 100:g}", least_samples(p)
-    if not len(ordered):
-        return Interval(reason=f"{name}: no request")
-    value = percentile(ordered, p)
+    found = estimate([ordered], p)
+    if found.value is None:
+        return found
+    least, value = least_samples(p), percentile(ordered, p)
     effective = len(ordered) / autocorrelation_time(latencies[:ENOUGH] > value)
     if effective < least:
-        worth = "" if round(effective) >= len(ordered) else f", worth {effective:.0f} independent ones"
-        return Interval(reason=f"{name} not estimable (n = {len(ordered)}{worth}, needs {least})")
-    if not np.isfinite(value):
-        return Interval(reason=f"{name} is infinite: more than {1 - p:.4g} of the requests failed")
+        worth = f"{len(ordered):,} correlated requests are worth {effective:,.0f} independent ones"
+        return msgspec.structs.replace(found, reason=f"p{p * 100:g}: no interval, {worth} < {least:,}")
     ranks = 1 + scipy.special.bdtrik(((1 - LEVEL) / 2, (1 + LEVEL) / 2), effective, p)
     low, high = (_at_rank(ordered, float(rank) * (len(ordered) + 1) / (effective + 1)) for rank in ranks)
     return Interval(value=value / 1e6, low=low / 1e6, high=high / 1e6 if np.isfinite(high) else None)

@@ -1,7 +1,8 @@
 """`python -m loadtest.benchmark`: measures the load generator, the statistics and the report against targets.
 
 `coverage` tests the statistics on simulated series, `report` writes the report of a large run, `cold` starts servers,
-`serving` compares the wrapper with other servers, `hostile` attacks it.
+`serving` compares the wrapper with other servers, `hostile` attacks it, `selftest` counts failed self-tests,
+`pauses` looks for what HTTP adds.
 `load` measures the generator: the blocks of a comparison alternate, so that disturbances affect both sides alike.
 Servers have one core, the generator and the reference clients, one at a time, another one. The parts:
 
@@ -9,6 +10,8 @@ schedule   send lag, and dispersion of the arrivals, of Poisson schedules agains
 generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
 wrk        closed loop: the same model less the null server, as wrk measures it and as this generator does
 poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
+blocking   what `medserve load` prints of servers that answer one request at a time, against Lindley's recursion
+objective  twenty searches for p99 < 5 ms, against trials of a minute around their answers
 analysis   seconds and memory to reduce a record of ten million requests
 """
 
@@ -22,7 +25,7 @@ import msgspec
 import typer
 
 import loadtest
-from loadtest.benchmark import other_clients, rooflines
+from loadtest.benchmark import blocking, other_clients, rooflines, searches
 from loadtest.benchmark.bench import FIGURES, Bench, Line
 from loadtest.results.tabular import Cell, Column, Table, as_markdown
 from loadtest.results.tabular import Line as TableLine
@@ -38,6 +41,8 @@ PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "generator": rooflines.generator,
     "wrk": other_clients.closed_loop,
     "poller": other_clients.open_loop,
+    "blocking": blocking.measure,
+    "objective": searches.measure,
     "analysis": rooflines.analysis,
 }
 
@@ -48,13 +53,13 @@ Row = TypeVar("Row")
 def load(
     artifact: Annotated[
         Path | None,
-        typer.Argument(metavar="[ARTIFACT]", help="Exported model for the part wrk.", show_default="a delay of 1 ms"),
+        typer.Argument(metavar="[ARTIFACT]", help="Model for wrk and objective.", show_default="a delay of 1 ms"),
     ] = None,
     only: Annotated[str, typer.Option(help=f"Parts, with commas, of: {', '.join(PARTS)}.")] = ",".join(PARTS),
     scale: Annotated[float, typer.Option(min=0.01, help="Factor on all durations and sizes.")] = 1.0,
     json: Json = False,
 ) -> None:
-    """Measure the load generator against its targets and other clients. Takes about five minutes.
+    """Measure the load generator against its targets and other clients. Takes about an hour and a half.
 
     Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
@@ -106,6 +111,39 @@ def report(
 
     with tempfile.TemporaryDirectory() as scratch:
         _judge(_show(measure(out or Path(scratch) / "large", scale), FIGURES, Line.cells, json))
+
+
+@app.command()
+def selftest(
+    runs: Annotated[int, typer.Option(min=1, help="Self-tests of each generator; half a minute each.")] = 20,
+    only: Annotated[str, typer.Option(help="Generators, with commas.", show_default="sound, and five wrong ones")] = "",
+    json: Json = False,
+) -> None:
+    """Count how often the self-test fails: with the generator as it is, and with five that are wrong on purpose.
+
+    Exit code 1 when a target is missed. Example: python -m loadtest.benchmark selftest --only sound --runs 50
+    """
+    from loadtest.benchmark.wrong_generators import FAULTS, measure
+
+    names = [name for name in only.split(",") if name]
+    for name in names:
+        pick({"sound": None, **dict.fromkeys(FAULTS)}, "generator", name)
+    _judge(_show(measure(runs, names), FIGURES, Line.cells, json))
+
+
+@app.command()
+def pauses(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    json: Json = False,
+) -> None:
+    """Measure what HTTP adds to a runtime beyond the null runtime, and whether pauses or cold caches explain it.
+
+    Example: python -m loadtest.benchmark pauses work/cells.onnx
+    """
+    from loadtest.benchmark.pauses import measure
+
+    with tempfile.TemporaryDirectory() as scratch:
+        _show(measure(Bench(Path(scratch), 1.0, None), artifact), FIGURES, Line.cells, json)
 
 
 @app.command()

@@ -114,7 +114,7 @@ class Bench:
         assert load.out is not None
         record = Path(load.out)
         store.write_json(record.with_name("load.json"), load)
-        run("loadtest.benchmark.poller", str(record.with_name("load.json")))
+        run("loadtest.selftest.reference_client", str(record.with_name("load.json")))
         return latency.after_warmup(samples.read(record))
 
 

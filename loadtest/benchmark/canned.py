@@ -13,7 +13,7 @@ import numpy as np
 import typer
 import uvloop
 
-from loadtest.benchmark.poller import LENGTH
+from loadtest.selftest.reference_client import LENGTH
 from medserve import errors, machine, wire
 from medserve.timing import now
 

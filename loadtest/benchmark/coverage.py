@@ -92,7 +92,7 @@ def paired(
 
 INDEPENDENT = autoregressive(0.0)
 
-WITHIN: dict[str, tuple[Series, dict[float, int]]] = {
+KINDS: dict[str, tuple[Series, dict[float, int]]] = {
     "independent": (INDEPENDENT, {0.5: 400, 0.9: 400, 0.99: 1000}),
     "two populations": (mixture(0.2, 2.0, 0.15), {0.5: 400, 0.9: 400, 0.99: 1000}),
     "AR(1) of 0.5": (autoregressive(0.5), {0.5: 4000, 0.9: 4000, 0.99: 4000}),
@@ -106,7 +106,7 @@ Interval = intervals.Interval | compare.Ratio
 
 def measure(trials: int) -> Iterator[Line]:
     """All figures, in per cent of the trials."""
-    for part in (_within, _launches, _pairs, _flags, _verdicts):
+    for part in (_within, _launches, _pairs, _flags, _records, _verdicts):
         yield from part(trials)
 
 
@@ -122,7 +122,7 @@ def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.r
 
 
 def _within(trials: int) -> Iterator[Line]:
-    for kind, (series, counts) in WITHIN.items():
+    for kind, (series, counts) in KINDS.items():
         for p, count in counts.items():
             draw = partial(_within_launch, series=series, p=p, count=count)
             name = f"{NAMES[p]}, {kind}, {count:,} requests"
@@ -192,6 +192,11 @@ def _flags(trials: int) -> Iterator[Line]:
     for words, series, count, wanted in records:
         name = f"unsteady: {words}, {count:,} requests"
         yield flagged(name, partial(_unsteady, series=series, count=count), wanted)
+    for words, change, wanted in (
+        ("every second changes by 10 to 100 %", _moved, False),
+        ("each rises by 50 %", ramp(0.5).draw, True),
+    ):
+        yield flagged(f"unsteady: 3 launches, {words}", partial(_unsteady_cell, draw=change), wanted)
     for share in (0.15, 0.5):
         for apart, spread in ((1.25, 0.03), (1.7, 0.1), (3.0, 0.2)):
             name = f"bimodal: {share:.0%} at {apart:g} times, 1,000 requests"
@@ -209,8 +214,102 @@ def _unsteady(generator: np.random.Generator, series: Series, count: int) -> boo
     return not steady.find(series.draw(generator, count)).steady
 
 
+def _unsteady_cell(
+    generator: np.random.Generator, draw: Callable[[np.random.Generator, int], Floats], launches: int = 3
+) -> bool:
+    return steady.of_launches([steady.find(draw(generator, 3000)) for _ in range(launches)]) is False
+
+
+def _moved(generator: np.random.Generator, count: int) -> Floats:
+    """A launch of which the machine changes the level with a probability of one half."""
+    at = generator.integers(count) if generator.random() < 0.5 else 0
+    factor = generator.uniform(1.1, 2.0) ** generator.choice([-1, 1])
+    return INDEPENDENT.draw(generator, count) * np.where(np.arange(count) < at, factor, 1.0)
+
+
 def _bimodal(generator: np.random.Generator, series: Series) -> bool:
     return bimodality.detect(series.draw(generator, 1000)) is not None
+
+
+RATE = 100.0
+"""Requests per second of a simulated record of a server."""
+SECONDS = 30.0
+WITHIN = 0.05
+"""Largest relative difference of a printed percentile."""
+
+
+def queued(arrivals: Floats, service: Floats) -> Floats:
+    """The latencies of one server that works first come, first served (Lindley's recursion); all in one unit."""
+    walk = np.concatenate([[0.0], np.cumsum(service[:-1] - np.diff(arrivals))])
+    found: Floats = walk - np.minimum.accumulate(walk) + service
+    return found
+
+
+def _stalled(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
+    """Latencies of a server that stalls for 0.1 to 2 s, again and again."""
+    length = float(np.exp(generator.uniform(log(0.1e9), log(2e9))))
+    every = length * generator.uniform(3.0, 10.0)
+    first = generator.uniform(0.0, every)
+    into = (arrivals - first) % every
+    waiting = np.where((arrivals >= first) & (into < length), length - into, 0.0)
+    # What waits for the end of a stall is answered one after the other.
+    return queued(arrivals + waiting, service) + waiting
+
+
+Record = Callable[[np.random.Generator, Floats, Floats], Floats]
+
+
+def _mixed(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
+    shares = generator.dirichlet([6.0, 3.0, 1.0])
+    return queued(arrivals, service * generator.choice([1.0, 3.0, 8.0], len(service), p=shares))
+
+
+def _slow_start(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
+    """The first 2 to 15 % of the time are 1.5 to 5 times as slow: the only kind with a warm-up."""
+    until = generator.uniform(0.02, 0.15) * arrivals[-1]
+    return np.where(arrivals < until, generator.uniform(1.5, 5.0), 1.0) * service
+
+
+def _stepped(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
+    """The level changes by 10 to 100 %, up or down, somewhere between a quarter and the end of the record."""
+    at = generator.uniform(0.25, 0.95) * arrivals[-1]
+    factor = generator.uniform(1.1, 2.0) ** generator.choice([-1, 1])
+    return np.where(arrivals < at, 1.0, factor) * service
+
+
+def _wandering(generator: np.random.Generator, arrivals: Floats, _service: Floats) -> Floats:
+    return autoregressive(generator.uniform(0.3, 0.9)).draw(generator, len(arrivals))
+
+
+RECORDS: dict[str, Record] = {
+    "three service times, queued": _mixed,
+    "stalls of 0.1 to 2 s": _stalled,
+    "slow start": _slow_start,
+    "a step": _stepped,
+    "AR(1) of 0.3 to 0.9": _wandering,
+}
+
+
+def _records(trials: int) -> Iterator[Line]:
+    """Percentiles after the warm-up that is found, against those of the whole record after the true warm-up."""
+    for name, kind in RECORDS.items():
+        generator = _generator(name)
+        near = found = 0
+        for _ in range(trials):
+            arrivals = np.cumsum(generator.exponential(1e9 / RATE, int(RATE * SECONDS)))
+            service = MS * np.exp(SPREAD * generator.standard_normal(len(arrivals)))
+            latencies = kind(generator, arrivals, service)
+            # What is slower than its own service time allows began in the slow start.
+            true = int((latencies > 1.4999 * service).sum()) if kind is _slow_start else 0
+            start = steady.find(latencies, arrivals.astype(np.int64)).start
+            printed, truth = (np.quantile(latencies[at:], list(NAMES)) for at in (start, true))
+            near += bool(np.all(np.abs(printed / truth - 1) <= WITHIN))
+            found += start > 0
+        share = 100 * near / trials
+        yield Line(part="records", name=f"p50, p90, p99 within 5 %: {name}", value=share, unit="%", low=95)
+        low, high = (95.0, None) if kind is _slow_start else (None, 2.0)
+        share = 100 * found / trials
+        yield Line(part="records", name=f"warm-up found: {name}", value=share, unit="%", low=low, high=high)
 
 
 BORDER = (1 + MARGIN) * 1.0001

@@ -9,7 +9,7 @@ import typer
 
 from loadtest.analysis.slo_search import parse_objective
 from loadtest.commands import load_runs, slo_search
-from loadtest.commands.shared import Batch, Json, Seconds, Seed, Warmup
+from loadtest.commands.shared import Batch, Json, Seed, Warmup
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
 from medserve import machine
@@ -36,7 +36,8 @@ def load(
         str | None, typer.Option(help="Numbers of users such as 1,2,4,8: one run each, to find the saturation point.")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Such as p99<50ms: find the highest rate that meets it, starting at --rate.")
+        str | None,
+        typer.Option(help="Such as p99<50ms: find the highest rate that meets it; --rate is the first to try."),
     ] = None,
     max_rate: Annotated[
         float | None, typer.Option(min=1.0, help="Highest rate to try.", show_default="70 % of the generator's own")
@@ -52,7 +53,14 @@ def load(
         bool, typer.Option("--audit", help="Afterwards, send images twice: does the server cache?")
     ] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes of Locust that share the load.")] = 1,
-    seconds: Seconds = 10.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds of measuring, after the warm-up; of a first trial for an objective.",
+            show_default="10; 3 for an objective",
+        ),
+    ] = None,
     warmup: Warmup = 1.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without an answer after which a request fails.")] = (
         payload.TIMEOUT_SECONDS
@@ -72,7 +80,7 @@ def load(
     steps = None if ladder is None else parse_ladder(ladder)
     plain = LoadProfile(
         name="manual", mode="closed-loop", batch=batch, users=users, rate=rate, burst=burst, gap_seconds=gap,
-        seconds=seconds, warmup_seconds=warmup,
+        seconds=seconds or (10.0 if slo is None else 3.0), warmup_seconds=warmup,
     )  # fmt: skip
     profile = load_profile(
         plain, arrivals, trace, ladder=steps is not None, objective=slo is not None, audit=audit

@@ -4,7 +4,7 @@ Each run is a Locust process of its own. A run with a problem ends as one line i
 is marked incomplete with the same line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class Runs:
         self._count = 0
         self.out = Path()
 
-    def run(self, profile: LoadProfile, seed: int) -> pa.Table:
-        """The record of one complete run. Raises CannotRun when the generator does not finish it."""
+    def run(self, profile: LoadProfile, seed: int, look: Callable[[int], None] = lambda _: None) -> pa.Table:
+        """The record of one complete run. Raises CannotRun when the generator does not finish it.
+
+        `look` as in `locust_process.generate`.
+        """
         self._count += 1
         if self.plan.out is None:
             self.out = self.scratch / "samples.parquet"
@@ -50,7 +53,7 @@ class Runs:
         self.out.unlink(missing_ok=True)
         load = msgspec.structs.replace(self.plan, profile=profile, seed=seed, out=str(self.out))
         try:
-            generate(load, self.scratch / "locust.log", processes=self.processes)
+            generate(load, self.scratch / "locust.log", processes=self.processes, look=look)
         except (CannotRun, KeyboardInterrupt) as error:
             raise type(error)(self.mark_incomplete(str(error) or "interrupted")) from None
         # Where no request was due, nothing is written.

@@ -1,50 +1,64 @@
 """Implements `medserve load --objective`: every trial of the search is a run of Locust against the server."""
 
 import sys
+import time
+from collections.abc import Sequence
 from math import prod, sqrt
+from statistics import fmean
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loadtest.analysis import slo_search
-from loadtest.analysis.slo_search import START_RATE, JudgedTrial, Objective, Trial
+from loadtest.analysis.slo_search import LOWEST_RATE, START_RATE, JudgedTrial, Left, Objective, Trial
 from loadtest.commands.load_runs import Runs
 from loadtest.commands.shared import print_figures
 from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from loadtest.measure import locust_process
+from loadtest.measure.monitor import Monitor
 from loadtest.measure.server_process import serving
 from loadtest.results import faults, latency
 from medserve import machine
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
 from medserve.progress import duration
+from medserve.result import Window
 from medserve.spec import Deployment
 from medserve.tables import ROOFLINE
+
+PROBE = {"mode": "closed-loop", "users": 8, "rate": None, "arrivals": "constant", "seconds": 1.0}
+"""The load whose rate the search begins near."""
+NEAR = 0.6
 
 
 def search(runs: Runs, objective: Objective, start: float | None, max_rate: float | None, json: bool) -> None:
     """Print the highest rate that meets the objective; on stderr, a line per trial."""
     plan = runs.plan
     profile = plan.profile
+    overheads: list[float] = []
 
     def measure(rate: float, seconds: float, seed: int) -> Trial:
-        table = runs.run(msgspec.structs.replace(profile, rate=rate, seconds=seconds), seed)
+        began = time.monotonic()
+        monitor = Monitor(None, plan.cpus)
+        table = runs.run(msgspec.structs.replace(profile, rate=rate, seconds=seconds), seed, monitor.look)
         rows = latency.by_planned_start(latency.after_warmup(table))
         if problem := _permanent_problem(rows, plan):
             raise CannotRun(runs.mark_incomplete(f"at {rate:g} requests/s: {problem}"))
-        return Trial(latency.from_intended_start(rows), latency.service_time(rows))
+        overheads.append(time.monotonic() - began - seconds)
+        return Trial(latency.from_intended_start(rows), latency.service_time(rows), _disturbance(monitor.close()))
 
-    def report(judged: JudgedTrial, seconds_left: float) -> None:
+    def report(judged: JudgedTrial, left: Left) -> None:
         found, name = judged.exceedance, f"p{objective.p * 100:g}"
         value = "unknown, too many failed" if judged.percentile_ms is None else f"{number(judged.percentile_ms)} ms"
         line = (
             f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, {found.share:.2%} above "
         )
         line += f"{objective.limit_ms:g} ms ({found.low:.2%} to {found.high:.2%}): {found.verdict}"
-        left = f"; about {duration(seconds_left)} left" if seconds_left else ""
-        print(line + left, file=sys.stderr, flush=True)
+        line += f"; repeated: {judged.repeated}" if judged.repeated else ""
+        more = left.seconds + left.trials * fmean(overheads)
+        print(line + (f"; about {duration(more)} left" if left.trials else ""), file=sys.stderr, flush=True)
 
     if max_rate is None:
         reached = roofline(runs)
@@ -52,11 +66,30 @@ def search(runs: Runs, objective: Objective, start: float | None, max_rate: floa
     else:
         ceiling, why = max_rate, f"{max_rate:g}/s is the highest rate to try"
     found = slo_search.search(
-        objective, measure, report, start=START_RATE if start is None else start, ceiling=ceiling, why_ceiling=why,
-        seconds=profile.seconds, seed=plan.seed,
+        objective, measure, report, start=_first_rate(runs) if start is None else start, ceiling=ceiling,
+        why_ceiling=why, seconds=profile.seconds, seed=plan.seed,
     )  # fmt: skip
     figures = {"url": plan.url, "model": plan.model, "arrivals": profile.arrivals, **msgspec.to_builtins(found)}
     print_figures(figures, [f"{found}; 95 % confidence, {profile.arrivals.capitalize()} arrivals"], json)
+
+
+def _first_rate(runs: Runs) -> float:
+    """A rate below what the server answers to eight back-to-back users; START_RATE where it answers nothing."""
+    profile = msgspec.structs.replace(runs.plan.profile, **PROBE)
+    rows = latency.after_warmup(runs.run(profile, runs.plan.seed))
+    answered = int(latency.succeeded(rows).sum()) if len(rows) else 0
+    if not answered:
+        return START_RATE
+    reached = answered / latency.duration_seconds(rows)
+    first = max(LOWEST_RATE, float(f"{NEAR * reached:.3g}"))
+    print(f"8 back-to-back users: {reached:,.0f}/s; first rate {first:g}/s", file=sys.stderr, flush=True)
+    return first
+
+
+def _disturbance(windows: Sequence[Window]) -> str | None:
+    """The first disturbance, unless most windows have one: then a server that shares these cores is what disturbs."""
+    reasons = [window.reason for window in windows if window.reason]
+    return reasons[0] if 0 < len(reasons) < len(windows) / 2 else None
 
 
 def roofline(runs: Runs) -> float:

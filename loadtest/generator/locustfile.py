@@ -82,13 +82,14 @@ class Client(FastHttpUser):
         test.started_users += 1
         test.active_users += 1
         by_schedule = test.load.profile.mode == "open-loop"
-        self.pool = Connections(test.load, test.connections, MAX_IN_FLIGHT if by_schedule else 1)
+        if isinstance(link, Worker):
+            link.ready(test)
+        elif not test.share.ready():
+            test.share.set(test.whole_share())
+        share: Share = test.share.get()
+        # All processes together keep to the bound, which lies below the server's.
+        self.pool = Connections(test.load, test.connections, max(1, MAX_IN_FLIGHT // share.step) if by_schedule else 1)
         try:
-            if isinstance(link, Worker):
-                link.ready(test)
-            elif not test.share.ready():
-                test.share.set(test.whole_share())
-            share: Share = test.share.get()
             if not by_schedule:
                 self.send_back_to_back(share, number)
             elif number == 0:
@@ -108,12 +109,16 @@ class Client(FastHttpUser):
         test = self.test
         profile, count = test.load.profile, test.count
         _sleep_until(share.start)
-        end = share.start + round((profile.warmup_seconds + profile.seconds) * 1e9)
+        begin = share.start + round(profile.warmup_seconds * 1e9)
+        end = begin + round(profile.seconds * 1e9)
         request = share.first + number
-        while now() < end:
+        sent = 0
+        # Each user judges by its own pace: all go on, or about all.
+        while (at := now()) < end or profile.goes_on(sent * profile.users, (at - begin) / 1e9):
+            sent += at >= begin
             answered = self.send(request % count)
             if pause := profile.gap_seconds if answered else max(profile.gap_seconds, FAILURE_PAUSE_SECONDS):
-                gevent.sleep(min(pause, max(0, end - now()) / 1e9))
+                gevent.sleep(pause if profile.requests else min(pause, max(0, end - now()) / 1e9))
             request += share.step
         if test.load.audit is not None:
             test.timed_requests = len(test.records)

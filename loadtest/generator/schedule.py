@@ -77,7 +77,7 @@ def trace(path: Path, seconds: float) -> NDArray[np.int64]:
 
 def arrivals(profile: LoadProfile, seed: int) -> NDArray[np.int64]:
     """The schedule of an open-loop profile, its warm-up included. Raises BadInput for one that gives no schedule."""
-    seconds = profile.warmup_seconds + profile.seconds
+    seconds = profile.warmup_seconds + profile.scheduled_seconds
     if profile.arrivals == "trace":
         if profile.trace is None or profile.rate is not None:
             raise BadInput(f"the profile {profile.name} follows a trace; give its file, and no rate beside it")

@@ -18,7 +18,7 @@ from medserve.spec import Deployment, LoadProfile
 from medserve.timing import now, timed_loop
 from serve.runtimes import Runtime, open_runtime, pad, predict
 
-__all__ = ["measure", "open_runtime"]
+__all__ = ["measure", "open_runtime", "predict"]
 
 MIN_CALLS = 6
 """The fewest calls that give the median a 95 % interval; they are made however long they take."""
@@ -77,7 +77,7 @@ def measure(
     else:
         timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
         warm = timed_loop(timed, profile.warmup_seconds, at_most=most)
-        headline = timed_loop(timed, profile.seconds, MIN_CALLS, most)
+        headline = timed_loop(timed, profile.seconds, MIN_CALLS, most, profile.goes_on)
     stamps = np.concatenate([warm, headline])
     if returned:
         stamps[:, 1] = returned

@@ -204,6 +204,7 @@ class _Launch:
             machine=self._machine,
             process=measured.process,
             windows=measured.windows,
+            selftest=self._plan.selftest,
             files=store.digests(measured.folder, without="result.json"),
         )
         store.write_json(measured.folder / "result.json", result)

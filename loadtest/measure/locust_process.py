@@ -15,7 +15,7 @@ from loadtest.measure.server_process import ServerProcess
 from loadtest.results import faults, latency
 from medserve import process, store
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import LoadProfile
+from medserve.spec import MOST_SECONDS, LoadProfile
 
 LOCUSTFILE = Path(__file__).parents[1] / "generator" / "locustfile.py"
 START_SECONDS = 60.0
@@ -59,7 +59,8 @@ def generate(
         words += ["--processes", str(processes), "--expect-workers-max-wait", f"{START_SECONDS:.0f}"]
         words += ["--master-bind-host", here, "--master-bind-port", port, "--master-host", here, "--master-port", port]
     # The last answers may take one timeout, an audit another one. A trace ends with the profile's seconds.
-    longest = START_SECONDS + profile.warmup_seconds + profile.seconds + 2 * load.timeout_seconds + WRITE_SECONDS
+    measuring = profile.warmup_seconds + max(profile.seconds, MOST_SECONDS)
+    longest = START_SECONDS + measuring + 2 * load.timeout_seconds + WRITE_SECONDS
     deadline = time.monotonic() + longest
     with log.open("wb") as output:
         child = process.start(words, stdout=output, stderr=output, env={"MEDSERVE_LOAD": str(plan)})

@@ -10,6 +10,7 @@ import msgspec
 from loadtest.analysis import compare
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import saturation_point
+from loadtest.analysis.steady import of_launches
 from loadtest.results.launch_summary import COMPARED, LaunchSummary
 from loadtest.results.row import Row
 from medserve.result import SelfTest
@@ -31,13 +32,10 @@ def late(launches: Sequence[LaunchSummary]) -> str | None:
     return None
 
 
-def failed_selftest(selftest: SelfTest | None) -> str | None:
-    """Why every row of a run is invalid."""
-    if selftest is None or not selftest.failed:
-        return None
-    names = [check.name for check in selftest.failed]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"load-generator self-test failed: {names[0]}{more}"
+def failed_selftest(launches: Sequence[LaunchSummary], selftest: SelfTest | None) -> str | None:
+    """Why a row is invalid: the self-test before any of its launches failed; of older ones, that of the run."""
+    tested = (launch.result.selftest or (selftest.verdict if selftest else None) for launch in launches)
+    return next((one.failed for one in tested if one and one.failed), None)
 
 
 def above_roofline(
@@ -57,20 +55,18 @@ def above_roofline(
 
 
 def steady(launches: Sequence[LaunchSummary]) -> tuple[bool | None, str | None]:
-    """Whether every launch reached a steady state, null when too few requests tell; and the first reason if not."""
-    known = [launch.steady for launch in launches if not (launch.steady.steady and launch.steady.reason)]
-    if not known:
-        return None, None
-    unsteady = [found for found in known if not found.steady]
-    if not unsteady:
-        return True, None
+    """Whether a cell has a steady state, as `steady.of_launches`; and the first reason if not."""
+    found = of_launches([launch.steady for launch in launches])
+    if found is not False:
+        return found, None
+    unsteady = [launch.steady for launch in launches if not launch.steady.steady]
     return False, f"{unsteady[0].reason}{_in_launches(len(unsteady), launches)}"
 
 
 def bimodal(launches: Sequence[LaunchSummary]) -> tuple[bool, str | None]:
-    """Whether any launch shows two populations of latency, and the first of them in words."""
+    """Whether most launches show two populations of latency, and the first of them in words."""
     found = [launch.modes for launch in launches if launch.modes]
-    if not found:
+    if 2 * len(found) <= len(launches):
         return False, None
     modes = found[0]
     lower, upper = modes.lower / 1e6, modes.upper / 1e6

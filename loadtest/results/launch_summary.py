@@ -112,7 +112,7 @@ def _seconds(record: pa.Table, table: pa.Table, profile: LoadProfile) -> float:
     begun, first = (pc.min(pc.coalesce(rows["intended_ns"], rows["sent_ns"])).as_py() for rows in (record, table))
     # Warm-up that was found beyond the configured one is not part of the measurement.
     cut = max(0.0, (first - begun) / 1e9 - profile.warmup_seconds)
-    return latency.duration_seconds(table, profile.seconds - cut)
+    return latency.duration_seconds(table, profile.scheduled_seconds - cut)
 
 
 def _named(folder: Path, result: Result, name: str) -> Path:

@@ -1,5 +1,6 @@
 """The figures of one record, and their text for a terminal: counts, rates, latency by three definitions, breakdown."""
 
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -17,12 +18,12 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 
 
 def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
-    """Figures of the rows after the warm-up; percentiles in milliseconds, null where they are not estimable.
+    """Figures of the rows after the warm-up; percentiles in milliseconds, `reasons` by the name of one that is null.
 
-    Each percentile of the headline, the latency from the intended start, has its 95 % interval within this record.
-    Rates are over at least `seconds`, the length of an open loop's schedule. An open loop also has `*_service_ms`,
-    `*_uncorrected_ms` and the send lag; where the server reports its stages, there is the `breakdown`. `steady` is
-    null when too few requests tell.
+    By any definition there is a percentile where there are `intervals.least_samples` requests. That of the headline,
+    the latency from the intended start, has its 95 % interval within this record. Rates are over at least `seconds`,
+    the length of an open loop's schedule. An open loop also has `*_service_ms`, `*_uncorrected_ms` and the send lag;
+    where the server reports its stages, there is the `breakdown`. `steady` is null when too few requests tell.
     """
     table = latency.after_warmup(table)
     errors = [error for error in table["error"].unique().to_pylist() if error]
@@ -43,19 +44,26 @@ def summarise(table: pa.Table, seconds: float = 0.0) -> dict[str, Any]:
         "steady_reason": steadiness.reason,
     }
     ordered = np.sort(latencies)
+    reasons: dict[str, str] = {}
     for name, p in PERCENTILES.items():
         found = within_launch.percentile_interval(latencies, ordered, p)
         figures |= {f"{name}_ms": found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        if found.reason and found.low is None:
+            key = f"{name}_low" if found.value is not None else f"{name}_ms"
+            reasons[key] = _why_absent(len(ordered), p, duration) or found.reason
     del latencies, ordered  # of ten million rows 80 MB, as much as each further definition takes
     if not rows["intended_ns"].null_count and len(rows):
         for definition, of in latency.DEFINITIONS.items():
             values = of(rows)
             values.sort()
             for name in ("p50", "p99") if definition == "lag" else PERCENTILES:
-                value = intervals.estimate([values], PERCENTILES[name]).value
+                found = intervals.estimate([values], PERCENTILES[name])
                 key, scale = latency.percentile_name(name, definition)
-                figures[key] = None if value is None else value * scale
+                figures[key] = None if found.value is None else found.value * scale
+                if found.value is None and found.reason:
+                    reasons[key] = _why_absent(len(values), PERCENTILES[name], duration) or found.reason
             del values
+    figures["reasons"] = reasons
     if table["infer_ns"].null_count < len(table):
         figures["breakdown"] = [msgspec.to_builtins(term) for term in latency.breakdown(table)]
     return figures
@@ -80,7 +88,7 @@ def as_text(figures: dict[str, Any]) -> str:
             f"failed       {figures['failed']:,} ({figures['wrong']:,} wrong): {figures['error'] or 'other scores'}"
         )
     if cut := figures.get("warmup_found_seconds"):
-        lines.append(f"warm-up      {number(cut)} s beyond the configured one, at another level: not in these figures")
+        lines.append(f"warm-up      {number(cut)} s beyond the configured one, slower: not in these figures")
     if figures["steady_reason"]:
         lines.append(f"steady       {figures['steady_reason']}")
     if figures.get("lag_p50_us") is not None:
@@ -102,9 +110,18 @@ def as_text(figures: dict[str, Any]) -> str:
 
 def _with_interval(figures: dict[str, Any], name: str) -> str:
     if figures[f"{name}_ms"] is None:
-        return "not estimable"
+        return f"- ({figures['reasons'][f'{name}_ms']})"
     bounds = interval(figures[f"{name}_low"], figures[f"{name}_high"])
     return f"{number(figures[f'{name}_ms'])} ms {bounds}".rstrip()
+
+
+def _why_absent(count: int, p: float, seconds: float) -> str | None:
+    """By how many requests a percentile is not estimable, and how long a record would suffice; null if it is."""
+    least = intervals.least_samples(p)
+    if count >= least:
+        return None
+    longer = f"; --seconds {ceil(max(1.0, seconds * least / count))}" if count else ""
+    return f"n {count:,} < {least:,}{longer}"
 
 
 def _definitions(figures: dict[str, Any]) -> list[str]:
@@ -116,4 +133,8 @@ def _definitions(figures: dict[str, Any]) -> list[str]:
         omitted = None if values[0] is None or values[2] is None else values[0] - values[2]
         words = [number(value) for value in (*values, omitted)]
         lines.append(f"{name.replace('_', '.'):<12} " + " ".join(f"{word:>14}" for word in words))
+    absent = {name: reason for name, reason in figures["reasons"].items() if not name.endswith("_low")}
+    for reason in dict.fromkeys(absent.values()):
+        names = [name.removesuffix("_ms") for name in absent if absent[name] == reason]
+        lines.append(f"{'-':<12} {', '.join(names)}: {reason}")
     return lines

@@ -155,7 +155,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     drifting, drift = flags.drifting(launches)
     over_http = profile.mode != "in-process" and bool(launches)
     near = flags.above_roofline(profile, training.size, launches, selftest) if over_http and not null else None
-    failed_test = flags.failed_selftest(selftest) if launches else None
+    failed_test = flags.failed_selftest(launches, selftest)
     invalid = list(filter(None, (failed_test, flags.late(launches), near, caching)))
     untested = flags.NO_SELFTEST if over_http and selftest is None else None
     reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))

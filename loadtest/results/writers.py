@@ -20,7 +20,7 @@ from loadtest.results.tabular import (
     number_cell,
 )
 from medserve.errors import printable, unknown
-from medserve.numbers import number, percent
+from medserve.numbers import interval, number, percent
 from medserve.tables import title
 
 INVALID, DOUBTFUL = "!", "~"
@@ -120,12 +120,20 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         lines, scheduled = [], []
         for modes in deployments.values():
             row, closed, opened = next(iter(modes.values())), modes.get("closed-loop"), modes.get("open-loop")
-            named = _deployment_cells(row, several)
-            cells = [_cell(modes.get("in-process"), "p50"), _cell(closed, "p50"), _cell(closed, "p99")]
+            named = deployment_cells(row, several)
+            cells = [
+                marked_cell(modes.get("in-process"), "p50"),
+                marked_cell(closed, "p50"),
+                marked_cell(closed, "p99"),
+            ]
             lines.append(Line((*named, *cells, Cell(percent(row.accuracy)))))
             if opened:
                 cells = [number_cell(opened.rate_asked), number_cell(opened.rate_delivered)]
-                cells += [_cell(opened, "p50"), _cell(opened, "p99"), number_cell(opened.p99_uncorrected_ms)]
+                cells += [
+                    marked_cell(opened, "p50"),
+                    marked_cell(opened, "p99"),
+                    number_cell(opened.p99_uncorrected_ms),
+                ]
                 scheduled.append(Line((*named, *cells)))
         tables.append(Table(title, COLUMNS, tuple(lines)))
         if scheduled:
@@ -138,7 +146,8 @@ def reasons(rows: list[Row]) -> list[str]:
     return _notes([row for row in rows if _mark(row) and (row.mistake is None or row.status != "done")])
 
 
-def _deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
+def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
+    """Framework and runtime of a row, the framework with its seed where there are several."""
     reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
     batched = f", batches of {row.batch_images}" if row.batch_images > 1 else ""
     seed = f" seed {row.seed}" if several else ""
@@ -194,10 +203,12 @@ def _mark(row: Row) -> str:
     return DOUBTFUL if row.disturbed or row.steady is False else ""
 
 
-def _cell(row: Row | None, percentile: str) -> Cell:
+def marked_cell(row: Row | None, percentile: str, with_interval: bool = False) -> Cell:
+    """A percentile of a row with its mark; empty without a row."""
     if row is None:
         return Cell("")
     if row.status != "done":
         return Cell(row.status)
-    value = row.percentile(percentile).value
-    return Cell(f"{number(value)} {_mark(row)}".rstrip(), value=value)
+    found = row.percentile(percentile)
+    ends = interval(found.low, found.high) if with_interval else ""
+    return Cell(" ".join(filter(None, (number(found.value), ends, _mark(row)))), value=found.value)

@@ -1,11 +1,13 @@
 """Known-answer tests of the load generator: functions of records to the checks of a self-test.
 
-The truth is the delay of each request, the `infer` stage that the server reports. It is compared with the latency from
-the intended start, as in every measurement, less the floor, which is the p50 of the null server at the same rate.
+The truth is the delay of each request, the `infer` stage that the server reports. What is added to it, which is the way
+there and back and the wake-ups of both cores, is measured twice on the same server with the same schedule: by the
+generator, and before and after it by a plain client (`reference_client`). The generator may add no more than that one
+does. A check fails only where the 95 % interval lies beyond the limit.
 """
 
 from collections.abc import Sequence
-from math import inf, isfinite, nan
+from math import hypot, inf, isfinite, nan
 from typing import Literal
 
 import msgspec
@@ -14,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loadtest.analysis import intervals
+from loadtest.analysis import intervals, within_launch
 from loadtest.analysis.distribution import index_of_dispersion
+from loadtest.analysis.intervals import Interval
 from loadtest.results import latency
 from loadtest.results.latency import succeeded
 from medserve.result import Check
 
-SLOPE = 0.02
 MEDIAN = 0.02, 0.15
 """The limit for a median or p90: the larger of this share of the truth and this many milliseconds."""
 TAIL = 0.05, 3.0
@@ -28,39 +30,58 @@ TAIL = 0.05, 3.0
 WINDOW_NS = 100_000_000
 """Nanoseconds of a window in which arrivals are counted for their dispersion."""
 
-
-def median(table: pa.Table) -> float:
-    """The median latency from the intended start in milliseconds, after the warm-up."""
-    return _percentile(_measured(table)[0], 0.5)
+Floats = NDArray[np.float64]
 
 
-def known(table: pa.Table, floor: float, delays_ms: Sequence[float]) -> list[Check]:
-    """Known delays: the regression line of measured on true medians, and each of the medians.
-
-    The line goes through medians, because a single stall of the machine would tilt one through all points.
-    """
-    measured, truth = _measured(table)
-    nearest = np.abs(truth[:, None] - np.asarray(delays_ms)).argmin(1)
-    groups = [nearest == at for at in range(len(delays_ms))]
-    pairs = [(_percentile(measured[group], 0.5), _percentile(truth[group], 0.5)) for group in groups]
-    y, x = np.transpose(pairs)
-    slope, intercept = np.polyfit(x, y, 1) if np.isfinite(pairs).all() else (nan, nan)
-    checks = [_check("known delays: slope", float(slope), 1.0, SLOPE, unit="")]
-    checks.append(_shown("known delays: intercept", float(intercept), floor))
-    for delay, (p50, true) in zip(delays_ms, pairs, strict=True):
-        checks.append(_check(f"known delays: p50 of {delay:g} ms", p50 - floor, true, _limit(true, MEDIAN)))
+def known(table: pa.Table, reference: pa.Table, delays_ms: Sequence[float]) -> list[Check]:
+    """Known delays: the median of each, less what the reference client adds to it."""
+    (measured, truth), (theirs, their_truth) = _measured(table), _measured(reference)
+    nearest, their_nearest = (
+        np.abs(values[:, None] - np.asarray(delays_ms)).argmin(1) for values in (truth, their_truth)
+    )
+    checks = []
+    for at, delay in enumerate(delays_ms):
+        group, other = nearest == at, their_nearest == at
+        added = _difference(measured[group] - truth[group], theirs[other] - their_truth[other], 0.5)
+        true = _percentile(truth[group], 0.5)
+        checks.append(_judged(f"known delays: p50 of {delay:g} ms", added, true, _limit(true, MEDIAN)))
     return checks
 
 
-def mixed(table: pa.Table, floor: float) -> list[Check]:
-    """A mixed distribution: its percentiles against the true ones; p99.9 has too few requests to be judged."""
-    measured, truth = _measured(table)
+def mixed(table: pa.Table, reference: pa.Table) -> list[Check]:
+    """A mixed distribution: its percentiles, less what the reference client adds to them.
+
+    p99.9 has too few requests to be judged.
+    """
+    (measured, truth), (theirs, their_truth) = _measured(table), _measured(reference)
     checks = []
     for p, limits in ((0.5, MEDIAN), (0.9, MEDIAN), (0.99, TAIL), (0.999, None)):
         name, true = f"mixed delays: p{p * 100:g}", _percentile(truth, p)
-        found = _percentile(measured, p) - floor
-        checks.append(_shown(name, found, true) if limits is None else _check(name, found, true, _limit(true, limits)))
+        floor = _percentile(theirs, p) - _percentile(their_truth, p)
+        if limits is None:
+            checks.append(_shown(name, _percentile(measured, p) - floor, true))
+        else:
+            added = _difference(measured, theirs, p, -true + _percentile(their_truth, p))
+            checks.append(_judged(name, added, true, _limit(true, limits)))
     return checks
+
+
+def schedule(table: pa.Table, reference: pa.Table, arrivals: NDArray[np.int64]) -> list[Check]:
+    """Whether requests were planned when the schedule, ascending int64 nanoseconds, says; and arrived at the server.
+
+    By the server's clock they may arrive after their intended start as much as after sending by the reference client.
+    """
+    planned = np.sort(latency.planned_start(table))
+    start = planned[0] - arrivals[0] if len(planned) else 0
+    off = len(np.setxor1d(planned - start, arrivals)) + abs(len(planned) - len(arrivals))
+    ours, theirs = (
+        np.asarray(pc.drop_null(pc.subtract(rows["server_received_ns"], rows[since])).to_numpy(), np.float64) / 1e6
+        for rows, since in ((latency.after_warmup(table), "intended_ns"), (latency.after_warmup(reference), "sent_ns"))
+    )
+    return [
+        _check("requests not planned by the schedule", float(off), 0.0, 0.0, unit=""),
+        _judged("arrival after the intended start: p50", _difference(ours, theirs, 0.5), 0.0, MEDIAN[1]),
+    ]
 
 
 def stall(table: pa.Table, arrivals: NDArray[np.int64], at: float, seconds: float) -> list[Check]:
@@ -75,7 +96,7 @@ def stall(table: pa.Table, arrivals: NDArray[np.int64], at: float, seconds: floa
     implied = np.where((intended >= begin) & (intended < end), end - intended, 0.0) / 1e6
     true = _percentile(implied, 0.99)
     return [
-        _check("stall: p99", _percentile(latency.from_intended_start(table) / 1e6, 0.99), true, true / 2),
+        _check("stall: p99", _percentile(latency.from_intended_start(table) / 1e6, 0.99), true, _limit(true, TAIL)),
         _shown("stall: uncorrected p99", _percentile(latency.uncorrected(table) / 1e6, 0.99), true),
     ]
 
@@ -108,7 +129,7 @@ def of_repetitions(
     found = []
     for same in zip(*repeats, strict=True):
         worst = same[0].ok is not None and (judged == "worst" or same[0].limit == 0)
-        ordered = sorted(same, key=_distance if worst else _error)
+        ordered = sorted(same, key=_badness if worst else _error)
         chosen = ordered[-1] if worst else ordered[len(ordered) // 2]
         words = f"{suffix}, {'worst' if worst else 'median'} of {len(same)}" if len(same) > 1 else suffix
         found.append(msgspec.structs.replace(chosen, name=f"{chosen.name}{words}"))
@@ -132,6 +153,19 @@ def _percentile(values: NDArray[np.float64], p: float) -> float:
     return intervals.percentile(np.sort(values), p) if len(values) else nan
 
 
+def _difference(ours: Floats, theirs: Floats, p: float, plus: float = 0.0) -> Interval:
+    """The percentile `p` of the first (ms) less that of the second, with an interval; independent samples."""
+    if not len(ours) or not len(theirs):
+        return Interval(reason="no request")
+    value = _percentile(ours, p) - _percentile(theirs, p) + plus
+    one, other = (within_launch.percentile_interval(v * 1e6, np.sort(v) * 1e6, p) for v in (ours, theirs))
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Interval(value=_finite(value), reason=one.reason or other.reason)
+    below = hypot(one.known - one.low, other.high - other.known)
+    above = hypot(one.high - one.known, other.known - other.low)
+    return Interval(value=value, low=value - below, high=value + above)
+
+
 def _limit(truth: float, limits: tuple[float, float]) -> float:
     return max(truth * limits[0], limits[1])
 
@@ -139,6 +173,19 @@ def _limit(truth: float, limits: tuple[float, float]) -> float:
 def _check(name: str, measured: float, truth: float, limit: float, unit: str = "ms") -> Check:
     shown = _shown(name, measured, truth, unit)
     return msgspec.structs.replace(shown, limit=_finite(limit), ok=abs(measured - truth) <= limit)
+
+
+def _judged(name: str, added: Interval, truth: float, limit: float) -> Check:
+    """A check of the truth with what the generator adds to it, which fails where its interval lies beyond the limit."""
+    if added.value is None:
+        return _check(name, nan, truth, limit)
+    low, high = (added.value if end is None else end for end in (added.low, added.high))
+    return msgspec.structs.replace(
+        _check(name, truth + added.value, truth, limit),
+        low=None if added.low is None else truth + added.low,
+        high=None if added.high is None else truth + added.high,
+        ok=low <= limit and high >= -limit,
+    )
 
 
 def _shown(name: str, measured: float, truth: float, unit: str = "ms") -> Check:
@@ -154,9 +201,9 @@ def _error(check: Check) -> float:
     return inf if check.measured is None else check.measured - (check.truth or 0.0)
 
 
-def _distance(check: Check) -> float:
-    """Distance from the truth in units of the limit; infinite for what could not be measured."""
+def _badness(check: Check) -> tuple[bool, float]:
+    """Whether it failed, and the distance from the truth in units of the limit; infinite for what is not measured."""
     if check.measured is None or check.truth is None or check.limit is None:
-        return inf
+        return True, inf
     away = abs(check.measured - check.truth)
-    return away / check.limit if check.limit else inf if away else 0.0
+    return check.ok is False, away / check.limit if check.limit else inf if away else 0.0

@@ -28,8 +28,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 class Options(Noun, frozen=True, kw_only=True):
     """The script. Delays apply in turn or, with `shares` as weights, at random with `seed`.
 
-    A stall begins `stall_at` seconds after the first prediction and lasts `stall_seconds`. A prediction that runs or
-    starts during the stall is done at its end.
+    A stall begins `stall_at` seconds after the first prediction and lasts `stall_seconds`, and so again `stall_every`
+    seconds later, unless that is 0. A prediction that runs or starts during a stall is done at its end.
     """
 
     delays_ms: Annotated[tuple[NotNegative, ...], msgspec.Meta(min_length=1)] = (0.0,)
@@ -37,6 +37,7 @@ class Options(Noun, frozen=True, kw_only=True):
     seed: int = 0
     stall_at: NotNegative = 0.0
     stall_seconds: NotNegative = 0.0
+    stall_every: NotNegative = 0.0
 
 
 class DelayRuntime(Runtime):
@@ -48,6 +49,7 @@ class DelayRuntime(Runtime):
         self._before_ready = len(deployment.batch_sizes)
         self._delays = _delays(options)
         self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
+        self._every = round(options.stall_every * 1e9)
         self._first: int | None = None
 
     def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
@@ -59,6 +61,8 @@ class DelayRuntime(Runtime):
             self._first = started
         due = started + next(self._delays)
         stall_start = self._first + self._stall_at
+        if self._every and due > stall_start:
+            stall_start += (due - stall_start) // self._every * self._every
         stall_end = stall_start + self._stall
         if started < stall_end and due >= stall_start:
             due = max(due, stall_end)

@@ -6,20 +6,24 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from conftest import Stage
 
-from loadtest.benchmark import poller
 from loadtest.benchmark.__main__ import PARTS
 from loadtest.benchmark.bench import Line
 from loadtest.benchmark.canned import answer
 from loadtest.benchmark.other_clients import wrk
+from loadtest.generator import payload
+from loadtest.generator.payload import Load
+from loadtest.measure.locust_process import free_ports
+from loadtest.selftest import reference_client
 from medserve import wire
 from medserve.errors import CannotRun
+from medserve.spec import LoadProfile
 
 
 @pytest.mark.parametrize(
@@ -45,11 +49,10 @@ def test_a_line_says_whether_its_target_is_reached(
 class Scripted(threading.Thread):
     """A server that sends each answer in pieces, and closes when a request is not the expected one."""
 
-    def __init__(self, request: bytes, pieces: list[bytes]) -> None:
+    def __init__(self, request: bytes, pieces: list[bytes], port: int) -> None:
         super().__init__(daemon=True)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self._request, self._pieces = request, pieces
-        self.address: tuple[str, int] = self._listener.getsockname()
         self.start()
 
     def run(self) -> None:
@@ -76,34 +79,43 @@ class Scripted(threading.Thread):
         self._listener.close()
 
 
-REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
+@pytest.fixture
+def plan(tmp_path: Path) -> Load:
+    """40 requests of 307 kB, 2 ms apart."""
+    np.save(tmp_path / "images.npy", np.ones((1, 320, 320, 3), np.uint8))
+    profile = LoadProfile(name="even", mode="open-loop", rate=500.0, seconds=0.08, warmup_seconds=0.0)
+    return Load(url="http://127.0.0.1:1", model="m", profile=profile, images=str(tmp_path / "images.npy"))
 
 
-@pytest.fixture(params=["whole", "in pieces", "silent"])
-def scripted(request: pytest.FixtureRequest) -> Iterator[tuple[str, Scripted]]:
-    whole = b"HTTP/1.1 503 no\r\ncontent-LENGTH:   5\r\n\r\nhello"
-    pieces = {"whole": [whole], "in pieces": [whole[:30], whole[30:39], whole[39:43], whole[43:]], "silent": []}
-    server = Scripted(REQUEST, pieces[request.param])
-    yield request.param, server
-    server.close()
-
-
-def test_the_poller_sends_by_schedule_and_knows_where_an_answer_ends(scripted: tuple[str, Scripted]) -> None:
-    kind, server = scripted
-    offsets = np.arange(40) * 2_000_000
-    rows = poller.open_loop(server.address, [REQUEST], offsets, timeout_seconds=0.3 if kind == "silent" else 20.0)
-    intended, sent, done, status = rows.T
-    assert np.array_equal(np.diff(intended), np.diff(offsets))
+@pytest.mark.parametrize("sleeps", [False, True])
+@pytest.mark.parametrize("kind", ["whole", "in pieces", "silent"])
+def test_the_reference_client_sends_by_schedule_and_knows_where_an_answer_ends(
+    plan: Load, kind: str, sleeps: bool
+) -> None:
+    timing, clock = "queue;dur=0.5, decode;dur=0.25, infer;dur=2.0, encode;dur=0.125", "5 7"
+    head = f"HTTP/1.1 503 no\r\ncontent-LENGTH:   5\r\nserver-timing: {timing}\r\nMedserve-CLOCK: {clock}\r\n\r\n"
+    whole = head.encode() + b"hello"
+    pieces = {"whole": [whole], "in pieces": [whole[:30], whole[30:39], whole[39:-3], whole[-3:]], "silent": []}[kind]
+    (port,) = free_ports(1)
+    plan = msgspec.structs.replace(
+        plan, url=f"http://127.0.0.1:{port}", timeout_seconds=0.3 if kind == "silent" else 20.0
+    )
+    server = Scripted(payload.requests(plan)[1][0], pieces, port)
+    try:
+        table = reference_client.open_loop(plan, sleeps)
+    finally:
+        server.close()
+    intended, sent, done = (table[f"{name}_ns"].to_numpy() for name in ("intended", "sent", "done"))
+    assert np.array_equal(np.diff(intended), np.full(39, 2_000_000))
     assert (intended <= sent).all()
     assert (sent < done).all()
-    assert set(status) == ({0} if kind == "silent" else {503})
+    assert set(table["status"].to_pylist()) == ({0} if kind == "silent" else {503})
+    assert set(table["infer_ns"].to_pylist()) == ({None} if kind == "silent" else {2_000_000})
 
 
-def test_a_poller_without_a_server_says_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
+def test_a_reference_client_without_a_server_says_so(plan: Load) -> None:
     with pytest.raises(OSError, match="refused"):
-        poller.open_loop(address, [REQUEST], np.zeros(1, np.int64), 1.0)
+        reference_client.open_loop(plan)
 
 
 def test_the_canned_answer_is_one_of_the_protocol() -> None:

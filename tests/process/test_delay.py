@@ -84,6 +84,12 @@ def test_a_stall_holds_up_all_that_is_under_way_or_arrives(asked: list[tuple[int
             assert due == (max(begun + wait, end) if touched else begun + wait)
 
 
+def test_a_stall_comes_again(monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8]) -> None:
+    runtime, clock = scripted(monkeypatch, delays_ms=[5], stall_at=0.1, stall_seconds=0.05, stall_every=0.2)
+    asked = (0, 90, 96, 149, 151, 294, 296, 349, 351, 500)
+    assert [begin(runtime, clock, image, at) for at in asked] == [5, 95, 150, 154, 156, 299, 350, 354, 356, 550]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

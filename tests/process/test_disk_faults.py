@@ -217,6 +217,7 @@ launches = 1
 profiles = ["in-process-1"]
 seconds = 0.1
 warmup_seconds = 0.05
+requests = 0
 """
 PROCESSES = {"runner": "medserve.cli run", "launch": "loadtest launch"}
 SOME = [("runner", "kill", 5), ("runner", "full", 9), ("launch", "error", 6), ("launch", "full", 12)]

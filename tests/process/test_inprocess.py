@@ -173,7 +173,8 @@ def test_a_launch_times_a_real_deployment_in_a_process_of_its_own(
     deployment = Deployment(artifact=onnx.name, runtime="onnx_runtime", threads=threads, batch_sizes=(1, 128))
     # The ends of the ladder of batches.
     profiles = [
-        msgspec.structs.replace(PROFILES[f"in-process-{batch}"], seconds=0.2, warmup_seconds=0.1) for batch in (1, 128)
+        msgspec.structs.replace(PROFILES[f"in-process-{batch}"], seconds=0.2, warmup_seconds=0.1, requests=0)
+        for batch in (1, 128)
     ]
     launch = Launch(
         study="test",
@@ -204,7 +205,7 @@ def test_a_launch_times_a_real_deployment_in_a_process_of_its_own(
         (window,) = result.windows
         sent, done = table["sent_ns"].to_numpy(), table["done_ns"].to_numpy()
         assert window.start_ns < sent.min() < done.max() < window.end_ns
-        assert set(result.process["steady"]) == {"start", "steady", "reason"}
+        assert set(result.process["steady"]) == {"start", "steady", "reason", "rises"}
         assert result.process["timer"]["runtime"]["threads"] == (threads or len(usable_cpus()))
 
 

@@ -33,6 +33,7 @@ epochs = 1
 profiles = {profiles}
 seconds = 0.5
 warmup_seconds = 0.1
+requests = 0
 """
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from made_run import MS, Change, Columns, build, study
@@ -13,7 +14,7 @@ from loadtest.results.row import Row
 from loadtest.results.table import read, rows
 from loadtest.results.writers import render, short
 from medserve import store
-from medserve.result import Check, Result, SelfTest, Window
+from medserve.result import Check, Result, SelfTest, SelfTestOutcome, Window
 from medserve.spec import Cell
 from medserve.study import Deployed, Measure
 from medserve.tables import Limits
@@ -102,6 +103,26 @@ def test_a_missing_selftest_is_a_reason_and_a_failed_one_makes_every_row_invalid
     for row in rows(read(run)):
         assert not row.valid
         assert "load-generator self-test failed: planted stall" in row.reason
+
+
+def test_a_row_is_tied_to_the_self_test_before_it(tmp_path: Path) -> None:
+    run = made(tmp_path, "in-process-1", "closed-1")
+    with_selftest(run)
+    failed = SelfTestOutcome(
+        started="2026-11-20T08:00:00+00:00", failed="load-generator self-test failed: planted stall"
+    )
+    for path in run.glob("results/*in-process-1/1/result.json"):
+        store.write_json(path, msgspec.structs.replace(store.read_json(path, Result), selftest=failed))
+    assert pick(run, "closed-1").valid
+    row = pick(run, "in-process-1")
+    assert not row.valid
+    assert "planted stall" in row.reason
+    # A record that is tied to one that held stays valid when another one fails later.
+    for path in run.glob("results/*/*/result.json"):
+        held = SelfTestOutcome(started=failed.started)
+        store.write_json(path, msgspec.structs.replace(store.read_json(path, Result), selftest=held))
+    with_selftest(run, Check(name="planted stall", measured=4.0, truth=1000.0, limit=50.0, unit="ms", ok=False))
+    assert pick(run, "in-process-1").valid
 
 
 def held_up(columns: Columns) -> Columns:

@@ -24,7 +24,7 @@ def test_the_least_samples_are_those_of_the_binomial(p: float, least: int) -> No
     assert stats.binom.pmf(least, least, p) <= 0.025 < stats.binom.pmf(least - 1, least - 1, p)
     few = [np.arange(float(least - 1))] * 3
     assert intervals.estimate(few, p).value is None
-    assert f"n = {least - 1} in a launch, needs {least}" in str(intervals.estimate(few, p).reason)
+    assert f"n {least - 1:,} < {least:,} in a launch" in str(intervals.estimate(few, p).reason)
     assert intervals.estimate([np.arange(1.0, least + 1)] * 3, p).value is not None
 
 

@@ -71,7 +71,7 @@ STUDY = Study(
     architectures=("cnn",),
     frameworks=("pytorch",),
     formats=("torchscript", "onnx"),
-    measure=(Measure(profiles=("in-process-1", "closed-1", "open-50"), seconds=2.0, warmup_seconds=0.0),),
+    measure=(Measure(profiles=("in-process-1", "closed-1", "open-50"), seconds=2.0, warmup_seconds=0.0, requests=0),),
     launches=2,
     recipe=Recipe(epochs=1),
 )
@@ -128,7 +128,7 @@ def test_a_measured_row_says_what_its_samples_say(run: Path, torchscript: Path) 
     assert row.p50.value == pytest.approx(math.sqrt(2))
     assert row.p50.low < row.p50.value < row.p50.high
     assert (row.p99.value, row.p99.low, row.p99.high) == (None, None, None)
-    assert "p99 not estimable (n = 80 in a launch, needs 368)" in row.reason
+    assert "p99: n 80 < 368 in a launch" in row.reason
     # 80 arrivals of which one was answered wrongly, over what the found warm-up leaves of the schedule's 2 seconds.
     assert (row.rate_asked, row.rate_delivered) == (50.0, pytest.approx(79 / 1.6))
     assert row.throughput == row.rate_delivered
@@ -290,6 +290,25 @@ def test_the_summary_of_one_record_has_counts_rates_and_all_definitions_of_laten
     assert line == ["p99", "3.00", "1.00", "1.00", "2.00"]
     (line,) = [line.split() for line in words.splitlines() if line.startswith("p99.9")]
     assert line == ["p99.9", *[ABSENT] * 4]
+    # One rule of what a sample carries, by each definition; and how long it would have to be.
+    assert said["reasons"] == {
+        "p99_9_ms": "n 400 < 3,688; --seconds 37",
+        "p99_9_service_ms": "n 400 < 3,688; --seconds 37",
+        "p99_9_uncorrected_ms": "n 400 < 3,688; --seconds 37",
+    }
+    assert "p99_9, p99_9_service, p99_9_uncorrected: n 400 < 3,688; --seconds 37" in words
+
+
+def test_correlated_requests_have_the_percentiles_of_their_number() -> None:
+    """Latency rises and falls over the whole record: it is worth a few independent requests."""
+    wave = np.rint(1e6 * (2 + np.sin(np.linspace(0, 6, 1000)))).astype(np.int64)
+    said = summarise(table(sent_ns=np.arange(1000) * 10_000_000, done_ns=np.arange(1000) * 10_000_000 + wave))
+    assert said["p90_ms"] is not None
+    assert said["p99_ms"] is not None
+    assert (said["p90_low"], said["p99_high"]) == (None, None)
+    assert set(said["reasons"]) == {"p50_low", "p90_low", "p99_low", "p99_9_ms"}
+    assert "correlated requests are worth" in said["reasons"]["p99_low"]
+    assert "p99.9        - (n 1,000 < 3,688; --seconds 37)" in as_text(said)
 
 
 def test_the_summary_of_nothing_divides_by_nothing() -> None:

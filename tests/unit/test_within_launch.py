@@ -1,11 +1,13 @@
 """Intervals of one record hold the truth as often as they say, correlated or not."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from loadtest.analysis import within_launch
+from loadtest.analysis import intervals, within_launch
 
 MS = 1_000_000
 TRIALS = 1000
@@ -70,11 +72,19 @@ def test_correlated_requests_widen_it() -> None:
     assert widths[1] > 2 * widths[0]
 
 
+def test_correlated_requests_cost_the_interval_and_not_the_value() -> None:
+    values = np.repeat(series(np.random.default_rng(5), 100, 0.0), 10)
+    found = within_launch.percentile_interval(values, np.sort(values), 0.99)
+    assert found.value == intervals.percentile(np.sort(values), 0.99) / 1e6
+    assert (found.low, found.high) == (None, None)
+    assert re.fullmatch(
+        r"p99: no interval, 1,000 correlated requests are worth \d+ independent ones < 368", str(found.reason)
+    )
+
+
 def test_what_the_record_cannot_carry_has_a_reason() -> None:
     values = series(np.random.default_rng(3), 367, 0.0)
-    assert "p99 not estimable (n = 367, needs 368)" in str(
-        within_launch.percentile_interval(values, np.sort(values), 0.99).reason
-    )
+    assert "p99: n 367 < 368" in str(within_launch.percentile_interval(values, np.sort(values), 0.99).reason)
     failed = np.full(1000, np.inf)
     assert "infinite" in str(within_launch.percentile_interval(failed, failed, 0.5).reason)
     assert within_launch.percentile_interval(failed[:0], failed[:0], 0.5).value is None

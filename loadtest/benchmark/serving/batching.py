@@ -13,11 +13,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from loadtest.benchmark.bench import Bench, Line, tell
-from loadtest.benchmark.poller import closed_loop
 from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
 from loadtest.benchmark.serving.environments import InProcess
 from loadtest.generator.payload import infer_url
 from loadtest.measure.server_process import ServerProcess
+from loadtest.selftest.reference_client import closed_loop
 from medserve import machine, wire
 
 CONNECTIONS = (8, 16)

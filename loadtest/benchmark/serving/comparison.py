@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.benchmark.bench import SIZE, Bench, Line, columns, run, tell
-from loadtest.benchmark.poller import Block, closed_loop
 from loadtest.benchmark.serving import peers
 from loadtest.benchmark.serving.environments import (
     APPLICATIONS,
@@ -32,6 +31,7 @@ from loadtest.benchmark.serving.environments import (
 from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
 from loadtest.generator.payload import infer_url
 from loadtest.measure.locust_process import free_ports
+from loadtest.selftest.reference_client import Block, closed_loop
 from medserve import machine, store, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number

@@ -1,5 +1,6 @@
 """Whether measurements can be trusted: the self-test of the load generator, disturbed windows, steady states."""
 
+from loadtest.analysis.intervals import Interval
 from loadtest.report import tables
 from loadtest.report.facts import Facts, Group, by_deployment
 from loadtest.report.tables import Field, field, text
@@ -22,7 +23,7 @@ def checks(facts: Facts) -> Table | None:
     """One line per check; null if the run has no self-test."""
     fields: list[Field[Check]] = [
         text("check", lambda check: check.name),
-        field("measured", lambda check: check.measured),
+        field("measured", lambda check: Interval(value=check.measured, low=check.low, high=check.high)),
         field("truth", lambda check: check.truth),
         field("may differ by", lambda check: check.limit),
         text("unit", lambda check: check.unit or ABSENT),

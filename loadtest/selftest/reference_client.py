@@ -1,31 +1,35 @@
-"""An independent client, of closed loops and, by `python -m loadtest.benchmark.poller LOAD.json`, of the open loop.
+"""An independent client of closed loops and, as `python -m loadtest.selftest.reference_client LOAD.json`, of open ones.
 
-One thread that never sleeps, sockets that never block, a parser of its own, and no event loop. It shares with the load
+One thread, sockets that never block, a parser of its own, no event loop, no greenlets. It shares with the load
 generator what to send and when (`payload`, `schedule`) and the format of the record, but nothing that could delay it.
 """
 
 import re
 import selectors
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import typer
 from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
-from medserve import errors, machine, store
+from loadtest.generator.records import Records
+from medserve import errors, machine, store, wire
 from medserve.errors import CannotRun
 from medserve.timing import gc_paused, now
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 CONNECTIONS = 32
 """Opened before the clock starts; more are opened when all of them are in use."""
+SPIN_NS = 2_000_000
+"""Nanoseconds before an arrival at which a client that sleeps stops sleeping."""
 
 
 class Exchange:
@@ -80,43 +84,58 @@ class Connections(ExitStack):
         self._selector.register(exchange.socket, selectors.EVENT_READ, exchange)
         return exchange
 
-    def answers(self) -> Iterator[tuple[Exchange, int]]:
-        """The exchanges that are complete by now, and their status, without waiting for others."""
-        for key, _ in self._selector.select(0):
+    def answers(self, seconds: float = 0.0) -> Iterator[tuple[Exchange, int]]:
+        """The exchanges that are complete, and their status; where nothing has come, the first within `seconds`."""
+        for key, _ in self._selector.select(seconds):
             if (status := key.data.pull()) is not None:
                 yield key.data, status
 
 
-def open_loop(
-    address: tuple[str, int], requests: Sequence[bytes], offsets: NDArray[np.int64], timeout_seconds: float
-) -> NDArray[np.int64]:
-    """Send by the schedule `offsets` (ns), taking `requests` in turn, without ever sleeping.
+def open_loop(load: Load, sleeps: bool = False) -> pa.Table:
+    """Send an open loop by its plan. Returns the record, with the columns of `samples.SCHEMA`.
 
-    Returns int64 (n, 4): intended, sent, done, status; status is 0 where no answer came within `timeout_seconds`.
+    Without `sleeps` it never waits in the kernel. With it, it waits there as long as nothing is due within SPIN_NS, so
+    that its latencies hold what any client pays that sleeps: the wake-up of its core.
     """
-    rows = np.zeros((len(offsets), 4), np.int64)
+    chosen, requests = payload.requests(load)
+    offsets = schedule.arrivals(load.profile, load.seed)
+    sent: list[int] = []
+    answers: dict[int, tuple[int, int, bytes]] = {}
     unsent: list[Exchange] = []
-    sent = answered = 0
-    with Connections(address) as connections, gc_paused():
+    with Connections(payload.address_of(load.url)) as connections, gc_paused():
         idle = [connections.open() for _ in range(CONNECTIONS)]
         start = now()
         due = (start + offsets).tolist()
-        end = due[-1] + round(timeout_seconds * 1e9)
-        while answered < len(due) and (at := now()) < end:
-            if sent < len(due) and at >= due[sent]:
+        end = due[-1] + round(load.timeout_seconds * 1e9)
+        while len(answers) < len(due) and (at := now()) < end:
+            row = len(sent)
+            if row < len(due) and at >= due[row]:
                 exchange = idle.pop() if idle else connections.open()
-                rows[sent, :2] = due[sent], now()
-                exchange.begin(sent, requests[sent % len(requests)])
+                sent.append(now())
+                exchange.begin(row, requests[row % len(requests)])
                 unsent.append(exchange)
-                sent += 1
             if unsent:
                 unsent = [exchange for exchange in unsent if exchange.push()]
-            for exchange, status in connections.answers():
-                rows[exchange.row, 2:] = now(), status
+            wait = (due[len(sent)] if len(sent) < len(due) else end) - SPIN_NS - now()
+            for exchange, status in connections.answers(wait / 1e9 if sleeps and not unsent and wait > 0 else 0.0):
+                answers[exchange.row] = now(), status, exchange.answer
                 idle.append(exchange)
-                answered += 1
-        rows[rows[:, 2] == 0, 2] = now()
-    return rows
+        given_up = now()
+    records = Records()
+    for row, at in enumerate(sent):
+        done, status, answer = answers.get(row, (given_up, 0, b""))
+        error = None if status else f"no answer within {load.timeout_seconds:g} s of the end"
+        timing, clock = _headers(answer)
+        records.note(row % len(requests), status, None, due[row], at, None, done, error, None, timing, clock)
+    measured_from = start + round(load.profile.warmup_seconds * 1e9)
+    return pa.concat_tables(list(records.tables(chosen, measured_from=measured_from)))
+
+
+def _headers(answer: bytes) -> list[str | None]:
+    """The server's stages and clock, null where it sends none."""
+    lines = answer.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
+    known = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return [known.get(name.lower()) for name in (wire.SERVER_TIMING, wire.CLOCK)]
 
 
 class Block(NamedTuple):
@@ -158,22 +177,12 @@ def closed_loop(url: str, request: bytes, users: int, count: int) -> Block:
 
 
 def poll(plan: Annotated[Path, typer.Argument(metavar="LOAD.json", help="The same plan that Locust gets.")]) -> None:
-    """Send an open loop by the plan, and write the record that it names."""
+    """Send an open loop by the plan without ever sleeping, and write the record that it names."""
     load = store.read_json(plan, Load)
     if load.out is None:
         raise errors.BadInput(f"{plan}: no 'out' for the record")
     machine.pin(load.cpus)
-    chosen, requests = payload.requests(load)
-    offsets = schedule.arrivals(load.profile, load.seed)
-    rows = open_loop(payload.address_of(load.url), requests, offsets, load.timeout_seconds)
-    used = chosen[np.arange(len(rows)) % len(chosen)]
-    columns = {
-        **dict(zip(("intended_ns", "sent_ns", "done_ns", "status"), rows.T, strict=True)),
-        "image": used[:, 0],
-        "batch": np.full(len(rows), load.profile.batch),
-        "warmup": offsets < round(load.profile.warmup_seconds * 1e9),
-    }
-    samples.write(Path(load.out), columns, facts={"affinity": list(machine.usable_cpus())})
+    samples.write_tables(Path(load.out), [open_loop(load)], facts={"affinity": list(machine.usable_cpus())})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""`python tests/study_tables.py`: writes each table of the manuals that shows a study, derived from its bundle.
+
+A table stands between `<!-- KIND of STUDY -->` and `<!-- end -->`, its bundle in `medserve/studies/bundles`.
+"""
+
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from loadtest.results import bundle, table
+from loadtest.results.row import Row
+from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown
+from loadtest.results.writers import deployment_cells, marked_cell
+from medserve.numbers import percent
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = ROOT / "medserve" / "studies" / "bundles"
+MANUALS = ("README.md", "medserve/studies/README.md")
+MARKED = re.compile(r"(<!-- (\w+) of ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+MODES = ("in-process", "closed-loop", "open-loop")
+
+
+def derived(text: str) -> str:
+    """The text with every marked table as its bundle says."""
+    return MARKED.sub(lambda found: found[1] + KINDS[found[2]](BUNDLES / f"{found[3]}.zip") + found[4], text)
+
+
+def latency(path: Path) -> str:
+    """One line per deployment: the first profile of each mode, with intervals."""
+    with bundle.opened(path) as run:
+        rows = [row for row in table.rows(table.read(run)) if row.mistake is None]
+    deployments: dict[tuple[int, str], dict[str, Row]] = {}
+    for row in rows:
+        deployments.setdefault((row.size, row.deployment), {}).setdefault(row.mode, row)
+    columns = [Column("px"), Column("framework", numeric=False), Column("runtime", numeric=False)]
+    columns += [Column("in process p50"), Column("closed loop p50"), Column("closed loop p99")]
+    columns += [Column("open loop p50"), Column("open loop p99"), Column("accuracy")]
+    lines = []
+    for (size, _), modes in deployments.items():
+        first, (in_process, closed, opened) = next(iter(modes.values())), map(modes.get, MODES)
+        figures = [marked_cell(row, "p50", True) for row in (in_process, closed)] + [marked_cell(closed, "p99")]
+        figures += [marked_cell(opened, "p50", True), marked_cell(opened, "p99")]
+        accuracy = Cell("" if first.accuracy is None else f"{percent(first.accuracy)} %")
+        lines.append(Line((Cell(str(size)), *deployment_cells(first, False), *figures, accuracy)))
+    return as_markdown(Table("", tuple(columns), tuple(lines)))[0]
+
+
+def origin(path: Path) -> str:
+    """Where the figures of a bundle come from, and its digest."""
+    with bundle.opened(path) as run:
+        found = bundle.described(run)
+    assert found is not None
+    return (
+        f"Bundle `{path.relative_to(ROOT)}`: {found.machine}, {found.started[:10]}, medserve {found.version}, "
+        f"SHA-256 `{sha256(path.read_bytes()).hexdigest()}`"
+    )
+
+
+KINDS: dict[str, Callable[[Path], str]] = {"latency": latency, "origin": origin}
+
+
+if __name__ == "__main__":
+    for manual in MANUALS:
+        (ROOT / manual).write_text(derived((ROOT / manual).read_text()))
