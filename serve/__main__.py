@@ -113,7 +113,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
     from medserve.timing import now
     from serve import http_server, logs, scheduler
     from serve.app import App
-    from serve.protocol import Limits
+    from serve.protocol import CONNECTIONS, Limits
     from serve.runtimes import open_runtime
 
     logs.begin()
@@ -137,7 +137,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
             url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
             collector = {"collector_enabled": gc.isenabled(), "frozen_objects": gc.get_freeze_count()}
             memory = {"largest_request_bytes": application.largest_request, "held_bytes": limits.held_bytes}
-            facts = {**machine.process_facts(), **http, **collector, **loading, **memory}
+            facts = {**machine.process_facts(), **http, **collector, **loading, **memory, "connections": CONNECTIONS}
             fields = {"url": url, "model": artifact.name, "runtime": deployment.runtime, "pid": os.getpid()}
             fields["sha256"] = digest
             logging.getLogger("medserve").info("serving", fields)

@@ -14,7 +14,7 @@ import numpy as np
 from loadtest import samples
 from loadtest.analysis import intervals
 from loadtest.benchmark.bench import Bench, Line, tell
-from loadtest.benchmark.coverage import queued
+from loadtest.benchmark.queues import queued
 from loadtest.results import latency
 from medserve import stage
 

@@ -11,19 +11,16 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.special import ndtr, ndtri
 
 from loadtest.analysis import bimodality, compare, intervals, steady, within_launch
 from loadtest.analysis.compare import MARGIN, Judged
+from loadtest.benchmark import queues
 from loadtest.benchmark.bench import Line
+from loadtest.benchmark.queues import MS, SPREAD, Floats, generator_of
 
-Floats = NDArray[np.float64]
-MS = 1e6
-SPREAD = 0.2
-"""Standard deviation of the logarithm of a request's latency."""
 NAMES = {0.5: "p50", 0.9: "p90", 0.99: "p99"}
 LAUNCHES = (3, 5)
 EFFECT = 0.05
@@ -106,13 +103,13 @@ Interval = intervals.Interval | compare.Ratio
 
 def measure(trials: int) -> Iterator[Line]:
     """All figures, in per cent of the trials."""
-    for part in (_within, _launches, _pairs, _flags, _records, _verdicts):
+    for part in (_within, _launches, _pairs, _flags, queues.measure, _verdicts):
         yield from part(trials)
 
 
 def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.random.Generator], Interval]) -> Line:
     """The share of intervals that contain the truth."""
-    generator = _generator(name)
+    generator = generator_of(name)
     found = [draw(generator) for _ in range(trials)]
     ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
     below, above = (sum(truth < low for low, _ in ends), sum(truth > high for _, high in ends))
@@ -174,7 +171,7 @@ def _between_runs(generator: np.random.Generator, truth: float, count: int) -> c
 
 def _flags(trials: int) -> Iterator[Line]:
     def flagged(name: str, flag: Callable[[np.random.Generator], bool], wanted: bool | None) -> Line:
-        generator = _generator(name)
+        generator = generator_of(name)
         share = 100 * sum(flag(generator) for _ in range(trials)) / trials
         low, high = {True: (95.0, None), False: (None, 5.0), None: (None, None)}[wanted]
         return Line(part="flags", name=name, value=share, unit="%", low=low, high=high)
@@ -231,87 +228,6 @@ def _bimodal(generator: np.random.Generator, series: Series) -> bool:
     return bimodality.detect(series.draw(generator, 1000)) is not None
 
 
-RATE = 100.0
-"""Requests per second of a simulated record of a server."""
-SECONDS = 30.0
-WITHIN = 0.05
-"""Largest relative difference of a printed percentile."""
-
-
-def queued(arrivals: Floats, service: Floats) -> Floats:
-    """The latencies of one server that works first come, first served (Lindley's recursion); all in one unit."""
-    walk = np.concatenate([[0.0], np.cumsum(service[:-1] - np.diff(arrivals))])
-    found: Floats = walk - np.minimum.accumulate(walk) + service
-    return found
-
-
-def _stalled(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
-    """Latencies of a server that stalls for 0.1 to 2 s, again and again."""
-    length = float(np.exp(generator.uniform(log(0.1e9), log(2e9))))
-    every = length * generator.uniform(3.0, 10.0)
-    first = generator.uniform(0.0, every)
-    into = (arrivals - first) % every
-    waiting = np.where((arrivals >= first) & (into < length), length - into, 0.0)
-    # What waits for the end of a stall is answered one after the other.
-    return queued(arrivals + waiting, service) + waiting
-
-
-Record = Callable[[np.random.Generator, Floats, Floats], Floats]
-
-
-def _mixed(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
-    shares = generator.dirichlet([6.0, 3.0, 1.0])
-    return queued(arrivals, service * generator.choice([1.0, 3.0, 8.0], len(service), p=shares))
-
-
-def _slow_start(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
-    """The first 2 to 15 % of the time are 1.5 to 5 times as slow: the only kind with a warm-up."""
-    until = generator.uniform(0.02, 0.15) * arrivals[-1]
-    return np.where(arrivals < until, generator.uniform(1.5, 5.0), 1.0) * service
-
-
-def _stepped(generator: np.random.Generator, arrivals: Floats, service: Floats) -> Floats:
-    """The level changes by 10 to 100 %, up or down, somewhere between a quarter and the end of the record."""
-    at = generator.uniform(0.25, 0.95) * arrivals[-1]
-    factor = generator.uniform(1.1, 2.0) ** generator.choice([-1, 1])
-    return np.where(arrivals < at, 1.0, factor) * service
-
-
-def _wandering(generator: np.random.Generator, arrivals: Floats, _service: Floats) -> Floats:
-    return autoregressive(generator.uniform(0.3, 0.9)).draw(generator, len(arrivals))
-
-
-RECORDS: dict[str, Record] = {
-    "three service times, queued": _mixed,
-    "stalls of 0.1 to 2 s": _stalled,
-    "slow start": _slow_start,
-    "a step": _stepped,
-    "AR(1) of 0.3 to 0.9": _wandering,
-}
-
-
-def _records(trials: int) -> Iterator[Line]:
-    """Percentiles after the warm-up that is found, against those of the whole record after the true warm-up."""
-    for name, kind in RECORDS.items():
-        generator = _generator(name)
-        near = found = 0
-        for _ in range(trials):
-            arrivals = np.cumsum(generator.exponential(1e9 / RATE, int(RATE * SECONDS)))
-            service = MS * np.exp(SPREAD * generator.standard_normal(len(arrivals)))
-            latencies = kind(generator, arrivals, service)
-            # What is slower than its own service time allows began in the slow start.
-            true = int((latencies > 1.4999 * service).sum()) if kind is _slow_start else 0
-            start = steady.find(latencies, arrivals.astype(np.int64)).start
-            printed, truth = (np.quantile(latencies[at:], list(NAMES)) for at in (start, true))
-            near += bool(np.all(np.abs(printed / truth - 1) <= WITHIN))
-            found += start > 0
-        share = 100 * near / trials
-        yield Line(part="records", name=f"p50, p90, p99 within 5 %: {name}", value=share, unit="%", low=95)
-        low, high = (95.0, None) if kind is _slow_start else (None, 2.0)
-        share = 100 * found / trials
-        yield Line(part="records", name=f"warm-up found: {name}", value=share, unit="%", low=low, high=high)
-
-
 BORDER = (1 + MARGIN) * 1.0001
 FAMILIES: dict[str, tuple[float, ...]] = {
     "12 equal pairs": (1.0,) * 12,
@@ -349,7 +265,7 @@ def _judged(
     name: str, trials: int, truths: tuple[float, ...], draw: Callable[[np.random.Generator], list[compare.Ratio]]
 ) -> Line:
     """The share of families with a wrong verdict."""
-    generator, wrong, decided = _generator(name), 0, 0
+    generator, wrong, decided = generator_of(name), 0, 0
     for _ in range(trials):
         judged = compare.judge(draw(generator))
         wrong += any(map(_wrong, judged, truths))
@@ -366,8 +282,3 @@ def _wrong(judged: Judged, truth: float) -> bool:
         or (judged.verdict == "slower" and (equal or truth < 1))
         or (judged.verdict == "equivalent" and beyond)
     )
-
-
-def _generator(name: str) -> np.random.Generator:
-    """A generator per line, so that a line does not depend on those before it."""
-    return np.random.default_rng(list(name.encode()))

@@ -14,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_process import PATIENCE, Server, serving
 
 from medserve import wire
+from medserve.tables import LIMITS
 from medserve.timing import now
+from serve import protocol
 
 DELAY_MS, DEADLINE_MS = 5, 100
 RATE = 3 * 1000 // DELAY_MS
@@ -63,6 +65,12 @@ def counted(page: bytes) -> dict[int, float]:
     families = text_string_to_metric_families(page.decode())
     requests = next(family for family in families if family.name == "inference_requests")
     return {int(sample.labels["status"]): sample.value for sample in requests.samples}
+
+
+def test_the_client_has_fewer_requests_in_flight_than_the_server_takes_connections(empty: Path) -> None:
+    """Overload becomes a queue in the client: a refused connection would be a failure of the server."""
+    with serving(empty, "--runtime", "null") as server:
+        assert LIMITS.connections < server.facts["connections"] == protocol.CONNECTIONS
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.full)])

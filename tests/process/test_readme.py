@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import study_tables
 import typer
+from conftest import Stage
 from server_process import PATIENCE, serving
 from typer.testing import CliRunner
 
@@ -50,6 +52,27 @@ def exists(words: list[str]) -> bool:
         app = typer.Typer()
         app.command()(getattr(module, "command", None) or getattr(module, words[0].rpartition(".")[2]))
     return CliRunner().invoke(app, [*words[1:], "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("manual", study_tables.MANUALS)
+def test_every_study_table_follows_from_its_bundle(manual: str) -> None:
+    text = (ROOT / manual).read_text()
+    assert study_tables.derived(text) == text, "make tables"
+
+
+def test_bundles_of_tables_are_small_and_each_is_shown() -> None:
+    bundles = sorted(study_tables.BUNDLES.glob("*.zip"))
+    assert all(path.stat().st_size <= 1e6 for path in bundles)
+    assert sum(path.stat().st_size for path in bundles) <= 8e6
+    texts = "".join((ROOT / manual).read_text() for manual in study_tables.MANUALS)
+    assert {path.stem for path in bundles} == {found[3] for found in study_tables.MARKED.finditer(texts)}
+
+
+def test_the_bundles_in_the_repository_are_verified(stage: Stage) -> None:
+    """They are of every version of the schema that was published, and stay readable."""
+    for path in study_tables.BUNDLES.glob("*.zip"):
+        done = stage("loadtest", "verify", str(path), "--json")
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_is_short() -> None:
