@@ -153,9 +153,12 @@ class _Bench:
         before = machine.usable_cpus()
         machine.pin(self.client_cpus)
         try:
-            samples.write_tables(path, [open_loop(self._load(server, profile, seed, path), sleeps=True)])
+            table = open_loop(self._load(server, profile, seed, path), sleeps=True)
+        except OSError as error:
+            raise CannotRun(server.why_dead() or f"self-test {name}: {error}") from None
         finally:
             machine.pin(before)
+        samples.write_tables(path, [table])
         self._done(path)
         return samples.read(path)
 
