@@ -1,6 +1,4 @@
-"""Empirical distributions: the latency of one launch, thinned for a chart, and the dispersion of arrivals."""
-
-from math import nan
+"""The empirical distribution of one launch's latency, thinned for a chart."""
 
 import numpy as np
 from msgspec import Struct
@@ -35,13 +33,3 @@ def curve(ordered: NDArray[np.float64]) -> Curve:
     found = ordered[places] / 1e6
     known = np.isfinite(found)
     return Curve(tuple(found[known].tolist()), tuple((1 - places[known] / count).tolist()))
-
-
-def index_of_dispersion(stamps: NDArray[np.int64], window_ns: int) -> float:
-    """Variance over mean of the counts in whole windows: 0 for even arrivals, 1 for a Poisson process, above in bursts.
-
-    `stamps` are int64 nanoseconds in any order; NaN when they fill fewer than two windows. Source: Cox & Lewis, The
-    Statistical Analysis of Series of Events (1966), the index of dispersion for counts.
-    """
-    counts = np.bincount((stamps - stamps.min()) // window_ns)[:-1] if len(stamps) else np.zeros(0)
-    return float(counts.var(ddof=1) / counts.mean()) if len(counts) > 1 else nan

@@ -6,7 +6,7 @@
 `load` measures the generator: the blocks of a comparison alternate, so that disturbances affect both sides alike.
 Servers have one core, the generator and the reference clients, one at a time, another one. The parts:
 
-schedule   send lag, and dispersion of the arrivals, of Poisson schedules against the null server
+schedule   send lag of Poisson schedules against the null server
 generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
 wrk        closed loop: the same model less the null server, as wrk measures it and as this generator does
 poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
