@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from loadtest.generator.schedule import arrivals, bursts, constant, poisson, trace
 from medserve.errors import BadInput
-from medserve.spec import LoadProfile
+from medserve.spec import Arrivals, LoadProfile
+from medserve.timing import timed_loop
 
 WINDOW_NS = 100_000_000
 rates = st.floats(0.1, 2000)
@@ -60,6 +61,39 @@ def test_a_schedule_of_nonsense_is_refused(rate: float, seconds: float) -> None:
         constant(rate, seconds)
     with pytest.raises(BadInput, match="expected a positive number"):
         poisson(rate, seconds, seed=0)
+
+
+def test_a_measurement_goes_on_for_its_requests_where_they_come_within_a_minute() -> None:
+    profile = LoadProfile(name="p", mode="closed-loop", seconds=5.0, warmup_seconds=1.0, requests=400)
+    assert profile.goes_on(10_000, 4.9), "its seconds come first"
+    assert profile.goes_on(399, 5.0)
+    assert not profile.goes_on(400, 5.0)
+    assert profile.goes_on(34, 5.0), "408 in a minute at this pace"
+    assert not profile.goes_on(33, 5.0), "396 in a minute at this pace: they would never come"
+    assert not profile.goes_on(399, 60.0)
+    assert not msgspec.structs.replace(profile, requests=0).goes_on(0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "kind", "expected"),
+    [
+        (50.0, 20.0, "constant", 20.0),
+        (50.0, 2.0, "constant", 8.0),
+        (50.0, 2.0, "poisson", 8.8),
+        (5.0, 2.0, "bursts", 2.0),
+    ],
+)
+def test_a_schedule_is_as_long_as_its_requests_need(
+    rate: float, seconds: float, kind: Arrivals, expected: float
+) -> None:
+    profile = LoadProfile(
+        name="p", mode="open-loop", rate=rate, arrivals=kind, seconds=seconds, warmup_seconds=0.5, requests=400
+    )
+    assert profile.scheduled_seconds == pytest.approx(expected)
+    sent = arrivals(profile, seed=1)
+    assert sent.max() / 1e9 == pytest.approx(expected + 0.5, abs=1.0)
+    assert (sent >= 0.5e9).sum() >= min(400, 0.8 * rate * seconds)
+    assert msgspec.structs.replace(profile, requests=0).scheduled_seconds == seconds
 
 
 def test_a_profile_gives_its_schedule_with_its_warm_up() -> None:
@@ -139,3 +173,17 @@ def test_each_kind_of_arrivals_has_its_schedule(tmp_path: Path) -> None:
     for unclear in (msgspec.structs.replace(traced, rate=5.0), msgspec.structs.replace(traced, trace=None)):
         with pytest.raises(BadInput, match="give its file, and no rate"):
             arrivals(unclear, seed=0)
+
+
+def test_a_timed_loop_goes_on_as_long_as_it_is_told() -> None:
+    told: list[tuple[int, float]] = []
+
+    def goes_on(calls: int, seconds: float) -> bool:
+        told.append((calls, seconds))
+        return calls < 50
+
+    stamps = timed_loop(lambda _: None, 0.0, 10, goes_on=goes_on)
+    assert len(stamps) == 50
+    assert [calls for calls, _ in told] == list(range(10, 51))
+    assert all(seconds >= 0 for _, seconds in told)
+    assert len(timed_loop(lambda _: None, 0.0, 10, 20, goes_on)) == 20
