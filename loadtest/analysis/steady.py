@@ -27,6 +27,7 @@ RESOLUTION_NS = 1_000.0
 """Levels that differ by less are equal: it is what the clock and a call cost."""
 FLOOR = 0.01
 """Least relative noise: a series without any noise would otherwise consist of change points."""
+FAILED = "no steady state: more than half of the requests failed throughout"
 PENALTY = 5.0
 """Penalty of a change point in units of variance x log(batches). Two to three is usual for ideal noise; here the
 variance is estimated, from few batches and with heavy tails."""
@@ -69,7 +70,7 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
     medians = np.array([np.median(latencies[first : first + size]) for first in range(0, count - size + 1, size)])
     known = medians[np.isfinite(medians)]
     if not len(known):
-        return Steady(start=0, steady=False, reason="no steady state: more than half of the requests failed throughout")
+        return Steady(start=0, steady=False, reason=FAILED)
     elapsed = _elapsed(planned, size, len(medians))
     segments = _segments(np.log(np.clip(medians, 1.0, 10 * known.max())), elapsed)
     warm = _warm_up(segments, elapsed, len(medians), limits)
@@ -78,10 +79,15 @@ def find(latencies: NDArray[np.float64], planned: NDArray[np.int64] | None = Non
             break
         start = _settled(segments[: last + 1], limits)
         lasts = min((len(medians) - start) / len(medians), 1 - elapsed[start])
-        if start <= warm and lasts >= limits.lasts and isfinite(np.median(medians[start:])):
+        # A beginning at another level is as short a stall as any other may be.
+        beginning = max((start - warm) / len(medians), elapsed[start] - elapsed[warm])
+        if beginning <= limits.stall and lasts >= limits.lasts and isfinite(np.median(medians[start:])):
             return Steady(start=warm * size, steady=True, reason=None)
-    # The reason names the largest change, not the last one.
-    before, after = max(pairwise(segments), key=lambda pair: abs(pair[1].level - pair[0].level))
+    # The reason names the largest change after the warm-up, not the last one.
+    changes = [pair for pair in pairwise(segments) if pair[0].start >= warm]
+    if not changes:
+        return Steady(start=warm * size, steady=False, reason=FAILED)
+    before, after = max(changes, key=lambda pair: abs(pair[1].level - pair[0].level))
     first, then = (float(np.median(medians[segment.start : segment.end])) for segment in (before, after))
     verb = "rose" if then > first else "fell"
     at = after.start * size

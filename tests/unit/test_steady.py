@@ -174,3 +174,36 @@ def test_rows_in_another_order_are_marked_by_when_they_were_due() -> None:
     straight, _ = latency.mark_warmup(record(values))
     mixed, _ = latency.mark_warmup(record(values).take(order))
     assert mixed["warmup"].to_numpy().tolist() == straight["warmup"].to_numpy()[order].tolist()
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_a_short_beginning_at_another_level_is_no_lack_of_a_steady_state(factor: float) -> None:
+    """As a stall of that length is none anywhere else; one that is slower is warm-up."""
+    values = noise(3000, sigma=0.02)
+    values[:60] *= factor
+    found = steady.find(values)
+    assert found.steady
+    assert found.start == (0 if factor < 1 else 60)
+
+
+def test_a_cell_is_not_steady_where_all_its_launches_change_in_one_direction() -> None:
+    def launch(rises: bool | None) -> steady.Steady:
+        return steady.Steady(start=0, steady=rises is None, reason=None if rises is None else "changed", rises=rises)
+
+    untold = steady.Steady(start=0, steady=True, reason="too few requests")
+    up, down, calm = launch(True), launch(False), launch(None)
+    assert steady.of_launches([up, up, up]) is False
+    assert steady.of_launches([down, down]) is False
+    assert steady.of_launches([up, untold]) is False
+    assert steady.of_launches([up, down, up]) is True
+    assert steady.of_launches([up, up, calm]) is True
+    assert steady.of_launches([untold, untold]) is None
+
+
+@given(st.floats(0.4, 1.0), st.integers(0, 2**32 - 1))
+def test_where_many_fail_from_first_to_last_there_is_a_reason(share: float, seed: int) -> None:
+    values = noise(1000)
+    values[np.random.default_rng(seed).random(1000) < share] = np.inf
+    found = steady.find(values)
+    assert found.steady or str(found.reason).startswith("no steady state: ")
+    assert not found.steady or share < 0.6
