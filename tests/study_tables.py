@@ -19,6 +19,11 @@ BUNDLES = ROOT / "medserve" / "studies" / "bundles"
 MANUALS = ("README.md", "medserve/studies/README.md")
 MARKED = re.compile(r"(<!-- (\w+) of ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 MODES = ("in-process", "closed-loop", "open-loop")
+COLUMNS = (
+    *(Column("px"), Column("framework", numeric=False), Column("runtime", numeric=False)),
+    *(Column("in process p50"), Column("closed loop p50"), Column("closed loop p99")),
+    *(Column("open loop p50"), Column("open loop p99"), Column("accuracy")),
+)
 
 
 def derived(text: str) -> str:
@@ -33,17 +38,17 @@ def latency(path: Path) -> str:
     deployments: dict[tuple[int, str], dict[str, Row]] = {}
     for row in rows:
         deployments.setdefault((row.size, row.deployment), {}).setdefault(row.mode, row)
-    columns = [Column("px"), Column("framework", numeric=False), Column("runtime", numeric=False)]
-    columns += [Column("in process p50"), Column("closed loop p50"), Column("closed loop p99")]
-    columns += [Column("open loop p50"), Column("open loop p99"), Column("accuracy")]
     lines = []
     for (size, _), modes in deployments.items():
         first, (in_process, closed, opened) = next(iter(modes.values())), map(modes.get, MODES)
-        figures = [marked_cell(row, "p50", True) for row in (in_process, closed)] + [marked_cell(closed, "p99")]
+        figures = [marked_cell(row, "p50", True) for row in (in_process, closed)] + [marked_cell(closed, "p99", True)]
         figures += [marked_cell(opened, "p50", True), marked_cell(opened, "p99")]
         accuracy = Cell("" if first.accuracy is None else f"{percent(first.accuracy)} %")
-        lines.append(Line((Cell(str(size)), *deployment_cells(first, False), *figures, accuracy)))
-    return as_markdown(Table("", tuple(columns), tuple(lines)))[0]
+        lines.append((Cell(str(size)), *deployment_cells(first, False), *figures, accuracy))
+    # A mode that the study does not have is no column.
+    kept = [at for at in range(len(COLUMNS)) if any(line[at].text for line in lines)]
+    shown = tuple(Line(tuple(line[at] for at in kept)) for line in lines)
+    return as_markdown(Table("", tuple(COLUMNS[at] for at in kept), shown))[0]
 
 
 def origin(path: Path) -> str:
