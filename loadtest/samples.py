@@ -80,8 +80,8 @@ def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema = SCHEMA, fa
 def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = SCHEMA, facts: Any = None) -> None:
     """Write tables one after the other as one Parquet file, as `write` does."""
     partial = store.partial_of(path)
-    # Differences between neighbouring times take two fifths of the bytes of the times. Statistics that nothing reads, and
-    # a second description of the columns, would take a fifth of a record of 400 requests.
+    # Differences between neighbouring times take two fifths of the bytes of the times. Statistics, which nothing reads,
+    # and a second description of the columns would take a fifth of a record of 400 requests.
     times = [field.name for field in schema if pa.types.is_int64(field.type)]
     encoding = dict.fromkeys(times, "DELTA_BINARY_PACKED")
     others = [name for name in schema.names if name not in times]

@@ -270,6 +270,16 @@ def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["selftest"]
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("fault", ["lost_stall", "dropped_request", "closed_loop", "wrong_schedule"])
+def test_a_generator_that_is_wrong_fails_its_self_test(stage: Stage, fault: str) -> None:
+    """Whether one that is late is found depends on the machine: `python -m loadtest.benchmark selftest` counts it."""
+    done = stage("loadtest.benchmark", "selftest", "--runs", "1", "--only", fault, "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = json.loads(done.stdout)
+    assert (line["name"], line["value"]) == (f"{fault}: fails", 100.0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
