@@ -1,5 +1,6 @@
 """A study: one TOML file in, the jobs and cells of its matrix out. Pure functions; nothing is started here."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from itertools import product
@@ -175,9 +176,22 @@ def read(name: str) -> Study:
     try:
         study = msgspec.convert(tomllib.loads(path.read_text()), Study, str_keys=True)
         plan(study)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, BadInput) as error:
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{path}: {_with_fields(error, Study)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, BadInput) as error:
         raise BadInput(f"{path}: {error}") from None
     return study
+
+
+def _with_fields(error: msgspec.ValidationError, whole: type[Noun]) -> str:
+    """The error of an unknown field, with those that there are; any other as it is."""
+    found = re.search(r"unknown field `(\w+)`(?: - at `\$\.(\w+))?", str(error))
+    if found is None:
+        return str(error)
+    parts: dict[str, type[Noun]] = {"measure": Measure, "recipe": Recipe, "claims": Claim}
+    kind = parts.get(found[2], whole)
+    place = f"field of '{found[2]}'" if found[2] else "field"
+    return str(unknown(place, found[1], kind.__struct_fields__))
 
 
 def plan(study: Study) -> Plan:
@@ -193,6 +207,9 @@ def plan(study: Study) -> Plan:
                 is_first = training.recipe.seed == study.seeds[0]
                 if is_first and (not study.serves or training.variant in study.serves):
                     made += _exports(study, training, framework)
+        if not made:
+            formats, precisions = (", ".join(names) for names in (study.formats, study.precisions))
+            raise BadInput(f"nothing to export: no framework has any of the formats {formats} in {precisions}")
         exports += made
         profiles = _profiles(study, size)
         deployed += [
@@ -216,7 +233,7 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
         try:
             recipe = msgspec.convert(msgspec.to_builtins(study.recipe) | changes, Recipe)
         except msgspec.ValidationError as error:
-            raise BadInput(f"'variants.{variant}': {error}") from None
+            raise BadInput(f"'variants.{variant}': {_with_fields(error, Recipe)}") from None
         epochs = study.epochs_at.get(size, recipe.epochs)
         for seed in study.seeds:
             yield Training(

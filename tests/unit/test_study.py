@@ -1,5 +1,6 @@
 """A study's matrix: complete, without doubles, and refused in one line when it cannot be."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -156,7 +157,14 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ("[28, 64]", "[]", r"Expected `array` of length >= 1 - at `\$.sizes`"),
         ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),
         ("[28, 64]", "[28, 4]", "size 4 px; expected 8 to 1024"),
-        ('title = "Mini"', 'titel = "Mini"', "unknown field `titel`|missing required field `title`"),
+        ('title = "Mini"', 'titel = "Mini"', r"unknown field 'titel' \(did you mean title\?\)|missing required"),
+        ('title = "Mini"', 'title = "Mini"\nlauches = 2', r"unknown field 'lauches' \(did you mean launches\?\)"),
+        ("seconds = 1.5", "second = 1.5", r"unknown field of 'measure' 'second' \(did you mean seconds\?\)"),
+        (
+            'title = "Mini"',
+            'title = "Mini"\nrecipe = { epoch = 2 }',
+            r"unknown field of 'recipe' 'epoch' \(did you mean epochs\?\)",
+        ),
         (
             'title = "Mini"',
             'title = "Mini"\nlaunches = 0',
@@ -182,6 +190,13 @@ def test_bad_studies_are_refused_in_one_line(tmp_path: Path, old: str, new: str,
     with pytest.raises(BadInput, match=line) as refused:
         read(tmp_path, text.replace(old, new))
     assert "\n" not in str(refused.value)
+
+
+def test_a_study_of_which_nothing_can_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
+    text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nprecisions = ["int8"]')
+    text = re.sub(r"formats = .*", 'formats = ["torchscript"]', text)
+    with pytest.raises(BadInput, match="nothing to export: no framework has any of the formats torchscript in int8"):
+        read(tmp_path, text)
 
 
 NAMES = ["../../evil", "/etc/cron.d", "..", ".", "a/b", "a b", "", "a\\u001b[2J", "a\\n", "\u00e4", "x" * 201]
