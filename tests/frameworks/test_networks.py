@@ -25,10 +25,13 @@ HERE = Path(__file__).parents[1] / "support"
 pytestmark = pytest.mark.xdist_group("networks")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
+SLOW = "flax_nnx"
+"""Its jobs take longer than those of the two others together: they are of `make test-full`."""
 EXPORTS = {
     extent: [
         (framework, form, name, size)
         for framework in plugins.names("export.frameworks")
+        if extent == "whole" or framework != SLOW
         for name in (SMALL if extent == "whole" else BRIEF)
         for size in SIZES
         for form in forms(plugins.literals("export.frameworks", framework)["WRITES"], size, extent)
@@ -59,7 +62,7 @@ def jobs(extent: str, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     return Jobs("network_job.py", tmp_path_factory.mktemp("networks"), extent, XLA_FLAGS=flags)
 
 
-@pytest.fixture(scope="module", params=FRAMEWORKS)
+@pytest.fixture(scope="module", params=[marked(name, name != SLOW) for name in FRAMEWORKS])
 def outcome(request: pytest.FixtureRequest, jobs: Jobs) -> Outcome:
     return jobs[request.param]
 
@@ -76,7 +79,7 @@ def test_the_table_has_the_published_parameters() -> None:
     assert {name: ARCHITECTURES[name].parameters(1000) for name in PUBLISHED} == PUBLISHED
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", [marked(name, name == REFERENCE) for name in FRAMEWORKS])
 @pytest.mark.parametrize(
     "names", [QUICKLY_COUNTED, pytest.param(tuple(ARCHITECTURES), marks=pytest.mark.full)], ids=["quick", "all"]
 )

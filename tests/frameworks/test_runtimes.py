@@ -36,7 +36,17 @@ def started(words: list[str], name: str, folder: Path, threads: int) -> "subproc
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env)
 
 
-@pytest.mark.parametrize(("name", "form"), [*((name, "empty") for name in EMPTY), *READERS])
+# Their artifacts are compiled for a minute.
+COMPILED = {"aotinductor", "saved_model_xla"}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(*reader, marks=[pytest.mark.full] if reader[0] in COMPILED else [])
+        for reader in (*((name, "empty") for name in EMPTY), *READERS)
+    ],
+)
 def test_a_runtime_keeps_the_contract(name: str, form: str, request: pytest.FixtureRequest) -> None:
     needed(name)
     folder: Path = request.getfixturevalue(form)
@@ -59,7 +69,7 @@ print("threads", open_runtime(folder, deployment)[0].facts()["threads"])
     ("name", "form"),
     # One of each library; the contract asks for a single thread of all.
     [
-        pytest.param(*reader, marks=[pytest.mark.full] if reader[0] in {"aotinductor", "saved_model_xla"} else [])
+        pytest.param(*reader, marks=[pytest.mark.full] if reader[0] in COMPILED else [])
         for reader in dict(READERS).items()
     ],
 )

@@ -32,8 +32,10 @@ from train.frameworks import Trainer, is_trained
 pytestmark = pytest.mark.xdist_group("transfer")
 REFERENCE = "pytorch"
 FRAMEWORKS = plugins.names("train.frameworks")
+SLOW = "flax_nnx"
+"""Its job takes longer than those of the two others together: it is of `make test-full`."""
 EVERY = [
-    pytest.param(framework, *case, marks=[] if case in BRIEF else [pytest.mark.full])
+    pytest.param(framework, *case, marks=[] if case in BRIEF and framework != SLOW else [pytest.mark.full])
     for framework in FRAMEWORKS
     for case in WHOLE
 ]
@@ -95,7 +97,9 @@ def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(jobs: Jobs, framewo
     assert found[f"{name}-{case}-losses"][0] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    "framework", [pytest.param(name, marks=[] if name != SLOW else [pytest.mark.full]) for name in FRAMEWORKS]
+)
 def test_a_dense_head_has_its_parameters_and_names(jobs: Jobs, framework: str) -> None:
     outcome, architecture = jobs[framework], NETWORKS["resnet"]
     linear, dense = (int(outcome.found[f"resnet-{case}-parameters"]) for case in ("head", "dense"))
