@@ -68,6 +68,5 @@ def _truth(record: Path) -> dict[str, float]:
     arrivals -= arrivals[0]
     expected = queued(arrivals, rows["infer_ns"].to_numpy().astype(np.float64))
     floor = np.median(latency.from_intended_start(rows) - expected)
-    # The default warm-up is a second.
-    kept = np.sort(expected[arrivals >= 1e9] + floor) / 1e6
+    kept = np.sort(expected[~rows["warmup"].to_numpy()] + floor) / 1e6
     return {key: intervals.percentile(kept, p) for key, p in PERCENTILES.items()}
