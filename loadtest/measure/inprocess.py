@@ -24,7 +24,7 @@ MIN_CALLS = 6
 """The fewest calls that give the median a 95 % interval; they are made however long they take."""
 MAX_CALLS = 100_000
 """Calls after which a fast runtime ends: more add no information and fill the disk."""
-NULL_CALLS = 1_000
+NULL_CALLS = 500
 """The same of the null runtime, which has nothing but its percentiles to be known for."""
 STAGED_SHARE = 0.25
 """Length of the staged pass as a share of the headline pass."""

@@ -26,7 +26,7 @@ STOP_SECONDS = 30.0
 """Time for the record of what was sent so far, when Locust is stopped early."""
 LOOK_SECONDS = 0.2
 """Pause between two checks of the children; the parent sleeps meanwhile."""
-ROOFLINE = LoadProfile(name="roofline", mode="closed-loop", users=8, seconds=0.3, warmup_seconds=0.2)
+ROOFLINE = LoadProfile(name="roofline", mode="closed-loop", users=8, seconds=0.1, warmup_seconds=0.1)
 
 
 def generate(
