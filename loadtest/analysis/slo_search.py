@@ -185,7 +185,7 @@ class _Search:
         while not low:
             if rate <= LOWEST_RATE:
                 raise self._unmet()
-            high, rate = rate, max(rate / 2, LOWEST_RATE)
+            high, rate = rate, max(_rounded(rate / 2), LOWEST_RATE)
             found = self._find("bracket", rate)
             if found == "undecided":
                 return self._around(rate)
