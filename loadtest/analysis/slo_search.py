@@ -7,6 +7,7 @@ on confirming trials. A trial that was disturbed, and one in which the generator
 
 import re
 from collections.abc import Callable
+from itertools import count
 from math import ceil, inf, log, sqrt
 from typing import Literal, NamedTuple
 
@@ -208,33 +209,38 @@ class _Search:
 
     def _confirm_low(self, rate: float) -> tuple[float, float | None]:
         """The highest rate, from this one down, that a confirming trial shows to hold; the lowest that one refutes."""
-        failed, step = None, STEP
-        while True:
+        failed = None
+        for attempt in count(1):
             self._expect(0, rate, confirming=1)
-            if (found := self._look("confirm", rate, self._long(rate))) == "holds":
+            if (found := self._look("confirm", rate, self._confirming(rate, attempt))) == "holds":
                 return rate, failed
             if found == "fails":
                 failed = rate
             if rate <= LOWEST_RATE:
                 raise self._unmet()
-            rate, step = max(_rounded(rate / self._factor(step)), LOWEST_RATE), step + STEP
+            rate = max(_rounded(rate / self._factor(attempt)), LOWEST_RATE)
+        raise AssertionError  # it ends at the lowest rate
 
     def _confirm_high(self, low: float, rate: float) -> tuple[float, float | None]:
         """The lowest rate, from this one up, that a confirming trial shows to fail; the highest that one confirms."""
-        step = STEP
-        while True:
+        for attempt in count(1):
             if low < rate < self._late_from:
                 self._expect(0, rate, confirming=0)
-                found = self._look("confirm", rate, self._long(rate))
+                found = self._look("confirm", rate, self._confirming(rate, attempt))
                 if found == "fails":
                     return low, rate
                 low = rate if found == "holds" else low
             if rate >= self._ceiling:
                 return low, None
-            rate, step = min(_rounded(rate * self._factor(step)), self._ceiling), step + STEP
+            rate = min(_rounded(rate * self._factor(attempt)), self._ceiling)
+        raise AssertionError  # it ends at the ceiling
 
-    def _factor(self, step: float) -> float:
-        return 2.0 if len(self._trials) > MOST else 1 + step
+    def _factor(self, attempt: int) -> float:
+        return 2.0 if len(self._trials) > MOST else 1 + attempt * STEP
+
+    def _confirming(self, rate: float, attempt: int) -> float:
+        """The seconds of a trial: each further attempt is longer, because the one before it did not decide."""
+        return self._long(rate) * (1 + attempt) / 2
 
     def _find(self, step: str, rate: float) -> Found:
         """What a trial of a rate shows; one that is undecided is prolonged."""
