@@ -1,8 +1,8 @@
 """The highest rate at which a percentile stays below a limit: bracket, bisect, confirm. It knows no server.
 
-`within_launch.exceedance` judges each rate with 95 % confidence: holds, fails or undecided. An undecided trial is
-prolonged once; a rate that stays undecided belongs to the interval that is the result. Both ends of the interval rest
-on confirming trials. A trial that was disturbed, and one in which the generator was late, is repeated.
+`within_launch.exceedance` judges each rate: holds, fails or undecided, each of the first two with a confidence of 90 %,
+so that both ends together have one of 80 %. An undecided trial is prolonged once; a rate that stays undecided belongs
+to the interval that is the result. Both ends of the interval rest on confirming trials. A trial that was disturbed, and one in which the generator was late, is repeated.
 """
 
 import re
@@ -25,6 +25,8 @@ LOWEST_RATE = 1.0
 """Requests per second below which no rate is tried."""
 START_RATE = 16.0
 """Requests per second of the first trial by default."""
+CONFIDENCE = 0.8
+"""Of the answer: that the rate lies between its ends. A higher one would take minutes where a machine has hiccups."""
 RESOLUTION = 0.15
 """The bracket is narrowed until its ends differ by at most this share."""
 BESIDE = 0.065
@@ -141,7 +143,7 @@ def search(
     """The highest rate up to `ceiling` that meets the objective, as an interval. A first trial takes `seconds`.
 
     Each end rests on one confirming trial of its own, which has another seed, is longer, and is never prolonged:
-    repeated looks until a trial succeeds would make the 95 % untrue. Raises CannotRun when the objective is not met
+    repeated looks until a trial succeeds would make the confidence untrue. Raises CannotRun when the objective is not met
     even at the lowest rate, and when the client rather than the server is late there.
     """
     return _Search(objective, measure, report, ceiling, why_ceiling, seconds, seed).result(start)
@@ -293,7 +295,7 @@ class _Search:
 
     def _judge(self, step: str, rate: float, seconds: float, trial: Trial) -> JudgedTrial:
         p = self._objective.p
-        found = exceedance(trial.latencies, self._objective.limit_ms * 1e6, p)
+        found = exceedance(trial.latencies, self._objective.limit_ms * 1e6, p, CONFIDENCE)
         value = percentile(np.sort(trial.latencies), p) / 1e6 if found.requests else inf
         percentile_ms = value if value < inf else None
         return JudgedTrial(step=step, rate=rate, seconds=seconds, percentile_ms=percentile_ms, exceedance=found)
@@ -318,7 +320,7 @@ class _Search:
         how = "cannot be met" if found.verdict == "fails" else f"cannot be shown to hold within {judged.seconds:g} s"
         return CannotRun(
             f"{objective} {how} even at {judged.rate:g} request/s: {found.share:.3%} of {found.requests} requests took "
-            f"longer or failed (95 % interval {found.low:.3%} to {found.high:.3%}, allowed {1 - objective.p:.3%})"
+            f"longer or failed ({CONFIDENCE * 100:g} % interval {found.low:.3%} to {found.high:.3%}, allowed {1 - objective.p:.3%})"
         )
 
 

@@ -24,7 +24,7 @@ ENOUGH = 1 << 20
 
 
 class Exceedance(Noun, frozen=True, kw_only=True):
-    """The share of requests that took longer than a limit, or failed, with its 95 % interval.
+    """The share of requests that took longer than a limit, or failed, with its interval (95 % if not said otherwise).
 
     `effective` is the effective sample size: the number of independent requests that carry as much information.
     `verdict` compares the interval with the share that the percentile allows.
@@ -70,7 +70,7 @@ def percentile_interval(latencies: NDArray[np.float64], ordered: NDArray[np.floa
     return Interval(value=value / 1e6, low=low / 1e6, high=high / 1e6 if np.isfinite(high) else None)
 
 
-def exceedance(latencies: NDArray[np.float64], limit: float, p: float) -> Exceedance:
+def exceedance(latencies: NDArray[np.float64], limit: float, p: float, level: float = LEVEL) -> Exceedance:
     """Whether the percentile `p` (0 to 1) is under `limit`: latencies in order of time, infinite where failed.
 
     The objective holds when the interval of the share above the limit ends below 1 - p, and fails when it begins
@@ -85,7 +85,7 @@ def exceedance(latencies: NDArray[np.float64], limit: float, p: float) -> Exceed
     own = latencies > percentile(np.sort(latencies), p)
     effective = count / max(autocorrelation_time(above), autocorrelation_time(own))
     share = float(above.mean())
-    low, high = clopper_pearson(share * effective, effective)
+    low, high = clopper_pearson(share * effective, effective, level)
     allowed = 1 - p
     verdict: ObjectiveVerdict = "holds" if high <= allowed else "fails" if low > allowed else "undecided"
     return Exceedance(requests=count, effective=effective, share=share, low=low, high=high, verdict=verdict)
@@ -111,12 +111,12 @@ def audit(latencies: NDArray[np.float64], limits: Limits = LIMITS) -> CacheAudit
     )
 
 
-def clopper_pearson(count: float, n: float) -> tuple[float, float]:
-    """The exact 95 % interval of a share of which `count` in `n` were seen; neither need be an integer.
+def clopper_pearson(count: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+    """The exact interval of a share of which `count` in `n` were seen; neither need be an integer.
 
     Clopper & Pearson, Biometrika 26 (1934), as quantiles of the beta distribution.
     """
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     low = float(scipy.special.betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
     high = float(scipy.special.betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
     return low, high

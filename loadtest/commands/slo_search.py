@@ -70,7 +70,11 @@ def search(runs: Runs, objective: Objective, start: float | None, max_rate: floa
         why_ceiling=why, seconds=profile.seconds, seed=plan.seed,
     )  # fmt: skip
     figures = {"url": plan.url, "model": plan.model, "arrivals": profile.arrivals, **msgspec.to_builtins(found)}
-    print_figures(figures, [f"{found}; 95 % confidence, {profile.arrivals.capitalize()} arrivals"], json)
+    print_figures(
+        figures,
+        [f"{found}; {slo_search.CONFIDENCE * 100:g} % confidence, {profile.arrivals.capitalize()} arrivals"],
+        json,
+    )
 
 
 def _first_rate(runs: Runs) -> float:

@@ -223,7 +223,7 @@ def test_an_objective_is_answered_with_an_interval(stage: Stage, tmp_path: Path)
             "--warmup", "0.5", "--out", str(out),
         )  # fmt: skip
         found = re.fullmatch(
-            r"p50 < 50 ms holds up to (\S+) requests/s \(fails at (\S+)\); 95 % confidence, Constant arrivals\n",
+            r"p50 < 50 ms holds up to (\S+) requests/s \(fails at (\S+)\); 80 % confidence, Constant arrivals\n",
             done.stdout,
         )
         assert found is not None, done.stdout + done.stderr
