@@ -2,7 +2,8 @@
 
 `within_launch.exceedance` judges each rate: holds, fails or undecided, each of the first two with a confidence of 90 %,
 so that both ends together have one of 80 %. An undecided trial is prolonged once; a rate that stays undecided belongs
-to the interval that is the result. Both ends of the interval rest on confirming trials. A trial that was disturbed, and one in which the generator was late, is repeated.
+to the interval that is the result. Both ends of the interval rest on confirming trials. A trial that was disturbed, and
+one in which the generator was late, is repeated.
 """
 
 import re
@@ -143,8 +144,8 @@ def search(
     """The highest rate up to `ceiling` that meets the objective, as an interval. A first trial takes `seconds`.
 
     Each end rests on one confirming trial of its own, which has another seed, is longer, and is never prolonged:
-    repeated looks until a trial succeeds would make the confidence untrue. Raises CannotRun when the objective is not met
-    even at the lowest rate, and when the client rather than the server is late there.
+    repeated looks until a trial succeeds would make the confidence untrue. Raises CannotRun when the objective is not
+    met even at the lowest rate, and when the client rather than the server is late there.
     """
     return _Search(objective, measure, report, ceiling, why_ceiling, seconds, seed).result(start)
 
@@ -320,7 +321,8 @@ class _Search:
         how = "cannot be met" if found.verdict == "fails" else f"cannot be shown to hold within {judged.seconds:g} s"
         return CannotRun(
             f"{objective} {how} even at {judged.rate:g} request/s: {found.share:.3%} of {found.requests} requests took "
-            f"longer or failed ({CONFIDENCE * 100:g} % interval {found.low:.3%} to {found.high:.3%}, allowed {1 - objective.p:.3%})"
+            f"longer or failed ({CONFIDENCE * 100:g} % interval {found.low:.3%} to {found.high:.3%}, "
+            f"allowed {1 - objective.p:.3%})"
         )
 
 
