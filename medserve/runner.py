@@ -68,7 +68,7 @@ def run(study: Study, out: Path, listen: Listener, anyway: bool = False) -> int:
 
 
 class _Run:
-    def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener, anyway: bool) -> None:
+    def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener, anyway: bool = False) -> None:
         self._study, self._plan, self._out, self._listen, self._anyway = study, matrix, out, listen, anyway
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
         over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))

@@ -121,7 +121,7 @@ def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[
         assert (client["collector_enabled"], server["collector_enabled"]) == (False, True)
         assert min(client["frozen_objects"], server["frozen_objects"]) > 1000
         assert client["connections"] == len(set(column(table, "connection")))
-        assert result.process["steady"].keys() == {"start", "steady", "reason"}
+        assert result.process["steady"].keys() == {"start", "steady", "reason", "rises"}
         assert result.windows
         assert all(early.end_ns == late.start_ns for early, late in itertools.pairwise(result.windows))
         assert result.windows[0].start_ns < column(table, "done_ns").min()
