@@ -153,10 +153,12 @@ def test_without_wrk_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.full
 def test_a_glance_at_every_part(stage: Stage) -> None:
-    done = stage("loadtest.benchmark", "load", "--scale", "0.02", "--json")
+    # A search takes minutes at any scale; `test_slo_search` and `test_load_command` try it.
+    names = [name for name in PARTS if name != "objective"]
+    done = stage("loadtest.benchmark", "load", "--scale", "0.02", "--only", ",".join(names), "--json")
     assert done.returncode == 0, done.stderr
     lines = json.loads(done.stdout)
-    assert list(dict.fromkeys(line["part"] for line in lines)) == list(PARTS)
+    assert list(dict.fromkeys(line["part"] for line in lines)) == names
     for line in lines:
         assert (line["value"] is not None) or line["note"], line
     values = {(line["part"], line["name"]): line["value"] for line in lines}
