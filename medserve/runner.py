@@ -3,22 +3,19 @@
 The folder of a run is its only state. A job that is done has its folder; a job that is not leaves nothing but its log.
 """
 
-import fcntl
-import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from medserve import machine, process, stage, store
-from medserve.errors import BadInput, CannotRun
+from medserve import machine, process, run_folder, stage, store
+from medserve.errors import CannotRun
 from medserve.jobs import Failure, Launch, Prepared
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
@@ -43,8 +40,6 @@ class Step(msgspec.Struct, frozen=True):
 Listener = Callable[[Step], None]
 KINDS = ("in-process", "http", "mistake", "cold")
 """Of launches, in the order in which a deployment goes through them."""
-FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
-"""In a run's folder: what the run and its report write."""
 EXPORTS_AT_A_TIME = 2
 """They are not measured; most of their time goes into imports and tracing, which take one core."""
 
@@ -56,11 +51,11 @@ def run(study: Study, out: Path, listen: Listener, anyway: bool = False) -> int:
     of the load generator fails, unless it is to be measured `anyway`.
     """
     out = out.resolve()
-    _check_folder(study, out)
-    with _locked(out):
+    run_folder.check(study, out)
+    with run_folder.locked(out):
         # Another run may have begun there in the meantime.
-        _check_folder(study, out)
-        store.sweep(out, FOLDERS)
+        run_folder.check(study, out)
+        store.sweep(out, run_folder.FOLDERS)
         path = out / "study.json"
         if not path.is_file() or store.read_json(path, Study) != study:
             store.write_json(path, study)
@@ -313,40 +308,6 @@ class _Run:
         with self._lock:
             jobs = self._jobs
             self._listen(Step(state, kind, name, jobs.finished, jobs.total, note, seconds, jobs.left()))
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the run's folder; the lock goes with the process, however it ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{out}: another run works in this folder; wait for it or give another --out") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _check_folder(study: Study, out: Path) -> None:
-    """Raise BadInput when `out` is neither free nor a run of this study. Changes nothing."""
-    path = out / "study.json"
-    if path.is_file():
-        before, now = msgspec.to_builtins(store.read_json(path, Study)), msgspec.to_builtins(study)
-        # A time limit changes no result, and a run that met it goes on with a higher one.
-        if different := [field for field in now if before[field] != now[field] and field != "job_hours"]:
-            raise BadInput(f"{out} holds a run of this study with another '{different[0]}'; give another --out")
-    elif out.is_dir():
-        for found in sorted(out.iterdir()):
-            partial = store.PARTIAL.fullmatch(found.name)
-            # A self-test may have been made by hand.
-            made = found.name == "selftest" and (found / "selftest.json").is_file()
-            if not (made or found.name == ".lock" or (partial and partial["name"] in ("study.json", "selftest"))):
-                raise BadInput(f"{out} holds {found.name!r} and is no run; give another --out, or an empty folder")
-    elif out.exists():
-        raise BadInput(f"{out} is a file; give another --out")
 
 
 def _kind(profile: LoadProfile) -> str:

@@ -12,7 +12,8 @@ import pytest
 from mini_study import children_of, gone, mini, tried
 
 from loadtest.results import table
-from medserve import process, runner, study
+from medserve import process, run_folder, runner, study
+from medserve.errors import BadInput
 
 LEFT = """
 import subprocess, sys
@@ -80,11 +81,11 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
         str(row.reason).endswith("ended after 1e-09 h, the time limit; raise 'job_hours' in the study") for row in rows
     )
     path.write_text(text.replace('"in-process-1"', '"in-process-1", "closed-1"'))
-    with pytest.raises(runner.BadInput, match="another 'measure'"):
+    with pytest.raises(BadInput, match="another 'measure'"):
         runner.run(study.read(str(path)), out, lambda step: None)
     # A run that met the limit goes on with a higher one.
     path.write_text(text)
-    runner._check_folder(study.read(str(path)), out)
+    run_folder.check(study.read(str(path)), out)
 
 
 def test_ctrl_c_at_a_terminal_ends_a_study_with_all_its_processes(root: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Stage
 from mini_study import MINI, kinds, mini, results, start, trained, tried
 
-from medserve import runner, store
+from medserve import run_folder, runner, store
 from medserve import study as studies
 from medserve.errors import CannotRun
 from medserve.result import Check, SelfTest
@@ -151,14 +151,14 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(stage: Stage, r
     empty.mkdir()
     (empty / ".study.json.12.partial").write_text("{")
     (empty / ".lock").touch()
-    runner._check_folder(studies.read(str(study)), empty)
+    run_folder.check(studies.read(str(study)), empty)
 
 
 def test_the_lock_belongs_to_its_owner(tmp_path: Path) -> None:
     """Whoever can open it can hold it."""
     before = os.umask(0)
     try:
-        with runner._locked(tmp_path / "run"):
+        with run_folder.locked(tmp_path / "run"):
             assert stat.S_IMODE((tmp_path / "run" / ".lock").stat().st_mode) == 0o600
     finally:
         os.umask(before)
