@@ -13,8 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, doctor, errors, plugins, runner
-from medserve import study as studies
+from medserve import __version__, doctor, errors, plugins, runner, study_file
 from medserve.progress import duration
 from medserve.spec import Noun
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
@@ -56,7 +55,7 @@ def run(
 
     Exit code 1 when a cell failed: it is in the table with its reason. Example: medserve run quick
     """
-    study = studies.read(name)
+    study = study_file.read(name)
     folder = out or Path("runs") / study.name
     failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
     if json:
@@ -80,7 +79,7 @@ def list_(
     It imports nothing and says nothing of this machine.
     """
     known: dict[str, Mapping[str, object]] = {
-        "studies": {name: studies.read(name).title for name in studies.names()},
+        "studies": {name: study_file.read(name).title for name in study_file.names()},
         "datasets": _rows(DATASETS),
         "architectures": _rows(ARCHITECTURES),
         "frameworks": {name: plugins.literals("export.frameworks", name) for name in plugins.names("train.frameworks")},

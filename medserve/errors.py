@@ -42,7 +42,14 @@ NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
 
 
 class BadInput(ValueError):
-    """Input that the program refuses. `str()` is one line that names the thing and how to mend it."""
+    """Input that the program refuses: a line for each thing, which names it and says how to mend it."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines)
 
 
 class CannotRun(RuntimeError):
@@ -87,21 +94,21 @@ def main(command: Callable[[], None]) -> NoReturn:
     try:
         command()
     except BadInput as error:
-        _last_words(str(error), 2)
+        _last_words(2, *error.lines)
     except (CannotRun, msgspec.ValidationError) as error:
-        _last_words(str(error), 1)
+        _last_words(1, str(error))
     except OSError as error:
         # A full disk or a missing permission is the user's to mend, and a traceback does not say how.
         if error.errno not in MENDS:
             raise
         where = f": {error.filename}" if error.filename else ""
-        _last_words(f"{error.strerror}{where}; {MENDS[error.errno]}", 1)
-    except KeyboardInterrupt:
-        _last_words("interrupted", INTERRUPTED)
+        _last_words(1, f"{error.strerror}{where}; {MENDS[error.errno]}")
+    except KeyboardInterrupt as interrupt:
+        _last_words(INTERRUPTED, str(interrupt) or "interrupted")
     except SystemExit as leaving:
         # Typer turns Ctrl-C into this, without a word.
         if leaving.code == INTERRUPTED:
-            _last_words("interrupted", INTERRUPTED)
+            _last_words(INTERRUPTED, "interrupted")
         raise
     sys.exit(0)
 
@@ -111,9 +118,10 @@ def print_event(event: Any) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def _last_words(line: str, code: int) -> NoReturn:
-    line = printable(" ".join(line.split()))
+def _last_words(code: int, *lines: str) -> NoReturn:
+    shown = [printable(" ".join(line.split())) for line in lines]
     if os.environ.get(EVENTS):
-        print_event(Ended(line))
-    print(f"error: {line}", file=sys.stderr)
+        print_event(Ended("; ".join(shown)))
+    for line in shown:
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

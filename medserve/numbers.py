@@ -37,3 +37,8 @@ def times(value: float) -> str:
 def percent(share: float | None) -> str:
     """A share in per cent with two decimals, without the sign."""
     return ABSENT if share is None else f"{share * 100:.2f}"
+
+
+def plain(value: float) -> str:
+    """A number as it may stand in a name: digits, at most six decimals."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import importlib.util
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,8 @@ def names(package: str) -> list[str]:
     return sorted(path.stem for path in _folder(package).glob("*.py") if not path.stem.startswith("_"))
 
 
-def literals(package: str, name: str) -> dict[str, tuple[str, ...]]:
+@cache
+def literals(package: str, name: str) -> Mapping[str, tuple[str, ...]]:
     """The upper-case tuples of strings in a plug-in's file (REQUIRES, READS, WRITES), without importing it."""
     constants: dict[str, tuple[str, ...]] = {}
     for node in ast.parse(_path(package, name).read_text()).body:

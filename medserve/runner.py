@@ -17,10 +17,11 @@ import msgspec
 from medserve import machine, process, run_folder, stage, store
 from medserve.errors import CannotRun
 from medserve.jobs import Failure, Launch, Prepared
+from medserve.matrix import plan, readers
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, LoadProfile
-from medserve.study import Deployed, Export, Plan, Study, Training, plan, readers
+from medserve.study import Deployed, Export, Plan, Study, Training
 from medserve.tables import ROOFLINE, scores_file
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 from medserve.errors import NAME, BadInput
 
@@ -16,10 +17,11 @@ Device = Literal["cpu", "cuda"]
 Mode = Literal["in-process", "closed-loop", "open-loop"]
 Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
+Payload = Literal["binary", "json"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Golden = Literal["test", "drawn"]
 Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
-Name = Annotated[str, msgspec.Meta(pattern=NAME)]
+Name = Annotated[str, Meta(pattern=NAME)]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,33 +98,35 @@ class Architecture(Noun, frozen=True, kw_only=True):
 
 
 class Recipe(Noun, frozen=True, kw_only=True):
-    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
+    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing."""
 
-    `weight_decay` is decoupled and spares batch norm and biases. `shift` is in pixels. `initial` is empty where weights
-    are drawn, `imagenet`, or the path of a safetensors file; then `trains` says which layers learn at all, the others
-    staying as they are in every respect. With `head_epochs` the first epochs train the head alone, at `head_rate`, in a
-    cycle of its own. The head is linear, or with `hidden` units has a dense layer and `drop_out` before it. With
-    `balanced`, losses are weighed by the inverse frequency of the class, with a mean of 1.
-    """
-
-    optimiser: Literal["adamw"] = "adamw"
-    schedule: Literal["one-cycle"] = "one-cycle"
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    batch: int = 128
-    epochs: int = 30
-    flips: bool = True
-    transposes: bool = True
-    shift: int = 2
-    seed: int = 0
-    initial: str = ""
-    trains: Literal["all", "last stage", "head"] = "all"
-    head_epochs: int = 0
-    head_rate: float = 1e-3
-    hidden: int = 0
-    drop_out: float = 0.0
-    balanced: bool = False
+    optimiser: Annotated[Literal["adamw"], Meta(description="Optimiser.")] = "adamw"
+    schedule: Annotated[Literal["one-cycle"], Meta(description="Course of the learning rate.")] = "one-cycle"
+    learning_rate: Annotated[float, Meta(gt=0, description="Highest learning rate.")] = 3e-3
+    weight_decay: Annotated[float, Meta(ge=0, description="Decoupled; spares batch norm and biases.")] = 0.05
+    label_smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the target spread over classes.")] = 0.1
+    batch: Annotated[int, Meta(ge=2, description="Images per step.")] = 128
+    epochs: Annotated[int, Meta(ge=1, description="Passes over the training split.")] = 30
+    flips: Annotated[bool, Meta(description="Augment by flips.")] = True
+    transposes: Annotated[bool, Meta(description="Augment by transposition.")] = True
+    shift: Annotated[int, Meta(ge=0, description="Augment by shifts of up to so many pixels.")] = 2
+    seed: Annotated[int, Meta(ge=0, lt=2**32, description="Seed of weights, order and augmentation.")] = 0
+    initial: Annotated[
+        str, Meta(description="Initial weights: drawn when empty, `imagenet`, or the path of a safetensors file.")
+    ] = ""
+    trains: Annotated[
+        Literal["all", "last stage", "head"],
+        Meta(description="Which layers learn, with initial weights; the others stay as they are in every respect."),
+    ] = "all"
+    head_epochs: Annotated[
+        int, Meta(ge=0, description="First epochs that train the head alone, in a cycle of their own.")
+    ] = 0
+    head_rate: Annotated[float, Meta(gt=0, description="Their learning rate.")] = 1e-3
+    hidden: Annotated[int, Meta(ge=0, description="Units of a dense layer before the head; 0: none.")] = 0
+    drop_out: Annotated[float, Meta(ge=0, lt=1, description="Drop-out before the head.")] = 0.0
+    balanced: Annotated[
+        bool, Meta(description="Weigh losses by the inverse frequency of the class, with a mean of 1.")
+    ] = False
 
 
 class Epoch(Noun, frozen=True, kw_only=True):
@@ -331,9 +335,15 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     trace: str | None = None
     gap_seconds: float = 0.0
     mistake: Mistake | None = None
+    payload: Payload = "binary"
     seconds: float
     warmup_seconds: float
     requests: int = 0
+
+    @property
+    def sends_json(self) -> bool:
+        """Whether images and scores travel as JSON numbers."""
+        return self.payload == "json" or self.mistake == "json"
 
     def goes_on(self, count: int, seconds: float) -> bool:
         """Whether measuring goes on with `count` requests after so many seconds, the warm-up not counted."""

@@ -1,112 +1,210 @@
-"""A study: one TOML file in, the jobs and cells of its matrix out. Pure functions; nothing is started here."""
+"""What a study's TOML file may say, and the jobs that it asks for: types alone.
 
-import re
-import tomllib
-from collections.abc import Iterator
-from itertools import product
-from pathlib import Path
+`medserve.study_file` reads one, `medserve.matrix` spells it out. The description of a field is its documentation: the
+template of `medserve study new` and the reference in the manual are made from these types.
+"""
+
 from typing import Annotated, Any, Literal, TypeVar
 
-import msgspec
+from msgspec import Meta, field
 
 from medserve import plugins
-from medserve.errors import BadInput, check_name, unknown
-from medserve.spec import Cell, DatasetSpec, Deployment, Device, Dispatch, LoadProfile, Noun, Precision, Recipe
-from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
+from medserve.spec import (
+    Arrivals,
+    Cell,
+    Deployment,
+    Device,
+    Dispatch,
+    LoadProfile,
+    Mode,
+    Noun,
+    Payload,
+    Precision,
+    Recipe,
+)
+from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, find_profile
 
 Value = TypeVar("Value")
-Several = Annotated[tuple[Value, ...], msgspec.Meta(min_length=1)]
+Several = Annotated[tuple[Value, ...], Meta(min_length=1)]
 """At least one."""
 
-STUDIES = Path(__file__).parent / "studies"
 MOST_HOURS = 8760.0
 """A year: the longest time limit of a job."""
 
+DatasetName = Annotated[str, Meta(extra={"kind": "data set", "names": lambda: DATASETS})]
+ArchitectureName = Annotated[str, Meta(extra={"kind": "architecture", "names": lambda: ARCHITECTURES})]
+FrameworkName = Annotated[str, Meta(extra={"kind": "framework", "names": lambda: plugins.names("train.frameworks")})]
+FormatName = Annotated[str, Meta(extra={"kind": "format", "names": lambda: ("native", *FORMATS)})]
+RuntimeName = Annotated[str, Meta(extra={"kind": "runtime", "names": lambda: plugins.names("serve.runtimes")})]
+ProfileName = Annotated[str, Meta(extra={"kind": "profile", "check": find_profile})]
+Size = Annotated[int, Meta(ge=8, le=1024)]
+Count = Annotated[int, Meta(ge=1)]
+
 
 class Measure(Noun, frozen=True, kw_only=True):
-    """A line of a study: which profiles, at which sizes (all when empty), with durations other than the profile's.
+    """A line of a study: named profiles, or one by its own terms, at some sizes."""
 
-    `requests` as in `LoadProfile`; 0 measures for `seconds` alone.
-    """
+    profiles: Annotated[
+        tuple[ProfileName, ...],
+        Meta(
+            description="Named ways of measuring, see `medserve list`; also in-process-BATCH, closed-USERS, open-RATE, "
+            "poisson-RATE, bursts-RATE and idle-MILLISECONDSms of any number. Or give a mode."
+        ),
+    ] = ()
+    mode: Annotated[Mode | None, Meta(description="In place of profiles: how requests are made.")] = None
+    rate: Annotated[Annotated[float, Meta(gt=0)] | None, Meta(description="Requests per second of an open loop.")] = (
+        None
+    )
+    arrivals: Annotated[Arrivals | None, Meta(description="When the requests of an open loop are due.")] = None
+    burst: Annotated[Count | None, Meta(description="Requests that arrive together, for arrivals in bursts.")] = None
+    users: Annotated[Count | None, Meta(description="Users of a closed loop, each with one request at a time.")] = None
+    gap_seconds: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Seconds that a user of a closed loop rests between an answer and the next request."),
+    ] = None
+    batch: Annotated[Count | None, Meta(description="Images per request.")] = None
+    payload: Annotated[Payload | None, Meta(description="Body of a request: binary tensors, or numbers in JSON.")] = (
+        None
+    )
+    sizes: Annotated[tuple[Size, ...], Meta(description="Sizes to measure at, in pixels; all when empty.")] = ()
+    seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="Seconds of measuring; the profile's when absent.")
+    ] = None
+    warmup_seconds: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Seconds before that; the profile's when absent.")
+    ] = None
+    requests: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Measuring goes on, up to a minute, until it holds so many; a p99 needs 368. 0: for `seconds` "
+            "alone. 460 when absent."
+        ),
+    ] = None
 
-    profiles: tuple[str, ...]
-    sizes: tuple[int, ...] = ()
-    seconds: float | None = None
-    warmup_seconds: float | None = None
-    requests: int | None = None
+
+class Objective(Noun, frozen=True, kw_only=True):
+    """What a deployment must hold: one percentile of its latency at a rate, and an accuracy."""
+
+    rate: Annotated[float, Meta(gt=0, description="Requests per second; a profile of this rate is measured.")]
+    p50_ms: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="Highest median latency, in milliseconds.")
+    ] = None
+    p90_ms: Annotated[Annotated[float, Meta(gt=0)] | None, Meta(description="Or the highest 90th percentile.")] = None
+    p99_ms: Annotated[Annotated[float, Meta(gt=0)] | None, Meta(description="Or the highest 99th percentile.")] = None
+    arrivals: Annotated[Literal["constant", "poisson"], Meta(description="When the requests are due.")] = "poisson"
+    accuracy: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Lowest test accuracy, as a share.")
+    ] = None
 
 
 class Subject(Noun, frozen=True, kw_only=True):
     """What a claim is about: a framework in its native format, or in another."""
 
-    framework: str
-    format: str = "native"
+    framework: Annotated[str, Meta(description="The framework.")]
+    format: Annotated[str, Meta(description="Its format.")] = "native"
 
 
 class Claim(Noun, frozen=True, kw_only=True):
-    """A published claim: `who` said `what`, and `where`. `test` says how a run judges it, against `at_least`.
+    """A published claim, which the report judges."""
 
-    `faster`: the second's median latency over the first's. `accurate`: the first's test accuracy. `more-accurate`: the
-    first's less the second's. `sublinear`: latency grows more slowly than the pixels. `trade-off`: some framework is
-    slower than another and more accurate. `configuration`: the accuracy of the best of the first's networks, recipes
-    and seeds. `none`: not to be judged, `why`.
-    """
-
-    who: str
-    what: str
-    where: str
-    test: Literal["faster", "accurate", "more-accurate", "sublinear", "trade-off", "configuration", "none"]
-    first: Subject = Subject(framework="")
-    second: Subject = Subject(framework="")
-    at_least: float = 1.0
-    size: Literal["smallest", "largest"] = "largest"
-    why: str = ""
+    who: Annotated[str, Meta(description="Who published it.")]
+    what: Annotated[str, Meta(description="What it says.")]
+    where: Annotated[str, Meta(description="The place in the publication.")]
+    test: Annotated[
+        Literal["faster", "accurate", "more-accurate", "sublinear", "trade-off", "configuration", "none"],
+        Meta(
+            description="What is held against `at_least`. faster: the second's median latency over the first's. "
+            "accurate: the first's test accuracy. more-accurate: the first's less the second's. sublinear: latency "
+            "grows more slowly than the pixels. trade-off: some framework is slower than another and more accurate. "
+            "configuration: the accuracy of the best of the first's networks, recipes and seeds. none: it cannot be "
+            "judged, see `why`."
+        ),
+    ]
+    first: Annotated[Subject, Meta(description="The first subject: a framework, and a format.")] = Subject(framework="")
+    second: Annotated[Subject, Meta(description="The second one.")] = Subject(framework="")
+    at_least: Annotated[float, Meta(description="The limit of the test.")] = 1.0
+    size: Annotated[Literal["smallest", "largest"], Meta(description="At which of the study's sizes it is judged.")] = (
+        "largest"
+    )
+    why: Annotated[str, Meta(description="Why it cannot be judged.")] = ""
 
 
 class Study(Noun, frozen=True, kw_only=True):
-    """A matrix to run. `formats` may say `native`: the first format that the framework's exporter writes.
+    """A matrix to run: every data set, size, architecture and framework with every format, runtime and profile."""
 
-    Of `threads`, 0 means all usable cores, and is measured in process only: over HTTP it would take the load
-    generator's core. Timing mistakes are measured with the first of them. In `precisions` other than float32 only those
-    formats are exported that can be had in them. With `trained_in` one framework trains for all, and its weights are
-    transplanted into the others: one function in all deployments. `variants` are names with what each changes in the
-    recipe; without any, the recipe itself is the only one. `serves` names the variants that are exported and measured,
-    all when it is empty. Of several seeds the first one is: the others are as fast, and tell how far training spreads.
-    `dispatch` to `deadline_ms` are those of every deployment, one for each of `batch_images`.
-    The report says how long training took to a validation accuracy of `target_accuracy`. A job (a training, an export,
-    a launch) that runs for more than `job_hours` is ended and counts as failed; the next run resumes a training.
-    """
-
-    name: str
-    title: str
-    datasets: Several[str]
-    sizes: Several[int]
-    architectures: Several[str]
-    frameworks: Several[str]
-    formats: Several[str]
-    measure: Several[Measure]
-    runtimes: tuple[str, ...] = ()
-    null: bool = True
-    device: Device = "cpu"
-    threads: Several[Annotated[int, msgspec.Meta(ge=0)]] = (1,)
-    precisions: Several[Precision] = ("float32",)
-    batch_sizes: tuple[int, ...] = (1, 32)
-    dispatch: Dispatch = "inline"
-    queue: int = 128
-    batch_images: Several[int] = (1,)
-    batch_delay_ms: float = 1.0
-    deadline_ms: float | None = None
-    launches: Annotated[int, msgspec.Meta(ge=1)] = 3
-    seeds: Several[int] = (0,)
-    trained_in: str | None = None
-    unofficial: bool = False
-    recipe: Recipe = Recipe()
-    variants: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
-    serves: tuple[str, ...] = ()
-    target_accuracy: float | None = None
-    job_hours: Annotated[float, msgspec.Meta(gt=0, le=MOST_HOURS)] = 24.0
-    epochs_at: dict[int, int] = msgspec.field(default_factory=dict)
-    claims: tuple[Claim, ...] = ()
+    name: Annotated[str, Meta(description="Name of the study, and of its folder in runs/.")]
+    title: Annotated[str, Meta(description="Title of its report.")]
+    datasets: Annotated[Several[DatasetName], Meta(description="Data sets.")]
+    sizes: Annotated[Several[Size], Meta(description="Sides of the images, in pixels.")]
+    architectures: Annotated[Several[ArchitectureName], Meta(description="Networks.")]
+    frameworks: Annotated[Several[FrameworkName], Meta(description="Frameworks that train and export.")]
+    formats: Annotated[
+        Several[FormatName],
+        Meta(description="Formats of the exports. native: the first one that the framework's exporter writes."),
+    ]
+    measure: Annotated[Several[Measure], Meta(description="What is measured of each deployment.")]
+    runtimes: Annotated[
+        tuple[RuntimeName, ...],
+        Meta(description="Runtimes that serve each format which they read; when empty, the format's own."),
+    ] = ()
+    null: Annotated[
+        bool, Meta(description="Measure a runtime without a model too: what wrapper and generator take.")
+    ] = True
+    device: Annotated[Device, Meta(description="Where predictions run.")] = "cpu"
+    threads: Annotated[
+        Several[Annotated[int, Meta(ge=0)]],
+        Meta(description="Threads per runtime. 0: all usable cores, in process only."),
+    ] = (1,)
+    precisions: Annotated[
+        Several[Precision], Meta(description="Of the exports; each format is written in those that it can have.")
+    ] = ("float32",)
+    batch_sizes: Annotated[
+        tuple[Count, ...],
+        Meta(description="Batches that runtimes prepare; others are padded. When absent, 1, 32 and those measured."),
+    ] = (1, 32)
+    dispatch: Annotated[
+        Dispatch, Meta(description="How the server predicts: inline in its event loop, or in a thread behind a queue.")
+    ] = "inline"
+    queue: Annotated[Count, Meta(description="Requests that may wait for the thread.")] = 128
+    batch_images: Annotated[
+        Several[Count], Meta(description="Images that the server batches at most; one deployment each.")
+    ] = (1,)
+    batch_delay_ms: Annotated[float, Meta(ge=0, description="How long it waits for more images.")] = 1.0
+    deadline_ms: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="Age at which a waiting request is refused.")
+    ] = None
+    launches: Annotated[int, Meta(ge=1, description="Fresh processes per deployment; intervals are over launches.")] = 3
+    objective: Annotated[
+        Objective | None, Meta(description="What a deployment must hold; the report says which do.")
+    ] = None
+    seeds: Annotated[
+        Several[Annotated[int, Meta(ge=0, lt=2**32)]],
+        Meta(description="Seeds to train with. The first one's networks are measured: the others are as fast."),
+    ] = (0,)
+    trained_in: Annotated[
+        FrameworkName | None, Meta(description="One framework trains for all; the others take its weights.")
+    ] = None
+    unofficial: Annotated[
+        bool, Meta(description="Accept archives in MedMNIST's layout that are not the official ones.")
+    ] = False
+    recipe: Annotated[Recipe, Meta(description="How networks are trained.")] = Recipe()
+    variants: Annotated[
+        dict[str, dict[str, Any]], Meta(description="Names of further recipes, with what each changes.")
+    ] = field(default_factory=dict)
+    serves: Annotated[
+        tuple[str, ...], Meta(description="Variants that are exported and measured; all when empty.")
+    ] = ()
+    target_accuracy: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="The report says how long training took to this validation accuracy."),
+    ] = None
+    job_hours: Annotated[
+        float, Meta(gt=0, le=MOST_HOURS, description="A training, an export or a launch that takes longer is ended.")
+    ] = 24.0
+    epochs_at: Annotated[
+        dict[int, Count], Meta(description="Epochs at a size, where they are others than the recipe's.")
+    ] = field(default_factory=dict)
+    claims: Annotated[tuple[Claim, ...], Meta(description="Published claims that the report judges.")] = ()
 
 
 class Training(Noun, frozen=True, kw_only=True):
@@ -156,191 +254,12 @@ class Deployed(Noun, frozen=True, kw_only=True):
 
 
 class Plan(Noun, frozen=True, kw_only=True):
-    """A study spelled out. Each tuple is in running order and holds nothing twice."""
+    """A study spelled out. Each tuple is in running order and holds nothing twice.
+
+    `left_out` are sentences: what the study asks for and cannot have, with the reason.
+    """
 
     trainings: tuple[Training, ...]
     exports: tuple[Export, ...]
     deployed: tuple[Deployed, ...]
-
-
-def names() -> list[str]:
-    """The studies that come with the program."""
-    return sorted(path.stem for path in STUDIES.glob("*.toml"))
-
-
-def read(name: str) -> Study:
-    """A study by its name, or from a TOML file. Raises BadInput that names the file and what is wrong in it."""
-    path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
-    if not path.is_file():
-        raise BadInput(f"{name}: no such study file") if name.endswith(".toml") else unknown("study", name, names())
-    try:
-        study = msgspec.convert(tomllib.loads(path.read_text()), Study, str_keys=True)
-        plan(study)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"{path}: {_with_fields(error, Study)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, BadInput) as error:
-        raise BadInput(f"{path}: {error}") from None
-    return study
-
-
-def _with_fields(error: msgspec.ValidationError, whole: type[Noun]) -> str:
-    """The error of an unknown field, with those that there are; any other as it is."""
-    found = re.search(r"unknown field `(\w+)`(?: - at `\$\.(\w+))?", str(error))
-    if found is None:
-        return str(error)
-    parts: dict[str, type[Noun]] = {"measure": Measure, "recipe": Recipe, "claims": Claim}
-    kind = parts.get(found[2], whole)
-    place = f"field of '{found[2]}'" if found[2] else "field"
-    return str(unknown(place, found[1], kind.__struct_fields__))
-
-
-def plan(study: Study) -> Plan:
-    """The matrix of a study. Raises BadInput for a name that is in no table and a combination that cannot be."""
-    _check(study)
-    trainings, exports, deployed = [], [], []
-    for dataset, size, architecture in product(study.datasets, study.sizes, study.architectures):
-        made: list[Export] = []
-        for framework in study.frameworks:
-            for training in _trainings(study, dataset, size, architecture, framework):
-                if training not in trainings:
-                    trainings.append(training)
-                is_first = training.recipe.seed == study.seeds[0]
-                if is_first and (not study.serves or training.variant in study.serves):
-                    made += _exports(study, training, framework)
-        if not made:
-            formats, precisions = (", ".join(names) for names in (study.formats, study.precisions))
-            raise BadInput(f"nothing to export: no framework has any of the formats {formats} in {precisions}")
-        exports += made
-        profiles = _profiles(study, size)
-        deployed += [
-            _deployed(study, export, runtime, threads, batch_images, profiles)
-            for export in made
-            for runtime in readers(study, export.format)
-            for threads in dict.fromkeys((*study.threads, 0))
-            for batch_images in study.batch_images
-        ]
-        if study.null:
-            deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
-    measured = tuple(one for one in deployed if one.profiles)
-    for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
-        check_name("cell", name)
-    return Plan(trainings=tuple(trainings), exports=tuple(exports), deployed=measured)
-
-
-def _trainings(study: Study, dataset: str, size: int, architecture: str, framework: str) -> Iterator[Training]:
-    """One a variant and seed."""
-    for variant, changes in (study.variants or {"": {}}).items():
-        try:
-            recipe = msgspec.convert(msgspec.to_builtins(study.recipe) | changes, Recipe)
-        except msgspec.ValidationError as error:
-            raise BadInput(f"'variants.{variant}': {_with_fields(error, Recipe)}") from None
-        epochs = study.epochs_at.get(size, recipe.epochs)
-        for seed in study.seeds:
-            yield Training(
-                dataset=dataset,
-                size=size,
-                architecture=architecture,
-                framework=study.trained_in or framework,
-                recipe=msgspec.structs.replace(recipe, seed=seed, epochs=epochs),
-                variant=variant or None,
-            )
-
-
-def check_size(dataset: DatasetSpec, size: int) -> None:
-    """Raise BadInput when the data set does not come at `size` pixels."""
-    if dataset.sizes and size not in dataset.sizes:
-        raise BadInput(f"{dataset.name} does not come at {size} px; there is: {', '.join(map(str, dataset.sizes))}")
-    if not 8 <= size <= 1024:
-        raise BadInput(f"size {size} px; expected 8 to 1024")
-
-
-def _check(study: Study) -> None:
-    check_name("study", study.name)
-    for variant in study.variants:
-        check_name("variant", variant)
-    for dataset, size in product(study.datasets, study.sizes):
-        check_size(pick(DATASETS, "dataset", dataset), size)
-    for architecture in study.architectures:
-        pick(ARCHITECTURES, "architecture", architecture)
-    for framework in (*study.frameworks, *filter(None, (study.trained_in,))):
-        if framework not in (known := plugins.names("train.frameworks")):
-            raise unknown("framework", framework, known)
-    for runtime in study.runtimes:
-        plugins.literals("serve.runtimes", runtime)
-    for variant in study.serves:
-        if variant not in study.variants:
-            raise unknown("variant in 'serves'", variant, study.variants)
-    for name in study.formats:
-        if name != "native":
-            pick(FORMATS, "format", name)
-    for measure in study.measure:
-        for profile in measure.profiles:
-            if (batch := pick(PROFILES, "profile", profile).batch) > max(study.batch_sizes):
-                raise BadInput(f"profile {profile} sends batches of {batch}; add {batch} to 'batch_sizes'")
-
-
-def _exports(study: Study, training: Training, framework: str) -> Iterator[Export]:
-    """The study's formats and precisions that this framework has; what it cannot write becomes a row with a reason."""
-    literals = plugins.literals("export.frameworks", framework)
-    for form in dict.fromkeys(literals["WRITES"][0] if name == "native" else name for name in study.formats):
-        for precision in study.precisions:
-            if precision == "float32" or form in literals.get(precision.upper(), ()):
-                yield Export(training=training, framework=framework, format=form, precision=precision)
-
-
-def readers(study: Study, form: str) -> list[str]:
-    """The runtimes of the study that read a format: its own where the study names none."""
-    if not study.runtimes:
-        return [FORMATS[form].runtime]
-    return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
-
-
-def _deployed(
-    study: Study, export: Export, runtime: str, threads: int, batch_images: int, profiles: tuple[LoadProfile, ...]
-) -> Deployed:
-    deployment = Deployment(
-        artifact=export.name,
-        runtime=runtime,
-        device=study.device,
-        threads=threads,
-        batch_sizes=study.batch_sizes,
-        dispatch=study.dispatch,
-        queue=study.queue,
-        batch_images=batch_images,
-        batch_delay_ms=study.batch_delay_ms,
-        deadline_ms=study.deadline_ms,
-    )
-    deployment.check()
-    offered = plugins.literals("serve.runtimes", runtime).get("MISTAKES", ())
-    kept = tuple(
-        profile
-        for profile in profiles
-        if _fits(study, profile, runtime, threads, offered)
-        # In process nothing waits, and so nothing is put together.
-        and (profile.mode != "in-process" or batch_images == study.batch_images[0])
-    )
-    return Deployed(export=export, deployment=deployment, profiles=kept)
-
-
-def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
-    """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
-    if runtime == "null":
-        return profile.mistake is None
-    if profile.mistake is None:
-        return threads in study.threads and bool(threads or profile.mode == "in-process")
-    if profile.mistake == "default-threads":
-        return threads == 0
-    return threads == study.threads[0] and (profile.mistake != "predict" or profile.mistake in offered)
-
-
-def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
-    found: dict[str, LoadProfile] = {}
-    for measure in study.measure:
-        if measure.sizes and size not in measure.sizes:
-            continue
-        for name in measure.profiles:
-            fields = ("seconds", "warmup_seconds", "requests")
-            given = {field: value for field in fields if (value := getattr(measure, field)) is not None}
-            found[name] = msgspec.structs.replace(PROFILES[name], **given)
-    # What is measured soundly comes first.
-    return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))
+    left_out: tuple[str, ...] = ()

@@ -3,16 +3,18 @@
 A new data set, architecture or format needs a new row in `tables.toml` only, a new load profile one here.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from medserve.errors import unknown
-from medserve.spec import Architecture, DatasetSpec, LoadProfile, Mistake, Noun
+from medserve.errors import BadInput, unknown
+from medserve.numbers import plain
+from medserve.spec import Architecture, Arrivals, DatasetSpec, LoadProfile, Mistake, Mode, Noun
 
 Row = TypeVar("Row")
 
@@ -101,34 +103,89 @@ TIMING_MISTAKES: dict[Mistake, str] = {
 
 REQUESTS = 460
 """Requests of a measurement, where its time allows: a p99 needs 368, also when a fifth of the record is warm-up."""
+BURST = 8
+"""Requests that arrive together, where a study does not say."""
+
+SCHEDULES: dict[str, Arrivals] = {"open": "constant", "poisson": "poisson", "bursts": "bursts"}
+"""The arrivals of an open loop, by the first word of its name."""
+_LASTS: dict[Mode, tuple[float, float]] = {
+    "in-process": (5.0, 1.0),
+    "closed-loop": (10.0, 2.0),
+    "open-loop": (20.0, 2.0),
+}
+DEFAULTS = {
+    mode: LoadProfile(name=mode, mode=mode, seconds=seconds, warmup_seconds=warmup, requests=REQUESTS)
+    for mode, (seconds, warmup) in _LASTS.items()
+}
+"""The profiles of which every other one is a change."""
+
+
+def profile(mode: Mode, **terms: Any) -> LoadProfile:
+    """The profile of some terms, with the durations of its mode where they are not given, named by its terms."""
+    made = msgspec.structs.replace(DEFAULTS[mode], **terms)
+    return msgspec.structs.replace(made, name=profile_name(made))
+
+
+def profile_name(profile: LoadProfile) -> str:
+    """A name that says all terms of a profile but its durations."""
+    if profile.mode == "in-process":
+        words = [f"in-process-{profile.batch}"]
+    else:
+        if profile.gap_seconds:
+            words = [f"idle-{plain(profile.gap_seconds * 1000)}ms"] + [f"u{profile.users}"] * (profile.users > 1)
+        elif profile.mode == "closed-loop":
+            words = [f"closed-{profile.users}"]
+        else:
+            word = next((word for word, arrivals in SCHEDULES.items() if arrivals == profile.arrivals), "trace")
+            words = [f"{word}-{plain(profile.rate or 0.0)}"] + [f"x{profile.burst}"] * (profile.burst not in (1, BURST))
+        words += [f"b{profile.batch}"] * (profile.batch > 1)
+    words += ["as-json"] * (profile.payload == "json") + [profile.mistake or ""]
+    return "-".join(filter(None, words))
 
 
 def _profiles() -> Iterator[LoadProfile]:
-    in_process = partial(LoadProfile, mode="in-process", seconds=5.0, requests=REQUESTS)
-    closed = partial(LoadProfile, mode="closed-loop", seconds=10.0, warmup_seconds=2.0, requests=REQUESTS)
-    opened = partial(LoadProfile, mode="open-loop", seconds=20.0, warmup_seconds=2.0, requests=REQUESTS)
     for batch in (1, 2, 4, 8, 16, 32, 64, 128):
-        yield in_process(name=f"in-process-{batch}", batch=batch, warmup_seconds=1.0)
+        yield profile("in-process", batch=batch)
     for mistake in TIMING_MISTAKES:
         if mistake == "json":
-            yield closed(name="closed-1-json", mistake=mistake)
+            yield profile("closed-loop", mistake=mistake)
         else:
-            warmup = 0.0 if mistake == "compile-inside" else 1.0
-            yield in_process(name=f"in-process-1-{mistake}", mistake=mistake, warmup_seconds=warmup)
+            yield profile("in-process", mistake=mistake, warmup_seconds=0.0 if mistake == "compile-inside" else 1.0)
     for users in (1, 2, 4, 8, 16, 32):
-        yield closed(name=f"closed-{users}", users=users)
+        yield profile("closed-loop", users=users)
     # A single user who pauses after each response.
     for milliseconds, seconds in ((10, 10.0), (100, 20.0), (1000, 60.0)):
-        yield closed(name=f"idle-{milliseconds}ms", gap_seconds=milliseconds / 1000, seconds=seconds)
-    for rate in (10, 50, 200, 500):
-        yield opened(name=f"open-{rate}", rate=float(rate))
-    for rate in (10, 50, 200, 500):
-        yield opened(name=f"poisson-{rate}", arrivals="poisson", rate=float(rate))
+        yield profile("closed-loop", gap_seconds=milliseconds / 1000, seconds=seconds)
+    for arrivals in ("constant", "poisson"):
+        for rate in (10.0, 50.0, 200.0, 500.0):
+            yield profile("open-loop", arrivals=arrivals, rate=rate)
     # As many requests per second as open-50, eight at a time.
-    yield opened(name="bursts-50", arrivals="bursts", burst=8, rate=50.0)
+    yield profile("open-loop", arrivals="bursts", burst=BURST, rate=50.0)
 
 
-PROFILES = {profile.name: profile for profile in _profiles()}
+PROFILES = {one.name: one for one in _profiles()}
+
+
+def find_profile(name: str) -> LoadProfile:
+    """A profile by its name, which may have another number than those of PROFILES. Raises BadInput."""
+    if name in PROFILES:
+        return PROFILES[name]
+    if found := re.fullmatch(r"(in-process|closed|idle|open|poisson|bursts)-([0-9.]{1,12})(?:ms)?", name):
+        with suppress(ValueError):
+            kind, number = found[1], float(found[2])
+            if kind in SCHEDULES:
+                burst = BURST if kind == "bursts" else 1
+                made = profile("open-loop", arrivals=SCHEDULES[kind], rate=number, burst=burst)
+            elif kind == "in-process":
+                made = profile("in-process", batch=int(number))
+            elif kind == "closed":
+                made = profile("closed-loop", users=int(number))
+            else:
+                made = profile("closed-loop", gap_seconds=number / 1000)
+            if made.name == name and number > 0:
+                return made
+    error = unknown("profile", name, PROFILES)
+    raise BadInput(f"{error}; and any number in in-process-BATCH, closed-USERS, open-RATE, poisson-RATE, idle-GAPms")
 
 
 def scores_file(form: str, runtime: str) -> str:

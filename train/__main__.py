@@ -9,8 +9,8 @@ import typer
 
 from medserve import errors, plugins
 from medserve.errors import BadInput, CannotRun
+from medserve.matrix import check_size
 from medserve.spec import Recipe
-from medserve.study import check_size
 from medserve.tables import ARCHITECTURES, DATASETS, pick
 from train import archives, data, loop, parity, pretrained
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput, CannotRun
+from medserve.matrix import check_size
 from medserve.spec import SCHEMA, DatasetSpec, Noun, Split
 from medserve.store import encode, file_digest, new_folder, read_json, sha256, write_json
-from medserve.study import check_size
 from medserve.tables import DATASETS, pick
 from train import arrays, synthetic
 from train.archives import MB, locked, official, say

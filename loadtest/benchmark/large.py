@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from loadtest import samples
 from medserve import errors, machine, store
 from medserve.empty import empty_artifact
+from medserve.matrix import plan
 from medserve.result import Result
 from medserve.spec import Artifact, Cell, Deployment, Epoch, LoadProfile, Scores
-from medserve.study import Deployed, Export, Measure, Study, plan
+from medserve.study import Deployed, Export, Measure, Study
 
 SAMPLES = 10_000_000
 SIZES = (28, 32, 40, 48, 64, 96, 112, 128, 160, 224)

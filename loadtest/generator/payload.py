@@ -91,7 +91,7 @@ def requests(load: Load) -> tuple[NDArray[np.int64], list[bytes]]:
         images = np.random.default_rng(load.seed).integers(0, 256, (RANDOM_IMAGES, *load.shape), np.uint8)
     else:
         raise BadInput("a plan needs 'images' or the 'shape' of those to draw")
-    chosen = batches(images, load.profile.batch, load.seed)[: JSON_REQUESTS if load.profile.mistake == "json" else None]
+    chosen = batches(images, load.profile.batch, load.seed)[: JSON_REQUESTS if load.profile.sends_json else None]
     return chosen, [_request(load, np.asarray(images[row])) for row in chosen]
 
 
@@ -113,7 +113,7 @@ def audit_requests(load: Load, seed: int) -> list[bytes]:
 
 
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
-    encoded = wire.encode_request(images, binary=load.profile.mistake != "json")
+    encoded = wire.encode_request(images, binary=not load.profile.sends_json)
     return wire.http_request(infer_url(load.url, load.model), *encoded)
 
 

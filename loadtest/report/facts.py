@@ -20,9 +20,10 @@ from loadtest.results.table import Run
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
+from medserve.matrix import plan
 from medserve.result import Result, SelfTest
 from medserve.spec import Artifact, Checkpoint, LoadProfile
-from medserve.study import Plan, Study, Training, plan
+from medserve.study import Plan, Study, Training
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""

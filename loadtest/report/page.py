@@ -26,7 +26,7 @@ from loadtest.results import tabular, writers
 from loadtest.results.bundle import PUBLISHED, SUMS
 from loadtest.results.tabular import Table
 from loadtest.results.verify import seal
-from medserve import store, study
+from medserve import store, study_file
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
 from medserve.tables import DATASETS
@@ -170,7 +170,7 @@ def _facts(found: Facts) -> tuple[str, ...]:
 
 
 def _commands(found: Facts, folder: str) -> Commands:
-    ours = found.study.name in study.names() and study.read(found.study.name) == found.study
+    ours = found.study.name in study_file.names() and study_file.read(found.study.name) == found.study
     name, folder = shlex.quote(found.study.name if ours else f"{found.study.name}.toml"), shlex.quote(folder)
     return Commands(
         (

@@ -14,9 +14,10 @@ from loadtest.results.row import PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
+from medserve.matrix import plan
 from medserve.result import Result, SelfTest
 from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
-from medserve.study import Deployed, Study, plan
+from medserve.study import Deployed, Study
 
 Kind = TypeVar("Kind")
 SERVER_FACTS = ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from medserve import errors, plugins, study
+from medserve import errors, matrix, plugins, study_file
 from medserve.spec import Deployment, Recipe
 from medserve.study import Study
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
@@ -122,9 +122,9 @@ def test_a_manifest_with_an_unknown_field_is_refused() -> None:
         msgspec.json.decode(b'{"epoch": 3}', type=Recipe)
 
 
-@pytest.mark.parametrize("name", study.names())
+@pytest.mark.parametrize("name", study_file.names())
 def test_studies_are_valid_and_named_as_their_file(name: str) -> None:
-    found = study.read(name)
+    found = study_file.read(name)
     assert isinstance(found, Study)
     assert found.name == name
-    assert study.plan(found).deployed
+    assert matrix.plan(found).deployed

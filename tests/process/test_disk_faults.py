@@ -17,7 +17,7 @@ from mini_study import leftovers
 
 from loadtest.report import page
 from loadtest.results import verify
-from medserve import runner, store, study
+from medserve import matrix, runner, store, study, study_file
 from medserve.empty import empty_artifact
 from medserve.jobs import Failure
 from medserve.result import Result, SelfTest
@@ -227,9 +227,9 @@ def prepared(folder: Path) -> tuple[Path, Path]:
     """The file of a study of the null runtime, and its run up to the measuring."""
     path, out = folder / "mini.toml", folder / "run"
     path.write_text(MINI)
-    made = study.read(str(path))
-    matrix = study.plan(made)
-    (training,), (export,) = matrix.trainings, matrix.exports
+    made = study_file.read(str(path))
+    plan = matrix.plan(made)
+    (training,), (export,) = plan.trainings, plan.exports
     store.write_json(out / "study.json", made)
     checkpoint = made_run.checkpoint_of(training, unofficial=False, accuracy=0.9)
     store.write_json(out / "checkpoints" / training.name / "checkpoint.json", checkpoint)
@@ -294,7 +294,7 @@ def test_a_study_goes_on_after_a_fault_at_many_operations(
 def test_a_study_begins_again_after_a_fault(root: Path, tmp_path: Path, fault: Fault, step: int) -> None:
     """Its data set is not there: all that is written are its own manifests and the reason."""
     (tmp_path / "mini.toml").write_text(MINI.replace("synthetic", "pathmnist"))
-    made = study.read(str(tmp_path / "mini.toml"))
+    made = study_file.read(str(tmp_path / "mini.toml"))
 
     def run(folder: Path) -> int:
         return runner.run(made, folder / "run", lambda step: None)

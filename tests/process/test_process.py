@@ -12,7 +12,7 @@ import pytest
 from mini_study import children_of, gone, mini, tried
 
 from loadtest.results import table
-from medserve import process, run_folder, runner, study
+from medserve import matrix, process, run_folder, runner, study, study_file
 from medserve.errors import BadInput
 
 LEFT = """
@@ -25,8 +25,8 @@ print(left.pid)
 
 
 def of_study(folder: Path) -> runner._Run:
-    made = study.read(str(mini(folder)))
-    return runner._Run(made, study.plan(made), folder / "run", lambda step: None)
+    made = study_file.read(str(mini(folder)))
+    return runner._Run(made, matrix.plan(made), folder / "run", lambda step: None)
 
 
 @pytest.mark.parametrize("where", ["group", "session"])
@@ -74,7 +74,7 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
     tried(out)
     text = path.read_text()
     path.write_text(text.replace("launches = 1", "launches = 1\njob_hours = 1e-9"))
-    assert runner.run(study.read(str(path)), out, lambda step: None) == 1
+    assert runner.run(study_file.read(str(path)), out, lambda step: None) == 1
     rows = table.rows(table.read(out))
     assert {row.status for row in rows} == {"failed"}
     assert all(
@@ -82,10 +82,10 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
     )
     path.write_text(text.replace('"in-process-1"', '"in-process-1", "closed-1"'))
     with pytest.raises(BadInput, match="another 'measure'"):
-        runner.run(study.read(str(path)), out, lambda step: None)
+        runner.run(study_file.read(str(path)), out, lambda step: None)
     # A run that met the limit goes on with a higher one.
     path.write_text(text)
-    run_folder.check(study.read(str(path)), out)
+    run_folder.check(study_file.read(str(path)), out)
 
 
 def test_ctrl_c_at_a_terminal_ends_a_study_with_all_its_processes(root: Path, tmp_path: Path) -> None:

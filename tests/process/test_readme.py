@@ -16,7 +16,7 @@ from server_process import PATIENCE, serving
 from typer.testing import CliRunner
 
 from loadtest.__main__ import COMMANDS as LOADTEST
-from medserve import plugins, study
+from medserve import plugins, study_file
 from medserve.cli import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_a_command_that_does_not_exist_is_found(words: list[str]) -> None:
 
 def test_every_study_and_runtime_is_in_a_manual() -> None:
     studies = (ROOT / "medserve" / "studies" / "README.md").read_text()
-    assert [name for name in study.names() if f"`{name}`" not in studies] == []
+    assert [name for name in study_file.names() if f"`{name}`" not in studies] == []
     runtimes = (ROOT / "export" / "README.md").read_text()
     named = [name for name in plugins.names("serve.runtimes") if name not in ("null", "delay")]
     assert [name for name in named if f"`{name}`" not in runtimes] == []

@@ -13,7 +13,7 @@ import pytest
 from conftest import Stage
 from mini_study import MINI, kinds, mini, results, start, trained, tried
 
-from medserve import run_folder, runner, store
+from medserve import run_folder, runner, store, study_file
 from medserve import study as studies
 from medserve.errors import CannotRun
 from medserve.result import Check, SelfTest
@@ -56,7 +56,7 @@ def test_a_failed_self_test_stops_a_study_and_what_is_measured_anyway_is_measure
 ) -> None:
     path, out = mini(tmp_path, null="false", profiles='["in-process-1"]'), tmp_path / "run"
     study = msgspec.structs.replace(
-        studies.read(str(path)), measure=(studies.Measure(profiles=("closed-1",), seconds=0.2, requests=0),)
+        study_file.read(str(path)), measure=(studies.Measure(profiles=("closed-1",), seconds=0.2, requests=0),)
     )
     trained(path, out, checkpoint, torchscript, onnx)
     store.write_json(out / "study.json", study)
@@ -151,7 +151,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(stage: Stage, r
     empty.mkdir()
     (empty / ".study.json.12.partial").write_text("{")
     (empty / ".lock").touch()
-    run_folder.check(studies.read(str(study)), empty)
+    run_folder.check(study_file.read(str(study)), empty)
 
 
 def test_the_lock_belongs_to_its_owner(tmp_path: Path) -> None:

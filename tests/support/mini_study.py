@@ -10,8 +10,7 @@ from typing import Any
 
 import psutil
 
-from medserve import store
-from medserve import study as studies
+from medserve import store, study_file
 from medserve.result import Result, SelfTest
 
 MINI = """
@@ -59,7 +58,7 @@ def tried(out: Path, **other: Any) -> SelfTest:
 
 def trained(study: Path, out: Path, *folders: Path) -> None:
     """Begin a run with a finished checkpoint and artifacts, under the names of its own jobs."""
-    store.write_json(out / "study.json", studies.read(str(study)))
+    store.write_json(out / "study.json", study_file.read(str(study)))
     for folder in folders:
         kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
         shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))

@@ -1,14 +1,19 @@
 """A study's matrix: complete, without doubles, and refused in one line when it cannot be."""
 
+import copy
+import math
+import random
 import re
+import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from medserve import study
+from medserve import document, matrix, study, study_file
 from medserve.errors import BadInput
-from medserve.spec import Deployment, LoadProfile
+from medserve.spec import Deployment, LoadProfile, Recipe
+from medserve.tables import PROFILES, find_profile
 
 MINIMAL = """
 name = "mini"
@@ -32,11 +37,11 @@ sizes = [28]
 def read(tmp_path: Path, text: str) -> study.Study:
     path = tmp_path / "mini.toml"
     path.write_text(text)
-    return study.read(str(path))
+    return study_file.read(str(path))
 
 
 def test_the_matrix_is_complete_and_holds_nothing_twice(tmp_path: Path) -> None:
-    plan = study.plan(read(tmp_path, MINIMAL))
+    plan = matrix.plan(read(tmp_path, MINIMAL))
     assert [training.name for training in plan.trainings] == [
         "synthetic-28-cnn-pytorch-s0",
         "synthetic-64-cnn-pytorch-s0",
@@ -51,7 +56,7 @@ def test_the_matrix_is_complete_and_holds_nothing_twice(tmp_path: Path) -> None:
 def test_a_measure_holds_at_its_sizes_with_its_durations(tmp_path: Path) -> None:
     by_size = {
         deployed.export.training.size: {profile.name: profile.seconds for profile in deployed.profiles}
-        for deployed in study.plan(read(tmp_path, MINIMAL)).deployed
+        for deployed in matrix.plan(read(tmp_path, MINIMAL)).deployed
     }
     assert by_size == {
         28: {"in-process-1": 1.5, "closed-1": 1.5, "open-50": 20.0},
@@ -63,7 +68,7 @@ def test_a_timing_mistake_is_measured_where_it_applies(tmp_path: Path) -> None:
     text = MINIMAL.replace(
         '["open-50"]', str(["in-process-1-predict", "in-process-1-default-threads", "closed-1-json"])
     )
-    plan = study.plan(read(tmp_path, text.replace('["pytorch"]', '["pytorch", "keras_tf"]')))
+    plan = matrix.plan(read(tmp_path, text.replace('["pytorch"]', '["pytorch", "keras_tf"]')))
     found = [
         (
             deployed.deployment.runtime,
@@ -90,7 +95,7 @@ def test_one_framework_trains_for_all(tmp_path: Path) -> None:
     text = MINIMAL.replace('["pytorch"]', '["keras_tf", "pytorch"]').replace(
         "[[measure]]", 'trained_in = "pytorch"\n[[measure]]', 1
     )
-    plan = study.plan(read(tmp_path, text))
+    plan = matrix.plan(read(tmp_path, text))
     assert [training.name for training in plan.trainings] == [
         "synthetic-28-cnn-pytorch-s0",
         "synthetic-64-cnn-pytorch-s0",
@@ -105,7 +110,7 @@ def test_one_framework_trains_for_all(tmp_path: Path) -> None:
 
 def test_variants_change_the_recipe_and_bear_their_names(tmp_path: Path) -> None:
     variants = '[recipe]\nepochs = 9\n[variants.frozen]\ntrains = "head"\n[variants.whole]\nepochs = 3\n'
-    plan = study.plan(read(tmp_path, f"{MINIMAL}\n{variants}"))
+    plan = matrix.plan(read(tmp_path, f"{MINIMAL}\n{variants}"))
     assert [(one.name, one.recipe.trains, one.recipe.epochs) for one in plan.trainings[:2]] == [
         ("synthetic-28-cnn-frozen-pytorch-s0", "head", 9),
         ("synthetic-28-cnn-whole-pytorch-s0", "all", 3),
@@ -117,7 +122,7 @@ def test_variants_change_the_recipe_and_bear_their_names(tmp_path: Path) -> None
 def test_what_is_served_is_the_first_seed_of_the_variants_that_are_named(tmp_path: Path) -> None:
     variants = '[variants.frozen]\ntrains = "head"\n[variants.whole]\nepochs = 3\n'
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nserves = ["whole"]')
-    plan = study.plan(read(tmp_path, f"{text}\n{variants}"))
+    plan = matrix.plan(read(tmp_path, f"{text}\n{variants}"))
     assert {(one.variant, one.recipe.seed) for one in plan.trainings} == {
         *(("frozen", 3), ("frozen", 4), ("whole", 3), ("whole", 4))
     }
@@ -129,7 +134,7 @@ def test_what_is_served_is_the_first_seed_of_the_variants_that_are_named(tmp_pat
 
 def test_a_study_asks_for_batches_and_deadlines(tmp_path: Path) -> None:
     asked = 'title = "Mini"\ndispatch = "thread"\nbatch_images = [1, 8]\ndeadline_ms = 50.0\nqueue = 16'
-    plan = study.plan(read(tmp_path, MINIMAL.replace('title = "Mini"', asked).replace("[28, 64]", "[28]", 1)))
+    plan = matrix.plan(read(tmp_path, MINIMAL.replace('title = "Mini"', asked).replace("[28, 64]", "[28]", 1)))
     deployments = [deployed.deployment for deployed in plan.deployed]
     assert [one.batch_images for one in deployments] == [1, 8, 1, 8, 1]
     assert {(one.deadline_ms, one.queue, one.dispatch) for one in deployments} == {(50.0, 16, "thread")}
@@ -141,7 +146,7 @@ def test_a_study_asks_for_batches_and_deadlines(tmp_path: Path) -> None:
 
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
-    trainings = study.plan(read(tmp_path, text)).trainings
+    trainings = matrix.plan(read(tmp_path, text)).trainings
     recipes = [(training.size, training.recipe.seed, training.recipe.epochs) for training in trainings]
     assert recipes == [(28, 3, 30), (28, 4, 30), (64, 3, 2), (64, 4, 2)]
 
@@ -149,38 +154,42 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('"synthetic"', '"bloodmist"', r"unknown dataset 'bloodmist' \(did you mean bloodmnist\?\)"),
+        ('"synthetic"', '"bloodmist"', r"unknown data set 'bloodmist' \(did you mean bloodmnist\?\)"),
         ('"cnn"', '"vit"', "unknown architecture 'vit'; there is: cnn"),
         ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
         ('"onnx"', '"pickle"', "unknown format 'pickle'.*onnx"),
         ('"closed-1"', '"closed"', "unknown profile 'closed'.*closed-1"),
-        ("[28, 64]", "[]", r"Expected `array` of length >= 1 - at `\$.sizes`"),
-        ("[28, 64]", '["28"]', r"Expected `int`, got `str` - at `\$.sizes\[0\]`"),
-        ("[28, 64]", "[28, 4]", "size 4 px; expected 8 to 1024"),
+        ("[28, 64]", "[]", r"'sizes' is \[\]; expected one or more whole numbers, at least 8, at most 1024"),
+        ("[28, 64]", '["28"]', "value 1 of 'sizes' is \"28\"; expected whole number, at least 8"),
+        ("[28, 64]", "[28, 4]", "value 2 of 'sizes' is 4; expected whole number, at least 8, at most 1024"),
         ('title = "Mini"', 'titel = "Mini"', r"unknown field 'titel' \(did you mean title\?\)|missing required"),
         ('title = "Mini"', 'title = "Mini"\nlauches = 2', r"unknown field 'lauches' \(did you mean launches\?\)"),
-        ("seconds = 1.5", "second = 1.5", r"unknown field of 'measure' 'second' \(did you mean seconds\?\)"),
+        ("seconds = 1.5", "second = 1.5", r"\[\[measure\]\] 1: unknown field 'second' \(did you mean seconds\?\)"),
         (
             'title = "Mini"',
             'title = "Mini"\nrecipe = { epoch = 2 }',
-            r"unknown field of 'recipe' 'epoch' \(did you mean epochs\?\)",
+            r"\[recipe\]: unknown field 'epoch' \(did you mean epochs\?\)",
         ),
         (
             'title = "Mini"',
             'title = "Mini"\nlaunches = 0',
-            r"Expected `int` >= 1 - at `\$.launches`",
+            "'launches' is 0; expected whole number, at least 1",
         ),
         ('title = "Mini"', 'title = "Mini"\nruntimes = ["tensorrt"]', "unknown runtime 'tensorrt'"),
         ("in-process-1", "in-process-32", "batches of 32; add 32 to 'batch_sizes'"),
         ('title = "Mini"', 'title = "Mini"\nbatch_images = [8]', "dispatch inline has no queue, which batching"),
-        ('title = "Mini"', 'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]', "expected 1 to 32, the largest"),
+        (
+            'title = "Mini"',
+            'title = "Mini"\ndispatch = "thread"\nbatch_images = [64]\nbatch_sizes = [1]',
+            "expected 1 to 1, the largest",
+        ),
         (
             'title = "Mini"',
             'title = "Mini"\nbatch_images = []',
-            r"Expected `array` of length >= 1 - at `\$.batch_images`",
+            r"'batch_images' is \[\]; expected one or more whole numbers",
         ),
-        ('title = "Mini"', 'title = "Mini"\njob_hours = 0', r"Expected `float` > 0.0 - at `\$.job_hours`"),
-        ('title = "Mini"', 'title = "Mini"\njob_hours = inf', r"Expected `float` <= 8760.0 - at `\$.job_hours`"),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = 0', "'job_hours' is 0; expected number, above 0"),
+        ('title = "Mini"', 'title = "Mini"\njob_hours = inf', "'job_hours' is Infinity; expected number, above 0"),
         ('name = "mini"', "name = ", "mini.toml: .*line 2"),
     ],
 )
@@ -231,11 +240,122 @@ def test_a_name_in_a_manifest_cannot_lead_elsewhere(name: str) -> None:
 
 def test_an_unknown_study_lists_the_studies() -> None:
     with pytest.raises(BadInput, match="unknown study 'slow'; there is: .*quick"):
-        study.read("slow")
+        study_file.read("slow")
     with pytest.raises(BadInput, match=r"nowhere\.toml: no such study file"):
-        study.read("nowhere.toml")
+        study_file.read("nowhere.toml")
 
 
 def test_official_data_sets_come_at_four_sizes(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="pathmnist does not come at 32 px; there is: 28, 64, 128, 224"):
         read(tmp_path, MINIMAL.replace('"synthetic"', '"pathmnist"').replace("[28, 64]", "[32]"))
+
+
+def test_a_study_measures_by_terms_of_its_own(tmp_path: Path) -> None:
+    lines = [
+        'profiles = ["closed-3", "open-100", "in-process-8"]',
+        'mode = "open-loop"\nrate = 75.5\narrivals = "bursts"\nburst = 4\nbatch = 2',
+        'mode = "closed-loop"\nusers = 2\ngap_seconds = 0.05\npayload = "json"\nseconds = 1',
+        'profiles = ["poisson-50"]\nrate = 60',
+    ]
+    text = MINIMAL.partition("[[measure]]")[0] + "".join(f"[[measure]]\n{line}\n" for line in lines)
+    made = read(tmp_path, text)
+    found = {profile.name: profile for profile in matrix.plan(made).deployed[0].profiles}
+    assert list(found) == [
+        "closed-3",
+        "open-100",
+        "in-process-8",
+        "bursts-75.5-x4-b2",
+        "idle-50ms-u2-as-json",
+        "poisson-60",
+    ]
+    assert (found["bursts-75.5-x4-b2"].rate, found["bursts-75.5-x4-b2"].batch) == (75.5, 2)
+    assert (found["idle-50ms-u2-as-json"].sends_json, found["idle-50ms-u2-as-json"].seconds) == (True, 1.0)
+    # Every batch that is measured is prepared, not padded to the next.
+    assert made.batch_sizes == (1, 2, 8, 32)
+    assert {name: find_profile(name) for name in PROFILES} == PROFILES
+
+
+def test_an_objective_is_measured_at_its_rate(tmp_path: Path) -> None:
+    text = f"{MINIMAL}\n[objective]\np99_ms = 5\nrate = 120"
+    for deployed in matrix.plan(read(tmp_path, text)).deployed:
+        assert deployed.profiles[-1].name == "poisson-120"
+    with pytest.raises(BadInput, match=r"\[objective\]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"):
+        read(tmp_path, f"{MINIMAL}\n[objective]\nrate = 120")
+
+
+def test_what_a_study_asks_for_and_cannot_have_is_said(tmp_path: Path) -> None:
+    text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nprecisions = ["float32", "int8"]\nseeds = [0, 1]')
+    assert matrix.plan(read(tmp_path, text)).left_out == (
+        "TorchScript in int8 from PyTorch: its exporter writes int8 in ONNX",
+        "seeds 1: trained, not measured, for they are as fast",
+    )
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    text = MINIMAL.replace("datasets", "datasest").replace('"cnn"', '"vit"').replace('"open-50"', '"open"')
+    with pytest.raises(BadInput) as refused:
+        read(tmp_path, f"{text}\nsecond = 3\n[recipe]\nepochs = 0")
+    words = (
+        "'datasest' (did you mean datasets?)",
+        "'vit'",
+        "'open'",
+        "[[measure]] 2: unknown field 'second'",
+        "[recipe]",
+    )
+    assert len(refused.value.lines) == 6, refused.value.lines
+    for word in words:
+        assert sum(word in line for line in refused.value.lines) == 1
+
+
+def test_the_template_is_a_study_of_every_field(tmp_path: Path) -> None:
+    text = study_file.template()
+    assert read(tmp_path, text).name == "mine"
+    whole = tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE))
+    document.convert(whole, study.Study)
+    for kind, part in ((study.Study, whole), (study.Measure, whole["measure"][0]), (Recipe, whole["recipe"])):
+        assert part.keys() == set(kind.__struct_fields__)
+
+
+def test_no_change_of_a_study_ends_in_a_traceback(tmp_path: Path) -> None:
+    """2,000 mutations of a study with every field: misspelt, of a wrong type, out of range, without a value."""
+    draw = random.Random(0)
+    whole = tomllib.loads(re.sub(r"^#(?=[a-z\[])", "", study_file.template(), flags=re.MULTILINE))
+    # One of them leaves no room for the other.
+    del whole["measure"][0]["mode"], whole["objective"]["p50_ms"], whole["objective"]["p90_ms"]
+    odd: list[object] = [
+        "",
+        "x",
+        "a\nb",
+        -1,
+        0,
+        2**70,
+        1.5,
+        math.inf,
+        math.nan,
+        True,
+        [],
+        [1],
+        ["x"],
+        {},
+        {"x": 1},
+        [{}],
+    ]
+    refused: list[str] = []
+    for _ in range(2000):
+        told = copy.deepcopy(whole)
+        place = draw.choice([told, told, told["recipe"], told["measure"][0], told["objective"], told["claims"][0]])
+        name = draw.choice(list(place))
+        if (kind := draw.randrange(4)) == 0:
+            place[name[:-1] + draw.choice("xyz_")] = place.pop(name)
+        elif kind == 1:
+            del place[name]
+        elif isinstance(place[name], list) and kind == 2:
+            place[name].append(draw.choice(odd))
+        else:
+            place[name] = draw.choice(odd)
+        try:
+            matrix.plan(document.convert(told, study.Study))
+        except BadInput as error:
+            refused += error.lines
+    assert len(refused) > 1000
+    assert [line for line in refused if not 0 < len(line) < 1000 or "\n" in line] == []

@@ -1,0 +1,248 @@
+"""Spells a study out: the jobs and cells of its matrix. Pure functions; nothing is started here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import product
+
+import msgspec
+
+from medserve import document, plugins
+from medserve.errors import BadInput, check_name, unknown
+from medserve.spec import DatasetSpec, Deployment, LoadProfile, Recipe
+from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
+from medserve.tables import DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
+
+DURATIONS = ("seconds", "warmup_seconds", "requests")
+TERMS = ("rate", "arrivals", "burst", "users", "gap_seconds", "batch", "payload")
+LOOPS = {
+    "in-process": (),
+    "closed-loop": ("users", "gap_seconds", "payload"),
+    "open-loop": ("rate", "arrivals", "burst", "payload"),
+}
+"""The terms that a mode has, besides the batch."""
+
+
+def plan(study: Study) -> Plan:
+    """The matrix of a study. Raises BadInput with every reason, a line each, for a combination that cannot be."""
+    if found := list(dict.fromkeys(_problems(study))):
+        raise BadInput(*found)
+    trainings, exports, deployed = [], [], []
+    left_out: list[str] = []
+    for dataset, size, architecture in product(study.datasets, study.sizes, study.architectures):
+        made: list[Export] = []
+        for framework in study.frameworks:
+            for training in _trainings(study, dataset, size, architecture, framework):
+                if training not in trainings:
+                    trainings.append(training)
+                is_first = training.recipe.seed == study.seeds[0]
+                if is_first and (not study.serves or training.variant in study.serves):
+                    made += _exports(study, training, framework, left_out)
+        if not made:
+            formats, precisions = (", ".join(names) for names in (study.formats, study.precisions))
+            raise BadInput(f"nothing to export: no framework has any of the formats {formats} in {precisions}")
+        exports += made
+        profiles = _profiles(study, size)
+        for export in made:
+            runtimes = readers(study, export.format)
+            if not runtimes:
+                left_out.append(f"{title(export.format)}: none of the runtimes {', '.join(study.runtimes)} reads it")
+            deployed += [
+                _deployed(study, export, runtime, threads, batch_images, profiles)
+                for runtime in runtimes
+                for threads in dict.fromkeys((*study.threads, 0))
+                for batch_images in study.batch_images
+            ]
+        if study.null:
+            deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
+    measured = tuple(one for one in deployed if one.profiles)
+    for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
+        check_name("cell", name)
+    if len(study.seeds) > 1:
+        left_out.append(f"seeds {', '.join(map(str, study.seeds[1:]))}: trained, not measured, for they are as fast")
+    return Plan(
+        trainings=tuple(trainings),
+        exports=tuple(exports),
+        deployed=measured,
+        left_out=tuple(dict.fromkeys(left_out)),
+    )
+
+
+def readers(study: Study, form: str) -> list[str]:
+    """The runtimes of the study that read a format: its own where the study names none."""
+    if not study.runtimes:
+        return [FORMATS[form].runtime]
+    return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
+
+
+def check_size(dataset: DatasetSpec, size: int) -> None:
+    """Raise BadInput when the data set does not come at `size` pixels."""
+    if dataset.sizes and size not in dataset.sizes:
+        raise BadInput(f"{dataset.name} does not come at {size} px; there is: {', '.join(map(str, dataset.sizes))}")
+    if not 8 <= size <= 1024:
+        raise BadInput(f"size {size} px; expected 8 to 1024")
+
+
+def profiles_of(measure: Measure) -> tuple[LoadProfile, ...]:
+    """The profiles that a line of a study means. Raises BadInput for terms that do not go together."""
+    if bool(measure.profiles) == (measure.mode is not None):
+        raise BadInput("give either 'profiles' or a 'mode'")
+    bases = [find_profile(name) for name in measure.profiles] if measure.mode is None else [DEFAULTS[measure.mode]]
+    terms, durations = (
+        {field: value for field in fields if (value := getattr(measure, field)) is not None}
+        for fields in (TERMS, DURATIONS)
+    )
+    found = []
+    for base in bases:
+        if foreign := [term for term in terms if term not in ("batch", *LOOPS[base.mode])]:
+            raise BadInput(f"mode {base.mode} has no '{foreign[0]}'; it has 'batch', {str(LOOPS[base.mode])[1:-1]}")
+        made = msgspec.structs.replace(base, **terms, **durations)
+        if made.mode == "open-loop" and (made.rate is None or made.arrivals == "trace"):
+            raise BadInput("an open loop needs a 'rate', and its arrivals are constant, poisson or bursts")
+        named = terms or measure.mode is not None
+        found.append(msgspec.structs.replace(made, name=profile_name(made)) if named else made)
+    return tuple(found)
+
+
+def objective_profile(objective: Objective) -> LoadProfile:
+    """The open loop that an objective is judged by."""
+    found = msgspec.structs.replace(DEFAULTS["open-loop"], rate=objective.rate, arrivals=objective.arrivals)
+    return msgspec.structs.replace(found, name=profile_name(found))
+
+
+def batches(study: Study) -> tuple[int, ...]:
+    """1, 32 and every batch that a study measures or puts together, in ascending order."""
+    found = {1, 32, *study.batch_images}
+    for measure in study.measure:
+        # `plan` says what is wrong with it.
+        with suppress(BadInput):
+            found |= {profile.batch for profile in profiles_of(measure)}
+    return tuple(sorted(found))
+
+
+def _problems(study: Study) -> Iterator[str]:
+    """What is wrong with a study beyond the types of its fields."""
+
+    def refused(what: str, check: Callable[..., object], *words: object) -> Iterator[str]:
+        try:
+            check(*words)
+        except BadInput as error:
+            yield from (what + line for line in error.lines)
+
+    yield from refused("", check_name, "study", study.name)
+    for variant in study.variants:
+        yield from refused("", check_name, "variant", variant)
+        yield from refused(f"'variants.{variant}': ", _recipe, study, variant)
+    for dataset, size in product(study.datasets, study.sizes):
+        yield from refused("", check_size, pick(DATASETS, "data set", dataset), size)
+    for variant in study.serves:
+        if variant not in study.variants:
+            yield str(unknown("variant in 'serves'", variant, study.variants))
+    for place, measure in enumerate(study.measure, 1):
+        yield from refused(f"[[measure]] {place}: ", _check_measure, study, measure)
+    if (objective := study.objective) is not None:
+        given = [limit for limit in (objective.p50_ms, objective.p90_ms, objective.p99_ms) if limit is not None]
+        if len(given) != 1:
+            yield "[objective]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"
+    for batch_images in study.batch_images:
+        deployment = Deployment(
+            artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=study.dispatch,
+            batch_images=batch_images, batch_delay_ms=study.batch_delay_ms, deadline_ms=study.deadline_ms,
+        )  # fmt: skip
+        yield from refused("", deployment.check)
+
+
+def _check_measure(study: Study, measure: Measure) -> None:
+    for profile in profiles_of(measure):
+        if profile.batch > max(study.batch_sizes, default=0):
+            raise BadInput(
+                f"profile {profile.name} sends batches of {profile.batch}; add {profile.batch} to 'batch_sizes'"
+            )
+    for size in measure.sizes:
+        if size not in study.sizes:
+            raise BadInput(f"{size} px is not among the study's sizes; there is: {', '.join(map(str, study.sizes))}")
+
+
+def _recipe(study: Study, variant: str) -> Recipe:
+    """The recipe of a variant. Raises BadInput that names its field."""
+    return document.convert(msgspec.to_builtins(study.recipe) | study.variants.get(variant, {}), Recipe)
+
+
+def _trainings(study: Study, dataset: str, size: int, architecture: str, framework: str) -> Iterator[Training]:
+    """One a variant and seed."""
+    for variant in study.variants or ("",):
+        recipe = _recipe(study, variant)
+        epochs = study.epochs_at.get(size, recipe.epochs)
+        for seed in study.seeds:
+            yield Training(
+                dataset=dataset,
+                size=size,
+                architecture=architecture,
+                framework=study.trained_in or framework,
+                recipe=msgspec.structs.replace(recipe, seed=seed, epochs=epochs),
+                variant=variant or None,
+            )
+
+
+def _exports(study: Study, training: Training, framework: str, left_out: list[str]) -> Iterator[Export]:
+    """The study's formats in the precisions that this framework has for them; the others are added to `left_out`.
+
+    A format that it cannot write becomes a row with a reason.
+    """
+    literals = plugins.literals("export.frameworks", framework)
+    for form in dict.fromkeys(literals["WRITES"][0] if name == "native" else name for name in study.formats):
+        for precision in study.precisions:
+            if precision == "float32" or form in literals.get(precision.upper(), ()):
+                yield Export(training=training, framework=framework, format=form, precision=precision)
+            else:
+                had = ", ".join(map(title, literals.get(precision.upper(), ()))) or "no format"
+                left_out.append(
+                    f"{title(form)} in {precision} from {title(framework)}: its exporter writes {precision} in {had}"
+                )
+
+
+def _deployed(
+    study: Study, export: Export, runtime: str, threads: int, batch_images: int, profiles: tuple[LoadProfile, ...]
+) -> Deployed:
+    deployment = Deployment(
+        artifact=export.name,
+        runtime=runtime,
+        device=study.device,
+        threads=threads,
+        batch_sizes=study.batch_sizes,
+        dispatch=study.dispatch,
+        queue=study.queue,
+        batch_images=batch_images,
+        batch_delay_ms=study.batch_delay_ms,
+        deadline_ms=study.deadline_ms,
+    )
+    deployment.check()
+    offered = plugins.literals("serve.runtimes", runtime).get("MISTAKES", ())
+    kept = tuple(
+        profile
+        for profile in profiles
+        if _fits(study, profile, runtime, threads, offered)
+        # In process nothing waits, and so nothing is put together.
+        and (profile.mode != "in-process" or batch_images == study.batch_images[0])
+    )
+    return Deployed(export=export, deployment=deployment, profiles=kept)
+
+
+def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
+    """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
+    if runtime == "null":
+        return profile.mistake is None
+    if profile.mistake is None:
+        return threads in study.threads and bool(threads or profile.mode == "in-process")
+    if profile.mistake == "default-threads":
+        return threads == 0
+    return threads == study.threads[0] and (profile.mistake != "predict" or profile.mistake in offered)
+
+
+def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
+    lines = [profiles_of(measure) for measure in study.measure if not measure.sizes or size in measure.sizes]
+    found = {profile.name: profile for line in lines for profile in line}
+    if study.objective is not None:
+        asked = objective_profile(study.objective)
+        found.setdefault(asked.name, asked)
+    # What is measured soundly comes first.
+    return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))

@@ -1,0 +1,94 @@
+"""The TOML file of a study: reads it, and says what it may hold."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from medserve import document, matrix
+from medserve.errors import BadInput, unknown
+from medserve.study import Study
+
+STUDIES = Path(__file__).parent / "studies"
+
+GIVEN: dict[str, object] = {
+    "name": "mine",
+    "title": "My study",
+    "datasets": ["synthetic"],
+    "sizes": [28],
+    "architectures": ["cnn"],
+    "frameworks": ["pytorch", "keras_tf", "flax_nnx"],
+    "formats": ["native", "onnx"],
+    "recipe.epochs": 2,
+    "measure.profiles": ["in-process-1", "closed-1"],
+}
+"""What the template asks for as it is."""
+EXAMPLES: dict[str, object] = {
+    "runtimes": ["onnx_runtime", "openvino_cpu"],
+    "deadline_ms": 50.0,
+    "trained_in": "pytorch",
+    "target_accuracy": 0.9,
+    "variants": {"small_batch": {"batch": 32, "epochs": 4}},
+    "serves": ["small_batch"],
+    "epochs_at": {"64": 2},
+    "recipe.initial": "imagenet",
+    "measure.mode": "open-loop",
+    "measure.rate": 100.0,
+    "measure.arrivals": "poisson",
+    "measure.burst": 8,
+    "measure.users": 4,
+    "measure.gap_seconds": 0.01,
+    "measure.batch": 8,
+    "measure.payload": "json",
+    "measure.sizes": [28],
+    "measure.seconds": 5.0,
+    "measure.warmup_seconds": 1.0,
+    "measure.requests": 460,
+    "objective.rate": 100.0,
+    "objective.p50_ms": 2.0,
+    "objective.p90_ms": 3.0,
+    "objective.p99_ms": 5.0,
+    "objective.accuracy": 0.9,
+    "claims.who": "A. Author, 2026",
+    "claims.what": "PyTorch is faster than JAX",
+    "claims.where": "Table 2",
+    "claims.test": "faster",
+    "claims.first": {"framework": "pytorch"},
+    "claims.second": {"framework": "flax_nnx"},
+    "claims.why": "the networks are not named",
+}
+"""Values that the template shows commented out, of fields whose default is none or empty."""
+
+
+def names() -> list[str]:
+    """The studies that come with the program."""
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def read(name: str) -> Study:
+    """A study by its name, or from a TOML file. Raises BadInput that names the file and all that is wrong in it."""
+    path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
+    if not path.is_file():
+        raise BadInput(f"{name}: no such study file") if name.endswith(".toml") else unknown("study", name, names())
+    try:
+        told = tomllib.loads(path.read_text())
+        study = document.convert(told, Study)
+        if "batch_sizes" not in told:
+            study = msgspec.structs.replace(study, batch_sizes=matrix.batches(study))
+        matrix.plan(study)
+    except BadInput as error:
+        raise BadInput(*(f"{path}: {line}" for line in error.lines)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: {error}") from None
+    return study
+
+
+def template() -> str:
+    """A commented study with every field."""
+    head = "# A study: `medserve study check FILE` says what it asks for, `medserve run FILE` does it.\n\n"
+    return head + document.template(Study, GIVEN, EXAMPLES)
+
+
+def reference() -> str:
+    """Every field of a study, as Markdown."""
+    return document.reference(Study, "Top of the file")
