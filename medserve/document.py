@@ -77,7 +77,7 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
         else:
             yield from _problems(value, kind.type, table, field, item)
     elif isinstance(kind, inspect.UnionType):
-        yield from _problems(value, _present(kind), table, field, item)
+        yield from _problems(value, _present(kind, isinstance(value, list)), table, field, item)
     elif isinstance(kind, inspect.StructType) and isinstance(value, dict):
         inside = f"{table}[{field}]: " if field and not item else table
         fields = {one.name: one for one in kind.fields}
@@ -128,7 +128,8 @@ def _words(kind: inspect.Type, many: str = "") -> str:
         names = f": {', '.join(extra['names']())}" if "names" in extra else ""
         return f"{extra['kind']}{many}{names}" if "kind" in extra else _words(kind.type, many)
     if isinstance(kind, inspect.UnionType):
-        return _words(_present(kind), many)
+        one, more = _present(kind), _present(kind, several=True)
+        return _words(one, many) + (", or a list of them" if more is not one else "")
     if isinstance(kind, inspect.VarTupleType):
         if isinstance(_inner(kind.item_type)[0], inspect.StructType):
             return "tables"
@@ -179,9 +180,10 @@ def _inner(kind: inspect.Type) -> tuple[inspect.Type, bool]:
     return kind, repeated
 
 
-def _present(kind: inspect.UnionType) -> inspect.Type:
-    """The type of an optional field that is given."""
-    return next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+def _present(kind: inspect.UnionType, several: bool = False) -> inspect.Type:
+    """The type of an optional field that is given; of one value or several of them, the type of either."""
+    present = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+    return next((one for one in present if isinstance(one, inspect.VarTupleType) == several), present[0])
 
 
 def _is_table(kind: inspect.Type) -> bool:

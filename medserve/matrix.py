@@ -8,7 +8,7 @@ import msgspec
 
 from medserve import document, plugins
 from medserve.errors import BadInput, check_name, unknown
-from medserve.spec import DatasetSpec, Deployment, LoadProfile, Recipe
+from medserve.spec import DatasetSpec, Deployment, Dispatch, LoadProfile, Recipe
 from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
 from medserve.tables import DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
@@ -47,13 +47,13 @@ def plan(study: Study) -> Plan:
             if not runtimes:
                 left_out.append(f"{title(export.format)}: none of the runtimes {', '.join(study.runtimes)} reads it")
             deployed += [
-                _deployed(study, export, runtime, threads, batch_images, profiles)
+                _deployed(study, export, runtime, threads, queued, profiles)
                 for runtime in runtimes
                 for threads in dict.fromkeys((*study.threads, 0))
-                for batch_images in study.batch_images
+                for queued in _queues(study)
             ]
         if study.null:
-            deployed.append(_deployed(study, made[0], "null", 1, study.batch_images[0], profiles))
+            deployed.append(_deployed(study, made[0], "null", 1, _queues(study)[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
@@ -72,6 +72,12 @@ def readers(study: Study, form: str) -> list[str]:
     if not study.runtimes:
         return [FORMATS[form].runtime]
     return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
+
+
+def _queues(study: Study) -> list[tuple[Dispatch, int]]:
+    """Each way to predict with the images that are batched; without a queue nothing is, unless that alone is asked."""
+    found = list(product(study.dispatches, study.batch_images))
+    return [one for one in found if one[0] == "thread" or one[1] == 1] or found
 
 
 def check_size(dataset: DatasetSpec, size: int) -> None:
@@ -143,12 +149,15 @@ def _problems(study: Study) -> Iterator[str]:
         given = [limit for limit in (objective.p50_ms, objective.p90_ms, objective.p99_ms) if limit is not None]
         if len(given) != 1:
             yield "[objective]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"
-    for batch_images in study.batch_images:
+    for dispatch, batch_images in _queues(study):
         deployment = Deployment(
-            artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=study.dispatch,
-            batch_images=batch_images, batch_delay_ms=study.batch_delay_ms, deadline_ms=study.deadline_ms,
+            artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=dispatch,
+            batch_images=batch_images, batch_delay_ms=study.batch_delay_ms,
+            deadline_ms=study.deadline_ms if dispatch == "thread" else None,
         )  # fmt: skip
         yield from refused("", deployment.check)
+    if study.deadline_ms is not None and "thread" not in study.dispatches:
+        yield "'deadline_ms' needs a queue; add thread to 'dispatch'"
 
 
 def _check_measure(study: Study, measure: Measure) -> None:
@@ -201,28 +210,33 @@ def _exports(study: Study, training: Training, framework: str, left_out: list[st
 
 
 def _deployed(
-    study: Study, export: Export, runtime: str, threads: int, batch_images: int, profiles: tuple[LoadProfile, ...]
+    study: Study,
+    export: Export,
+    runtime: str,
+    threads: int,
+    queued: tuple[Dispatch, int],
+    profiles: tuple[LoadProfile, ...],
 ) -> Deployed:
+    dispatch, batch_images = queued
     deployment = Deployment(
         artifact=export.name,
         runtime=runtime,
         device=study.device,
         threads=threads,
         batch_sizes=study.batch_sizes,
-        dispatch=study.dispatch,
+        dispatch=dispatch,
         queue=study.queue,
         batch_images=batch_images,
         batch_delay_ms=study.batch_delay_ms,
-        deadline_ms=study.deadline_ms,
+        deadline_ms=study.deadline_ms if dispatch == "thread" else None,
     )
-    deployment.check()
     offered = plugins.literals("serve.runtimes", runtime).get("MISTAKES", ())
     kept = tuple(
         profile
         for profile in profiles
         if _fits(study, profile, runtime, threads, offered)
         # In process nothing waits, and so nothing is put together.
-        and (profile.mode != "in-process" or batch_images == study.batch_images[0])
+        and (profile.mode != "in-process" or queued == _queues(study)[0])
     )
     return Deployed(export=export, deployment=deployment, profiles=kept)
 

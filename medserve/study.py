@@ -163,7 +163,8 @@ class Study(Noun, frozen=True, kw_only=True):
         Meta(description="Batches that runtimes prepare; others are padded. When absent, 1, 32 and those measured."),
     ] = (1, 32)
     dispatch: Annotated[
-        Dispatch, Meta(description="How the server predicts: inline in its event loop, or in a thread behind a queue.")
+        Dispatch | Several[Dispatch],
+        Meta(description="How the server predicts: inline in its event loop, or in a thread behind a queue."),
     ] = "inline"
     queue: Annotated[Count, Meta(description="Requests that may wait for the thread.")] = 128
     batch_images: Annotated[
@@ -205,6 +206,11 @@ class Study(Noun, frozen=True, kw_only=True):
         dict[int, Count], Meta(description="Epochs at a size, where they are others than the recipe's.")
     ] = field(default_factory=dict)
     claims: Annotated[tuple[Claim, ...], Meta(description="Published claims that the report judges.")] = ()
+
+    @property
+    def dispatches(self) -> tuple[Dispatch, ...]:
+        """Every way in which the server predicts."""
+        return (self.dispatch,) if isinstance(self.dispatch, str) else self.dispatch
 
 
 class Training(Noun, frozen=True, kw_only=True):

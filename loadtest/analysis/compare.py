@@ -31,12 +31,15 @@ ENOUGH = 200
 
 
 class Ratio(Interval, frozen=True, kw_only=True):
-    """Second over first of one percentile, geometric mean over blocks with its 95 % interval; null without launches.
+    """Second over first of one percentile, geometric mean over blocks with its interval; null without launches.
 
-    `p_differs` is the two-sided p-value of Student's t on the logarithms, `p_equivalent` the larger of the two
-    one-sided ones against the margin (Schuirmann 1987).
+    `level` is that of the interval: 95 % of a pair alone, more of one of a family. `error` is the standard error of
+    the logarithm. `p_differs` is the two-sided p-value of Student's t on the logarithms, `p_equivalent` the larger of
+    the two one-sided ones against the margin (Schuirmann 1987).
     """
 
+    level: float = LEVEL
+    error: float | None = None
     blocks: int = 0
     p_differs: float = 1.0
     p_equivalent: float = 1.0
@@ -44,7 +47,9 @@ class Ratio(Interval, frozen=True, kw_only=True):
 
 
 class Judged(Noun, frozen=True, kw_only=True):
-    """A ratio with its verdict on the second; `more` estimates how many more launches decide an undecided pair.
+    """A ratio with its verdict on the second; the ratio's interval is the one that decides.
+
+    `more` estimates how many more launches decide an undecided pair.
 
     Where the variance between runs is unknown, it is the number of runs that are needed to know it.
     """
@@ -96,23 +101,34 @@ def judge(ratios: Sequence[Ratio], margin: float = MARGIN) -> list[Judged]:
     """A verdict on each ratio, such that with 95 % confidence none of them is wrong.
 
     Each pair has two tests: whether it differs, and whether it is equivalent. The p-values of all pairs are corrected
-    together by Holm (1979). A pair that both differs and lies within the margin is equivalent.
+    together by Holm (1979). A pair that both differs and lies within the margin is equivalent. The interval of each
+    ratio becomes that of the level at which its test was decided: it excludes 1 where the pair differs, lies within
+    the margin where it is equivalent, and does neither where it is undecided.
     """
     tested = [ratio for ratio in ratios if ratio.value is not None]
-    rejected = iter(_holm([p for ratio in tested for p in (ratio.p_differs, ratio.p_equivalent)]))
+    levels = iter(_holm([p for ratio in tested for p in (ratio.p_differs, ratio.p_equivalent)]))
     found = []
     for ratio in ratios:
         if ratio.value is None:
             found.append(Judged(ratio=ratio, verdict="not comparable"))
             continue
-        differs, equivalent = next(rejected), next(rejected)
+        (differs, alpha), (equivalent, one_sided) = next(levels), next(levels)
         if equivalent:
-            found.append(Judged(ratio=ratio, verdict="equivalent"))
+            found.append(Judged(ratio=_at_level(ratio, 1 - 2 * one_sided), verdict="equivalent"))
         elif differs:
-            found.append(Judged(ratio=ratio, verdict="faster" if ratio.value < 1 else "slower"))
+            found.append(Judged(ratio=_at_level(ratio, 1 - alpha), verdict="faster" if ratio.value < 1 else "slower"))
         else:
-            found.append(Judged(ratio=ratio, verdict="undecided", more=_more_launches(ratio, margin)))
+            more = _more_launches(ratio, margin)
+            found.append(Judged(ratio=_at_level(ratio, 1 - alpha), verdict="undecided", more=more))
     return found
+
+
+def _at_level(ratio: Ratio, level: float) -> Ratio:
+    """The ratio with the interval of another level, where it has one."""
+    if ratio.value is None or ratio.error is None:
+        return ratio
+    centre, half = log(ratio.value), half_width(ratio.error, ratio.blocks - 1, level)
+    return replace(ratio, low=exp(centre - half), high=exp(centre + half), level=level)
 
 
 def swapped(judged: Judged) -> Judged:
@@ -127,6 +143,7 @@ def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: 
         value=exp(centre),
         low=exp(centre - half),
         high=exp(centre + half),
+        error=error,
         blocks=blocks,
         p_differs=2 * float(scipy.special.stdtr(freedom, -abs(centre) / error)),
         p_equivalent=max(float(scipy.special.stdtr(freedom, (side * centre - bound) / error)) for side in (1, -1)),
@@ -134,14 +151,19 @@ def _ratio(centre: float, error: float, freedom: float, blocks: int, deviation: 
     )
 
 
-def _holm(values: Sequence[float]) -> list[bool]:
-    """Which hypotheses are rejected, such that at most 5 % of all families have a wrong rejection."""
-    rejected = [False] * len(values)
+def _holm(values: Sequence[float]) -> list[tuple[bool, float]]:
+    """Which hypotheses are rejected, such that at most 5 % of all families have a wrong rejection, and at what level.
+
+    The p-value of each was held against the level beside it.
+    """
+    found = [(False, 0.0)] * len(values)
+    rejecting, level = True, 0.0
     for step, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        if values[index] * (len(values) - step) > 1 - LEVEL:
-            break
-        rejected[index] = True
-    return rejected
+        if rejecting:
+            level = (1 - LEVEL) / (len(values) - step)
+            rejecting = values[index] <= level
+        found[index] = (rejecting, level)
+    return found
 
 
 def _more_launches(ratio: Ratio, margin: float) -> int | None:

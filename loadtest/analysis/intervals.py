@@ -100,9 +100,9 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(value=centre, low=centre - half, high=centre + half)
 
 
-def half_width(error: float, freedom: float) -> float:
+def half_width(error: float, freedom: float, level: float = LEVEL) -> float:
     """Half the width of Student's t interval, from the standard error and its degrees of freedom."""
-    return float(scipy.special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    return float(scipy.special.stdtrit(freedom, (1 + level) / 2)) * error
 
 
 def log_t_interval(values: Sequence[float]) -> Interval:

@@ -20,6 +20,9 @@ from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_termina
 from loadtest.results.verify import verify as derive_again
 from medserve import store
 from medserve.errors import BadInput, CannotRun
+from medserve.matrix import plan
+from medserve.numbers import percent
+from medserve.tables import title as title_of
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
 
@@ -87,18 +90,21 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folder or bundle of a run; of several, the last is judged.")
     ],
+    by: Annotated[
+        pairs.By | None, typer.Option(help="Only pairs that differ by this, of one run.", show_default="most")
+    ] = None,
     percentile: Annotated[float, typer.Option(min=1.0, max=99.9, help="Which percentile: 50, 90 or 99.")] = 50.0,
     margin: Annotated[float, typer.Option(min=0.1, help="Per cent within which two are equivalent.")] = 5.0,
     format: Annotated[Literal["json", "csv", "markdown", "table"], typer.Option(help="What to print.")] = "table",
 ) -> None:
-    """Compare with a rule: native with ONNX, framework with framework, one ONNX export with another; or several runs.
+    """Compare the deployments of a run that differ in one thing, with a rule; or several runs.
 
     Verdicts are faster, slower, equivalent within the margin, or undecided; with 95 % confidence none of those on one
-    kind of pair under one profile is wrong. Of several runs of a study on one kind of machine the last is judged by
-    those before it: it takes five of them to know how far runs differ by themselves. Exit code 1 when it is slower
-    somewhere.
+    kind of pair under one profile is wrong, and the interval beside each is widened to that. Of several runs of a
+    study on one kind of machine the last is judged by those before it: it takes five of them to know how far runs
+    differ by themselves. Exit code 1 when it is slower somewhere.
 
-    Example: medserve compare runs/quick
+    Example: medserve compare runs/quick --by runtime
     """
     share = percentile / 100
     if share not in SHARES:
@@ -106,7 +112,9 @@ def compare(
     with ExitStack() as opened:
         found = [table.read(opened.enter_context(bundles.opened(path))) for path in runs]
         if len(found) == 1:
-            _compare_within(found[0], share, margin / 100, format)
+            _compare_within(found[0], share, margin / 100, format, pairs.SHOWN if by is None else pairs.BY[by])
+        elif by is not None:
+            raise BadInput("--by compares the deployments of one run; leave it out to compare runs")
         else:
             _compare_runs(runs, found, share, margin / 100, format)
 
@@ -181,27 +189,33 @@ def _print_tables(tables: Sequence[Table], notes: Sequence[str], style: str = "d
         console.print(note, style=style, markup=False, highlight=False)
 
 
-def _compare_within(run: table.Run, percentile: float, margin: float, form: str) -> None:
+def _compare_within(run: table.Run, percentile: float, margin: float, form: str, kinds: Sequence[pairs.Kind]) -> None:
     """Print the pairs of one run."""
-    found = pairs.compare(table.rows(run), run.percentiles(percentile).__getitem__, margin)
+    rows = table.rows(run)
+    found = pairs.compare(rows, run.percentiles(percentile).__getitem__, margin, kinds)
     if form != "table":
         print(writers.render_plain([pair.published(percentile) for pair in found], form))
         return
     tables = []
     for kind, profile in dict.fromkeys((pair.kind, pair.first.profile) for pair in found):
         same = [pair for pair in found if (pair.kind, pair.first.profile) == (kind, profile)]
-        lines = [((str(pair.first.size), _short(pair.first), _short(pair.second)), pair.judged) for pair in same]
-        title = f"{kind}, {profile}: p{percentile * 100:g} of the second over the first"
+        lines = [
+            ((str(pair.first.size), _short(pair.first, kind), _short(pair.second, kind)), pair.judged) for pair in same
+        ]
+        each = " per image" if kind == "batch against batch" else ""
+        title = f"{kind}, {profile}: p{percentile * 100:g}{each} of the second over the first"
         tables.append(_verdicts(title, ("px", "first", "second"), lines))
     graphs = [row.deployment for pair in found if pair.kind == "ONNX against ONNX" for row in (pair.first, pair.second)]
     # Different exports may explain different speeds.
     counts = {cell.deployed.deployment.name: cell.artifact.operators for cell in run.cells if cell.artifact}
     nodes = [
-        f"{name}: {sum(kinds.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        f"{name}: {sum(of.values())} nodes: " + ", ".join(f"{count} {kind}" for kind, count in of.items())
         for name in dict.fromkeys(graphs)
-        if (kinds := counts.get(name))
+        if (of := counts.get(name))
     ]
-    _print_tables(tables, nodes)
+    measured = sum(row.usable for row in rows)
+    nothing = f"No pair differs in one thing alone: {measured} of {len(rows)} rows are measured and valid."
+    _print_tables(tables, [*nodes, *([] if tables else [nothing]), *plan(run.study).left_out])
 
 
 def _compare_runs(
@@ -223,15 +237,23 @@ def _compare_runs(
         raise CannotRun(f"slower than before: {and_more(slower)}")
 
 
-def _short(row: Row) -> str:
-    """A deployment whose full name is too long for one of two columns."""
-    return f"{row.framework} {row.runtime}"
+def _short(row: Row, kind: pairs.Kind) -> str:
+    """A deployment in a column of its own: framework, runtime, and what differs in pairs of this kind."""
+    words: dict[pairs.Kind, str] = {
+        "reduced precision against float32": f" {row.precision}, {percent(row.accuracy)} %",
+        "batch against batch": f", batches of {row.batch}",
+        "size against size": f", {row.size} px",
+        "threads against threads": f", {row.threads} threads",
+        "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}",
+        "variant against variant": f", {row.variant}",
+    }
+    return f"{title_of(row.framework or '')} {title_of(row.runtime)}{words.get(kind, '')}"
 
 
 def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str, ...], Judged]]) -> Table:
     """Ratios with their verdicts, each behind the words that say of what."""
     columns = [Column(name, numeric=name == "px") for name in names]
-    columns += [Column("ratio", "95 %"), Column("verdict", numeric=False)]
+    columns += [Column("ratio", "interval"), Column("verdict", numeric=False)]
     lines = []
     for words, judged in found:
         ratio, verdict = judged.ratio, str(judged.verdict)

@@ -82,7 +82,7 @@ def compose(found: Facts, folder: str) -> Page:
     sections = [
         section("choose", choose.figure(found), choose.objectives(found), choose.fronts(found)),
         section("deployments", deployments.distributions(found), *deployments.tables(found)),
-        section("formats", formats.figure(found), formats.table(found)),
+        section("formats", formats.figure(found), formats.table(found), *formats.others(found)),
         section(
             "resolution", of_one_size if of_sizes else None, *resolution.responses(found), resolution.crossovers(found)
         ),

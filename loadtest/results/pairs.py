@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from math import isfinite, log
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
@@ -17,22 +17,51 @@ from loadtest.results.table import MeasuredCell, Run
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile
 
-Kind = Literal["native against ONNX", "framework against framework", "ONNX against ONNX"]
-KINDS: tuple[Kind, ...] = ("native against ONNX", "framework against framework", "ONNX against ONNX")
-
-SAME = (
-    "dataset",
-    "size",
-    "architecture",
-    "device",
-    "threads",
-    "batch_images",
-    "variant",
-    "seed",
-    "precision",
-    "profile",
+Kind = Literal[
+    "native against ONNX",
+    "framework against framework",
+    "ONNX against ONNX",
+    "format against format",
+    "runtime against runtime",
+    "reduced precision against float32",
+    "batch against batch",
+    "size against size",
+    "threads against threads",
+    "dispatch against dispatch",
+    "variant against variant",
+]
+"""Of pairs that differ in nothing else; frameworks and formats bring runtimes with them."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+EXPORTED = ("framework", "format", "runtime")
+"""What differs between two exports of a network, or of one recipe's networks."""
+AXES: dict[tuple[str, ...], Kind] = {
+    ("precision",): "reduced precision against float32",
+    ("batch", "profile"): "batch against batch",
+    ("size",): "size against size",
+    ("threads",): "threads against threads",
+    ("dispatch", "batch_images"): "dispatch against dispatch",
+    ("variant",): "variant against variant",
+}
+"""The fields of which at least one differs, and no other field of FIELDS, and what such a pair is."""
+FIELDS = (
+    *("dataset", "size", "architecture", "device", "threads", "dispatch", "batch_images", "variant", "seed"),
+    *("precision", "batch", "profile", *EXPORTED),
 )
-"""What two cells must have in common to be a pair of one of these kinds."""
+By = Literal["runtime", "format", "precision", "framework", "batch", "size", "threads", "dispatch", "variant"]
+SHOWN = tuple(kind for kind in KINDS if kind not in ("batch against batch", "size against size"))
+"""The kinds that are shown unless others are asked for: more pixels and more images take longer."""
+BY: dict[By, tuple[Kind, ...]] = {
+    "runtime": ("runtime against runtime", "native against ONNX", "format against format"),
+    "format": ("native against ONNX", "format against format"),
+    "precision": ("reduced precision against float32",),
+    "framework": ("framework against framework", "ONNX against ONNX"),
+    "batch": ("batch against batch",),
+    "size": ("size against size",),
+    "threads": ("threads against threads",),
+    "dispatch": ("dispatch against dispatch",),
+    "variant": ("variant against variant",),
+}
+"""The kinds of pairs that differ by an axis."""
 
 MACHINE = ("cpu", "architecture", "cores_usable", "governor", "turbo_disabled", "memory_bytes", "gpus")
 """What must be equal of the machines; everything else that differs may be the cause that the user looks for."""
@@ -47,7 +76,10 @@ Family = tuple[object, ...]
 
 
 class Pair(Struct, frozen=True):
-    """Two rows of one kind, and the verdict on the second: a ratio below 1 when it is faster."""
+    """Two rows of one kind, and the verdict on the second: a ratio below 1 when it is faster.
+
+    Batches are compared by the latency per image.
+    """
 
     kind: Kind
     first: Row
@@ -58,14 +90,16 @@ class Pair(Struct, frozen=True):
         """The keys and values of a comparison by a percentile (0 to 1) in JSON and CSV."""
         found = {"kind": self.kind} | {key: getattr(self.first, key) for key in ("dataset", "size", "profile", "mode")}
         found |= {"percentile": percentile, "first": self.first.deployment, "second": self.second.deployment}
-        return found | published(self.judged)
+        found |= published(self.judged)
+        differs = {"second_size": self.second.size, "second_profile": self.second.profile}
+        return found | differs | {"accuracy": self.first.accuracy, "second_accuracy": self.second.accuracy}
 
 
 def published(judged: Judged) -> dict[str, Any]:
     """The keys and values of a verdict in JSON and CSV."""
     ratio = judged.ratio
-    found = {"value": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": judged.verdict}
-    return found | {"launches": ratio.blocks, "more": judged.more, "reason": ratio.reason}
+    found: dict[str, Any] = {"value": ratio.value, "low": ratio.low, "high": ratio.high, "level": ratio.level}
+    return found | {"verdict": judged.verdict, "launches": ratio.blocks, "more": judged.more, "reason": ratio.reason}
 
 
 class Comparisons:
@@ -79,6 +113,7 @@ class Comparisons:
         self._rows, self._percentiles, self._margin = list(rows), percentiles, margin
         self._families: dict[tuple[str, str], dict[Family, list[tuple[Row, Row]]]] = {}
         self._judged: dict[Family, dict[tuple[str, str], Judged]] = {}
+        self._pairs: dict[Kind, list[tuple[Row, Row]]] | None = None
 
     def judge(self, first: Row, second: Row) -> Judged:
         """The verdict on the second of two rows."""
@@ -100,14 +135,19 @@ class Comparisons:
 
     def pairs(self, kind: Kind) -> list[Pair]:
         """All pairs of a kind, in the order of the rows, without those measured with a timing mistake."""
-        rows = [row for row in self._rows if row.framework is not None and row.mistake is None]
-        both = [pair for pair in combinations(rows, 2) if _kind(*pair) == kind]
-        if kind == "native against ONNX":
-            both = [(second, first) if first.format == "onnx" else (first, second) for first, second in both]
-        return [Pair(kind, first, second, self.judge(first, second)) for first, second in both]
+        if self._pairs is None:
+            self._pairs = {}
+            for pair in combinations([row for row in self._rows if row.framework and row.mistake is None], 2):
+                if (found := _kind(*pair)) is not None:
+                    self._pairs.setdefault(found, []).append(pair[::-1] if _turned(found, pair[0]) else pair)
+        return [Pair(kind, first, second, self.judge(first, second)) for first, second in self._pairs.get(kind, [])]
 
     def _ratio(self, first: Row, second: Row) -> Ratio:
-        return ratio(self._percentiles(first.cell), self._percentiles(second.cell), self._margin)
+        one, other = (
+            {block: value / (row.batch if first.batch != second.batch else 1) for block, value in found.items()}
+            for row, found in ((row, self._percentiles(row.cell)) for row in (first, second))
+        )
+        return ratio(one, other, self._margin)
 
     def _members(self, *profiles: str) -> dict[Family, list[tuple[Row, Row]]]:
         """The usable pairs by family, between the rows of two profiles or among those of one."""
@@ -120,11 +160,13 @@ class Comparisons:
         return self._families[one, other]
 
 
-def compare(rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGIN) -> list[Pair]:
+def compare(
+    rows: Iterable[Row], percentiles: Percentiles, margin: float = MARGIN, kinds: Sequence[Kind] = SHOWN
+) -> list[Pair]:
     """All pairs of a run by kind and profile, each in the order of its rows."""
     comparisons = Comparisons(rows, percentiles, margin)
     found: list[Pair] = []
-    for kind in KINDS:
+    for kind in kinds:
         pairs = comparisons.pairs(kind)
         profiles = list(dict.fromkeys(pair.first.profile for pair in pairs))
         found += sorted(pairs, key=lambda pair: profiles.index(pair.first.profile))
@@ -180,19 +222,47 @@ def versions(old: Run, new: Run) -> dict[str, tuple[str | None, str | None]]:
 
 
 def _kind(first: Row, second: Row) -> Kind | None:
-    if any(getattr(first, key) != getattr(second, key) for key in SAME):
+    if first.framework is None or second.framework is None:
+        return None
+    differing = {key for key in FIELDS if getattr(first, key) != getattr(second, key)}
+    for fields, kind in AXES.items():
+        if differing and differing <= set(fields):
+            return kind if _is_pair(kind, first, second) else None
+    if not differing or not differing <= set(EXPORTED):
         return None
     onnx = (first.format == "onnx") + (second.format == "onnx")
-    if first.framework == second.framework:
-        return "native against ONNX" if onnx == 1 else None
-    if onnx == 0:
-        return "framework against framework"
-    return "ONNX against ONNX" if onnx == 2 and first.runtime == second.runtime else None
+    if first.framework != second.framework:
+        if onnx == 0:
+            return "framework against framework"
+        return "ONNX against ONNX" if onnx == 2 and first.runtime == second.runtime else None
+    if first.format == second.format:
+        return "runtime against runtime"
+    return "native against ONNX" if onnx == 1 else "format against format"
+
+
+def _is_pair(kind: Kind, first: Row, second: Row) -> bool:
+    if kind == "reduced precision against float32":
+        return "float32" in (first.precision, second.precision)
+    if kind == "batch against batch":
+        # The same profile with another batch.
+        return first.batch != second.batch and first.mode == second.mode and _stem(first) == _stem(second)
+    return True
+
+
+def _turned(kind: Kind, first: Row) -> bool:
+    """Whether the first of two rows is the one that is held against the other."""
+    if kind == "native against ONNX":
+        return first.format == "onnx"
+    return kind == "reduced precision against float32" and first.precision != "float32"
+
+
+def _stem(row: Row) -> str:
+    return row.profile.removesuffix(str(row.batch)).removesuffix("-b" if row.mode != "in-process" else "")
 
 
 def _family(first: Row, second: Row) -> Family:
     if kind := _kind(first, second):
-        return kind, first.profile
+        return kind, frozenset((first.profile, second.profile))
     return frozenset((first.profile, second.profile)), frozenset((_network(first), _network(second)))
 
 

@@ -33,6 +33,7 @@ class Row(Noun, frozen=True, kw_only=True):
     precision: str | None
     device: str
     threads: int  # of the runtime; 0: all usable cores
+    dispatch: str = "inline"  # how the server predicts
     batch_images: int  # images that the server batches at most; 1: no batching
     batch: int  # images per request
     # How it was measured.

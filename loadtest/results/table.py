@@ -175,6 +175,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         precision=None if null else deployed.export.precision,
         device=cell.deployment.device,
         threads=cell.deployment.threads,
+        dispatch=cell.deployment.dispatch,
         batch_images=cell.deployment.batch_images,
         batch=profile.batch,
         mode=profile.mode,

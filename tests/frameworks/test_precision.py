@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from export.verify import paired_change, relax
 from medserve import plugins, store
 from medserve.certificate import compare, unproven
+from medserve.matrix import plan
 from medserve.spec import Certificate
-from medserve.study import Measure, Study, plan
+from medserve.study import Measure, Study
 
 RNG = np.random.default_rng(7)
 COUNT = 1000

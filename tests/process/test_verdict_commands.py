@@ -54,7 +54,11 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     keys = ["kind", "dataset", "size", "profile", "mode", "percentile", "first", "second"]
-    assert list(found[0]) == [*keys, "value", "low", "high", "verdict", "launches", "more", "reason"]
+    keys += ["value", "low", "high", "level", "verdict", "launches", "more", "reason"]
+    assert list(found[0]) == [*keys, "second_size", "second_profile", "accuracy", "second_accuracy"]
+    of_frameworks = json.loads(medserve("compare", run, "--by", "framework", "--format", "json").stdout)
+    assert {one["kind"] for one in of_frameworks} == {"framework against framework", "ONNX against ONNX"}
+    assert "--by compares the deployments of one run" in medserve("compare", run, run, "--by", "size").stderr
     native = [one for one in found if one["kind"] == "native against ONNX"]
     assert len(native) == 4
     assert {one["verdict"] for one in native} == {"faster"}
@@ -65,7 +69,7 @@ def test_a_run_is_compared_pair_by_pair(run: Path) -> None:
     assert {one["verdict"] for one in others} == {"equivalent"}
     text = medserve("compare", run).stdout
     assert "native against ONNX, closed-1: p50 of the second over the first" in text
-    assert "28  pytorch torchscript" in text, "which two are compared must be readable on a narrow terminal"
+    assert "28  PyTorch TorchScript" in text, "which two are compared must be readable on a narrow terminal"
     assert medserve("compare", run, "--percentile", "99", "--format", "csv").stdout.count("\n") == len(found) + 1
 
 
@@ -152,7 +156,7 @@ def test_a_run_is_slower_only_beyond_what_five_runs_differ_by(tmp_path: Path) ->
     assert said.stderr.count("\n") == 1
     assert "slower than before" in said.stderr
     found = json.loads(medserve("compare", *before, new, "--format", "json").stdout)
-    keys = ["cell", "percentile", "value", "low", "high", "verdict", "launches", "more", "reason"]
+    keys = ["cell", "percentile", "value", "low", "high", "level", "verdict", "launches", "more", "reason"]
     assert list(found[0]) == keys
     verdicts = {one["cell"]: one["verdict"] for one in found}
     assert {verdict for cell, verdict in verdicts.items() if ".torchscript.cpu" in cell} == {"slower"}

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from loadtest import samples
 from medserve import store
 from medserve.certificate import compare
+from medserve.matrix import plan
 from medserve.result import Result, Window
 from medserve.scores import score
 from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Scores
-from medserve.study import Deployed, Export, Measure, Study, Training, plan
+from medserve.study import Deployed, Export, Measure, Study, Training
 from medserve.tables import DATASETS, FORMATS
 
 MS = 1_000_000

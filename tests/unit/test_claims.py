@@ -7,11 +7,12 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import Response, response
 from loadtest.results.claims import JudgedClaim, judge
-from loadtest.results.pairs import Comparisons, compare
+from loadtest.results.pairs import BY, By, Comparisons, compare
 from loadtest.results.row import Row
 from medserve.study import Claim, Subject
 from medserve.tables import TIMING_MISTAKES
@@ -202,3 +203,34 @@ def test_every_pair_stands_once_under_its_kind() -> None:
     assert {one.judged.verdict for one in kinds["native against ONNX"]} == {"faster"}
     assert [one.judged.ratio.value for one in kinds["native against ONNX"]] == pytest.approx([0.5] * 6, rel=0.01)
     assert all(one.first != one.second for one in found)
+    assert len(compare(ROWS, percentiles, kinds=BY["size"])) == 6
+
+
+@pytest.mark.parametrize(
+    ("by", "changed"),
+    [
+        ("runtime", {"runtime": "openvino_cpu"}),
+        ("format", {"format": "aotinductor", "runtime": "aotinductor"}),
+        ("precision", {"precision": "int8"}),
+        ("batch", {"batch": 8, "profile": "in-process-8"}),
+        ("size", {"size": 96}),
+        ("threads", {"threads": 2}),
+        ("dispatch", {"dispatch": "thread", "batch_images": 8}),
+        ("variant", {"variant": "frozen"}),
+    ],
+)
+def test_a_pair_differs_by_one_axis_and_in_nothing_else(by: By, changed: dict[str, object]) -> None:
+    """One pair along the axis; none where anything else differs too."""
+    first = next(row for row in ROWS if row.framework == "pytorch" and row.format != "onnx" and row.size == 28)
+    first = replace(first, profile="in-process-1", mode="in-process", cell="first.in-process-1")
+    second = replace(first, cell=f"second.{changed.get('profile', first.profile)}", **changed)
+    medians = {first.cell: {0: 1.0, 1: 1.01, 2: 1.0}, second.cell: {0: 4.0, 1: 4.1, 2: 4.0}}
+    (pair,) = compare([second, first], medians.__getitem__, kinds=BY[by])
+    assert {pair.first.cell, pair.second.cell} == medians.keys()
+    ratio = 4.0 / second.batch if pair.second is second else second.batch / 4.0
+    assert pair.judged.ratio.value == pytest.approx(ratio, rel=0.02)
+    assert [name for name, kinds in BY.items() if compare([first, second], medians.__getitem__, kinds=kinds)] == [
+        name for name, kinds in BY.items() if pair.kind in kinds
+    ]
+    other = replace(second, device="cuda")
+    assert compare([first, other], medians.__getitem__, kinds=BY[by]) == []

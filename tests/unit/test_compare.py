@@ -82,6 +82,20 @@ def test_what_is_noisy_is_undecided_and_says_how_many_more_launches_it_needs() -
     assert closer.more < judged.more
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.sampled_from([0.002, 0.02, 0.1]))
+def test_the_interval_beside_a_verdict_is_the_one_that_decides(seed: int, launches: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+    truths = [1.0, 1.0, 1.02, 1.05, 0.8, 1.3]
+    for found in judge([_campaign(generator, truth, noise, launches) for truth in truths]):
+        low, high = found.ratio.low, found.ratio.high
+        assert low is not None
+        assert high is not None
+        assert 0.9 <= found.ratio.level < 1
+        inside = low >= 1 / (1 + MARGIN) and high <= 1 + MARGIN
+        decided = {"faster": high < 1, "slower": low > 1, "equivalent": inside, "undecided": low <= 1 <= high}
+        assert decided[found.verdict], found
+
+
 @pytest.mark.parametrize("launches", [3, 5])
 def test_at_most_one_campaign_in_twenty_holds_a_wrong_verdict(launches: int) -> None:
     """Twelve pairs a campaign: half equal but for noise, a quarter at the margin, a quarter 30 % apart."""

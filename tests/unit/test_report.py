@@ -16,9 +16,10 @@ from medserve import store
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
 from medserve.jobs import Failure
+from medserve.matrix import plan
 from medserve.numbers import ABSENT, MINUS, TIMES, number
 from medserve.spec import Cell
-from medserve.study import Deployed, Measure, plan
+from medserve.study import Deployed, Measure
 
 FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "breakdown", "training", "efficiency")
 NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'

@@ -27,15 +27,16 @@ from loadtest.results.writers import reasons, render, render_plain, short
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
+from medserve.matrix import plan
 from medserve.numbers import ABSENT
 from medserve.result import Result
 from medserve.spec import Recipe
-from medserve.study import Measure, Study, plan
+from medserve.study import Measure, Study
 
 KEYS = (
     "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, precision, device, threads, "
-    "batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, "
-    "p50_ms, p50_low, p50_high, "
+    "dispatch, batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, n, failed, wrong, "
+    "launches, p50_ms, p50_low, p50_high, "
     "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_service_ms, p99_service_ms, "
     "p50_uncorrected_ms, p99_uncorrected_ms, "
     "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "

@@ -149,7 +149,7 @@ def shared_cores(facts: Facts) -> bool:
 
 
 def _dispatch(study: Study) -> str:
-    words = [study.dispatch, f"batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"]
+    words = [", ".join(study.dispatches), f"batch sizes made ready: {', '.join(map(str, study.batch_sizes))}"]
     if max(study.batch_images) > 1:
         images = " or ".join(map(str, study.batch_images))
         words.append(f"batches of up to {images} images, waiting for at most {study.batch_delay_ms:g} ms")

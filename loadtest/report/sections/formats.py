@@ -1,4 +1,4 @@
-"""Native beside ONNX: the table of ratios, and the forest plot."""
+"""Native beside ONNX: the table of ratios, and the forest plot; and the other pairs that differ in one thing."""
 
 from loadtest.analysis.compare import MARGIN
 from loadtest.analysis.intervals import Interval
@@ -9,7 +9,7 @@ from loadtest.report.drawing import Point
 from loadtest.report.facts import Facts
 from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, Value, field, text
-from loadtest.results.pairs import Kind, Pair
+from loadtest.results.pairs import SHOWN, Kind, Pair
 from loadtest.results.tabular import Cell, Table, Tone
 from medserve.numbers import interval, times
 from medserve.spec import LoadProfile
@@ -33,6 +33,31 @@ def table(facts: Facts) -> Table | None:
     for profile in facts.main.values():
         fields += _profile_fields(profile) if profile.name in shown else []
     return tables.table("", fields, pairs.values(), wording.TABLES["Native beside ONNX"])
+
+
+def others(facts: Facts) -> list[Table | None]:
+    """A table of each further kind of pairs that the study has: the second over the first."""
+    return [_of_kind(facts, kind) for kind in SHOWN if kind != KIND]
+
+
+def _of_kind(facts: Facts, kind: Kind) -> Table | None:
+    pairs: dict[tuple[str, str], dict[str, Pair]] = {}
+    for pair in facts.comparisons.pairs(kind):
+        if pair.first.profile in facts.main and pair.judged.ratio.value is not None:
+            pairs.setdefault((pair.first.deployment, pair.second.deployment), {})[pair.first.profile] = pair
+    fields: list[Field[dict[str, Pair]]] = [
+        text("first", lambda group: tables.deployment(facts, _any(group).first)),
+        text("second", lambda group: tables.deployment(facts, _any(group).second)),
+        field("size", lambda group: _any(group).first.size, "px"),
+    ]
+    if kind == "reduced precision against float32":
+        change: list[Field[Pair]] = [field("accuracy", lambda pair: tables.share(pair.first.accuracy), "%", "float32")]
+        change.append(field("accuracy", lambda pair: tables.share(pair.second.accuracy), "%", "reduced"))
+        fields += tables.of(_any, change)
+    for profile in dict.fromkeys(name for group in pairs.values() for name in group):
+        ratio = [field("ratio", _ratio, "", wording.profile(facts.profiles[profile]))]
+        fields += tables.of(lambda group, name=profile: group.get(name), ratio)  # type: ignore[misc]
+    return tables.table(kind[0].upper() + kind[1:], fields, pairs.values(), wording.TABLES["Pairs"])
 
 
 def figure(facts: Facts) -> Figure | None:
