@@ -106,9 +106,12 @@ def main(command: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt as interrupt:
         _last_words(INTERRUPTED, str(interrupt) or "interrupted")
     except SystemExit as leaving:
-        # Typer turns Ctrl-C into this, without a word.
+        # Typer turns Ctrl-C into this.
         if leaving.code == INTERRUPTED:
-            _last_words(INTERRUPTED, "interrupted")
+            cause: BaseException | None = leaving
+            while cause is not None and not isinstance(cause, KeyboardInterrupt):
+                cause = cause.__context__
+            _last_words(INTERRUPTED, str(cause or "") or "interrupted")
         raise
     sys.exit(0)
 

@@ -40,6 +40,8 @@ MOST = 20
 """Trials after which each step halves or doubles the rate, so that the search ends."""
 REPEATED = 2
 """How often a trial is repeated at most that was disturbed, or in which the generator was late."""
+MOST_SECONDS = 480.0
+"""Seconds of load after which a search ends without an answer, where a caller says nothing else."""
 MAX_LAG = 0.1
 """Share of the limit that the client's own lateness may take; above it the client is measured, not the server."""
 
@@ -140,14 +142,20 @@ def search(
     why_ceiling: str,
     seconds: float = 10.0,
     seed: int = 0,
+    most_seconds: float = MOST_SECONDS,
 ) -> SearchResult:
     """The highest rate up to `ceiling` that meets the objective, as an interval. A first trial takes `seconds`.
 
     Each end rests on one confirming trial of its own, which has another seed, is longer, and is never prolonged:
     repeated looks until a trial succeeds would make the confidence untrue. Raises CannotRun when the objective is not
-    met even at the lowest rate, and when the client rather than the server is late there.
+    met even at the lowest rate, when the client rather than the server is late there, and with what is known by then
+    when a further trial would take longer than `most_seconds` in all. An interruption says the same.
     """
-    return _Search(objective, measure, report, ceiling, why_ceiling, seconds, seed).result(start)
+    found = _Search(objective, measure, report, ceiling, why_ceiling, seconds, seed, most_seconds)
+    try:
+        return found.result(start)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}; {found.known}") from None
 
 
 class _Search:
@@ -160,12 +168,23 @@ class _Search:
         why_ceiling: str,
         seconds: float,
         seed: int,
+        most_seconds: float,
     ) -> None:
-        self._objective, self._measure, self._report = objective, measure, report
+        self._objective, self._measure, self._report, self._most = objective, measure, report, most_seconds
         self._ceiling, self._why_ceiling, self._seconds, self._seed = ceiling, why_ceiling, seconds, seed
         self._trials: list[JudgedTrial] = []
         self._spent, self._left = 0.0, Left(0, 0.0)
         self._late_from = inf
+
+    @property
+    def known(self) -> str:
+        """What the trials so far say, in words; none of it is confirmed."""
+        counted = [judged for judged in self._trials if judged.repeated is None]
+        held = [judged.rate for judged in counted if judged.exceedance.verdict == "holds"]
+        failed = [judged.rate for judged in counted if judged.exceedance.verdict == "fails"]
+        low = f"held at {max(held):g} requests/s" if held else "held at no rate"
+        high = f"failed at {min(failed):g}" if failed else "failed at none"
+        return f"not confirmed: {self._objective} {low} and {high}, in {len(counted)} trials"
 
     def result(self, start: float) -> SearchResult:
         low, high = self._narrow(*self._bracket(min(start, self._ceiling)))
@@ -275,6 +294,11 @@ class _Search:
         return "undecided"
 
     def _trial(self, rate: float, seconds: float) -> Trial:
+        if self._spent + seconds > self._most:
+            raise CannotRun(
+                f"no answer within {self._most:g} s of load; {self.known}; give it more --minutes, or a machine on "
+                "which nothing else runs"
+            )
         self._seed += 1
         self._spent += seconds
         return self._measure(rate, seconds, self._seed)

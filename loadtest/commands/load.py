@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from loadtest.analysis.slo_search import parse_objective
+from loadtest.analysis.slo_search import MOST_SECONDS, parse_objective
 from loadtest.commands import load_runs, slo_search
 from loadtest.commands.shared import Batch, Json, Seed, Warmup
 from loadtest.generator import payload, schedule
@@ -42,6 +42,9 @@ def load(
     max_rate: Annotated[
         float | None, typer.Option(min=1.0, help="Highest rate to try.", show_default="70 % of the generator's own")
     ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Minutes of load after which the search for an objective ends.")
+    ] = MOST_SECONDS / 60,
     batch: Batch = 1,
     images: Annotated[
         Path | None, typer.Option(help="Images to send, .npy, uint8 (N, H, W, C).", show_default="random")
@@ -94,7 +97,7 @@ def load(
         numbered = slo is not None or steps is not None
         runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered, strict)
         if slo is not None:
-            slo_search.search(runs, slo, rate, max_rate, json)
+            slo_search.search(runs, slo, rate, max_rate, minutes, json)
         elif steps is not None:
             load_runs.ladder(runs, steps, json)
         else:

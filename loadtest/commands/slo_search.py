@@ -33,7 +33,9 @@ PROBE = {"mode": "closed-loop", "users": 8, "rate": None, "arrivals": "constant"
 NEAR = 0.6
 
 
-def search(runs: Runs, objective: Objective, start: float | None, max_rate: float | None, json: bool) -> None:
+def search(
+    runs: Runs, objective: Objective, start: float | None, max_rate: float | None, minutes: float, json: bool
+) -> None:
     """Print the highest rate that meets the objective; on stderr, a line per trial."""
     plan = runs.plan
     profile = plan.profile
@@ -67,7 +69,7 @@ def search(runs: Runs, objective: Objective, start: float | None, max_rate: floa
         ceiling, why = max_rate, f"{max_rate:g}/s is the highest rate to try"
     found = slo_search.search(
         objective, measure, report, start=_first_rate(runs) if start is None else start, ceiling=ceiling,
-        why_ceiling=why, seconds=profile.seconds, seed=plan.seed,
+        why_ceiling=why, seconds=profile.seconds, seed=plan.seed, most_seconds=minutes * 60,
     )  # fmt: skip
     figures = {"url": plan.url, "model": plan.model, "arrivals": profile.arrivals, **msgspec.to_builtins(found)}
     print_figures(

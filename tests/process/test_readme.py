@@ -123,6 +123,6 @@ def test_the_stages_one_at_a_time_as_the_readme_gives_them(tmp_path: Path) -> No
             stage, verb, _ = STAGES[command]
             arguments = [stage, *filter(None, [verb]), *(url if word == URL else word for word in rest)]
             words = [sys.executable, "-m", *arguments]
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=10 * PATIENCE)
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=15 * PATIENCE)
             # A record on a busy machine may be found unsound; it is reported as one line and no traceback.
             assert done.returncode == 0 or (command == "load" and "Traceback" not in done.stderr), done.stderr

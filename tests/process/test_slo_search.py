@@ -58,7 +58,9 @@ def found(
         lefts.append(left)
         assert len(told) < 60, "the search does not come to an end"
 
-    answer = search(objective, measure, tell, ceiling=ceiling, why_ceiling="enough", seconds=seconds, seed=seed)
+    answer = search(
+        objective, measure, tell, ceiling=ceiling, why_ceiling="enough", seconds=seconds, seed=seed, most_seconds=inf
+    )
     assert tuple(told) == answer.trials
     assert all(left.trials >= 0 and left.seconds >= 0 for left in lefts)
     assert lefts[-1].trials <= 1, "the confirmation of the upper end may be needless"
@@ -210,6 +212,20 @@ def test_a_client_that_lags_again_and_again_is_the_ceiling() -> None:
     assert re.search(r"the load generator is the limit: at 1\d\d requests/s p90 is 21.0 ms from", str(answer))
     with pytest.raises(CannotRun, match="load generator is the limit: at 1 requests/s"):
         found(lagging(300.0, above=0))
+
+
+def test_a_search_ends_in_time_and_keeps_what_it_found() -> None:
+    slow = step(300.0)
+    with pytest.raises(CannotRun, match=r"no answer within 60 s of load; not confirmed: p90 < \d+ ms held at 256 "):
+        search(P90, slow, lambda *_: None, ceiling=1e4, why_ceiling="enough", most_seconds=60.0)
+
+    def stopped(rate: float, seconds: float, seed: int) -> Trial:
+        if rate > 100:
+            raise KeyboardInterrupt("interrupted")
+        return slow(rate, seconds, seed)
+
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; not confirmed: .* held at 64 requests/s and failed at n"):
+        search(P90, stopped, lambda *_: None, ceiling=1e4, why_ceiling="enough")
 
 
 def test_a_client_that_lags_once_is_tried_again() -> None:
