@@ -1,6 +1,7 @@
 """The command line. It starts processes; `medserve train ...` and its kin hand their words to the stage as they are."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, doctor, errors, plugins, runner, study_file
+from medserve import __version__, doctor, errors, forecast, plugins, run_folder, runner, study_file
 from medserve.progress import duration
 from medserve.spec import Noun
+from medserve.study import Study
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
 
 app = typer.Typer(
@@ -49,15 +51,28 @@ def run(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Measure also where the self-test of the load generator fails.")
     ] = False,
+    more_launches: Annotated[
+        int, typer.Option(min=0, help="Launches of each deployment beyond those that the study or its run has.")
+    ] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and about how long it takes.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step instead of text.")] = False,
 ) -> None:
-    """Run a study, or go on where it was stopped; ends with a short table and a report.
+    """Run a study, or go on where it was stopped; ends with the answer, short tables and a report.
 
-    Exit code 1 when a cell failed: it is in the table with its reason. Example: medserve run quick
+    The study may have changed since, if it has more launches, more time or more cells. Exit code 1 when a cell failed:
+    it is in the table with its reason. Example: medserve run quick
     """
     study = study_file.read(name)
     folder = out or Path("runs") / study.name
-    failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
+    study = run_folder.with_launches(study, folder, more_launches)
+    if plan:
+        _print_plan(study, folder, json)
+        return
+    try:
+        failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
+    except KeyboardInterrupt:
+        words = f"medserve run {shlex.quote(name)}" + (f" --out {shlex.quote(str(out))}" if out else "")
+        raise KeyboardInterrupt(f"interrupted; what is measured is kept: {words} goes on") from None
     if json:
         errors.print_event({"state": "finished", "run": str(folder.resolve()), "failed": failed})
     else:
@@ -68,6 +83,33 @@ def run(
         raise errors.CannotRun(
             f"{failed} job{'s' * (failed > 1)} or cells failed; the reasons stand in the table above"
         )
+
+
+study_app = typer.Typer(help="Write a study of your own, and check it.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+
+@study_app.command("new")
+def study_new() -> None:
+    """Print a commented study with every field and its default.
+
+    Example: medserve study new > mine.toml
+    """
+    print(study_file.template(), end="")
+
+
+@study_app.command("check")
+def study_check(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a TOML file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name everything that is wrong in a study; else say what it asks for, what is left out, and how long it takes.
+
+    Example: medserve study check mine.toml
+    """
+    study = study_file.read(name)
+    folder = Path("runs") / study.name
+    _print_plan(run_folder.with_launches(study, folder, 0), folder, json)
 
 
 @app.command("list")
@@ -116,6 +158,24 @@ def doctor_(
         Console().print(table)
     if bad := [one.what for one in findings if one.level == "bad"]:
         raise errors.CannotRun(f"a measurement here would not be sound: {', '.join(bad)}")
+
+
+def _print_plan(study: Study, folder: Path, json: bool) -> None:
+    run_folder.check(study, folder)
+    found = forecast.forecast(study, folder)
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for work in found.work:
+        done = f", {work.done} of them done" if work.done else ""
+        table.add_row(work.kind, f"{work.jobs} {work.what}{done}", f"about {duration(work.seconds)}")
+    console = Console()
+    console.print(f"{study.title} ({study.name})", style="bold")
+    console.print(table)
+    for words in found.left_out:
+        console.print(f"left out: {words}", style="dim", markup=False, highlight=False)
+    print(f"About {duration(found.seconds)} on this machine, into {folder}")
 
 
 def _finish(command: str, *words: str, stdout: int | None = None) -> None:

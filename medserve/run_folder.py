@@ -4,16 +4,33 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from medserve import store
 from medserve.errors import BadInput
-from medserve.study import Study
+from medserve.matrix import DURATIONS, plan
+from medserve.spec import Cell, Noun
+from medserve.study import Export, Study, Training
 
 FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
 """In a run's folder: what the run and its report write."""
+CHANGES = "changes.json"
+
+
+class Change(Noun, frozen=True, kw_only=True):
+    """When a study was changed while it had a run, and in which fields."""
+
+    when: str
+    fields: tuple[str, ...]
+
+
+class Changes(Noun, frozen=True, kw_only=True):
+    """`changes.json`: every change of the study of a run, in time; `study.json` is the study of now."""
+
+    changes: tuple[Change, ...]
 
 
 @contextmanager
@@ -31,14 +48,73 @@ def locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def adopt(study: Study, out: Path) -> None:
+    """Write the study of a run, and how it differs from the one before into `changes.json`; see `check`."""
+    path, record = out / "study.json", out / CHANGES
+    before = store.read_json(path, Study) if path.is_file() else study
+    if before != study:
+        known = store.read_json(record, Changes).changes if record.is_file() else ()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        made = Change(when=now, fields=tuple(_fields(before, study)))
+        store.write_json(record, Changes(changes=(*known, made)))
+    if before != study or not path.is_file():
+        store.write_json(path, study)
+
+
+def with_launches(study: Study, out: Path, more: int) -> Study:
+    """The study with the launches that its run in `out` has, if these are more than its own, and `more` beyond them."""
+    path = out / "study.json"
+    before = store.read_json(path, Study).launches if path.is_file() else 0
+    return msgspec.structs.replace(study, launches=max(study.launches, before) + more)
+
+
+def _fields(before: Study, now: Study) -> list[str]:
+    return [name for name in Study.__struct_fields__ if getattr(before, name) != getattr(now, name)]
+
+
+def _differing(before: Study, now: Study) -> str:
+    return ", ".join(f"'{name}'" for name in _fields(before, now))
+
+
+def _lost(before: Study, now: Study) -> str | None:
+    """What of a study is not, or not in the same way, in another one that is to go on with its run; null if nothing."""
+    if (now.name, now.unofficial) != (before.name, before.unofficial):
+        return "its results bear another name, or its data may be other data"
+    if now.launches < before.launches:
+        return f"there are {before.launches} launches, not {now.launches}"
+    was, will = plan(before), plan(now)
+    kept: dict[str, Training | Export] = {made.name: made for made in will.trainings}
+    kept |= {made.name: made for made in will.exports}
+    before_made: tuple[Training | Export, ...] = (*was.trainings, *was.exports)
+    for made in before_made:
+        if kept.get(made.name) != made:
+            return f"{made.name} is made otherwise, or not at all"
+    cells = {cell.name: cell for deployed in will.deployed for cell in deployed.cells}
+    for old in (cell for deployed in was.deployed for cell in deployed.cells):
+        if (new := cells.get(old.name)) is None or not extends(new, old):
+            return f"{old.name} is measured otherwise, or not at all"
+    return None
+
+
+def extends(new: Cell, old: Cell) -> bool:
+    """Whether a cell is measured in the same way as another, for as long or longer; it may prepare more batches."""
+    if any(getattr(new.profile, name) < getattr(old.profile, name) for name in DURATIONS):
+        return False
+    same = msgspec.structs.replace(new.profile, **{name: getattr(old.profile, name) for name in DURATIONS})
+    deployment = msgspec.structs.replace(new.deployment, batch_sizes=old.deployment.batch_sizes)
+    return (deployment, same) == (old.deployment, old.profile)
+
+
 def check(study: Study, out: Path) -> None:
     """Raise BadInput when `out` is neither free nor a run of this study. Changes nothing."""
     path = out / "study.json"
     if path.is_file():
-        before, now = msgspec.to_builtins(store.read_json(path, Study)), msgspec.to_builtins(study)
-        # A time limit changes no result, and a run that met it goes on with a higher one.
-        if different := [field for field in now if before[field] != now[field] and field != "job_hours"]:
-            raise BadInput(f"{out} holds a run of this study with another '{different[0]}'; give another --out")
+        before = store.read_json(path, Study)
+        if (lost := _lost(before, study)) is not None:
+            raise BadInput(
+                f"{out} holds a run of this study with another {_differing(before, study)}, in which {lost}; a run "
+                "takes more launches, more time and more cells; for anything else give another --out"
+            )
     elif out.is_dir():
         for found in sorted(out.iterdir()):
             partial = store.PARTIAL.fullmatch(found.name)

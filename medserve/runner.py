@@ -57,9 +57,7 @@ def run(study: Study, out: Path, listen: Listener, anyway: bool = False) -> int:
         # Another run may have begun there in the meantime.
         run_folder.check(study, out)
         store.sweep(out, run_folder.FOLDERS)
-        path = out / "study.json"
-        if not path.is_file() or store.read_json(path, Study) != study:
-            store.write_json(path, study)
+        run_folder.adopt(study, out)
         return _Run(study, plan(study), out, listen, anyway).walk()
 
 
@@ -264,6 +262,9 @@ class _Run:
     def _is_done(self, cell: Cell, index: int) -> bool:
         path = self._out / "results" / cell.name / str(index) / "result.json"
         if not path.is_file() or (result := store.read_json(path, Result)).status != "done":
+            return False
+        # The study may ask for more time than when it was measured.
+        if not run_folder.extends(result.cell, cell):
             return False
         holds = self._selftest is not None and not self._selftest.failed
         return not (holds and result.selftest is not None and result.selftest.failed)

@@ -158,6 +158,24 @@ def search(
         raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}; {found.known}") from None
 
 
+def longest(objective: Objective, rate: float, seconds: float) -> float:
+    """Seconds of a trial that is prolonged or confirms, where a first one takes `seconds`."""
+    return max(LONG * seconds, 4 * least_samples(objective.p) / rate)
+
+
+def check(
+    objective: Objective, measure: Measure, report: Report, rate: float, *, seconds: float, seed: int = 0
+) -> JudgedTrial:
+    """The verdict on one rate: of a trial of `seconds`, prolonged once to LONG times as long where it is undecided.
+
+    Raises CannotRun when the client rather than the server is late.
+    """
+    found = _Search(objective, measure, report, rate, "", seconds, seed, inf)
+    if found.find("check", rate) == "late":
+        raise CannotRun(found.why_ceiling)
+    return found.trials[-1]
+
+
 class _Search:
     def __init__(
         self,
@@ -171,15 +189,15 @@ class _Search:
         most_seconds: float,
     ) -> None:
         self._objective, self._measure, self._report, self._most = objective, measure, report, most_seconds
-        self._ceiling, self._why_ceiling, self._seconds, self._seed = ceiling, why_ceiling, seconds, seed
-        self._trials: list[JudgedTrial] = []
+        self._ceiling, self.why_ceiling, self._seconds, self._seed = ceiling, why_ceiling, seconds, seed
+        self.trials: list[JudgedTrial] = []
         self._spent, self._left = 0.0, Left(0, 0.0)
         self._late_from = inf
 
     @property
     def known(self) -> str:
         """What the trials so far say, in words; none of it is confirmed."""
-        counted = [judged for judged in self._trials if judged.repeated is None]
+        counted = [judged for judged in self.trials if judged.repeated is None]
         held = [judged.rate for judged in counted if judged.exceedance.verdict == "holds"]
         failed = [judged.rate for judged in counted if judged.exceedance.verdict == "fails"]
         low = f"held at {max(held):g} requests/s" if held else "held at no rate"
@@ -191,25 +209,25 @@ class _Search:
         low, failed = self._confirm_low(low)
         if failed is None:
             low, failed = self._confirm_high(low, high)
-        reason = None if failed is not None else self._why_ceiling
-        return SearchResult(objective=self._objective, low=low, high=failed, trials=tuple(self._trials), reason=reason)
+        reason = None if failed is not None else self.why_ceiling
+        return SearchResult(objective=self._objective, low=low, high=failed, trials=tuple(self.trials), reason=reason)
 
     def _bracket(self, rate: float) -> tuple[float, float]:
         """Double or halve the rate: to one that holds and one above it that does not, or to the ceiling."""
         self._expect(5, rate)
-        found, low = self._find("bracket", rate), 0.0
+        found, low = self.find("bracket", rate), 0.0
         while found == "holds":
             if rate >= self._ceiling:
                 return rate, rate
             low, rate = rate, min(2 * rate, self._ceiling)
-            found = self._find("bracket", rate)
+            found = self.find("bracket", rate)
         if found == "undecided":
             return self._around(rate)
         while not low:
             if rate <= LOWEST_RATE:
                 raise self._unmet()
             high, rate = rate, max(_rounded(rate / 2), LOWEST_RATE)
-            found = self._find("bracket", rate)
+            found = self.find("bracket", rate)
             if found == "undecided":
                 return self._around(rate)
             low, rate = (rate, high) if found == "holds" else (0.0, rate)
@@ -220,7 +238,7 @@ class _Search:
         while high > low * (1 + RESOLUTION):
             self._expect(ceil(log(log(high / low) / log(1 + RESOLUTION), 2)), low)
             middle = _rounded(sqrt(low * high))
-            found = self._find("bisect", middle)
+            found = self.find("bisect", middle)
             if found == "undecided":
                 return self._around(middle)
             low, high = (middle, high) if found == "holds" else (low, middle)
@@ -258,13 +276,13 @@ class _Search:
         raise AssertionError  # it ends at the ceiling
 
     def _factor(self, attempt: int) -> float:
-        return 2.0 if len(self._trials) > MOST else 1 + attempt * STEP
+        return 2.0 if len(self.trials) > MOST else 1 + attempt * STEP
 
     def _confirming(self, rate: float, attempt: int) -> float:
         """The seconds of a trial: each further attempt is longer, because the one before it did not decide."""
         return self._long(rate) * (1 + attempt) / 2
 
-    def _find(self, step: str, rate: float) -> Found:
+    def find(self, step: str, rate: float) -> Found:
         """What a trial of a rate shows; one that is undecided is prolonged."""
         return self._look(step, rate, self._seconds, self._long(rate))
 
@@ -289,7 +307,7 @@ class _Search:
                 return verdict
             if late > 1:
                 self._late_from = min(self._late_from, rate)
-                self._ceiling, self._why_ceiling = min(self._ceiling, rate), lateness
+                self._ceiling, self.why_ceiling = min(self._ceiling, rate), lateness
                 return "late"
         return "undecided"
 
@@ -301,6 +319,7 @@ class _Search:
             )
         self._seed += 1
         self._spent += seconds
+        self._left = Left(max(0, self._left.trials - 1), max(0.0, self._left.seconds - seconds))
         return self._measure(rate, seconds, self._seed)
 
     def _lateness(self, rate: float, trial: Trial) -> str | None:
@@ -326,21 +345,21 @@ class _Search:
         return JudgedTrial(step=step, rate=rate, seconds=seconds, percentile_ms=percentile_ms, exceedance=found)
 
     def _tell(self, judged: JudgedTrial) -> None:
-        self._trials.append(judged)
+        self.trials.append(judged)
         self._report(judged, self._left)
 
     def _long(self, rate: float) -> float:
-        return max(LONG * self._seconds, 4 * least_samples(self._objective.p) / rate)
+        return longest(self._objective, rate, self._seconds)
 
     def _expect(self, looks: int, rate: float, confirming: int = 2) -> None:
         """Estimate what is left: trials as long as those of a rate were so far, and the confirming ones."""
-        each = max(self._seconds, self._spent / max(1, len({judged.rate for judged in self._trials})))
+        each = max(self._seconds, self._spent / max(1, len({judged.rate for judged in self.trials})))
         self._left = Left(looks + confirming, looks * each + confirming * self._long(rate))
 
     def _unmet(self) -> CannotRun:
-        judged = self._trials[-1]
+        judged = self.trials[-1]
         if self._late_from <= judged.rate:
-            return CannotRun(self._why_ceiling)
+            return CannotRun(self.why_ceiling)
         found, objective = judged.exceedance, self._objective
         how = "cannot be met" if found.verdict == "fails" else f"cannot be shown to hold within {judged.seconds:g} s"
         return CannotRun(

@@ -39,6 +39,10 @@ def load(
         str | None,
         typer.Option(help="Such as p99<50ms: find the highest rate that meets it; --rate is the first to try."),
     ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(help="Such as p99<50ms: does --rate meet it? Exit code 1: no, or undecided."),
+    ] = None,
     max_rate: Annotated[
         float | None, typer.Option(min=1.0, help="Highest rate to try.", show_default="70 % of the generator's own")
     ] = None,
@@ -79,11 +83,14 @@ def load(
 
     Example: medserve load --url http://127.0.0.1:8000 --objective "p99<50ms"
     """
-    slo = None if objective is None else parse_objective(objective)
+    if check is not None and (objective is not None or rate is None):
+        raise BadInput("--check asks about a --rate; give one, and no --objective")
+    asked_for = objective or check
+    slo = None if asked_for is None else parse_objective(asked_for)
     steps = None if ladder is None else parse_ladder(ladder)
     plain = LoadProfile(
         name="manual", mode="closed-loop", batch=batch, users=users, rate=rate, burst=burst, gap_seconds=gap,
-        seconds=seconds or (10.0 if slo is None else 3.0), warmup_seconds=warmup,
+        seconds=seconds or (10.0 if slo is None or check else 3.0), warmup_seconds=warmup,
     )  # fmt: skip
     profile = load_profile(
         plain, arrivals, trace, ladder=steps is not None, objective=slo is not None, audit=audit
@@ -96,7 +103,9 @@ def load(
         )  # fmt: skip
         numbered = slo is not None or steps is not None
         runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered, strict)
-        if slo is not None:
+        if slo is not None and check is not None:
+            slo_search.check(runs, slo, rate or 0.0, json)
+        elif slo is not None:
             slo_search.search(runs, slo, rate, max_rate, minutes, json)
         elif steps is not None:
             load_runs.ladder(runs, steps, json)

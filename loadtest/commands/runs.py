@@ -74,8 +74,16 @@ def results(
     if run.is_file() and run.suffix != bundles.ENDING:
         _print_record(run, format)
         return
+    said: list[str] = []
     with bundles.opened(run) as folder:
-        rows = table.rows(table.read(folder))
+        if format == "table":
+            from loadtest.report import facts
+            from loadtest.report.sections import answer
+
+            known = facts.read(folder)
+            rows, said = [*known.rows, *known.mistaken], answer.in_short(known)
+        else:
+            rows = table.rows(table.read(folder))
     if out is not None:
         content = writers.parquet(rows) if format == "parquet" else writers.render(rows, format).encode() + b"\n"
         store.write_bytes(out, content)
@@ -83,7 +91,8 @@ def results(
         print(writers.render(rows, format))
     else:
         tables, notes = writers.short(rows)
-        _print_tables(tables, writers.reasons(rows) if reasons else notes)
+        _print_tables([], said, style="")
+        _print_tables(tables, [*(writers.reasons(rows) if reasons else notes), *plan(known.study).left_out])
 
 
 def compare(

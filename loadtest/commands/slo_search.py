@@ -37,46 +37,69 @@ def search(
     runs: Runs, objective: Objective, start: float | None, max_rate: float | None, minutes: float, json: bool
 ) -> None:
     """Print the highest rate that meets the objective; on stderr, a line per trial."""
-    plan = runs.plan
-    profile = plan.profile
-    overheads: list[float] = []
-
-    def measure(rate: float, seconds: float, seed: int) -> Trial:
-        began = time.monotonic()
-        monitor = Monitor(None, plan.cpus)
-        table = runs.run(msgspec.structs.replace(profile, rate=rate, seconds=seconds), seed, monitor.look)
-        rows = latency.by_planned_start(latency.after_warmup(table))
-        if problem := _permanent_problem(rows, plan):
-            raise CannotRun(runs.mark_incomplete(f"at {rate:g} requests/s: {problem}"))
-        overheads.append(time.monotonic() - began - seconds)
-        return Trial(latency.from_intended_start(rows), latency.service_time(rows), _disturbance(monitor.close()))
-
-    def report(judged: JudgedTrial, left: Left) -> None:
-        found, name = judged.exceedance, f"p{objective.p * 100:g}"
-        value = "unknown, too many failed" if judged.percentile_ms is None else f"{number(judged.percentile_ms)} ms"
-        line = (
-            f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, {found.share:.2%} above "
-        )
-        line += f"{objective.limit_ms:g} ms ({found.low:.2%} to {found.high:.2%}): {found.verdict}"
-        line += f"; repeated: {judged.repeated}" if judged.repeated else ""
-        more = left.seconds + left.trials * fmean(overheads)
-        print(line + (f"; about {duration(more)} left" if left.trials else ""), file=sys.stderr, flush=True)
-
+    plan, trials = runs.plan, _Trials(runs, objective)
     if max_rate is None:
         reached = roofline(runs)
         ceiling, why = float(f"{ROOFLINE * reached:.3g}"), f"the load generator itself reaches {reached:,.0f}/s"
     else:
         ceiling, why = max_rate, f"{max_rate:g}/s is the highest rate to try"
     found = slo_search.search(
-        objective, measure, report, start=_first_rate(runs) if start is None else start, ceiling=ceiling,
-        why_ceiling=why, seconds=profile.seconds, seed=plan.seed, most_seconds=minutes * 60,
+        objective, trials.measure, trials.report, start=_first_rate(runs) if start is None else start, ceiling=ceiling,
+        why_ceiling=why, seconds=plan.profile.seconds, seed=plan.seed, most_seconds=minutes * 60,
     )  # fmt: skip
-    figures = {"url": plan.url, "model": plan.model, "arrivals": profile.arrivals, **msgspec.to_builtins(found)}
-    print_figures(
-        figures,
-        [f"{found}; {slo_search.CONFIDENCE * 100:g} % confidence, {profile.arrivals.capitalize()} arrivals"],
-        json,
-    )
+    trials.print(found, str(found), json)
+
+
+def check(runs: Runs, objective: Objective, rate: float, json: bool) -> None:
+    """Print whether a rate meets the objective: yes, no or undecided. Raises CannotRun for the last two."""
+    plan, trials = runs.plan, _Trials(runs, objective)
+    seconds, most = plan.profile.seconds, slo_search.longest(objective, rate, plan.profile.seconds)
+    words = f"an answer after {seconds:g} s of load, at most {most:g} s; up to three times that if disturbed"
+    print(words, file=sys.stderr, flush=True)
+    found = slo_search.check(
+        objective, trials.measure, trials.report, rate, seconds=seconds, seed=plan.seed
+    )  # fmt: skip
+    verdict = found.exceedance.verdict
+    answer = {"holds": "yes", "fails": "no"}.get(verdict, "undecided")
+    trials.print(found, f"{answer}: {objective} {verdict} at {rate:g} requests/s", json)
+    if answer != "yes":
+        raise CannotRun(f"{objective} {'is undecided' if answer == 'undecided' else verdict} at {rate:g} requests/s")
+
+
+class _Trials:
+    """Trials of a server for an objective, each a run of Locust and a line on stderr."""
+
+    def __init__(self, runs: Runs, objective: Objective) -> None:
+        self._runs, self._objective = runs, objective
+        self._overheads: list[float] = []
+
+    def measure(self, rate: float, seconds: float, seed: int) -> Trial:
+        plan, began = self._runs.plan, time.monotonic()
+        monitor = Monitor(None, plan.cpus)
+        table = self._runs.run(msgspec.structs.replace(plan.profile, rate=rate, seconds=seconds), seed, monitor.look)
+        rows = latency.by_planned_start(latency.after_warmup(table))
+        if problem := _permanent_problem(rows, plan):
+            raise CannotRun(self._runs.mark_incomplete(f"at {rate:g} requests/s: {problem}"))
+        self._overheads.append(time.monotonic() - began - seconds)
+        return Trial(latency.from_intended_start(rows), latency.service_time(rows), _disturbance(monitor.close()))
+
+    def report(self, judged: JudgedTrial, left: Left) -> None:
+        found, name = judged.exceedance, f"p{self._objective.p * 100:g}"
+        value = "unknown, too many failed" if judged.percentile_ms is None else f"{number(judged.percentile_ms)} ms"
+        line = (
+            f"{judged.step:<8} {judged.rate:>7g}/s for {judged.seconds:g} s: {name} {value}, {found.share:.2%} above "
+        )
+        line += f"{self._objective.limit_ms:g} ms ({found.low:.2%} to {found.high:.2%}): {found.verdict}"
+        line += f"; repeated: {judged.repeated}" if judged.repeated else ""
+        more = left.seconds + left.trials * fmean(self._overheads)
+        print(line + (f"; about {duration(more)} left" if left.trials else ""), file=sys.stderr, flush=True)
+
+    def print(self, found: msgspec.Struct, answer: str, json: bool) -> None:
+        plan = self._runs.plan
+        arrivals = plan.profile.arrivals
+        figures = {"url": plan.url, "model": plan.model, "arrivals": arrivals, **msgspec.to_builtins(found)}
+        confidence = f"{slo_search.CONFIDENCE * 100:g} % confidence, {arrivals.capitalize()} arrivals"
+        print_figures(figures, [f"{answer}; {confidence}"], json)
 
 
 def _first_rate(runs: Runs) -> float:

@@ -22,6 +22,7 @@ from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.matrix import plan
 from medserve.result import Result, SelfTest
+from medserve.run_folder import CHANGES, Change, Changes
 from medserve.spec import Artifact, Checkpoint, LoadProfile
 from medserve.study import Plan, Study, Training
 
@@ -40,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
     mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of the launches of each cell;
     `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of rows by
     `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles of the main tables and
-    charts: without pauses, and with the fewest users of a ladder.
+    charts: without pauses, and with the fewest users of a ladder. `changes` are those of the study during the run.
     """
 
     study: Study
@@ -62,6 +63,7 @@ class Facts(msgspec.Struct, frozen=True):
     comparisons: Comparisons
     labels: Labels
     main: dict[str, LoadProfile]
+    changes: tuple[Change, ...] = ()
 
     @property
     def unofficial(self) -> bool:
@@ -134,6 +136,8 @@ def read(run: Path) -> Facts:
         if (path := run / "checkpoints" / training.name / "checkpoint.json").is_file():
             checkpoints[training.name] = store.read_json(path, Checkpoint)
     profiles = {profile.name: profile for deployed in matrix.deployed for profile in deployed.profiles}
+    path = run / CHANGES
+    changes = store.read_json(path, Changes) if path.is_file() else Changes(changes=())
     failures = [store.read_json(path, Failure) for path in sorted((run / "failures").glob("*.json"))]
     return Facts(
         study=study,
@@ -157,6 +161,7 @@ def read(run: Path) -> Facts:
         comparisons=Comparisons(every, medians.__getitem__),
         labels=Labels(rows),
         main=_main(profiles),
+        changes=changes.changes,
     )
 
 

@@ -80,7 +80,13 @@ def compose(found: Facts, folder: str) -> Page:
     times = breakdown.tables(found)
     of_sizes, of_one_size = resolution.latency(found), resolution.latency_at_one_size(found)
     sections = [
-        section("choose", choose.figure(found), choose.objectives(found), choose.fronts(found)),
+        section(
+            "choose",
+            choose.study_objective(found),
+            choose.figure(found),
+            choose.objectives(found),
+            choose.fronts(found),
+        ),
         section("deployments", deployments.distributions(found), *deployments.tables(found)),
         section("formats", formats.figure(found), formats.table(found), *formats.others(found)),
         section(

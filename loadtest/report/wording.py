@@ -38,9 +38,9 @@ def estimate(row: Row, name: str = "p50") -> str:
     return milliseconds(found.value) + (f" {bounds}" if bounds else "")
 
 
-def several(count: int, thing: str) -> str:
+def several(count: int, thing: str, things: str = "") -> str:
     """A count with its noun."""
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -8,13 +8,16 @@ from loadtest.analysis.compare import Ratio
 from loadtest.report import tables, wording
 from loadtest.report.document import Sentence, say
 from loadtest.report.facts import NETWORK, Facts, grouped, network
-from loadtest.report.sections import environment, measurement
+from loadtest.report.sections import choose, environment, measurement
 from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import listed, several
+from loadtest.results import objective
+from loadtest.results.objective import Held
 from loadtest.results.pairs import Comparisons
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import interval, number, times
+from medserve.progress import duration
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
 BUSY = 1.25
@@ -40,15 +43,75 @@ def fastest(rows: Iterable[Row], comparisons: Comparisons) -> Fastest | None:
 
 
 def sentences(facts: Facts) -> tuple[Sentence, ...]:
-    """The fastest deployment, native against ONNX, and the floor."""
+    """Who holds the study's objective, the fastest deployment, native against ONNX, and the floor."""
     found = _winners(facts)
     if not found:
         return (say("No deployment has been measured yet."),)
     profile = found[0].row.profile
     lead = say("{way}, ", way=WHERE[facts.profiles[profile].mode])
     first = (*lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), *say("."))
-    found_sentences = (first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
+    found_sentences = (_objective(facts), first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
     return tuple(sentence for sentence in found_sentences if sentence)
+
+
+def in_short(facts: Facts) -> list[str]:
+    """The answer on a terminal: the first sentences, whether it can be trusted, and what would settle it."""
+    said = ["".join(piece.text for piece in sentence) for sentence in sentences(facts)[:2]]
+    doubts = cautions(facts)
+    measured = [row for row in facts.rows if row.status == "done"]
+    trust = (
+        f"Trust: {doubts[0]}" + f" ({len(doubts) - 1} more in the report)" * (len(doubts) > 1)
+        if doubts
+        else (f"Trust: no caution; all {len(measured)} measured rows are valid." if measured else "")
+    )
+    return [*said, *filter(None, (trust, settling(facts)))]
+
+
+def settling(facts: Facts) -> str:
+    """How many more launches would decide what is undecided in the answer, and about how long they take."""
+    if facts.study.objective is not None:
+        wanted = [one.more for one in choose.held(facts) if one.standing == "undecided" and one.more]
+    else:
+        judged = [facts.comparisons.judge(found.row, row) for found in _winners(facts) for row in found.rivals]
+        wanted = [one.more for one in judged if one.more]
+    if not wanted:
+        return ""
+    # The first of them to be decided: few users make a hundred launches for the last one.
+    more = min(wanted)
+    first, pending = several(more, "more launch", "more launches"), several(len(wanted), "undecided comparison")
+    return (
+        f"To settle: about {first} ({duration(more * environment.block_seconds(facts))}) for the first of {pending}: "
+        f"medserve run STUDY --more-launches {more}"
+    )
+
+
+def _objective(facts: Facts) -> Sentence:
+    if facts.study.objective is None:
+        return ()
+    by: dict[str, list[Held]] = {}
+    for one in choose.held(facts):
+        by.setdefault(one.standing, []).append(one)
+    asked = objective.in_words(facts.study.objective)
+    name, _ = objective.percentile(facts.study.objective)
+    passing, count = by.get("passes", []), sum(map(len, by.values()))
+    if passing:
+        first = passing[0]
+        latency = f"{number(first.latency.value)}{wording.MS} {interval(first.latency.low, first.latency.high)}"
+        form = "{asked}: **{first}** passes with the lowest median, at a " + name + " of **{latency}**"
+        form += ", {others} pass too" if len(passing) > 1 else ""
+        parts = say(form, asked=asked, first=facts.named(first.row), latency=latency, others=_named(facts, passing[1:]))
+    else:
+        parts = say("{asked}: **no deployment is shown to pass**", asked=asked)
+    for standing, words in (("undecided", "might pass: "), ("not measured", "not measured: ")):
+        if found := by.get(standing):
+            parts += say("; " + words + "{names}", names=_named(facts, found))
+    failing = len(by.get("fails", []))
+    return (*parts, *say(f"; {failing} of {count} fail." if failing else "."))
+
+
+def _named(facts: Facts, found: Sequence[Held]) -> str:
+    names = [facts.named(one.row) for one in found]
+    return listed(names if len(names) < 5 else [*names[:3], f"{len(names) - 3} others"])
 
 
 def podium(facts: Facts) -> Table | None:
@@ -79,6 +142,10 @@ def cautions(facts: Facts) -> tuple[str, ...]:
     found += measurement.cautions(facts)
     if facts.unequal:
         found.append("Sizes were trained for different numbers of epochs: their accuracies are not to be compared.")
+    if facts.changes:
+        found.append(
+            "The study was changed during its run: where launches of a block lie far apart, drift does not cancel."
+        )
     if facts.study.launches < 2:
         found.append("One launch per deployment: there are no intervals, so nothing can be told apart.")
     if (busy := environment.busiest(facts)) and busy[0] > BUSY * busy[1]:

@@ -1,7 +1,9 @@
-"""What to choose: the best deployment for an objective, and accuracy against latency with its Pareto front."""
+"""What to choose: who holds the study's objective, the best for others, accuracy against latency and its front."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 from math import inf, isinf
+from typing import get_args
 
 from msgspec import Struct
 
@@ -15,8 +17,10 @@ from loadtest.report.drawing import Point
 from loadtest.report.facts import Facts
 from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, field, text
+from loadtest.results import objective
+from loadtest.results.objective import Held
 from loadtest.results.row import Row
-from loadtest.results.tabular import Cell, Table
+from loadtest.results.tabular import Cell, Table, Tone
 from medserve.numbers import interval, number, percent
 from medserve.spec import LoadProfile
 
@@ -50,6 +54,41 @@ class Advice(Struct, frozen=True):
         return self.rows[self.choice.best]
 
 
+def held(facts: Facts) -> list[Held]:
+    """How every deployment stands against the study's objective, those that hold it first, then by median."""
+    if facts.study.objective is None:
+        return []
+
+    def launches(name: str, cell: str) -> Mapping[int, float]:
+        return facts.percentiles[name].get(cell, {})
+
+    found = objective.judge(facts.study.objective, facts.rows, launches, lambda row: _images(facts, row))
+    order = list(get_args(objective.Standing))
+    return sorted(found, key=lambda one: (order.index(one.standing), one.row.p50.value or inf))
+
+
+def study_objective(facts: Facts) -> Table | None:
+    """How each deployment stands against the study's objective; null where the study has none."""
+    if facts.study.objective is None:
+        return None
+    name, _ = objective.percentile(facts.study.objective)
+    tones: dict[objective.Standing, Tone] = {"passes": "good", "fails": "bad", "undecided": "warn"}
+    fields: list[Field[Held]] = [
+        tables.deployment_field(facts, lambda one: one.row),
+        field("size", lambda one: one.row.size, "px"),
+        field(name, lambda one: one.latency, "ms"),
+        field("accuracy", lambda one: tables.share(one.accuracy), "%"),
+        text("holds it", lambda one: Cell(one.standing, tone=tones.get(one.standing, "muted"))),
+        text("because", lambda one: Cell(_because(one), tone="muted")),
+    ]
+    return tables.table("The study's objective", fields, held(facts), objective.in_words(facts.study.objective))
+
+
+def _because(one: Held) -> str:
+    more = f"about {wording.several(one.more, 'launch', 'launches')} more decide" if one.more else ""
+    return "; ".join(filter(None, (one.reason, more)))
+
+
 def objectives(facts: Facts) -> Table | None:
     """One line per objective; null where no deployment has an interval that could lie below a limit."""
     advice = []
@@ -80,7 +119,18 @@ def objectives(facts: Facts) -> Table | None:
         field("median", lambda known: known.best.p50, "ms"),
         text("not separated from", lambda known: _alike(facts, known)),
     ]
-    return tables.table("The best for an objective", fields, advice, UNEQUAL * facts.unequal)
+    return tables.table("The best for an objective", fields, advice, UNEQUAL * facts.unequal, notes=_left_out(facts))
+
+
+def _left_out(facts: Facts) -> tuple[str, ...]:
+    """What no choice is made among, and why."""
+    unusable: dict[str, list[str]] = {}
+    for row in facts.rows:
+        if row.framework is not None and not row.usable:
+            names = unusable.setdefault(row.reason or "no valid certificate", [])
+            names += [facts.named(row)] * (facts.named(row) not in names)
+    rows = [f"{wording.listed(names)}: {reason}" for reason, names in unusable.items()]
+    return tuple(f"Left out: {words}" for words in (*facts.plan.left_out, *rows))
 
 
 def _objective(facts: Facts, advice: Advice) -> Cell:
@@ -168,13 +218,16 @@ def _percent(share: Interval) -> Interval:
 def accuracy(facts: Facts, row: Row) -> Interval:
     """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares."""
     assert row.accuracy is not None
-    return intervals.wilson(row.accuracy, facts.artifacts[row.source_artifact].checkpoint.test.images)
+    return intervals.wilson(row.accuracy, _images(facts, row))
+
+
+def _images(facts: Facts, row: Row) -> int:
+    return facts.artifacts[row.source_artifact].checkpoint.test.images
 
 
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
-    """The rows that may be chosen: certified, float32 and with a median."""
-    rows = [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile)]
-    return [row for row in rows if row.usable and row.precision == "float32"]
+    """The rows that may be chosen: certified and with a median; one of reduced precision by its own accuracy."""
+    return [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile) and row.usable]
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from loadtest.report import tables, wording
@@ -20,6 +21,8 @@ MIB = 2**20
 INSIDE = ("timer", "server")
 """The parts in which a runtime is."""
 OVER_HTTP = ("server", "client")
+PAUSE_SECONDS = 300.0
+"""Between two results that is longer, a run rested."""
 
 
 def data(facts: Facts) -> Terms:
@@ -107,6 +110,9 @@ def launches(facts: Facts) -> Terms:
         ("Dispatch", _dispatch(study)),
     ]
     items += [
+        (f"The study was changed on {_moment(change.when)}", ", ".join(change.fields)) for change in facts.changes
+    ]
+    items += [
         (wording.profile(known), f"{known.seconds:g} s after {known.warmup_seconds:g} s of warm-up")
         for deployed in facts.plan.deployed
         for known in deployed.profiles
@@ -115,6 +121,13 @@ def launches(facts: Facts) -> Terms:
         items.append(("Measured", f"{_moment(min(started))} to {_moment(max(started))}"))
         items.append(("Time spent measuring", duration(sum(result.seconds for result in facts.results))))
     return _terms("Launches", items)
+
+
+def block_seconds(facts: Facts) -> float:
+    """How long one launch of each deployment took, without pauses of the run."""
+    times = [datetime.fromisoformat(result.started).timestamp() for result in facts.results]
+    spans = [min(later - sooner, PAUSE_SECONDS) for sooner, later in pairwise(times)]
+    return sum(spans) / max(1, len({result.launch for result in facts.results}))
 
 
 def when(facts: Facts) -> str:
