@@ -52,11 +52,17 @@ def export(
     exporter = plugins.load("export.frameworks", framework)
     row = pick(FORMATS, "format", form)
     if form not in exporter.WRITES:
-        raise CannotRun(f"{framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}")
+        others = [name for name in plugins.names("export.frameworks") if form in _writes(name)]
+        raise CannotRun(
+            f"{framework} does not export to {form}; it writes {', '.join(exporter.WRITES)}; {' and '.join(others)} "
+            f"can, with the same weights: add --framework {others[0]}"
+        )
+    if (out / store.ARTIFACT).is_file():
+        print(f"{out}: replaces the artifact that is there", file=sys.stderr)
     if precision != "float32" and form not in getattr(exporter, precision.upper(), ()):
         raise CannotRun(f"{framework} does not export {form} in {precision}")
-    others = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
-    for name in others:
+    further_runtimes = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
+    for name in further_runtimes:
         if form not in (reads := plugins.literals("serve.runtimes", name)["READS"]):
             raise BadInput(f"--runtime {name} reads {', '.join(reads) or 'no model'}, not {form}")
     data = _test_split(checkpoint)
@@ -76,7 +82,7 @@ def export(
         words = ["-m", "export.verify", *map(str, (partial, checkpoint_folder, data)), form]
         certificate = _certify(partial, [*words, row.runtime, precision, golden])
         further = []
-        for name in others:
+        for name in further_runtimes:
             try:
                 further.append(_certify(partial, [*words, name, precision, golden]))
             except CannotRun as error:
@@ -109,6 +115,10 @@ def export(
             where = str(error)
         raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}; {where}")
     print(f"{out / store.ARTIFACT}: SHA-256 {store.sha256(out / store.ARTIFACT)}", file=sys.stderr)
+
+
+def _writes(framework: str) -> tuple[str, ...]:
+    return plugins.literals("export.frameworks", framework)["WRITES"]
 
 
 def triton_config(platform: str, checkpoint: Checkpoint) -> str:
@@ -152,6 +162,9 @@ def _report(artifact: Artifact, out: Path) -> None:
     for proof in artifact.certificates:
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
         state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
+        if proof.accuracy_change is not None:
+            low, high = (end * 100 for end in proof.accuracy_change)
+            state = f"accuracy {proof.accuracy * 100:.2f} %, changed by {low:+.2f} to {high:+.2f} points, {state}"
         print(
             f"{out}: {artifact.format} by {proof.runtime}, largest |difference| {error} on {proof.images} test images, "
             f"{proof.decisions_changed} decisions changed, certificate {state}",
@@ -160,4 +173,6 @@ def _report(artifact: Artifact, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(export))
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(export)
+    errors.main(lambda: app(prog_name="medserve export"))

@@ -33,7 +33,7 @@ def main() -> None:
     asked = sys.argv[1:2]
     for name in asked if asked and asked[0] in COMMANDS else COMMANDS:
         app.command(name)(getattr(import_module(f"loadtest.commands.{COMMANDS[name]}"), name))
-    errors.main(app)
+    errors.main(lambda: app(prog_name="medserve"))
 
 
 if __name__ == "__main__":

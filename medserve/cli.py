@@ -29,7 +29,7 @@ app = typer.Typer(
 
 STAGES = {
     "data": ("train", "data", "List, fetch and unpack data sets."),
-    "train": ("train", "run", "Train one checkpoint."),
+    "train": ("train", "train", "Train one checkpoint."),
     "parity": ("train", "parity", "Prove that a checkpoint is one function in every framework."),
     "export": ("export", "", "Export a checkpoint and certify the artifact."),
     "serve": ("serve", "", "Serve an artifact over HTTP."),

@@ -37,6 +37,17 @@ MENDS = {
 """What the system refuses and the user can mend, by the error's number; all else keeps its traceback."""
 
 
+ALSO_CALLED = {
+    **dict.fromkeys(("jax", "flax", "jax/flax", "nnx"), "flax_nnx"),
+    **dict.fromkeys(("tensorflow", "keras", "tf", "tensorflow/keras"), "keras_tf"),
+    **dict.fromkeys(("torch", "pt"), "pytorch"),
+    **dict.fromkeys(("onnxruntime", "ort"), "onnx_runtime"),
+    **dict.fromkeys(("openvino", "ov"), "openvino_cpu"),
+    "savedmodel": "saved_model",
+    "tensorrt": "onnx_tensorrt",
+}
+"""What users write for some of our names."""
+
 NAME = r"^(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z"
 """What may become part of a path. File systems take 255 bytes, of which temporary names need some."""
 
@@ -65,7 +76,8 @@ class Ended(msgspec.Struct, frozen=True, tag_field="event", tag="error"):
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The refusal of a name that is in no table, with what there is instead."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    also = ALSO_CALLED.get(name.lower())
+    near = [also] if also in names else get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return BadInput(f"unknown {kind} {name!r}{hint}; there is: {', '.join(names) or 'none'}")
 

@@ -27,6 +27,7 @@ class Progress:
         self.what, self.total, self.unit = what, total, unit
         self._started = time.monotonic()
         self._first_done = 0
+        self._counted_from: tuple[float, int] | None = None
         self._written = 0.0
         self._events = bool(os.environ.get(EVENTS))
         self._terminal = sys.stderr.isatty()
@@ -38,13 +39,16 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` of `total` steps are done."""
         now = time.monotonic()
+        if self._counted_from is None and done > self._first_done:
+            self._counted_from = now, done
         finished = done >= self.total
         pause = 1.0 if self._terminal or self._events else 10.0
         if now - self._written < pause and not finished:
             return
         self._written = now
-        steps = done - self._first_done
-        left = (now - self._started) / steps * (self.total - done) if steps > 0 else None
+        # The first step says little of the others: it imports, allocates and compiles.
+        began, first = self._counted_from or (now, done)
+        left = (now - began) / (done - first) * (self.total - done) if done > first else None
         event = Progressed(done, self.total, self.unit, note, None if finished else left)
         if self._events:
             print_event(event)

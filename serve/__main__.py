@@ -196,4 +196,6 @@ def _pin(cpus: tuple[int, ...]) -> None:
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(serve))
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(serve)
+    errors.main(lambda: app(prog_name="medserve serve"))

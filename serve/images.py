@@ -64,7 +64,9 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
     except BadInput:
         raise
     except UnidentifiedImageError:
-        raise BadInput("the body is no image; expected a PNG, JPEG or WebP file") from None
+        form = body[:2] == b"--" and b"content-disposition" in body[:1000].lower()
+        mend = "; this is a form: send the file itself, as `curl --data-binary @FILE` does" if form else ""
+        raise BadInput(f"the body is no image; expected a PNG, JPEG or WebP file{mend}") from None
     except Exception as error:  # decoders raise anything over damaged bytes
         raise BadInput(f"the image cannot be decoded: {error}"[:500]) from None
     resized = None

@@ -1,11 +1,12 @@
 """The `/metrics` page for Prometheus: requests, durations of stages, batch sizes, queue length, process resources.
 
 Every request updates the counts, and the library's own counters would cost as much time as the rest of the wrapper.
-Durations are therefore counted by the bit length of their nanoseconds; the library only writes the page.
+Durations are therefore counted by the two highest bits of their nanoseconds; the library only writes the page.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -13,9 +14,9 @@ from prometheus_client.exposition import generate_latest
 
 from serve.scheduler import Dispatch
 
-STAGES = ("queue", "decode", "infer", "encode")
+STAGES = ("queue", "decode", "infer", "encode", "total")
 SHORTEST, LONGEST = 10, 34
-"""Bit lengths of the first and the last bucket of durations: below 1 microsecond and below 17 s."""
+"""Bit lengths of the first and the last buckets of durations: below 1 microsecond and below 17 s; each has two."""
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,23 +29,19 @@ class Metrics:
         self._infer = infer
         # Error responses by status; successful ones are counted by their stages.
         self._statuses: Counter[int] = Counter()
-        # Per stage: counts by bit length, then the sum of nanoseconds.
-        self._stages = [[0] * 66 for _ in STAGES]
+        # Per stage: counts by bucket, two for each bit length, then the sum of nanoseconds.
+        self._stages = [[0] * 131 for _ in STAGES]
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def answered(self, queue: int, decode: int, infer: int, encode: int) -> None:
         """Count a successful request; its stages are in nanoseconds."""
-        of_queue, of_decode, of_infer, of_encode = self._stages
-        of_queue[queue.bit_length()] += 1
-        of_queue[-1] += queue
-        of_decode[decode.bit_length()] += 1
-        of_decode[-1] += decode
-        of_infer[infer.bit_length()] += 1
-        of_infer[-1] += infer
-        of_encode[encode.bit_length()] += 1
-        of_encode[-1] += encode
+        durations = (queue, decode, infer, encode, queue + decode + infer + encode)
+        for counts, duration in zip(self._stages, durations, strict=True):
+            bits = duration.bit_length()
+            counts[2 * bits + (duration >> bits - 2 & 1 if bits > 1 else 0)] += 1
+            counts[-1] += duration
 
     def refused(self, status: int) -> None:
         """Count an error response."""
@@ -65,14 +62,18 @@ class Metrics:
             requests.add_metric([*labels, str(status)], count)
         yield requests
         duration = HistogramMetricFamily(
-            "inference_duration_seconds", "Seconds per stage of a successful request.", labels=("model", "stage")
+            "inference_duration_seconds",
+            "Seconds of a successful request, by stage.",
+            labels=("model", "stage"),
         )
-        # A duration of b bits is below 2 ** b nanoseconds.
-        bounds = [((1 << bits) - 1) / 1e9 for bits in range(SHORTEST, LONGEST + 1)]
+        # A duration of b bits is below 2 ** b nanoseconds, and in the first of its two buckets below 3/4 of that.
+        places = range(2 * SHORTEST, 2 * LONGEST + 2)
+        bounds = [((1 << place // 2) * (4 if place % 2 else 3) // 4 - 1) / 1e9 for place in places]
         for stage, counts in zip(STAGES, self._stages, strict=True):
-            *by_bits, total = counts
-            below = [sum(by_bits[: bits + 1]) for bits in range(SHORTEST, LONGEST + 1)]
-            duration.add_metric([*labels, stage], _buckets(bounds, [*below, sum(by_bits)]), total / 1e9)
+            *by_place, total = counts
+            running = [0, *accumulate(by_place)]
+            below = [running[place + 1] for place in places]
+            duration.add_metric([*labels, stage], _buckets(bounds, [*below, running[-1]]), total / 1e9)
         yield duration
         images = HistogramMetricFamily("inference_batch_size", "Images per prediction.", labels=("model",))
         batches = dict(self._infer.batches)

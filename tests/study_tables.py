@@ -1,6 +1,7 @@
 """`python tests/study_tables.py`: writes each table of the manuals that shows a study, derived from its bundle.
 
-A table stands between `<!-- KIND of STUDY -->` and `<!-- end -->`, its bundle in `medserve/studies/bundles`.
+A table stands between `<!-- KIND of STUDY -->` and `<!-- end -->`, its bundle in `medserve/studies/bundles`. So
+does the reference of a study's fields, which is derived from their types.
 """
 
 import re
@@ -12,6 +13,7 @@ from loadtest.results import bundle, table
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown
 from loadtest.results.writers import deployment_cells, marked_cell
+from medserve import study_file
 from medserve.numbers import percent
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +66,11 @@ def origin(path: Path) -> str:
     )
 
 
-KINDS: dict[str, Callable[[Path], str]] = {"latency": latency, "origin": origin}
+KINDS: dict[str, Callable[[Path], str]] = {
+    "latency": latency,
+    "origin": origin,
+    "reference": lambda _: study_file.reference(),
+}
 
 
 if __name__ == "__main__":

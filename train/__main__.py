@@ -30,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
+@app.command("train", hidden=True)
 def run(
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(DATASETS)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
@@ -170,4 +171,4 @@ def _print_json(value: object) -> None:
 
 
 if __name__ == "__main__":
-    errors.main(app)
+    errors.main(lambda: app(prog_name="medserve"))

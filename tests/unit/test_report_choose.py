@@ -14,13 +14,13 @@ from loadtest import samples
 from loadtest.analysis.intervals import Interval
 from loadtest.report import axes, drawing, facts, figures, page, wording
 from loadtest.report.document import Figure
-from loadtest.report.sections import breakdown, choose, costs, deployments, formats, load, resolution
+from loadtest.report.sections import answer, breakdown, choose, costs, deployments, formats, load, resolution
 from loadtest.results import tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
 from medserve.numbers import ABSENT, TIMES, number
 from medserve.spec import Cell, Recipe
-from medserve.study import Deployed, Measure, Training
+from medserve.study import Deployed, Measure, Objective, Training
 
 ACCURACY = {28: 0.90, 64: 0.97}
 RATES = {"poisson-10": 10, "poisson-50": 50, "poisson-200": 200}
@@ -270,4 +270,60 @@ def test_a_table_in_latex_has_one_line_a_line_and_nothing_that_latex_takes_amiss
     ]
     assert tabular.as_csv(Table("", columns, (Line(cells, ("a\nremark",)),))).splitlines()[0] == (
         'what & why,"HTTP_1, p50, ms","HTTP_1, p50, ms (beside)","HTTP_1, p99, ms",remarks'
+    )
+
+
+def objective_run(folder: Path, objective: Objective, launches: int = 5) -> facts.Facts:
+    made = study(
+        frameworks=("pytorch", "flax_nnx"),
+        launches=launches,
+        measure=(Measure(profiles=("closed-1",)),),
+        recipe=Recipe(epochs=4),
+        objective=objective,
+    )
+    return facts.read(build(folder, made, latency, accuracy=accuracy))
+
+
+@pytest.mark.parametrize(
+    ("objective", "standings"),
+    [
+        (
+            Objective(rate=120, p50_ms=1.2),
+            {"28 torchscript": "passes", "28 stablehlo": "fails", "64 torchscript": "fails"},
+        ),
+        (Objective(rate=120, p99_ms=100.0), {"28 torchscript": "passes", "64 stablehlo": "passes"}),
+        (Objective(rate=120, p50_ms=100.0, accuracy=0.95), {"28 torchscript": "fails", "64 onnx_runtime": "passes"}),
+        (Objective(rate=120, p50_ms=100.0, accuracy=0.9), {"28 torchscript": "undecided", "64 stablehlo": "passes"}),
+        (Objective(rate=120, p50_ms=1.003), {"28 torchscript": "undecided", "28 onnx_runtime": "passes"}),
+    ],
+)
+def test_who_holds_the_objective(tmp_path: Path, objective: Objective, standings: dict[str, str]) -> None:
+    read = objective_run(tmp_path / "run", objective)
+    every = choose.held(read)
+    found = {f"{one.row.size} {one.row.runtime}": one for one in every if one.row.source_artifact.count("pytorch")}
+    found |= {f"{one.row.size} stablehlo": one for one in every if one.row.runtime == "stablehlo"}
+    assert {name: found[name].standing for name in standings} == standings
+    assert {one.row.profile for one in every} == {"poisson-120"}
+    undecided = [one for one in every if one.standing == "undecided"]
+    assert all(one.reason for one in undecided)
+    table = choose.study_objective(read)
+    assert table is not None
+    assert len(table.lines) == 8
+    said = "".join(piece.text for piece in answer.sentences(read)[0])
+    assert ("might pass: " in said) == bool(undecided)
+
+
+def test_an_objective_that_none_holds_is_said(tmp_path: Path) -> None:
+    read = objective_run(tmp_path / "run", Objective(rate=120, p50_ms=0.01))
+    said = "".join(piece.text for piece in answer.sentences(read)[0])
+    assert said == ("p50 < 0.01 ms at 120 requests/s (Poisson arrivals): no deployment is shown to pass; 8 of 8 fail.")
+    assert answer.settling(read) == ""
+
+
+def test_what_would_settle_it_is_a_command(tmp_path: Path) -> None:
+    read = objective_run(tmp_path / "run", Objective(rate=120, p50_ms=1.01))
+    assert re.fullmatch(
+        r"To settle: about \d+ more launch(es)? \(.*\) for the first of \d+ undecided comparisons?: "
+        r"medserve run STUDY --more-launches \d+",
+        answer.settling(read),
     )

@@ -88,6 +88,8 @@ def _status(facts: Facts, rows: list[Row]) -> Cell:
         return Cell(f"{fewest} of {facts.study.launches} launches", tone="warn")
     if failed := sum(row.failed for row in rows):
         return Cell(wording.several(failed, "failed request"), tone="warn")
+    if doubtful := sum(bool(row.disturbed) or row.steady is False for row in rows):
+        return Cell(f"{doubtful} of {len(rows)} disturbed or not steady", tone="warn")
     return Cell("done", tone="good")
 
 

@@ -62,7 +62,7 @@ def responses(facts: Facts) -> list[Table]:
         field("fixed cost", lambda found: _linear(found[1], found[1].fixed_ms), "ms"),
         field("per pixel", lambda found: _linear(found[1], found[1].pixel_ns), "ns"),
         field("exponent", lambda found: found[1].exponent),
-        field("largest residual", lambda found: Cell(number(found[1].residual * 100), value=found[1].residual), "%"),
+        field("largest residual", lambda found: _residual(facts, found[1]), "%"),
     ]
     found = []
     for profile in facts.single("in-process", "closed-loop", "open-loop"):
@@ -100,9 +100,15 @@ def _linear(response: Response, found: Interval) -> tables.Value:
     return found if response.linear else tables.absent("latency is not linear in the pixels")
 
 
+def _residual(facts: Facts, response: Response) -> Cell:
+    if len(facts.study.sizes) < 3:
+        return tables.absent("two sizes leave no residual")
+    return Cell(number(response.residual * 100), value=response.residual)
+
+
 def _series(facts: Facts, profile: str) -> list[list[Row]]:
     """The rows of one deployment at all its sizes, for each deployment that has several; without the null runtime."""
-    names = "dataset architecture framework format runtime device threads batch_images variant seed"
+    names = "dataset architecture framework format runtime precision device threads dispatch batch_images variant seed"
     rows = [row for row in facts.rows if row.profile == profile and row.status == "done" and row.framework]
     return [group for group in grouped(rows, *names.split()).values() if len({row.size for row in group}) > 1]
 
