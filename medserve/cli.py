@@ -68,6 +68,9 @@ def run(
     if plan:
         _print_plan(study, folder, json)
         return
+    if not json:
+        left = duration(forecast.forecast(study, folder).seconds)
+        print(f"{study.title}: about {left} on this machine (--plan says of what)", file=sys.stderr, flush=True)
     try:
         failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
     except KeyboardInterrupt:

@@ -1,13 +1,15 @@
 """A TOML file of a type: reads it with every mistake named at once, and writes its template and its reference.
 
-The types are nouns whose fields have a `msgspec.Meta` with a description. Of a name, `extra` has its `kind` and a
-function `names`, or one that raises BadInput, `check`.
+What the fields of the types mean stands in `study_fields.toml`. The `extra` of a name has its `kind` and a function
+`names`, or one that raises BadInput, `check`.
 """
 
 import json
 import textwrap
+import tomllib
 from collections.abc import Iterator, Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +20,8 @@ from medserve.errors import BadInput, unknown
 Kind = TypeVar("Kind")
 WIDTH = 100
 """Of the template's comments, in characters."""
+MEANINGS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("study_fields.toml").read_text("utf-8"))
+"""What each field means, by type and name."""
 
 
 def convert(value: object, kind: type[Kind]) -> Kind:
@@ -35,28 +39,34 @@ def template(kind: type[Any], given: Mapping[str, object], examples: Mapping[str
 
     The others are commented out, with their default or, where that is none or empty, the value of `examples`.
     """
+
+    def entry(field: inspect.Field, path: str, meaning: str) -> str:
+        value = given.get(path, examples.get(path, None if field.required else _default(field)))
+        return "\n".join((*_comment(field, meaning), f"{'' if path in given else '#'}{field.name} = {_toml(value)}"))
+
     plain, tables = [], []
     for field in _type(kind).fields:
-        inner, repeated = _inner(field.type)
+        meaning, (inner, repeated) = MEANINGS[kind.__name__][field.name], _inner(field.type)
         if isinstance(inner, inspect.StructType):
             head = f"[[{field.name}]]" if repeated else f"[{field.name}]"
             off = "" if any(path.startswith(f"{field.name}.") for path in given) else "#"
-            entries = [_entry(one, f"{field.name}.{one.name}", given, examples) for one in inner.fields]
-            tables.append("\n".join((*_comment(field), off + head, *entries)))
+            meanings = MEANINGS[inner.cls.__name__]
+            entries = [entry(one, f"{field.name}.{one.name}", meanings[one.name]) for one in inner.fields]
+            tables.append("\n".join((*_comment(field, meaning), off + head, *entries)))
         else:
-            plain.append(_entry(field, field.name, given, examples))
+            plain.append(entry(field, field.name, meaning))
     return "\n\n".join(("\n".join(plain), *tables)) + "\n"
 
 
 def reference(kind: type[Any], title: str) -> str:
     """A Markdown table of every field, and one of each table within it."""
-    info, parts = _type(kind), []
+    info, parts, meanings = _type(kind), [], MEANINGS[kind.__name__]
     lines = [f"**{title}**", "", "| field | value | default | meaning |", "|---|---|---|---|"]
     for field in info.fields:
         inner, repeated = _inner(field.type)
         default = "must be given" if field.required else "" if _is_table(inner) else f"`{_toml(_default(field))}`"
         default = "none" if default in ("`null`", "`[]`", "`{}`", '`""`') else default
-        lines.append(f"| `{field.name}` | {_words(field.type)} | {default} | {_description(field)} |")
+        lines.append(f"| `{field.name}` | {_words(field.type)} | {default} | {meanings[field.name]} |")
         if isinstance(inner, inspect.StructType):
             parts.append(reference(inner.cls, f"[[{field.name}]]" if repeated else f"[{field.name}]"))
     return "\n\n".join(("\n".join(lines), *parts))
@@ -146,20 +156,9 @@ def _words(kind: inspect.Type, many: str = "") -> str:
     return "true or false" if isinstance(kind, inspect.BoolType) else f"text{many}"
 
 
-def _entry(field: inspect.Field, path: str, given: Mapping[str, object], examples: Mapping[str, object]) -> str:
-    default = None if field.required else _default(field)
-    value = given.get(path, examples.get(path, default))
-    return "\n".join((*_comment(field), f"{'' if path in given else '#'}{field.name} = {_toml(value)}"))
-
-
-def _comment(field: inspect.Field) -> list[str]:
-    text = f"{_description(field)} ({_words(field.type)})"
+def _comment(field: inspect.Field, meaning: str) -> list[str]:
+    text = f"{meaning} ({_words(field.type)})"
     return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ")
-
-
-def _description(field: inspect.Field) -> str:
-    kind = field.type
-    return str((kind.extra_json_schema or {}).get("description", "")) if isinstance(kind, inspect.Metadata) else ""
 
 
 def _default(field: inspect.Field) -> object:

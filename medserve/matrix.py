@@ -28,9 +28,14 @@ def plan(study: Study) -> Plan:
         raise BadInput(*found)
     trainings, exports, deployed = [], [], []
     left_out: list[str] = []
-    for dataset, size, architecture in product(study.datasets, study.sizes, study.architectures):
+    datasets, sizes, networks = (
+        dict.fromkeys(study.datasets),
+        dict.fromkeys(study.sizes),
+        dict.fromkeys(study.architectures),
+    )
+    for dataset, size, architecture in product(datasets, sizes, networks):
         made: list[Export] = []
-        for framework in study.frameworks:
+        for framework in dict.fromkeys(study.frameworks):
             for training in _trainings(study, dataset, size, architecture, framework):
                 if training not in trainings:
                     trainings.append(training)
@@ -71,12 +76,12 @@ def readers(study: Study, form: str) -> list[str]:
     """The runtimes of the study that read a format: its own where the study names none."""
     if not study.runtimes:
         return [FORMATS[form].runtime]
-    return [name for name in study.runtimes if form in plugins.literals("serve.runtimes", name)["READS"]]
+    return [name for name in dict.fromkeys(study.runtimes) if form in plugins.literals("serve.runtimes", name)["READS"]]
 
 
 def _queues(study: Study) -> list[tuple[Dispatch, int]]:
     """Each way to predict with the images that are batched; without a queue nothing is, unless that alone is asked."""
-    found = list(product(study.dispatches, study.batch_images))
+    found = list(product(dict.fromkeys(study.dispatches), dict.fromkeys(study.batch_images)))
     return [one for one in found if one[0] == "thread" or one[1] == 1] or found
 
 
@@ -181,7 +186,7 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
     for variant in study.variants or ("",):
         recipe = _recipe(study, variant)
         epochs = study.epochs_at.get(size, recipe.epochs)
-        for seed in study.seeds:
+        for seed in dict.fromkeys(study.seeds):
             yield Training(
                 dataset=dataset,
                 size=size,
@@ -199,7 +204,7 @@ def _exports(study: Study, training: Training, framework: str, left_out: list[st
     """
     literals = plugins.literals("export.frameworks", framework)
     for form in dict.fromkeys(literals["WRITES"][0] if name == "native" else name for name in study.formats):
-        for precision in study.precisions:
+        for precision in dict.fromkeys(study.precisions):
             if precision == "float32" or form in literals.get(precision.upper(), ()):
                 yield Export(training=training, framework=framework, format=form, precision=precision)
             else:

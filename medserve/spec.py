@@ -22,6 +22,11 @@ Precision = Literal["float32", "bfloat16", "int8"]
 Golden = Literal["test", "drawn"]
 Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 Name = Annotated[str, Meta(pattern=NAME)]
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,35 +103,29 @@ class Architecture(Noun, frozen=True, kw_only=True):
 
 
 class Recipe(Noun, frozen=True, kw_only=True):
-    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing."""
+    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
 
-    optimiser: Annotated[Literal["adamw"], Meta(description="Optimiser.")] = "adamw"
-    schedule: Annotated[Literal["one-cycle"], Meta(description="Course of the learning rate.")] = "one-cycle"
-    learning_rate: Annotated[float, Meta(gt=0, description="Highest learning rate.")] = 3e-3
-    weight_decay: Annotated[float, Meta(ge=0, description="Decoupled; spares batch norm and biases.")] = 0.05
-    label_smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the target spread over classes.")] = 0.1
-    batch: Annotated[int, Meta(ge=2, description="Images per step.")] = 128
-    epochs: Annotated[int, Meta(ge=1, description="Passes over the training split.")] = 30
-    flips: Annotated[bool, Meta(description="Augment by flips.")] = True
-    transposes: Annotated[bool, Meta(description="Augment by transposition.")] = True
-    shift: Annotated[int, Meta(ge=0, description="Augment by shifts of up to so many pixels.")] = 2
-    seed: Annotated[int, Meta(ge=0, lt=2**32, description="Seed of weights, order and augmentation.")] = 0
-    initial: Annotated[
-        str, Meta(description="Initial weights: drawn when empty, `imagenet`, or the path of a safetensors file.")
-    ] = ""
-    trains: Annotated[
-        Literal["all", "last stage", "head"],
-        Meta(description="Which layers learn, with initial weights; the others stay as they are in every respect."),
-    ] = "all"
-    head_epochs: Annotated[
-        int, Meta(ge=0, description="First epochs that train the head alone, in a cycle of their own.")
-    ] = 0
-    head_rate: Annotated[float, Meta(gt=0, description="Their learning rate.")] = 1e-3
-    hidden: Annotated[int, Meta(ge=0, description="Units of a dense layer before the head; 0: none.")] = 0
-    drop_out: Annotated[float, Meta(ge=0, lt=1, description="Drop-out before the head.")] = 0.0
-    balanced: Annotated[
-        bool, Meta(description="Weigh losses by the inverse frequency of the class, with a mean of 1.")
-    ] = False
+    What each field means stands in `study_fields.toml`.
+    """
+
+    optimiser: Literal["adamw"] = "adamw"
+    schedule: Literal["one-cycle"] = "one-cycle"
+    learning_rate: Positive = 3e-3
+    weight_decay: NotNegative = 0.05
+    label_smoothing: ShareBelowOne = 0.1
+    batch: Annotated[int, Meta(ge=2)] = 128
+    epochs: Count = 30
+    flips: bool = True
+    transposes: bool = True
+    shift: Annotated[int, Meta(ge=0)] = 2
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    initial: str = ""
+    trains: Literal["all", "last stage", "head"] = "all"
+    head_epochs: Annotated[int, Meta(ge=0)] = 0
+    head_rate: Positive = 1e-3
+    hidden: Annotated[int, Meta(ge=0)] = 0
+    drop_out: ShareBelowOne = 0.0
+    balanced: bool = False
 
 
 class Epoch(Noun, frozen=True, kw_only=True):

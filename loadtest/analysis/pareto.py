@@ -24,25 +24,28 @@ class Candidate(Noun, frozen=True, kw_only=True):
     """A deployment under one way of measuring. `median` in ms, `accuracy` a share with its interval.
 
     `bounds` are the upper ends of the 95 % intervals of its percentiles in ms, by name: infinite where requests failed,
-    absent where the sample is too small for the percentile.
+    absent where the sample is too small for the percentile. `floors` are their lower ends.
     """
 
     name: str
     median: float
     accuracy: Interval
     bounds: Mapping[str, float]
+    floors: Mapping[str, float] = {}
 
 
 class Choice(Noun, frozen=True, kw_only=True):
     """The best candidate whose `percentile` lies below `limit` ms with 95 % confidence; null when there is none.
 
-    `alike` also keep the limit, may be as accurate, and are not slower with 95 % confidence.
+    `alike` also keep the limit, may be as accurate, and are not slower with 95 % confidence. Of `maybe` the interval
+    holds the limit.
     """
 
     limit: float
     percentile: str
     best: str | None
     alike: tuple[str, ...] = ()
+    maybe: tuple[str, ...] = ()
 
 
 def front(points: Collection[Point]) -> set[str]:
@@ -102,7 +105,12 @@ def best(candidates: Collection[Candidate], percentile: str, limit: float, slowe
     accurate = [candidate for candidate, ceiling in zip(within, ceilings, strict=True) if ceiling >= max(floors)]
     first, *others = sorted(accurate, key=lambda candidate: candidate.median)
     alike = tuple(other.name for other in others if not slower(first.name, other.name))
-    return Choice(limit=limit, percentile=percentile, best=first.name, alike=alike)
+    maybe = tuple(
+        candidate.name
+        for candidate in candidates
+        if candidate.floors.get(percentile, inf) < limit <= candidate.bounds.get(percentile, inf)
+    )
+    return Choice(limit=limit, percentile=percentile, best=first.name, alike=alike, maybe=maybe)
 
 
 def _ends(found: Interval) -> tuple[float, float]:

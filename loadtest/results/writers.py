@@ -39,6 +39,8 @@ SCHEDULED = (
     Column("p99", "ms", "uncorrected"),
 )
 """Latency from the intended start, and beside it the uncorrected p99."""
+ABREAST = 4
+"""Profiles beside one another on a terminal."""
 
 
 def render(rows: list[Row], form: str) -> str:
@@ -107,13 +109,15 @@ def _status(row: Row) -> str:
 def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
     """For a terminal: tables for each data set, size and network with a line per deployment, and what went wrong.
 
-    Of several profiles of a mode the first is shown, and none with a timing mistake. What went wrong are at most six
-    lines, see `reasons` for all.
+    Beside the first profile of each mode, medians of the others have a table of their own; none is shown with a timing
+    mistake. What went wrong are at most six lines, see `reasons` for all.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
+    others: dict[str, dict[str, dict[str, Row]]] = {}
     for row in (row for row in rows if row.mistake is None):
         title = f"{row.dataset}, {row.size} px, {row.architecture}" + ", unofficial" * bool(row.unofficial)
-        groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row)
+        if groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row) is not row:
+            others.setdefault(title, {}).setdefault(row.deployment, {})[row.profile] = row
     several = len({row.seed for row in rows}) > 1
     tables = []
     for title, deployments in groups.items():
@@ -138,7 +142,22 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
         tables.append(Table(title, COLUMNS, tuple(lines)))
         if scheduled:
             tables.append(Table(f"{title}: by arrival schedule", SCHEDULED, tuple(scheduled)))
+        tables += _others(title, others.get(title, {}), several)
     return tables, _summary(rows)
+
+
+def _others(title: str, deployments: dict[str, dict[str, Row]], several: bool) -> list[Table]:
+    """Medians of further profiles, ABREAST of them in a table."""
+    profiles = list(dict.fromkeys(name for found in deployments.values() for name in found))
+    tables = []
+    for names in (profiles[at : at + ABREAST] for at in range(0, len(profiles), ABREAST)):
+        lines = []
+        for found in deployments.values():
+            medians = [marked_cell(found.get(name), "p50") for name in names]
+            lines.append(Line((*deployment_cells(next(iter(found.values())), several), *medians)))
+        columns = (*DEPLOYMENT, *(Column(name, "ms", "p50") for name in names))
+        tables.append(Table(f"{title}: other ways of measuring", columns, tuple(lines)))
+    return tables
 
 
 def reasons(rows: list[Row]) -> list[str]:
@@ -149,9 +168,12 @@ def reasons(rows: list[Row]) -> list[str]:
 def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     """Framework and runtime of a row, the framework with its seed where there are several."""
     reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
-    batched = f", batches of {row.batch_images}" if row.batch_images > 1 else ""
+    served = f", {row.dispatch}" if row.dispatch != "inline" else ""
+    served += f", batches of {row.batch_images}" if row.batch_images > 1 else ""
+    served += f", {row.threads or 'all'} threads" if row.threads != 1 else ""
+    served += f", {row.variant}" if row.variant else ""
     seed = f" seed {row.seed}" if several else ""
-    return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + batched)
+    return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + served)
 
 
 def _summary(rows: list[Row]) -> list[str]:

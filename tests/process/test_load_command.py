@@ -165,6 +165,22 @@ def test_a_server_of_another_protocol_or_none_is_one_line(stage: Stage, monkeypa
         assert words in done.stderr
 
 
+def test_a_rate_is_checked_against_an_objective(stage: Stage) -> None:
+    words = ("--rate", "50", "--seconds", "2", "--warmup", "0.2", "--check")
+    with stub(calm) as server:
+        yes = load(stage, server, *words, "p90<2000ms", "--json")
+        no = load(stage, server, *words, "p90<1us")
+        alone = load(stage, server, "--check", "p90<5ms")
+    assert yes.returncode == 0, yes.stderr
+    found = json.loads(yes.stdout)
+    assert (found["exceedance"]["verdict"], found["rate"]) == ("holds", 50.0)
+    assert yes.stderr.startswith("an answer after 2 s of load, at most 8 s")
+    assert no.returncode == 1
+    assert no.stdout.startswith("no: p90 < 0.001 ms fails at 50 requests/s")
+    assert no.stderr.endswith("error: p90 < 0.001 ms fails at 50 requests/s\n")
+    assert "--check asks about a --rate" in alone.stderr
+
+
 def test_an_interrupted_run_ends_calmly_and_keeps_what_it_has(tmp_path: Path) -> None:
     out = tmp_path / "samples.parquet"
     with stub(calm) as server:

@@ -81,7 +81,7 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
         str(row.reason).endswith("ended after 1e-09 h, the time limit; raise 'job_hours' in the study") for row in rows
     )
     path.write_text(text.replace('"in-process-1"', '"closed-1"'))
-    with pytest.raises(BadInput, match="another 'measure', in which .*in-process-1 is measured otherwise, or not at"):
+    with pytest.raises(BadInput, match="another 'measure', 'job_hours', in which .*in-process-1 is measured otherwise"):
         runner.run(study_file.read(str(path)), out, lambda step: None)
     # A run that met the limit goes on with a higher one.
     path.write_text(text)
@@ -106,7 +106,8 @@ def test_ctrl_c_at_a_terminal_ends_a_study_with_all_its_processes(root: Path, tm
         os.write(keyboard, b"\x03")
         assert study_run.wait(60) == 130
         assert gone(family)
-        assert (tmp_path / "log").read_text().endswith("error: interrupted\n")
+        again = f"medserve run {tmp_path / 'mini.toml'} --out {tmp_path / 'run'} goes on"
+        assert (tmp_path / "log").read_text().endswith(f"error: interrupted; what is measured is kept: {again}\n")
     finally:
         process.stop(study_run)
         os.close(keyboard)

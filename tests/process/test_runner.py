@@ -121,7 +121,39 @@ def test_a_folder_holds_one_study(stage: Stage, root: Path, tmp_path: Path) -> N
     stage("medserve.cli", "run", str(mini(tmp_path, dataset="pathmnist")), "--out", str(out))
     done = stage("medserve.cli", "run", str(mini(tmp_path, dataset="dermamnist")), "--out", str(out))
     assert done.returncode == 2
-    assert "holds a run of this study with another 'datasets'; give another --out" in done.stderr
+    assert "holds a run of this study with another 'datasets', in which pathmnist-28-cnn-pytorch-s0 is " in done.stderr
+
+
+def test_a_run_goes_on_with_more_launches_more_time_and_more_cells(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
+    study, out = mini(tmp_path, null="false", profiles='["in-process-1"]'), tmp_path / "run"
+    trained(study, out, checkpoint, torchscript, onnx)
+    words = ("medserve.cli", "run", str(study), "--out", str(out))
+    assert stage(*words, "--json").returncode == 0
+    (before,) = results(out).items()
+    assert stage(*words, "--more-launches", "2", "--json").returncode == 0
+    assert len(results(out)) == 3
+    assert before in results(out).items()
+    study.write_text(study.read_text().replace('["in-process-1"]', '["in-process-1", "in-process-32"]'))
+    planned = json.loads(stage(*words, "--plan", "--json").stdout)
+    assert {work["kind"]: (work["jobs"], work["done"]) for work in planned["work"]}["measure"] == (3, 0)
+    # Without a word of them, the launches that the run has are kept.
+    done = stage(*words)
+    assert done.returncode == 0, done.stderr
+    assert len(results(out)) == 6
+    assert before in results(out).items()
+    study.write_text(study.read_text().replace("seconds = 0.5", "seconds = 0.6"))
+    assert stage(*words, "--json").returncode == 0
+    assert {result.cell.profile.seconds for result in results(out).values()} == {0.6}
+    changes = store.read_json(out / "changes.json", run_folder.Changes).changes
+    assert [change.fields for change in changes] == [("launches",), ("measure",), ("measure",)]
+    assert "The study was changed during its run" in (out / "report.md").read_text()
+    study.write_text(study.read_text().replace("seconds = 0.6", "seconds = 0.4"))
+    refused = stage(*words)
+    assert refused.returncode == 2
+    assert "a run takes more launches, more time and more cells; for anything else give another --out" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(stage: Stage, root: Path, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def objectives(facts: Facts) -> Table | None:
         field("accuracy", lambda known: tables.share(accuracy(facts, known.best)), "%"),
         field("that percentile", lambda known: known.best.percentile(known.choice.percentile), "ms"),
         field("median", lambda known: known.best.p50, "ms"),
-        text("not separated from", lambda known: _alike(facts, known)),
+        text("not separated from", lambda known: _listed(facts, known, known.choice.alike)),
+        text("might hold it", lambda known: _listed(facts, known, known.choice.maybe)),
     ]
     return tables.table("The best for an objective", fields, advice, UNEQUAL * facts.unequal, notes=_left_out(facts))
 
@@ -141,8 +142,8 @@ def _objective(facts: Facts, advice: Advice) -> Cell:
     return Cell(objective, where, limit)
 
 
-def _alike(facts: Facts, advice: Advice) -> Cell:
-    names = [facts.named(advice.rows[cell]) for cell in advice.choice.alike]
+def _listed(facts: Facts, advice: Advice, cells: tuple[str, ...]) -> Cell:
+    names = [facts.named(advice.rows[cell]) for cell in cells]
     shown = names if len(names) < 3 else [*names[:2], f"{len(names) - 2} more"]
     return Cell("; ".join(shown) or "none", tone="" if shown else "muted")
 
@@ -231,13 +232,13 @@ def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:
-    bounds = {}
+    bounds, floors = {}, {}
     for name in PERCENTILES:
         if (high := row.percentile(name).high) is not None:
-            bounds[name] = high
+            bounds[name], floors[name] = high, row.percentile(name).low or 0.0
         elif any(map(isinf, facts.percentiles[name][row.cell].values())):
             bounds[name] = inf
-    return Candidate(name=row.cell, median=row.median, accuracy=accuracy(facts, row), bounds=bounds)
+    return Candidate(name=row.cell, median=row.median, accuracy=accuracy(facts, row), bounds=bounds, floors=floors)
 
 
 def planes_of(facts: Facts) -> list[Plane]:
