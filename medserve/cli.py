@@ -69,6 +69,7 @@ def run(
         _print_plan(study, folder, json)
         return
     if not json:
+        run_folder.check(study, folder)
         left = duration(forecast.forecast(study, folder).seconds)
         print(f"{study.title}: about {left} on this machine (--plan says of what)", file=sys.stderr, flush=True)
     try:

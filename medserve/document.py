@@ -68,7 +68,8 @@ def reference(kind: type[Any], title: str) -> str:
         default = "none" if default in ("`null`", "`[]`", "`{}`", '`""`') else default
         lines.append(f"| `{field.name}` | {_words(field.type)} | {default} | {meanings[field.name]} |")
         if isinstance(inner, inspect.StructType):
-            parts.append(reference(inner.cls, f"[[{field.name}]]" if repeated else f"[{field.name}]"))
+            head = f"[[{field.name}]]" if repeated else f"[{field.name}]"
+            parts.append(reference(inner.cls, f"{title} {head}" if title.startswith("[") else head))
     return "\n\n".join(("\n".join(lines), *parts))
 
 

@@ -22,6 +22,7 @@ from medserve import store
 from medserve.errors import BadInput, CannotRun
 from medserve.matrix import plan
 from medserve.numbers import percent
+from medserve.study import Study
 from medserve.tables import title as title_of
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
@@ -92,7 +93,7 @@ def results(
     else:
         tables, notes = writers.short(rows)
         _print_tables([], said, style="")
-        _print_tables(tables, [*(writers.reasons(rows) if reasons else notes), *plan(known.study).left_out])
+        _print_tables(tables, [*(writers.reasons(rows) if reasons else notes), *_left_out(known.study)])
 
 
 def compare(
@@ -224,7 +225,7 @@ def _compare_within(run: table.Run, percentile: float, margin: float, form: str,
     ]
     measured = sum(row.usable for row in rows)
     nothing = f"No pair differs in one thing alone: {measured} of {len(rows)} rows are measured and valid."
-    _print_tables(tables, [*nodes, *([] if tables else [nothing]), *plan(run.study).left_out])
+    _print_tables(tables, [*nodes, *([] if tables else [nothing]), *_left_out(run.study)])
 
 
 def _compare_runs(
@@ -246,17 +247,22 @@ def _compare_runs(
         raise CannotRun(f"slower than before: {and_more(slower)}")
 
 
+def _left_out(study: Study) -> list[str]:
+    return [f"left out: {words}" for words in plan(study).left_out]
+
+
 def _short(row: Row, kind: pairs.Kind) -> str:
     """A deployment in a column of its own: framework, runtime, and what differs in pairs of this kind."""
     words: dict[pairs.Kind, str] = {
-        "reduced precision against float32": f" {row.precision}, {percent(row.accuracy)} %",
+        "reduced precision against float32": f", {percent(row.accuracy)} %",
         "batch against batch": f", batches of {row.batch}",
         "size against size": f", {row.size} px",
         "threads against threads": f", {row.threads} threads",
         "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}",
         "variant against variant": f", {row.variant}",
     }
-    return f"{title_of(row.framework or '')} {title_of(row.runtime)}{words.get(kind, '')}"
+    reduced = f" {row.precision}" if row.precision != "float32" else ""
+    return f"{title_of(row.framework or '')} {title_of(row.runtime)}{reduced}{words.get(kind, '')}"
 
 
 def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str, ...], Judged]]) -> Table:
@@ -271,6 +277,7 @@ def _verdicts(title: str, names: Sequence[str], found: Iterable[tuple[tuple[str,
         elif judged.more is not None:
             verdict += f", ~{judged.more} more to tell"
         elif ratio.value is None and ratio.reason:
-            verdict += f": {ratio.reason}"
+            # `results --reasons` has the rest.
+            verdict += f": {ratio.reason.partition('; ')[0].partition(':')[0]}"
         lines.append(Line((*map(Cell, words), interval_cell(ratio), Cell(verdict, tone=TONES.get(judged.verdict, "")))))
     return Table(title, tuple(columns), tuple(lines))

@@ -61,12 +61,15 @@ def judge(objective: Objective, rows: Iterable[Row], launches: Launches, images:
 
 def _held(objective: Objective, row: Row, launches: Launches, images: Callable[[Row], int]) -> Held:
     name, limit = percentile(objective)
-    if row.status != "done" or not row.valid:
+    if row.status != "done" or not (row.valid or row.late):
         nothing = Interval(reason=row.reason)
         return Held(row, "not measured", nothing, nothing, row.reason or "no valid certificate")
     assert row.accuracy is not None
     accuracy = wilson(row.accuracy, images(row))
     standing, latency, reason, more = _latency(list(launches(name, row.cell).values()), name, limit, row)
+    if row.late and standing != "passes":
+        # What the generator adds can make a deployment fail, and not pass.
+        standing, reason, more = "undecided", "the client sent late", None
     of_accuracy = _against(objective.accuracy, accuracy)
     if of_accuracy == "fails":
         return Held(row, "fails", latency, accuracy, "its accuracy is too low")

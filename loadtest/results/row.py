@@ -70,6 +70,7 @@ class Row(Noun, frozen=True, kw_only=True):
     source_artifact: str = ""
     unofficial: bool | None = None
     valid: bool = False  # measured, certified, and with a load generator that was fast enough
+    late: bool = False  # not valid for the generator's lateness alone, which only lengthens latencies
     # What the servers used: medians over launches, null in process and where the system does not report it.
     cpu_ms: float | None = None  # processor time per request
     peak_memory_bytes: float | None = None

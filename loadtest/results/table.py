@@ -157,7 +157,8 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     over_http = profile.mode != "in-process" and bool(launches)
     near = flags.above_roofline(profile, training.size, launches, selftest) if over_http and not null else None
     failed_test = flags.failed_selftest(launches, selftest)
-    invalid = list(filter(None, (failed_test, flags.late(launches), near, caching)))
+    late, certified = flags.late(launches), status == "done" and (null or bool(certificate and certificate.valid))
+    invalid = list(filter(None, (failed_test, late, near, caching)))
     untested = flags.NO_SELFTEST if over_http and selftest is None else None
     reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))
     answered = sum(launch.count - launch.failed for launch in launches)
@@ -201,7 +202,8 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         decisions_changed=certificate.decisions_changed if certificate else None,
         source_artifact=deployed.export.name,
         unofficial=checkpoint.unofficial if checkpoint else None,
-        valid=status == "done" and (null or bool(certificate and certificate.valid)) and not invalid,
+        valid=certified and not invalid,
+        late=certified and invalid == [late],
         cpu_ms=median(cpu) if cpu else None,
         windows=windows,
         disturbed=disturbed,

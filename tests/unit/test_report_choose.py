@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 from made_run import build, study
+from msgspec.structs import replace
 
 from loadtest import samples
 from loadtest.analysis.intervals import Interval
 from loadtest.report import axes, drawing, facts, figures, page, wording
 from loadtest.report.document import Figure
 from loadtest.report.sections import answer, breakdown, choose, costs, deployments, formats, load, resolution
-from loadtest.results import tabular
+from loadtest.results import objective, tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
 from medserve.numbers import ABSENT, TIMES, number
@@ -285,7 +286,7 @@ def objective_run(folder: Path, objective: Objective, launches: int = 5) -> fact
 
 
 @pytest.mark.parametrize(
-    ("objective", "standings"),
+    ("asked", "standings"),
     [
         (
             Objective(rate=120, p50_ms=1.2),
@@ -297,8 +298,8 @@ def objective_run(folder: Path, objective: Objective, launches: int = 5) -> fact
         (Objective(rate=120, p50_ms=1.003), {"28 torchscript": "undecided", "28 onnx_runtime": "passes"}),
     ],
 )
-def test_who_holds_the_objective(tmp_path: Path, objective: Objective, standings: dict[str, str]) -> None:
-    read = objective_run(tmp_path / "run", objective)
+def test_who_holds_the_objective(tmp_path: Path, asked: Objective, standings: dict[str, str]) -> None:
+    read = objective_run(tmp_path / "run", asked)
     every = choose.held(read)
     found = {f"{one.row.size} {one.row.runtime}": one for one in every if one.row.source_artifact.count("pytorch")}
     found |= {f"{one.row.size} stablehlo": one for one in every if one.row.runtime == "stablehlo"}
@@ -327,3 +328,18 @@ def test_what_would_settle_it_is_a_command(tmp_path: Path) -> None:
         r"medserve run STUDY --more-launches \d+",
         answer.settling(read),
     )
+
+
+def test_a_late_generator_can_make_a_deployment_fail_and_not_pass(tmp_path: Path) -> None:
+    asked = Objective(rate=120, p50_ms=1.2)
+    read = objective_run(tmp_path / "run", asked)
+
+    def judged(**changed: bool) -> dict[str, str]:
+        rows = [replace(row, **changed) for row in read.rows]
+        found = objective.judge(asked, rows, lambda name, cell: read.percentiles[name][cell], lambda _: 1000)
+        return {one.row.cell: one.standing for one in found}
+
+    sound, late = judged(), judged(valid=False, late=True)
+    assert set(sound.values()) == {"passes", "fails"}
+    assert late == {cell: "passes" if standing == "passes" else "undecided" for cell, standing in sound.items()}
+    assert set(judged(valid=False).values()) == {"not measured"}

@@ -98,7 +98,7 @@ def _objective(facts: Facts) -> Sentence:
         first = passing[0]
         latency = f"{number(first.latency.value)}{wording.MS} {interval(first.latency.low, first.latency.high)}"
         form = "{asked}: **{first}** passes with the lowest median, at a " + name + " of **{latency}**"
-        form += ", {others} pass too" if len(passing) > 1 else ""
+        form += "; so do {others}" if len(passing) > 2 else "; so does {others}" if len(passing) > 1 else ""
         parts = say(form, asked=asked, first=facts.named(first.row), latency=latency, others=_named(facts, passing[1:]))
     else:
         parts = say("{asked}: **no deployment is shown to pass**", asked=asked)
