@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -68,12 +68,13 @@ def run(
     if plan:
         _print_plan(study, folder, json)
         return
-    if not json:
-        run_folder.check(study, folder)
+
+    def expected() -> str:
         left = duration(forecast.forecast(study, folder).seconds)
-        print(f"{study.title}: about {left} on this machine (--plan says of what)", file=sys.stderr, flush=True)
+        return f"{study.title}: about {left} on this machine (--plan says of what)"
+
     try:
-        failed = runner.run(study, folder, errors.print_event if json else _Screen().show, anyway)
+        failed = runner.run(study, folder, errors.print_event if json else _Screen(expected).show, anyway)
     except KeyboardInterrupt:
         words = f"medserve run {shlex.quote(name)}" + (f" --out {shlex.quote(str(out))}" if out else "")
         raise KeyboardInterrupt(f"interrupted; what is measured is kept: {words} goes on") from None
@@ -209,11 +210,15 @@ def _rows(table: Mapping[str, Noun]) -> dict[str, object]:
 class _Screen:
     """One line a finished job; on a terminal, one more that changes while a job works."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_line: Callable[[], str] | None = None) -> None:
+        self._first_line = first_line
         self._terminal = sys.stderr.isatty()
         self._last = 0.0
 
     def show(self, step: runner.Step) -> None:
+        if self._first_line is not None:
+            print(self._first_line(), file=sys.stderr, flush=True)
+            self._first_line = None
         clear = "\r\x1b[2K" if self._terminal else ""
         if step.state in ("done", "failed"):
             left = f"   {duration(step.seconds_left)} left" if step.seconds_left and step.done < step.total else ""

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from medserve import process
 from medserve.errors import CannotRun, unknown
 
 
@@ -43,7 +44,9 @@ def load(package: str, name: str) -> ModuleType:
     if absent := missing(package, name):
         raise CannotRun(f"{name} needs {', '.join(absent)}, which is not installed; run medserve doctor")
     try:
-        return importlib.import_module(f"{package}.{name}")
+        # Some libraries tell the terminal of a CPU machine that it has no GPU.
+        with process.quiet():
+            return importlib.import_module(f"{package}.{name}")
     except ImportError as error:
         raise CannotRun(f"{name} cannot be imported: {error}") from error
 

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 PARENT = "MEDSERVE_PARENT"
@@ -29,6 +30,24 @@ _SLEEP_SECONDS = 86400.0
 """Longest sleep where it can; a system call takes no more than 24 days."""
 _CHILDREN: set["subprocess.Popen[bytes]"] = set()
 """Those that were started and not stopped."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep off the terminal what libraries write to standard error; it is written after all if they raise."""
+    sys.stderr.flush()
+    with TemporaryFile() as said, ExitStack() as kept:
+        before = os.dup(2)
+        kept.callback(os.close, before)
+        kept.callback(os.dup2, before, 2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(before, 2)
+            said.seek(0)
+            os.write(2, said.read())
+            raise
 
 
 def start(

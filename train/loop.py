@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from medserve import plugins
+from medserve import document, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.machine import process_facts, versions
 from medserve.progress import Progress, duration
@@ -139,11 +139,12 @@ def predict(trainer: Trainer, data: Dataset, split: Split, batch: int) -> NDArra
 
 
 def _check(recipe: Recipe, data: Dataset) -> None:
+    try:
+        document.convert(msgspec.to_builtins(recipe), Recipe)
+    except BadInput as error:
+        raise BadInput(*(f"recipe: {line}" for line in error.lines)) from None
     images = len(data.labels("train"))
     bounds = (
-        ("learning_rate", isfinite(recipe.learning_rate), "a finite number"),
-        ("weight_decay", isfinite(recipe.weight_decay), "a finite number"),
-        ("head_rate", isfinite(recipe.head_rate), "a finite number"),
         ("batch", recipe.batch <= images, f"from 2 to the {images} training images"),
         ("shift", recipe.shift < data.size, f"from 0 to {data.size - 1} pixels"),
         ("head_epochs", recipe.head_epochs <= recipe.epochs, f"from 0 to the {recipe.epochs} epochs"),

@@ -19,6 +19,9 @@ from medserve.spec import Checkpoint
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")
+
+# TensorFlow complains where there is no GPU when it is first asked for one; see `process.quiet`.
+tf.config.list_physical_devices("GPU")
 WRITES = ("saved_model", "onnx", "tflite")
 INT8 = ("onnx",)
 

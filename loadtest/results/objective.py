@@ -67,9 +67,11 @@ def _held(objective: Objective, row: Row, launches: Launches, images: Callable[[
     assert row.accuracy is not None
     accuracy = wilson(row.accuracy, images(row))
     standing, latency, reason, more = _latency(list(launches(name, row.cell).values()), name, limit, row)
-    if row.late and standing != "passes":
+    if row.late:
         # What the generator adds can make a deployment fail, and not pass.
-        standing, reason, more = "undecided", "the client sent late", None
+        passes = standing == "passes"
+        standing, more = ("passes", None) if passes else ("undecided", None)
+        reason = "although the client sent late" if passes else "the client sent late"
     of_accuracy = _against(objective.accuracy, accuracy)
     if of_accuracy == "fails":
         return Held(row, "fails", latency, accuracy, "its accuracy is too low")

@@ -162,7 +162,8 @@ def test_a_format_that_the_framework_does_not_write_is_a_reason(stage: Stage, ch
     done = stage("export", str(checkpoint), "--format", "stablehlo", "--out", str(tmp_path / "a"))
     assert done.returncode == 1
     writes = ", ".join(plugins.literals("export.frameworks", "pytorch")["WRITES"])
-    assert done.stderr.strip() == f"error: pytorch does not export to stablehlo; it writes {writes}"
+    others = "flax_nnx can, with the same weights: add --framework flax_nnx"
+    assert done.stderr.strip() == f"error: pytorch does not export to stablehlo; it writes {writes}; {others}"
     assert not (tmp_path / "a").exists()
 
 

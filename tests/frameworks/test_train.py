@@ -248,12 +248,12 @@ def test_a_network_with_another_parameter_count_is_refused(data, tmp_path, monke
     ("change", "message"),
     [
         ({"batch": 101}, "batch is 101; expected from 2 to the 100 training images"),
-        ({"epochs": 0}, "epochs is 0; expected at least 1"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"epochs": 0}, "'epochs' is 0; expected whole number, at least 1"),
+        ({"learning_rate": float("nan")}, "'learning_rate' is NaN"),
         ({"shift": 28}, "shift is 28; expected from 0 to 27 pixels"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
-        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"label_smoothing": 1.0}, "'label_smoothing' is 1.0"),
+        ({"weight_decay": -1.0}, "'weight_decay' is -1.0"),
+        ({"seed": -1}, "'seed' is -1"),
     ],
 )
 def test_a_recipe_out_of_bounds_is_refused(data, tmp_path, change, message):

@@ -262,8 +262,8 @@ def test_weights_are_held_to_the_whole_digest_where_it_is_known(
     ("change", "message"),
     [
         ({"head_epochs": 31}, "head_epochs is 31; expected from 0 to the 30 epochs"),
-        ({"hidden": -1}, "hidden is -1"),
-        ({"drop_out": 1.0}, "drop_out is 1.0"),
+        ({"hidden": -1}, "'hidden' is -1; expected whole number, at least 0"),
+        ({"drop_out": 1.0}, "'drop_out' is 1.0; expected number, at least 0, below 1"),
         ({"trains": "head"}, "trains is head; expected all, because without 'initial'"),
     ],
 )
@@ -275,6 +275,6 @@ def test_what_cannot_be_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MEDMNIST_ROOT", str(tiny))
-    recipe = msgspec.convert({"batch": 16} | change, Recipe)
+    recipe = msgspec.structs.replace(Recipe(batch=16), **change)
     with pytest.raises(BadInput, match=message):
         loop.train(open_dataset("bloodmnist", 28, unofficial=True), "cnn", "pytorch", recipe, tmp_path / "x")

@@ -17,6 +17,9 @@ from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_tra
 
 REQUIRES = ("tensorflow", "keras")
 
+# TensorFlow complains where there is no GPU when it is first asked for one; see `process.quiet`.
+tf.config.list_physical_devices("GPU")
+
 
 class AdamW(keras.optimizers.AdamW):
     """AdamW with epsilon outside the bias correction (Kingma & Ba, 2015, algorithm 1); Keras adds it inside."""

@@ -81,7 +81,7 @@ def study_objective(facts: Facts) -> Table | None:
         text("holds it", lambda one: Cell(one.standing, tone=tones.get(one.standing, "muted"))),
         text("because", lambda one: Cell(_because(one), tone="muted")),
     ]
-    return tables.table("The study's objective", fields, held(facts), objective.in_words(facts.study.objective))
+    return tables.table("The study's objective", fields, held(facts), f"{objective.in_words(facts.study.objective)}.")
 
 
 def _because(one: Held) -> str:
