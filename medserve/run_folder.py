@@ -97,12 +97,23 @@ def _lost(before: Study, now: Study) -> str | None:
 
 
 def extends(new: Cell, old: Cell) -> bool:
-    """Whether a cell is measured in the same way as another, for as long or longer; it may prepare more batches."""
+    """Whether a cell is measured in the same way as another, for as long or longer.
+
+    It may prepare more batches, if its own are padded to the same size as before.
+    """
     if any(getattr(new.profile, name) < getattr(old.profile, name) for name in DURATIONS):
+        return False
+    if new.deployment.batch_images > 1 and new.deployment.batch_sizes != old.deployment.batch_sizes:
+        return False
+    if _padded(new) != _padded(old):
         return False
     same = msgspec.structs.replace(new.profile, **{name: getattr(old.profile, name) for name in DURATIONS})
     deployment = msgspec.structs.replace(new.deployment, batch_sizes=old.deployment.batch_sizes)
     return (deployment, same) == (old.deployment, old.profile)
+
+
+def _padded(cell: Cell) -> int | None:
+    return next((size for size in cell.deployment.batch_sizes if size >= cell.profile.batch), None)
 
 
 def check(study: Study, out: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from medserve import document, matrix, study, study_file
+from medserve import document, matrix, run_folder, study, study_file
 from medserve.errors import BadInput
-from medserve.spec import Deployment, LoadProfile, Recipe
+from medserve.spec import Cell, Deployment, LoadProfile, Recipe
 from medserve.tables import PROFILES, find_profile
 
 MINIMAL = """
@@ -359,3 +359,23 @@ def test_no_change_of_a_study_ends_in_a_traceback(tmp_path: Path) -> None:
             refused += error.lines
     assert len(refused) > 1000
     assert [line for line in refused if not 0 < len(line) < 1000 or "\n" in line] == []
+
+
+def test_a_cell_goes_on_only_where_it_is_measured_as_before() -> None:
+    deployment = Deployment(artifact="a", runtime="null", batch_sizes=(1, 32))
+    profile = find_profile("in-process-8")
+    old = Cell(deployment=deployment, profile=profile)
+    more = msgspec.structs.replace(profile, seconds=profile.seconds + 1)
+    assert run_folder.extends(Cell(deployment=deployment, profile=more), old)
+    assert not run_folder.extends(old, Cell(deployment=deployment, profile=more))
+    # Prepared in its own size it takes another time than padded to 32.
+    for sizes, same in (((1, 8, 32), False), ((1, 4, 32), True)):
+        prepared = msgspec.structs.replace(deployment, batch_sizes=sizes)
+        assert run_folder.extends(Cell(deployment=prepared, profile=profile), old) is same
+    batching = msgspec.structs.replace(deployment, dispatch="thread", batch_images=8)
+    prepared = msgspec.structs.replace(batching, batch_sizes=(1, 4, 32))
+    assert not run_folder.extends(
+        Cell(deployment=prepared, profile=profile), Cell(deployment=batching, profile=profile)
+    )
+    other = msgspec.structs.replace(deployment, threads=2)
+    assert not run_folder.extends(Cell(deployment=other, profile=profile), old)
