@@ -129,13 +129,15 @@ def podium(facts: Facts) -> Table | None:
 def cautions(facts: Facts) -> tuple[str, ...]:
     """What invalidates or limits the numbers."""
     found = []
+    if missing := [row for row in facts.rows if row.status == "missing"]:
+        found.append(f"A partial run: {len(missing)} of {several(len(facts.rows), 'row')} are not measured yet.")
     if failed_selftest := measurement.selftest_caution(facts):
         found.append(failed_selftest)
     if facts.unofficial:
         found.append(
             "Unofficial: the images are not the official files, so no score may be compared with published ones."
         )
-    if failed := [row for row in facts.rows if row.status != "done"]:
+    if failed := [row for row in facts.rows if row.status == "failed"]:
         found.append(
             f"{len(failed)} of {several(len(facts.rows), 'row')} could not be measured; the tables give the reasons."
         )
