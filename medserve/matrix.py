@@ -139,6 +139,11 @@ def _problems(study: Study) -> Iterator[str]:
         except BadInput as error:
             yield from (what + line for line in error.lines)
 
+    # One that was stored, or made by a program, has names that nobody has read.
+    named = list(refused("", document.convert, msgspec.to_builtins(study, str_keys=True), Study))
+    yield from named
+    if named:
+        return
     yield from refused("", check_name, "study", study.name)
     for variant in study.variants:
         yield from refused("", check_name, "variant", variant)
