@@ -10,7 +10,7 @@ from medserve import document, plugins
 from medserve.errors import BadInput, check_name, unknown
 from medserve.spec import DatasetSpec, Deployment, Dispatch, LoadProfile, Recipe
 from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
-from medserve.tables import DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
+from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
 DURATIONS = ("seconds", "warmup_seconds", "requests")
 TERMS = ("rate", "arrivals", "burst", "users", "gap_seconds", "batch", "payload")
@@ -140,10 +140,14 @@ def _problems(study: Study) -> Iterator[str]:
             yield from (what + line for line in error.lines)
 
     # One that was stored, or made by a program, has names that nobody has read.
-    named = list(refused("", document.convert, msgspec.to_builtins(study, str_keys=True), Study))
-    yield from named
-    if named:
-        return
+    for name in (name for name in study.formats if name != "native"):
+        yield from refused("", pick, FORMATS, "format", name)
+    for name in study.architectures:
+        yield from refused("", pick, ARCHITECTURES, "architecture", name)
+    for name in (*study.frameworks, *filter(None, (study.trained_in,))):
+        yield from refused("", plugins.literals, "train.frameworks", name)
+    for name in study.runtimes:
+        yield from refused("", plugins.literals, "serve.runtimes", name)
     yield from refused("", check_name, "study", study.name)
     for variant in study.variants:
         yield from refused("", check_name, "variant", variant)
