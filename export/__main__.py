@@ -14,7 +14,8 @@ from medserve import errors, machine, plugins, stage, store
 from medserve.certificate import check, unproven
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
-from medserve.spec import Artifact, Certificate, Checkpoint, Golden, Precision
+from medserve.models import Artifact, Certificate, Checkpoint, Golden
+from medserve.spec import Precision
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
 
 

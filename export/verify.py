@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from medserve import errors, machine, plugins, store
 from medserve.certificate import LIMIT, LOSS, compare, subject
-from medserve.spec import Certificate, Checkpoint, Deployment, Device, Golden, Precision
+from medserve.models import Certificate, Checkpoint, Golden
+from medserve.spec import Deployment, Device, Precision
 from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
 

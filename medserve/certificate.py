@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput
+from medserve.models import Artifact, Certificate, Checkpoint, Golden
 from medserve.scores import score
-from medserve.spec import Artifact, Certificate, Checkpoint, Golden, Precision
+from medserve.spec import Precision
 from medserve.tables import DATASETS, FORMATS, scores_file
 
 LIMIT = 1e-4

@@ -6,7 +6,7 @@ import msgspec
 
 from medserve import store
 from medserve.certificate import unproven
-from medserve.spec import Artifact, Checkpoint, Recipe, Scores
+from medserve.models import Artifact, Checkpoint, Recipe, Scores
 
 
 def empty_artifact(folder: Path, size: int) -> Path:

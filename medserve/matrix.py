@@ -6,9 +6,10 @@ from itertools import product
 
 import msgspec
 
-from medserve import document, plugins
+from medserve import document, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
-from medserve.spec import DatasetSpec, Deployment, Dispatch, LoadProfile, Recipe
+from medserve.models import DatasetSpec, Recipe
+from medserve.spec import Deployment, Dispatch, LoadProfile
 from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
@@ -116,8 +117,7 @@ def profiles_of(measure: Measure) -> tuple[LoadProfile, ...]:
 
 def objective_profile(objective: Objective) -> LoadProfile:
     """The open loop that an objective is judged by."""
-    found = msgspec.structs.replace(DEFAULTS["open-loop"], rate=objective.rate, arrivals=objective.arrivals)
-    return msgspec.structs.replace(found, name=profile_name(found))
+    return tables.profile("open-loop", rate=objective.rate, arrivals=objective.arrivals)
 
 
 def batches(study: Study) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ def _problems(study: Study) -> Iterator[str]:
         except BadInput as error:
             yield from (what + line for line in error.lines)
 
-    # One that was stored, or made by a program, has names that nobody has read.
+    # `document.convert` checks the names of a study file; a study from a run's folder comes without that.
     for name in (name for name in study.formats if name != "native"):
         yield from refused("", pick, FORMATS, "format", name)
     for name in study.architectures:
@@ -152,8 +152,10 @@ def _problems(study: Study) -> Iterator[str]:
     for variant in study.variants:
         yield from refused("", check_name, "variant", variant)
         yield from refused(f"'variants.{variant}': ", _recipe, study, variant)
-    for dataset, size in product(study.datasets, study.sizes):
-        yield from refused("", check_size, pick(DATASETS, "data set", dataset), size)
+    for dataset in study.datasets:
+        yield from refused("", pick, DATASETS, "data set", dataset)
+    for dataset, size in product((name for name in study.datasets if name in DATASETS), study.sizes):
+        yield from refused("", check_size, DATASETS[dataset], size)
     for variant in study.serves:
         if variant not in study.variants:
             yield str(unknown("variant in 'serves'", variant, study.variants))

@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from medserve.spec import Artifact, Cell, Noun
+from medserve.models import Artifact
+from medserve.spec import Cell, Noun
 from medserve.tables import LIMITS, ROOFLINE, Limits
 
 SCHEMA = 2

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput
-from medserve.spec import Scores
+from medserve.models import Scores
 
 
 def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scores:

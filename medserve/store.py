@@ -20,7 +20,8 @@ import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType, VarTupleType, type_info
 
 from medserve.errors import BadInput
-from medserve.spec import SCHEMA, Artifact, Checkpoint
+from medserve.models import Artifact, Checkpoint
+from medserve.spec import SCHEMA
 from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import Meta, field
 
 from medserve import plugins
+from medserve.models import Recipe
 from medserve.spec import (
     Arrivals,
     Cell,
@@ -23,7 +24,6 @@ from medserve.spec import (
     Payload,
     Positive,
     Precision,
-    Recipe,
     Share,
 )
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, find_profile

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from medserve.errors import BadInput, unknown
+from medserve.models import Architecture, DatasetSpec
 from medserve.numbers import plain
-from medserve.spec import Architecture, Arrivals, DatasetSpec, LoadProfile, Mistake, Mode, Noun
+from medserve.spec import Arrivals, LoadProfile, Mistake, Mode, Noun
 
 Row = TypeVar("Row")
 

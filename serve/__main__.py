@@ -17,7 +17,8 @@ import typer
 from medserve import errors, machine, store
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
-from medserve.spec import Artifact, Deployment, Device, Dispatch
+from medserve.models import Artifact
+from medserve.spec import Deployment, Device, Dispatch
 from medserve.tables import FORMATS, pick
 
 Value = TypeVar("Value")

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from medserve import wire
 from medserve.errors import BadInput
-from medserve.spec import Artifact, Deployment
+from medserve.models import Artifact
+from medserve.spec import Deployment
 from medserve.timing import now
 from serve import bodies, images, pages
 from serve.metrics import CONTENT_TYPE, Metrics

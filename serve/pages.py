@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 import medserve
-from medserve.spec import Artifact, Deployment
+from medserve.models import Artifact
+from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
 
 VERSION = "1"

@@ -10,7 +10,7 @@ import typer
 from medserve import errors, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.matrix import check_size
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, pick
 from train import archives, data, loop, parity, pretrained
 

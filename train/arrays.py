@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput
+from medserve.models import DatasetSpec, Split
 from medserve.progress import Progress
-from medserve.spec import DatasetSpec, Split
 from medserve.store import CHUNK
 from train import synthetic
 from train.archives import MB

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from train.data import Dataset
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]

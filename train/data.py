@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from medserve.errors import BadInput, CannotRun
 from medserve.matrix import check_size
-from medserve.spec import SCHEMA, DatasetSpec, Noun, Split
+from medserve.models import DatasetSpec, Split
+from medserve.spec import SCHEMA, Noun
 from medserve.store import encode, file_digest, new_folder, read_json, sha256, write_json
 from medserve.tables import DATASETS, pick
 from train import arrays, synthetic

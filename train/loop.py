@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 from medserve import document, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.machine import process_facts, versions
+from medserve.models import Architecture, Checkpoint, Epoch, Recipe, Split
 from medserve.progress import Progress, duration
 from medserve.scores import score
-from medserve.spec import Architecture, Checkpoint, Epoch, Noun, Recipe, Split
+from medserve.spec import Noun
 from medserve.store import check_digests, digests, new_folder, read_checkpoint, read_json, write_json
 from medserve.tables import ARCHITECTURES, pick
 from train import pretrained

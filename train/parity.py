@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from medserve import errors, machine, plugins, stage, store
 from medserve.certificate import compare
 from medserve.errors import BadInput
-from medserve.spec import Certificate
+from medserve.models import Certificate
 from medserve.tables import ARCHITECTURES, pick
 from train import data, loop
 from train.archives import say

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun, unknown
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from medserve.store import sha256, write_bytes
 from train import archives, data
 from train.archives import Source

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.machine import usable_cpus
-from medserve.spec import Noun, Split
+from medserve.models import Split
+from medserve.spec import Noun
 
 VERSION = "1"
 """Version of the drawing, recorded in the manifest; it changes whenever the pixels change."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.spec import Checkpoint
+from medserve.models import Checkpoint
 from medserve.tables import ARCHITECTURES, pick
 
 Weights = dict[str, NDArray[np.float32]]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.spec import Checkpoint
+from medserve.models import Checkpoint
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("jax", "flax")

@@ -15,7 +15,7 @@ from tensorflow.lite.python.convert import ConverterError
 from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.spec import Checkpoint
+from medserve.models import Checkpoint
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")

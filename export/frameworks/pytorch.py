@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.spec import Checkpoint, Precision
+from medserve.models import Checkpoint
+from medserve.spec import Precision
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("torch",)

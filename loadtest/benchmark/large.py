@@ -23,8 +23,9 @@ from loadtest import samples
 from medserve import errors, machine, store
 from medserve.empty import empty_artifact
 from medserve.matrix import plan
+from medserve.models import Artifact, Epoch, Scores
 from medserve.result import Result
-from medserve.spec import Artifact, Cell, Deployment, Epoch, LoadProfile, Scores
+from medserve.spec import Cell, Deployment, LoadProfile
 from medserve.study import Deployed, Export, Measure, Study
 
 SAMPLES = 10_000_000

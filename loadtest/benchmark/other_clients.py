@@ -18,8 +18,8 @@ from loadtest.generator import payload
 from loadtest.results import latency
 from medserve import machine, store
 from medserve.errors import CannotRun
+from medserve.models import Artifact
 from medserve.numbers import interval, number
-from medserve.spec import Artifact
 from medserve.tables import FORMATS, pick
 
 DELAYS = np.round(np.random.default_rng(0).lognormal(math.log(3.0), 0.7, 1000), 3)

@@ -15,7 +15,8 @@ from loadtest.benchmark.bench import Bench, Line
 from loadtest.measure import inprocess
 from loadtest.results import latency
 from medserve import machine, store
-from medserve.spec import Artifact, Deployment
+from medserve.models import Artifact
+from medserve.spec import Deployment
 from medserve.tables import FORMATS, pick
 from medserve.timing import now
 

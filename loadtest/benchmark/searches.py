@@ -14,7 +14,7 @@ from loadtest.analysis.within_launch import clopper_pearson
 from loadtest.benchmark.bench import SIZE, Bench, Line, tell
 from loadtest.results import latency
 from medserve import stage, store
-from medserve.spec import Artifact
+from medserve.models import Artifact
 from medserve.tables import FORMATS, pick
 
 SEARCHES = 20

@@ -12,7 +12,8 @@ from loadtest.commands.shared import Batch, Json, Seconds, Seed, Warmup, and_mor
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
-from medserve.spec import Artifact, Deployment, LoadProfile
+from medserve.models import Artifact
+from medserve.spec import Deployment, LoadProfile
 from medserve.tables import FORMATS, pick
 
 

@@ -26,8 +26,9 @@ from loadtest.results import faults, latency
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
+from medserve.models import Artifact
 from medserve.result import Result, Window
-from medserve.spec import Artifact, Cell
+from medserve.spec import Cell
 
 
 def launch(plan: Launch) -> list[str]:

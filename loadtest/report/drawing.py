@@ -14,7 +14,7 @@ from loadtest.report.axes import Axis
 from loadtest.report.wording import MUTED
 from loadtest.results.row import Row
 from loadtest.results.tabular import Mark
-from medserve.spec import Checkpoint
+from medserve.models import Checkpoint
 
 PAPER = "#ffffff"
 """Fill of hollow points; the page's style replaces it by its own background."""

@@ -21,9 +21,10 @@ from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.matrix import plan
+from medserve.models import Artifact, Checkpoint
 from medserve.result import Result, SelfTest
 from medserve.run_folder import CHANGES, Change, Changes
-from medserve.spec import Artifact, Checkpoint, LoadProfile
+from medserve.spec import LoadProfile
 from medserve.study import Plan, Study, Training
 
 Group = dict[str, Row]

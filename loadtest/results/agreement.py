@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from medserve.certificate import compare
-from medserve.spec import Artifact, Certificate
+from medserve.models import Artifact, Certificate
 from medserve.tables import scores_file
 
 Served = tuple[str, str]

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from loadtest.results import table
 from medserve import __version__, store
 from medserve.errors import BadInput
+from medserve.models import Checkpoint
 from medserve.result import OLDEST, SCHEMA, Result
-from medserve.spec import Checkpoint, Noun
+from medserve.spec import Noun
 from medserve.study import Study
 
 PUBLISHED = "results.json"

@@ -15,8 +15,9 @@ from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.matrix import plan
+from medserve.models import Artifact, Checkpoint
 from medserve.result import Result, SelfTest
-from medserve.spec import Artifact, Cell, Checkpoint, LoadProfile
+from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Study
 
 Kind = TypeVar("Kind")

@@ -20,9 +20,9 @@ from loadtest.results.row import published
 from medserve import store
 from medserve.certificate import compare
 from medserve.errors import BadInput
+from medserve.models import Artifact, Checkpoint, Scores
 from medserve.result import Result, SelfTest
 from medserve.scores import score
-from medserve.spec import Artifact, Checkpoint, Scores
 from medserve.tables import scores_file
 
 EQUAL = 1e-9

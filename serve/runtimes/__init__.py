@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from medserve import machine, plugins
 from medserve.certificate import check
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Artifact, Certificate, Deployment, Noun
+from medserve.models import Artifact, Certificate
+from medserve.spec import Deployment, Noun
 from medserve.store import read_artifact
 from medserve.tables import FORMATS, pick
 

@@ -17,7 +17,8 @@ from server_process import serving
 from medserve import process, store
 from medserve.certificate import check, class_digest
 from medserve.errors import EVENTS, BadInput
-from medserve.spec import Artifact, Deployment
+from medserve.models import Artifact
+from medserve.spec import Deployment
 from medserve.tables import DATASETS
 from serve.runtimes import open_runtime
 from train import synthetic

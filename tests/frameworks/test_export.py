@@ -15,7 +15,7 @@ from conftest import Artifacts, Checkpoints, Stage
 from export.__main__ import triton_config
 from medserve import plugins, store
 from medserve.certificate import compare
-from medserve.spec import Artifact, Certificate
+from medserve.models import Artifact, Certificate
 from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT
 
 RNG = np.random.default_rng(7)

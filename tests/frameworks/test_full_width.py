@@ -14,7 +14,7 @@ import pytest
 
 from medserve import plugins
 from medserve.certificate import compare
-from medserve.spec import Certificate
+from medserve.models import Certificate
 from medserve.tables import ARCHITECTURES
 
 pytestmark = pytest.mark.full

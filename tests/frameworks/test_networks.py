@@ -16,7 +16,7 @@ from network_job import ALTERED, BRIEF, SIZES, forms
 from small_networks import SMALL
 
 from medserve import plugins
-from medserve.spec import Certificate
+from medserve.models import Certificate
 from medserve.tables import ARCHITECTURES
 from train.parity import LIMIT, divergence
 

@@ -12,7 +12,7 @@ from export.verify import paired_change, relax
 from medserve import plugins, store
 from medserve.certificate import compare, unproven
 from medserve.matrix import plan
-from medserve.spec import Certificate
+from medserve.models import Certificate
 from medserve.study import Measure, Study
 
 RNG = np.random.default_rng(7)

@@ -8,7 +8,7 @@ import pytest
 from conftest import Stage, check_stage
 
 from medserve import store
-from medserve.spec import Checkpoint
+from medserve.models import Checkpoint
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "make_npz.py"
 WORDS = ("--dataset", "bloodmnist", "--size", "28", "--architecture", "cnn", "--framework", "pytorch")

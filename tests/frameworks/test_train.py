@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from medserve.errors import BadInput, CannotRun
+from medserve.models import Recipe
 from medserve.scores import score
-from medserve.spec import Recipe
 from medserve.store import read_checkpoint
 from medserve.tables import ARCHITECTURES
 from train import loop

@@ -21,7 +21,7 @@ from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, NETWORKS, WHOLE
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from medserve.store import read_checkpoint, sha256
 from medserve.tables import ARCHITECTURES
 from train import loop, pretrained

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from medserve import errors, matrix, plugins, study_file
-from medserve.spec import Deployment, Recipe
+from medserve.models import Recipe
+from medserve.spec import Deployment
 from medserve.study import Study
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES, pick
 

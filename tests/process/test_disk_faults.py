@@ -20,8 +20,8 @@ from loadtest.results import verify
 from medserve import matrix, runner, store, study, study_file
 from medserve.empty import empty_artifact
 from medserve.jobs import Failure
+from medserve.models import Recipe
 from medserve.result import Result, SelfTest
-from medserve.spec import Recipe
 
 OLD, NEW = 3, 7
 

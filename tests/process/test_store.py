@@ -10,7 +10,7 @@ import pytest
 
 from medserve import store
 from medserve.errors import BadInput
-from medserve.spec import Recipe
+from medserve.models import Recipe
 
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from loadtest.report import page
 from loadtest.results.verify import seal, verify
 from medserve import store
 from medserve.errors import BadInput
+from medserve.models import Artifact
 from medserve.result import Result
-from medserve.spec import Artifact
 from medserve.study import Measure
 
 MADE = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1", "closed-1")),))

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.errors import BadInput
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from medserve.tables import ARCHITECTURES
 from train.frameworks import Trainer, restore, save
 

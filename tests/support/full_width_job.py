@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins, store
 from medserve.empty import empty_artifact
-from medserve.spec import Architecture, Artifact, Recipe
+from medserve.models import Architecture, Artifact, Recipe
 from medserve.tables import ARCHITECTURES, FORMATS
 from train.frameworks import InitialState
 

@@ -13,9 +13,10 @@ from loadtest import samples
 from medserve import store
 from medserve.certificate import compare
 from medserve.matrix import plan
+from medserve.models import Artifact, Certificate, Checkpoint, Epoch, Recipe, Scores
 from medserve.result import Result, Window
 from medserve.scores import score
-from medserve.spec import Artifact, Cell, Certificate, Checkpoint, Epoch, Recipe, Scores
+from medserve.spec import Cell
 from medserve.study import Deployed, Export, Measure, Study, Training
 from medserve.tables import DATASETS, FORMATS
 

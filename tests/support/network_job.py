@@ -20,7 +20,7 @@ from small_networks import CLASSES, DROPPING, SMALL
 
 from medserve import plugins, store
 from medserve.empty import empty_artifact
-from medserve.spec import Architecture, Artifact, Recipe
+from medserve.models import Architecture, Artifact, Recipe
 from medserve.tables import ARCHITECTURES, FORMATS
 from train.frameworks import Trainer, restore, save
 

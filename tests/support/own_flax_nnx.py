@@ -11,7 +11,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models.layers import flax_nnx as layers
 
 

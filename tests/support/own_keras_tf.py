@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from medserve.tables import ARCHITECTURES
 from train.models.layers import keras_tf as layers
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models.layers.pytorch import StochasticDepth
 
 

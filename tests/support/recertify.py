@@ -7,7 +7,7 @@ import msgspec
 
 from medserve import store
 from medserve.certificate import subject
-from medserve.spec import Artifact, Certificate
+from medserve.models import Artifact, Certificate
 
 
 def recertify(folder: Path, **changes: Any) -> Artifact:

@@ -1,6 +1,6 @@
 """Every family of networks at small widths, with all that it can do: fast enough to train, export and compare."""
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 
 CLASSES = 8
 # What tests of these do not read: counts are held by the rows of the table.

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from small_networks import CLASSES, DROPPING, SMALL
 
 from medserve import plugins
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from train.frameworks import InitialState, Trainer
 
 STEPS = 3

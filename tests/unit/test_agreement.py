@@ -11,7 +11,7 @@ from loadtest.report import facts
 from loadtest.report.sections import certificates
 from loadtest.results.agreement import Agreement, agreements
 from medserve import store
-from medserve.spec import Artifact
+from medserve.models import Artifact
 from medserve.study import Measure
 
 ONE = study(

@@ -19,8 +19,9 @@ from loadtest.report.sections import answer, breakdown, choose, costs, deploymen
 from loadtest.results import objective, tabular
 from loadtest.results.tabular import Cell as Shown
 from loadtest.results.tabular import Column, Line, Table
+from medserve.models import Recipe
 from medserve.numbers import ABSENT, TIMES, number
-from medserve.spec import Cell, Recipe
+from medserve.spec import Cell
 from medserve.study import Deployed, Measure, Objective, Training
 
 ACCURACY = {28: 0.90, 64: 0.97}

@@ -9,7 +9,7 @@ from loadtest.report import facts, page
 from loadtest.report.facts import Facts
 from loadtest.report.sections import certificates, costs
 from loadtest.results.tabular import Table
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from medserve.study import Measure
 
 MADE = study(

@@ -28,9 +28,9 @@ from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
 from medserve.matrix import plan
+from medserve.models import Recipe
 from medserve.numbers import ABSENT
 from medserve.result import Result
-from medserve.spec import Recipe
 from medserve.study import Measure, Study
 
 KEYS = (

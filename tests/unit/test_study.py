@@ -12,7 +12,8 @@ import pytest
 
 from medserve import document, matrix, run_folder, study, study_file
 from medserve.errors import BadInput
-from medserve.spec import Cell, Deployment, LoadProfile, Recipe
+from medserve.models import Recipe
+from medserve.spec import Cell, Deployment, LoadProfile
 from medserve.tables import PROFILES, find_profile
 
 MINIMAL = """

@@ -14,7 +14,7 @@ import typer
 from scipy.stats import ttest_1samp
 
 from medserve import errors, plugins, stage
-from medserve.spec import Recipe
+from medserve.models import Recipe
 from medserve.tables import ARCHITECTURES, pick
 from train import data, loop
 from train.batches import batches

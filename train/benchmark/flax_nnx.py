@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from medserve.spec import Recipe
+from medserve.models import Recipe
 
 
 @nnx.jit

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from medserve.spec import Recipe
+from medserve.models import Recipe
 
 
 def plain(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medserve.spec import Recipe
+from medserve.models import Recipe
 
 
 def plain(

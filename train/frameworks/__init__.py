@@ -18,7 +18,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.spec import Architecture, Recipe
+from medserve.models import Architecture, Recipe
 from medserve.store import write_bytes
 
 Weights = dict[str, NDArray[np.float32]]

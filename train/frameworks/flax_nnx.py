@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from medserve.spec import Architecture, Recipe
+from medserve.models import Architecture, Recipe
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("jax", "flax", "optax")

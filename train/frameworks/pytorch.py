@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medserve.spec import Architecture, Recipe
+from medserve.models import Architecture, Recipe
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("torch",)

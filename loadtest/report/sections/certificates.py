@@ -5,8 +5,8 @@ from loadtest.report.facts import Facts
 from loadtest.report.tables import Field, field, text
 from loadtest.results.agreement import Agreement
 from loadtest.results.tabular import Cell, Mark, Table
+from medserve.models import Artifact, Certificate, Checkpoint
 from medserve.numbers import ABSENT, number
-from medserve.spec import Artifact, Certificate, Checkpoint
 from medserve.study import Export
 from medserve.tables import title
 

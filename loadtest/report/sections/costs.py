@@ -16,9 +16,9 @@ from loadtest.report.figures import figure
 from loadtest.report.tables import Field, field, text
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
+from medserve.models import Checkpoint, Epoch, Recipe
 from medserve.numbers import number
 from medserve.progress import duration
-from medserve.spec import Checkpoint, Epoch, Recipe
 from medserve.study import Training
 
 SeedGroup = tuple[Training, list[Checkpoint]]

@@ -1,6 +1,6 @@
 """A small CNN: stages of 3x3 convolutions with batch norm, max pooling between stages, global average, linear head."""
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 

@@ -10,7 +10,7 @@ activations are SiLU; batch norm's epsilon is 1e-3. Names are torchvision's: `fe
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 EPSILON = 1e-3

@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv, efficientnet_v2
 from train.models.efficientnet_v2 import EPSILON, Squeeze, stages
 from train.models.layers.flax_nnx import Normalise, Sequential, batch_norm, conv, head, stochastic_depth

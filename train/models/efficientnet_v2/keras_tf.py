@@ -2,7 +2,7 @@
 
 import keras
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 from train.models.efficientnet_v2 import EPSILON, Squeeze, stages
 from train.models.layers.keras_tf import Layers

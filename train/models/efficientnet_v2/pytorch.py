@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv, efficientnet_v2
 from train.models.efficientnet_v2 import EPSILON, Squeeze, stages
 from train.models.layers.pytorch import Normalise, StochasticDepth, batch_norm, conv, head, initialise

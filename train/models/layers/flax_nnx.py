@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")

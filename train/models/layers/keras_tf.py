@@ -5,7 +5,7 @@ from itertools import count
 import keras
 import tensorflow as tf
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 

@@ -9,7 +9,7 @@ block of a stage has its stride in the first 3x3 convolution (v1.5, common today
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from medserve.spec import Architecture
+from medserve.models import Architecture
 from train.models import Conv, resnet
 from train.models.layers.flax_nnx import Normalise, Sequential, batch_norm, conv, head
 

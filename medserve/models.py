@@ -1,0 +1,229 @@
+"""What is trained and exported: data sets, networks, recipes, checkpoints, certificates, artifacts."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from medserve.spec import SCHEMA, Count, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne
+
+Split = Literal["train", "val", "test"]
+Golden = Literal["test", "drawn"]
+
+
+class DatasetSpec(Noun, frozen=True, kw_only=True):
+    """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images per split.
+
+    `class_digest` is `medserve.certificate.class_digest` of its class names, empty where any names will do.
+    """
+
+    name: str
+    title: str
+    classes: int
+    train: int
+    val: int
+    test: int
+    sizes: tuple[int, ...]
+    licence: str
+    class_digest: str = ""
+
+    def count(self, split: Split) -> int:
+        """Images in a split."""
+        return int(getattr(self, split))
+
+
+class Architecture(Noun, frozen=True, kw_only=True):
+    """A network as numbers, no graph. Tuples hold one number a stage; what a family does not read is left empty.
+
+    `backbone_parameters` counts all trainable numbers but the linear head's; `multiply_adds` those of one image of
+    224 px in convolutions and dense layers, without the head. The first `fused` stages are of fused blocks.
+    `stochastic_depth` is what the blocks' rates grow towards. `mean` and `std` are of pixels from 0 to 1. `head` and
+    `last_stage` are the canonical names of these layers, without what follows.
+    """
+
+    name: str
+    family: str
+    stem: int = 0
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    expansions: tuple[int, ...] = ()
+    stride_first: bool = False
+    fused: int = 0
+    features: int
+    drop_out: float = 0.0
+    stochastic_depth: float = 0.0
+    backbone_parameters: int
+    multiply_adds: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    head: str = "fc"
+    last_stage: tuple[str, ...] = ()
+
+    def parameters(self, classes: int, hidden: int = 0) -> int:
+        """Numbers of a network with `classes` outputs, behind a dense layer where it is not 0: all are held to it."""
+        features = hidden or self.features
+        return self.backbone_parameters + hidden * (self.features + 1) + (features + 1) * classes
+
+    def stages(self) -> Iterator[tuple[int, int, int, int]]:
+        """Width, depth, stride and expansion of each stage."""
+        return zip(self.widths, self.depths, self.strides, self.expansions, strict=True)
+
+    def drop_rates(self) -> Iterator[float]:
+        """Rate of stochastic depth of each block: from 0, linearly towards `stochastic_depth` behind the last."""
+        blocks = sum(self.depths)
+        return (self.stochastic_depth * block / blocks for block in range(blocks))
+
+
+class Recipe(Noun, frozen=True, kw_only=True):
+    """How a network is trained. One-cycle AdamW: rates as in Smith & Topin (2018) with cosine annealing.
+
+    What each field means stands in `study_fields.toml`.
+    """
+
+    optimiser: Literal["adamw"] = "adamw"
+    schedule: Literal["one-cycle"] = "one-cycle"
+    learning_rate: Positive = 3e-3
+    weight_decay: NotNegative = 0.05
+    label_smoothing: ShareBelowOne = 0.1
+    batch: Annotated[int, Meta(ge=2)] = 128
+    epochs: Count = 30
+    flips: bool = True
+    transposes: bool = True
+    shift: Annotated[int, Meta(ge=0)] = 2
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    initial: str = ""
+    trains: Literal["all", "last stage", "head"] = "all"
+    head_epochs: Annotated[int, Meta(ge=0)] = 0
+    head_rate: Positive = 1e-3
+    hidden: Annotated[int, Meta(ge=0)] = 0
+    drop_out: ShareBelowOne = 0.0
+    balanced: bool = False
+
+
+class Epoch(Noun, frozen=True, kw_only=True):
+    """One line of a training history: mean training loss, validation accuracy, seconds of the training steps."""
+
+    epoch: int
+    loss: float
+    val_accuracy: float
+    seconds: float
+    cpu_seconds: float | None = None
+    images_per_second: float
+
+
+class Scores(Noun, frozen=True, kw_only=True):
+    """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs)."""
+
+    accuracy: float
+    balanced_accuracy: float
+    auc: float
+    images: int
+
+
+class Checkpoint(Noun, frozen=True, kw_only=True):
+    """`checkpoint.json`: what was trained, on what, how, and how well. `files` maps a relative path to its SHA-256.
+
+    `initial_digest` is the SHA-256 of the weights that it began with, null where they were drawn.
+    `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
+    """
+
+    schema: int = SCHEMA
+    name: Name
+    dataset: str
+    size: int
+    classes: tuple[str, ...]
+    architecture: str
+    framework: str
+    recipe: Recipe
+    initial_digest: str | None = None
+    parameters: int
+    data_digest: str
+    unofficial: bool
+    licence: str
+    history: tuple[Epoch, ...]
+    test: Scores
+    train_seconds: float
+    images_per_second: float
+    compile_seconds: float
+    peak_memory_bytes: int | None = None
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+class Certificate(Noun, frozen=True, kw_only=True):
+    """Proof that an artifact computes its checkpoint's function on the whole test split.
+
+    `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
+    `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
+    `near_ties` the images where they are not. An error that is not finite is null, and so is an AUC that is undefined.
+    One of reduced precision is `lossy`: it has no `limit_abs`, and says by the 95 % interval of `accuracy_change` what
+    the precision costs. `golden_max_abs` is the largest |difference| on drawn golden images, null where they are of the
+    test split. `subject` is the SHA-256 of what was certified (`medserve.certificate.subject`); without it the
+    certificate cannot be used.
+    """
+
+    runtime: Name
+    images: int
+    max_abs: float | None
+    max_log_abs: float | None
+    decisions_changed: int
+    near_ties: int
+    accuracy: float
+    auc: float | None = None
+    limit_abs: float | None
+    tie_margin: float
+    accuracy_change: tuple[float, float] | None = None
+    golden_max_abs: float | None = None
+    kind: Literal["float32", "lossy"]
+    valid: bool
+    reason: str | None
+    versions: dict[str, str]
+    subject: str = ""
+
+
+class Artifact(Noun, frozen=True, kw_only=True):
+    """`artifact.json`: an exported model: `image` uint8 (N, H, W, C) in, `probabilities` float32 (N, classes) out.
+
+    `compiled_for` is the machine that a compiled model is bound to (`medserve.machine.target`), null for one that runs
+    anywhere. `transplanted` names the framework into whose network the weights were put, null for the one that trained
+    them. `certificate` is that of the format's own runtime, `further` those of others that read it. `operators` counts
+    the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk. `golden` says whether
+    the images of `golden.npz` are of the test split or drawn. `files` maps the relative path of every other file of the
+    folder to its SHA-256.
+    """
+
+    schema: int = SCHEMA
+    name: Name
+    transplanted: str | None = None
+    format: Name
+    precision: Precision = "float32"
+    opset: int | None
+    compiled_for: str | None = None
+    checkpoint: Checkpoint
+    certificate: Certificate
+    further: tuple[Certificate, ...] = ()
+    operators: dict[str, int] = field(default_factory=dict)
+    model_bytes: int = 0
+    golden: Golden = "test"
+    versions: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """All of them, that of the format's own runtime first."""
+        return (self.certificate, *self.further)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model file belongs to it: none does where only the null runtime is certified."""
+        return any(proof.runtime != "null" for proof in self.certificates)
+
+    def certificate_of(self, runtime: str) -> Certificate | None:
+        """The certificate for a runtime, null where there is none."""
+        return next((proof for proof in self.certificates if proof.runtime == runtime), None)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one input image."""
+        return (self.checkpoint.size, self.checkpoint.size, 3)
