@@ -12,6 +12,7 @@ wrk        closed loop: the same model less the null server, as wrk measures it 
 poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
 blocking   what `medserve load` prints of servers that answer one request at a time, against Lindley's recursion
 objective  twenty searches for p99 < 5 ms, against trials of a minute around their answers
+check      forty verdicts on a rate, of servers that meet the objective or miss it by a known share
 analysis   seconds and memory to reduce a record of ten million requests
 """
 
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "poller": other_clients.open_loop,
     "blocking": blocking.measure,
     "objective": searches.measure,
+    "check": searches.checks,
     "analysis": rooflines.analysis,
 }
 

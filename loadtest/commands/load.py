@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from loadtest.analysis.slo_search import MOST_SECONDS, parse_objective
+from loadtest.analysis.slo_search import MOST_SECONDS
+from loadtest.analysis.slo_trials import parse_objective
 from loadtest.commands import load_runs, slo_search
 from loadtest.commands.shared import Batch, Json, Seed, Warmup
 from loadtest.generator import payload, schedule

@@ -10,8 +10,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loadtest.analysis import slo_search
-from loadtest.analysis.slo_search import LOWEST_RATE, START_RATE, JudgedTrial, Left, Objective, Trial
+from loadtest.analysis import slo_search, slo_trials
+from loadtest.analysis.slo_search import LOWEST_RATE, START_RATE
+from loadtest.analysis.slo_trials import JudgedTrial, Left, Objective, Trial
 from loadtest.commands.load_runs import Runs
 from loadtest.commands.shared import print_figures
 from loadtest.generator import payload
@@ -53,10 +54,10 @@ def search(
 def check(runs: Runs, objective: Objective, rate: float, json: bool) -> None:
     """Print whether a rate meets the objective: yes, no or undecided. Raises CannotRun for the last two."""
     plan, trials = runs.plan, _Trials(runs, objective)
-    seconds, most = plan.profile.seconds, slo_search.longest(objective, rate, plan.profile.seconds)
+    seconds, most = plan.profile.seconds, slo_trials.longest(objective, rate, plan.profile.seconds)
     words = f"an answer after {seconds:g} s of load, at most {most:g} s; up to three times that if disturbed"
     print(words, file=sys.stderr, flush=True)
-    found = slo_search.check(
+    found = slo_trials.check(
         objective, trials.measure, trials.report, rate, seconds=seconds, seed=plan.seed
     )  # fmt: skip
     verdict = found.exceedance.verdict
@@ -98,7 +99,7 @@ class _Trials:
         plan = self._runs.plan
         arrivals = plan.profile.arrivals
         figures = {"url": plan.url, "model": plan.model, "arrivals": arrivals, **msgspec.to_builtins(found)}
-        confidence = f"{slo_search.CONFIDENCE * 100:g} % confidence, {arrivals.capitalize()} arrivals"
+        confidence = f"{slo_trials.CONFIDENCE * 100:g} % confidence, {arrivals.capitalize()} arrivals"
         print_figures(figures, [f"{answer}; {confidence}"], json)
 
 

@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.analysis.slo_search import (
-    LOWEST_RATE,
-    RESOLUTION,
-    JudgedTrial,
-    Left,
-    Measure,
-    Objective,
-    SearchResult,
-    Trial,
-    parse_objective,
-    search,
-)
+from loadtest.analysis.slo_search import LOWEST_RATE, RESOLUTION, SearchResult, search
+from loadtest.analysis.slo_trials import JudgedTrial, Left, Measure, Objective, Trial, parse_objective
 from medserve.errors import BadInput, CannotRun
 
 P90 = Objective(p=0.9, limit_ms=50.0)
@@ -193,14 +183,14 @@ def test_failed_requests_do_not_meet_an_objective() -> None:
         found(lambda rate, seconds, seed: Trial(failed, failed))
 
 
-def lagging(capacity: float, above: float, once: bool = False) -> Measure:
-    """The client is late by 20 ms above a rate; with `once`, in every second trial only."""
+def lagging(capacity: float, above: float, once: bool = False, by: float = 100e6) -> Measure:
+    """The client is late by 100 ms above a rate; with `once`, in every second trial only."""
     trials = iter(range(1000))
 
     def measure(rate: float, seconds: float, seed: int) -> Trial:
         sent = step(capacity)(rate, seconds, seed).service
         late = rate > above and not (once and next(trials) % 2)
-        return Trial(sent + (20e6 if late else 0.0), sent)
+        return Trial(sent + (by if late else 0.0), sent)
 
     return measure
 
@@ -209,7 +199,7 @@ def test_a_client_that_lags_again_and_again_is_the_ceiling() -> None:
     answer = found(lagging(300.0, above=100))
     assert 80 < answer.low <= 100
     assert answer.high is None
-    assert re.search(r"the load generator is the limit: at 1\d\d requests/s p90 is 21.0 ms from", str(answer))
+    assert re.search(r"the load generator is the limit: at 1\d\d requests/s p90 is 101 ms from", str(answer))
     with pytest.raises(CannotRun, match="load generator is the limit: at 1 requests/s"):
         found(lagging(300.0, above=0))
 
@@ -233,6 +223,12 @@ def test_a_client_that_lags_once_is_tried_again() -> None:
     assert answer.high is not None
     assert answer.low <= 300 < answer.high
     assert any("the load generator is the limit" in (trial.repeated or "") for trial in answer.trials)
+
+
+def test_a_client_that_lags_within_the_limit_does_not_matter() -> None:
+    answer = found(lagging(300.0, above=0, by=20e6))
+    assert answer.low <= 300 < (answer.high or inf)
+    assert not any(trial.repeated for trial in answer.trials)
 
 
 def test_where_the_server_fails_by_itself_a_client_that_lags_does_not_matter() -> None:
