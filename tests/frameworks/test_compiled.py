@@ -13,6 +13,7 @@ from medserve.spec import Deployment
 from serve.runtimes import open_runtime
 
 
+@pytest.mark.full
 def test_an_artifact_that_was_compiled_elsewhere_is_refused_in_one_line(aotinductor: Path, tmp_path: Path) -> None:
     artifact = store.read_artifact(aotinductor)
     assert artifact.compiled_for == machine.target("torch")

@@ -77,14 +77,15 @@ def test_log_errors_are_taken_above_a_floor() -> None:
     assert certificate(scores, reference).max_log_abs == 0.0
 
 
+# Compiling to machine code takes a minute.
 PAIRS = [
-    (framework, form)
+    pytest.param((framework, form), marks=[pytest.mark.full] if form == "aotinductor" else [], id=f"{framework}-{form}")
     for framework in plugins.names("export.frameworks")
     for form in plugins.literals("export.frameworks", framework)["WRITES"]
 ]
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+@pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest, artifact_of: Artifacts, checkpoint_of: Checkpoints) -> tuple[Path, Path]:
     """The checkpoint and the artifact of every framework and format that is found."""
     framework, form = request.param

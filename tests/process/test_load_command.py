@@ -198,6 +198,7 @@ def test_an_interrupted_run_ends_calmly_and_keeps_what_it_has(tmp_path: Path) ->
     assert len(samples.read(out)) >= 10
 
 
+@pytest.mark.full
 def test_a_ladder_marks_the_saturation_point_and_omits_latency_beyond_it(stage: Stage) -> None:
     one_at_a_time = threading.Lock()
 
@@ -223,6 +224,7 @@ def test_a_ladder_marks_the_saturation_point_and_omits_latency_beyond_it(stage: 
     assert re.search(rf"3 +[\d.]+ +{ABSENT} +{ABSENT} +beyond saturation", above)
 
 
+@pytest.mark.full
 def test_an_objective_is_answered_with_an_interval(stage: Stage, tmp_path: Path) -> None:
     """A stub that is slow where its last requests came faster than fifty a second."""
     came: list[float] = []

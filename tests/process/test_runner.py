@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import stat
 import time
 from pathlib import Path
@@ -19,11 +18,12 @@ from medserve.errors import CannotRun
 from medserve.result import Check, SelfTest
 
 
-def test_the_self_test_is_made_until_it_holds_and_what_the_generator_cannot_carry_is_refused(
+@pytest.mark.full
+def test_a_self_test_is_made_before_what_is_measured_over_http(
     stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
 ) -> None:
     study, out = mini(tmp_path, profiles='["closed-1", "open-50"]'), tmp_path / "run"
-    # Whether its checks hold, and which rate it reaches, is the machine's affair.
+    # Whether its checks hold is the machine's affair.
     words = ("medserve.cli", "run", str(study), "--out", str(out), "--json", "--anyway")
     trained(study, out, checkpoint, torchscript, onnx)
     first = stage(*words)
@@ -31,21 +31,24 @@ def test_the_self_test_is_made_until_it_holds_and_what_the_generator_cannot_carr
     done = kinds(first.stdout)
     assert done.count("selftest") == 1
     assert done.index("selftest") < done.index("http")
-    slow = {name for name in results(out) if found.roofline[28] * 0.7 < 500 and "open-500" in name}
-    assert {name for name, result in results(out).items() if result.status != "done"} == slow
+    assert {result.status for result in results(out).values()} == {"done"}
     assert {result.selftest for result in results(out).values()} == {found.verdict}
     assert len(results(out)) == 4
-    assert first.returncode == (1 if found.failed or slow else 0)
+    assert first.returncode == (1 if found.failed else 0)
 
-    held = tried(out, roofline={28: 71.0})
-    refused = next(name for name in results(out) if name.endswith("null.cpu-t1.open-50/0"))
-    for name, result in results(out).items():
-        store.write_json(out / "results" / name / "result.json", msgspec.structs.replace(result, selftest=held.verdict))
-    shutil.rmtree(out / "results" / refused)
-    again = stage(*words)
-    assert set(kinds(again.stdout)) <= {"data"}, "neither the self-test nor the cell is repeated"
-    assert again.returncode == 1
-    assert results(out)[refused].reason == (
+
+def test_what_the_generator_cannot_carry_is_refused(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
+    study, out = mini(tmp_path, null="false", profiles='["closed-1", "open-50"]'), tmp_path / "run"
+    trained(study, out, checkpoint, torchscript, onnx)
+    tried(out, roofline={28: 71.0})
+    done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
+    assert "selftest" not in kinds(done.stdout), "the one that held is not repeated"
+    assert done.returncode == 1
+    by_profile = {result.cell.profile.name: result for result in results(out).values()}
+    assert by_profile["closed-1"].status == "done"
+    assert by_profile["open-50"].reason == (
         "50 requests a second are more than 70 % of the 71 that the load generator reaches here at 28 px; "
         "take a profile of a lower rate, or faster cores"
     )

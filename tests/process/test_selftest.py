@@ -230,6 +230,7 @@ def test_what_cannot_be_measured_is_the_worst_and_of_what_is_shown_the_middle_on
     assert (found.name, found.measured) == ("p50, median of 3", 4.0)
 
 
+@pytest.mark.full
 def test_a_short_run_of_the_real_parts(stage: Stage, tmp_path: Path) -> None:
     """Whether the checks of time hold is the machine's affair; here none may be missing, and each has its record."""
     out = tmp_path / "selftest"
