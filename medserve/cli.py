@@ -36,6 +36,7 @@ STAGES = {
     "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
     "selftest": ("loadtest", "selftest", "Test the load generator on known answers."),
     "time": ("loadtest", "time", "Time an artifact in process."),
+    "tune": ("loadtest", "tune", "Find the fastest options of a runtime for an artifact."),
     "results": ("loadtest", "results", "Print the results of a run."),
     "compare": ("loadtest", "compare", "Compare with a rule: native with ONNX, frameworks, or two runs."),
     "verify": ("loadtest", "verify", "Derive every published number of a run again."),

@@ -22,6 +22,8 @@ BACKWARDS = 3
 EXPORT_SECONDS, EXPORTS_AT_A_TIME = 9.0, 2
 PREDICT_SPEED = 4e10
 """Multiply-adds per second of a prediction on one core."""
+TUNING_LAUNCHES, TUNING_SECONDS = 14, 4.0
+"""Of a tuned deployment, and how long each lasts beside its start."""
 SELFTEST_SECONDS, SELFTEST_SIZE_SECONDS = 20.0, 4.0
 START_SECONDS = {"null": 0.5, "onnx_runtime": 1.5, "openvino_cpu": 1.5, "torchscript": 3.5, "stablehlo": 4.5}
 START_AT_MOST = 6.0
@@ -66,6 +68,13 @@ def forecast(study: Study, out: Path) -> Forecast:
         / EXPORTS_AT_A_TIME,
         "self-test": (SELFTEST_SECONDS + SELFTEST_SIZE_SECONDS * len(over_http)) * (bool(over_http) and not tested),
     }
+    tuned = [one.deployment for one in found.deployed if one.deployment.settings == "tuned"]
+    chosen = [(out / "tuned" / f"{deployment.name}.json").is_file() for deployment in tuned]
+    seconds["tune"] = sum(
+        TUNING_LAUNCHES * (TUNING_SECONDS + START_SECONDS.get(deployment.runtime, START_AT_MOST) * pace)
+        for deployment, done in zip(tuned, chosen, strict=True)
+        if not done
+    )
     lasting, starting = 0.0, 0.0
     for (deployed, _), profiles in zip(launches, missing, strict=True):
         lasting += sum(_lasts(deployed, profile, pace) for profile in profiles)
@@ -79,6 +88,7 @@ def forecast(study: Study, out: Path) -> Forecast:
             kind="self-test", jobs=int(bool(over_http)), done=int(tested), what="of the load generator",
             seconds=seconds["self-test"],
         ),
+        Work(kind="tune", jobs=len(tuned), done=sum(chosen), what="deployments", seconds=seconds["tune"]),
         Work(
             kind="measure", jobs=len(launches), done=sum(not profiles for profiles in missing),
             what=f"launches of {len(found.deployed)} deployments with {cells} cells", seconds=lasting + starting * pace,

@@ -1,7 +1,9 @@
 """What the runner and its jobs tell one another: what to measure, where data lie, why something came to nothing."""
 
+from typing import Any
+
 from medserve.result import SelfTestOutcome
-from medserve.spec import Cell, Noun
+from medserve.spec import Cell, Deployment, Noun
 
 
 class Launch(Noun, frozen=True, kw_only=True):
@@ -22,6 +24,42 @@ class Launch(Noun, frozen=True, kw_only=True):
     client_cpus: tuple[int, ...]
     seed: int
     selftest: SelfTestOutcome | None = None
+
+
+class Setting(Noun, frozen=True, kw_only=True):
+    """A value of a runtime's option that may make it faster, why, and the document that offers it."""
+
+    option: str
+    value: str
+    why: str
+    source: str
+
+
+class Candidate(Noun, frozen=True, kw_only=True):
+    """Options of a runtime that were tried: the median latency (ms) of each batch size, in each launch.
+
+    `reason` says why they cannot be taken, null where they can.
+    """
+
+    options: dict[str, str]
+    medians_ms: dict[int, tuple[float, ...]]
+    reason: str | None = None
+
+
+class Tuned(Noun, frozen=True, kw_only=True):
+    """`tuned/<deployment>.json`: the best options of a deployment's runtime for one artifact on one machine.
+
+    `settings` were tried, alone and together. `ratio` is the geometric mean over batch sizes of the latency with the
+    `chosen` options over that with the defaults.
+    """
+
+    deployment: Deployment
+    machine: dict[str, Any]
+    settings: tuple[Setting, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: dict[str, str]
+    ratio: float
+    seconds: float
 
 
 class Prepared(Noun, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from medserve import document, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
 from medserve.models import DatasetSpec, Recipe
-from medserve.spec import Deployment, Dispatch, LoadProfile
+from medserve.spec import Deployment, Dispatch, LoadProfile, Settings
 from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
@@ -53,13 +53,14 @@ def plan(study: Study) -> Plan:
             if not runtimes:
                 left_out.append(f"{title(export.format)}: none of the runtimes {', '.join(study.runtimes)} reads it")
             deployed += [
-                _deployed(study, export, runtime, threads, queued, profiles)
+                _deployed(study, export, runtime, settings, threads, queued, profiles)
                 for runtime in runtimes
+                for settings in _settings(study, runtime, left_out)
                 for threads in dict.fromkeys((*study.threads, 0))
                 for queued in _queues(study)
             ]
         if study.null:
-            deployed.append(_deployed(study, made[0], "null", 1, _queues(study)[0], profiles))
+            deployed.append(_deployed(study, made[0], "null", "default", 1, _queues(study)[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
@@ -78,6 +79,15 @@ def readers(study: Study, form: str) -> list[str]:
     if not study.runtimes:
         return [FORMATS[form].runtime]
     return [name for name in dict.fromkeys(study.runtimes) if form in plugins.literals("serve.runtimes", name)["READS"]]
+
+
+def _settings(study: Study, runtime: str, left_out: list[str]) -> Iterator[Settings]:
+    """The study's settings that a runtime has; the others are added to `left_out`."""
+    for settings in dict.fromkeys(study.settings):
+        if settings == "default" or plugins.literal("serve.runtimes", runtime, "TUNING"):
+            yield settings
+        else:
+            left_out.append(f"{title(runtime)} {settings}: it has no options to choose from")
 
 
 def _queues(study: Study) -> list[tuple[Dispatch, int]]:
@@ -229,6 +239,7 @@ def _deployed(
     study: Study,
     export: Export,
     runtime: str,
+    settings: Settings,
     threads: int,
     queued: tuple[Dispatch, int],
     profiles: tuple[LoadProfile, ...],
@@ -238,6 +249,7 @@ def _deployed(
         artifact=export.name,
         runtime=runtime,
         device=study.device,
+        settings=settings,
         threads=threads,
         batch_sizes=study.batch_sizes,
         dispatch=dispatch,

@@ -32,6 +32,15 @@ def literals(package: str, name: str) -> Mapping[str, tuple[str, ...]]:
     return constants
 
 
+@cache
+def literal(package: str, name: str, constant: str) -> object:
+    """The value of one upper-case literal of a plug-in's file, without importing it; null where it has none."""
+    for node in ast.parse(_path(package, name).read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == constant:
+            return ast.literal_eval(node.value)
+    return None
+
+
 def missing(package: str, name: str) -> list[str]:
     """The top-level modules that a plug-in REQUIRES and that are not installed, without importing any."""
     required = literals(package, name).get("REQUIRES", ())

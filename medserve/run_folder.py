@@ -15,7 +15,7 @@ from medserve.matrix import DURATIONS, plan
 from medserve.spec import Cell, Noun
 from medserve.study import Export, Study, Training
 
-FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "figures", "tables")
+FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "tuned", "figures", "tables")
 """In a run's folder: what the run and its report write."""
 CHANGES = "changes.json"
 
@@ -109,6 +109,9 @@ def extends(new: Cell, old: Cell) -> bool:
         return False
     same = msgspec.structs.replace(new.profile, **{name: getattr(old.profile, name) for name in DURATIONS})
     deployment = msgspec.structs.replace(new.deployment, batch_sizes=old.deployment.batch_sizes)
+    if deployment.settings == "tuned":
+        # They are chosen on the machine, not in the study.
+        deployment = msgspec.structs.replace(deployment, options=old.deployment.options)
     return (deployment, same) == (old.deployment, old.profile)
 
 

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from medserve import machine, process, run_folder, stage, store
 from medserve.errors import CannotRun
-from medserve.jobs import Failure, Launch, Prepared
+from medserve.jobs import Failure, Launch, Prepared, Tuned
 from medserve.matrix import plan, readers
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
@@ -73,6 +74,7 @@ class _Run:
                 "train": len(matrix.trainings),
                 "export": len(matrix.exports),
                 "selftest": int(bool(self._sizes)),
+                "tune": sum(deployed.deployment.settings == "tuned" for deployed in matrix.deployed),
                 **{kind: study.launches * launched[kind] for kind in KINDS},
             },
             {"export": EXPORTS_AT_A_TIME},
@@ -89,6 +91,8 @@ class _Run:
             self._train(training)
         self._export_all(self._plan.exports)
         self._test_load_generator()
+        for deployed in self._plan.deployed:
+            self._tune(deployed)
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
             # A fixed order would give each deployment the same place in the machine's drift in every block.
@@ -142,11 +146,32 @@ class _Run:
             words += ["--runtime", runtime]
         self._remember("export", export.name, self._run("export", export.name, words))
 
+    def _tune(self, deployed: Deployed) -> None:
+        """Find the options of a tuned deployment on launches of its own, once a machine."""
+        deployment, artifact = deployed.deployment, self._artifact(deployed.export)
+        if deployment.settings == "default":
+            return
+        path = self._out / "tuned" / f"{deployment.name}.json"
+        known = path.is_file() and store.read_json(path, Tuned).machine.get("versions")
+        if not (artifact / "artifact.json").is_file() or known == machine.fingerprint().get("versions"):
+            self._jobs.skip("tune")
+            return
+        words = ["-m", "loadtest", "tune", str(artifact), "--out", str(path)]
+        words += ["--deployment", msgspec.json.encode(deployment).decode()]
+        self._remember("tune", deployment.name, self._run("tune", deployment.name, words))
+
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:
         """One fresh process of a deployment and its cells of this kind that are not done, in order."""
         asked = [cell for cell in deployed.cells if _kind(cell.profile) == kind]
         if not asked:
             return
+        if deployed.deployment.settings == "tuned":
+            path = self._out / "tuned" / f"{deployed.deployment.name}.json"
+            chosen = store.read_json(path, Tuned).chosen if path.is_file() else None
+            if chosen is None:
+                self._jobs.skip(kind)
+                return
+            asked = [replace(cell, deployment=replace(cell.deployment, options=chosen)) for cell in asked]
         cells = tuple(cell for cell in asked if not self._is_done(cell, index))
         data = self._prepare(deployed.export.training)
         if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():

@@ -18,6 +18,7 @@ Device = Literal["cpu", "cuda"]
 Mode = Literal["in-process", "closed-loop", "open-loop"]
 Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
+Settings = Literal["default", "tuned"]
 Payload = Literal["binary", "json"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
@@ -46,12 +47,14 @@ class Deployment(Noun, frozen=True, kw_only=True):
     to `batch_images` images and waits for more of them no longer than `batch_delay_ms`; one that is not answered within
     `deadline_ms` is refused. A prediction that has not come after `patience_seconds` never comes: the runtime hangs.
     `dispatch = "concurrent"` is for a runtime whose predictions overlap and that says when each is due. `options` are
-    the runtime's own, and it checks them. `threads = 0` are as many as there are usable cores.
+    the runtime's own, and it checks them; with tuned `settings` they are those that `medserve tune` found.
+    `threads = 0` are as many as there are usable cores.
     """
 
     artifact: Name
     runtime: Name
     device: Device = "cpu"
+    settings: Settings = "default"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 32)
     dispatch: Dispatch = "inline"
@@ -67,7 +70,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
         """The deployment in one word, as it stands in paths and tables."""
         dispatch = "" if self.dispatch == "inline" else f"-{self.dispatch}"
         dispatch += f"-b{self.batch_images}" if self.batch_images > 1 else ""
-        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}"
+        tuned = "-tuned" if self.settings == "tuned" else ""
+        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}{tuned}"
 
     def check(self) -> None:
         """Raise BadInput for a number out of range, or batching without a queue."""

@@ -24,6 +24,7 @@ from medserve.spec import (
     Payload,
     Positive,
     Precision,
+    Settings,
     Share,
 )
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, find_profile
@@ -107,6 +108,7 @@ class Study(Noun, frozen=True, kw_only=True):
     runtimes: tuple[RuntimeName, ...] = ()
     null: bool = True
     device: Device = "cpu"
+    settings: Several[Settings] = ("default",)
     threads: Several[Annotated[int, Meta(ge=0)]] = (1,)
     precisions: Several[Precision] = ("float32",)
     batch_sizes: tuple[Count, ...] = (1, 32)

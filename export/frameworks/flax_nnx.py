@@ -51,8 +51,15 @@ def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
 
 
 def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:
+    """The network as it is, and, where there is one, in the form that a processor computes faster."""
     exported = jax.export.export(jax.jit(classifier), platforms=("cpu", "cuda"))(image)
     path.write_bytes(exported.serialize())
+    with plugins.load("train.models.layers", "flax_nnx").rewritten() as changed:
+        exported = jax.export.export(jax.jit(lambda image: classifier(image)), platforms=("cpu",))(image)
+    if changed:
+        other = path.parents[1] / "rewritten" / path.name
+        other.parent.mkdir()
+        other.write_bytes(exported.serialize())
 
 
 def _onnx(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Implements `medserve time` and `selftest`, and `python -m loadtest launch`: what measures without a given server."""
+"""Implements `medserve time`, `tune`, `selftest` and `python -m loadtest launch`: what needs no running server."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -100,6 +101,47 @@ def time(
     figures = summarise(samples.as_table(timed.samples))
     figures |= {"deployment": deployment.name, "batch": batch, "stages_ms": stages(timed.stages)}
     print_figures(figures, [f"{deployment.name}, in process, batches of {batch}", as_text(figures)], json)
+
+
+def tune(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an exported model.")],
+    runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
+    deployment: Annotated[
+        str | None, typer.Option(metavar="JSON", help="A deployment as one JSON object, instead of the two above.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for what was found.")] = None,
+    json: Json = False,
+) -> None:
+    """Find the fastest options of a runtime for an artifact on this machine, in process, in at most ten minutes.
+
+    Example: medserve tune artifacts/cells --runtime onnx_runtime --out tuned.json
+    """
+    from loadtest.measure import tuning
+
+    manifest = store.read_json(artifact / "artifact.json", Artifact)
+    asked = Deployment(
+        artifact=artifact.name, runtime=runtime or pick(FORMATS, "format", manifest.format).runtime, threads=threads
+    )
+    if deployment is not None:
+        asked = msgspec.json.decode(deployment, type=Deployment)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = tuning.tune(artifact, asked, Path(scratch), lambda line: print(line, file=sys.stderr, flush=True))
+    if out is not None:
+        store.write_json(out, found)
+    options = msgspec.json.encode(found.chosen).decode()
+    lines = [f"{asked.name}: {found.ratio:.3g} times the latency of the defaults, after {found.seconds:.0f} s"]
+    lines += [
+        f"{setting.option}={setting.value}: {setting.why} ({setting.source})"
+        for setting in tuning.settings(asked.runtime)
+        if found.chosen.get(setting.option) == setting.value
+    ]
+    lines.append(
+        f"medserve serve {artifact} --runtime {asked.runtime} --options '{options}'"
+        if found.chosen
+        else "no other option is faster than the defaults"
+    )
+    print_figures(msgspec.to_builtins(found), lines, json)
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -257,6 +257,7 @@ def _short(row: Row, kind: pairs.Kind) -> str:
         "reduced precision against float32": f", {percent(row.accuracy)} %",
         "batch against batch": f", batches of {row.batch}",
         "size against size": f", {row.size} px",
+        "tuned against default": f", {row.settings}",
         "threads against threads": f", {row.threads} threads",
         "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}",
         "variant against variant": f", {row.variant}",

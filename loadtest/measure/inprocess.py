@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.generator.payload import batches
+from medserve import machine
 from medserve.spec import Deployment, LoadProfile
 from medserve.timing import now, timed_loop
 from serve.runtimes import Runtime, open_runtime, pad, predict
@@ -33,10 +34,14 @@ COLD_CALLS = 100
 
 
 class Timed(msgspec.Struct):
-    """Columns of `samples.SCHEMA`, and of `samples.STAGES`, which are empty with a timing mistake."""
+    """Columns of `samples.SCHEMA`, and of `samples.STAGES`, which are empty with a timing mistake.
+
+    `used` is what the process used in the headline pass, by `medserve.machine.USED`, and the `calls` of it.
+    """
 
     samples: dict[str, Any]
     stages: dict[str, Any]
+    used: dict[str, float]
 
 
 def measure(
@@ -71,13 +76,16 @@ def measure(
         scores.append(runtime.fetch(y)[: profile.batch])
 
     most = NULL_CALLS if deployment.runtime == "null" else MAX_CALLS
+    timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
+    warm = np.empty((0, 2), np.int64)
+    if profile.mistake != "compile-inside":
+        warm = timed_loop(timed, profile.warmup_seconds, at_most=most)
+    before = machine.usage()
     if profile.mistake == "compile-inside":
         headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
-        warm = headline[:0]
     else:
-        timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
-        warm = timed_loop(timed, profile.warmup_seconds, at_most=most)
         headline = timed_loop(timed, profile.seconds, MIN_CALLS, most, profile.goes_on)
+    consumed = {name: value - before[name] for name, value in machine.usage().items()}
     stamps = np.concatenate([warm, headline])
     if returned:
         stamps[:, 1] = returned
@@ -93,7 +101,8 @@ def measure(
     }
     if expected is not None:
         columns["wrong"] = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
-    return Timed(columns, {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds, most))
+    stages = {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds, most)
+    return Timed(columns, stages, {**consumed, "calls": len(headline)})
 
 
 def _stages(

@@ -104,7 +104,8 @@ class _Launch:
                 samples.write(result.folder / "samples.parquet", timed.samples)
                 if timed.stages:
                     samples.write(result.folder / "stages.parquet", timed.stages, samples.STAGES)
-                result.process["timer"] = {**machine.process_facts(), "runtime": runtime.facts()}
+                facts = {**machine.process_facts(), **timed.used, "runtime": runtime.facts()}
+                result.process["timer"] = facts
 
     def _over_http(self, cells: tuple[Cell, ...]) -> None:
         server: ServerProcess | None = None
@@ -154,8 +155,7 @@ class _Launch:
         finally:
             result.windows = monitor.close()
             after = server.facts()
-            if "cpu_seconds" in before and "cpu_seconds" in after:
-                after["cpu_seconds"] -= before["cpu_seconds"]
+            after |= {name: after[name] - before[name] for name in machine.USED if name in before and name in after}
             result.process["server"] = after
             if out.is_file():
                 result.process["client"] = samples.read_facts(out)

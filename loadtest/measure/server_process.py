@@ -120,12 +120,8 @@ def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
         handle = psutil.Process(child.pid)
         with handle.oneshot():
             times = handle.cpu_times()
-            facts = {
-                "pid": child.pid,
-                "cpu_seconds": times.user + times.system,
-                "os_threads": handle.num_threads(),
-                "context_switches": sum(handle.num_ctx_switches()),
-            }
+            used = {"cpu_seconds": times.user + times.system, **machine.usage(child.pid)}
+            facts = {"pid": child.pid, "os_threads": handle.num_threads(), **used}
         if hasattr(handle, "cpu_affinity"):
             facts["affinity"] = handle.cpu_affinity()
         status = Path(f"/proc/{child.pid}/status")

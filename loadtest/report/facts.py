@@ -19,7 +19,7 @@ from loadtest.results.row import PERCENTILES, Row
 from loadtest.results.table import Run
 from medserve import store
 from medserve.errors import BadInput
-from medserve.jobs import Failure
+from medserve.jobs import Failure, Tuned
 from medserve.matrix import plan
 from medserve.models import Artifact, Checkpoint
 from medserve.result import Result, SelfTest
@@ -42,7 +42,8 @@ class Facts(msgspec.Struct, frozen=True):
     mistake), `percentiles` the same at p50, p90 and p99; `curves` are the distributions of the launches of each cell;
     `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of rows by
     `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles of the main tables and
-    charts: without pauses, and with the fewest users of a ladder. `changes` are those of the study during the run.
+    charts: without pauses, and with the fewest users of a ladder. `changes` are those of the study during the run,
+    `tuned` what was found for each tuned deployment.
     """
 
     study: Study
@@ -65,6 +66,7 @@ class Facts(msgspec.Struct, frozen=True):
     labels: Labels
     main: dict[str, LoadProfile]
     changes: tuple[Change, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
 
     @property
     def unofficial(self) -> bool:
@@ -163,6 +165,7 @@ def read(run: Path) -> Facts:
         labels=Labels(rows),
         main=_main(profiles),
         changes=changes.changes,
+        tuned=tuple(store.read_json(path, Tuned) for path in sorted((run / "tuned").glob("*.json"))),
     )
 
 

@@ -126,6 +126,7 @@ def compose(found: Facts, folder: str) -> Page:
             measurement.steadiness(found),
             environment.machine(found),
             environment.processes(found),
+            environment.settings(found),
             environment.launches(found),
             environment.data(found),
             environment.versions(found),

@@ -111,7 +111,7 @@ class Labels:
     """Names deployments by what distinguishes them within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        names = ("precision", "architecture", "device", "threads", "batch_images", "variant", "seed")
+        names = ("precision", "architecture", "device", "settings", "threads", "batch_images", "variant", "seed")
         known = [row for row in rows if row.framework is not None]
         self._varying = {name for name in names if len({getattr(row, name) for row in known}) > 1}
 
@@ -130,6 +130,7 @@ class Labels:
             "precision": row.precision,
             "architecture": row.architecture,
             "device": row.device,
+            "settings": row.settings,
             "threads": several(row.threads, "thread"),
             "batch_images": f"batches of up to {row.batch_images}" if row.batch_images > 1 else "no batching",
             "variant": row.variant,

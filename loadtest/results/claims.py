@@ -2,7 +2,7 @@
 
 A claim is data in the study's TOML file. It must be one of the comparisons below; one that is none of them, or whose
 cells this run does not have, is not testable here, and its entry says why. A protocol is a profile with a number of
-threads. Some make a timing mistake on purpose; what that does to a ranking is judged too.
+threads and settings. Some make a timing mistake on purpose; what that does to a ranking is judged too.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,16 +22,16 @@ Finding = Literal["holds", "does not hold", "undecided", "not testable here"]
 Effect = Literal["the same", "reversed", "masked", "spurious"]
 """What a ranking of two is under a timing mistake."""
 RANKING: dict[Verdict, int] = {"slower": 1, "faster": -1}
-Protocol = tuple[str, int]
-"""A profile and a number of threads."""
+Protocol = tuple[str, int, str]
+"""A profile, a number of threads and settings of the runtimes."""
 
 
 class JudgedClaim(Noun, frozen=True, kw_only=True):
     """A claim under one protocol: what was `measured`, to be compared with the claim's `at_least`.
 
-    `verdict` is that on the second of two latencies, `profile` and `threads` their protocol. For a protocol with a
-    timing mistake, `sound` is the profile without it, and `effect` says what the mistake does to the ranking that the
-    sound profile gives.
+    `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol. For a protocol
+    with a timing mistake, or with default settings where there are tuned ones, `sound` is the profile without, and
+    `effect` says what it does to the ranking that the sound protocol gives.
     """
 
     claim: Claim
@@ -39,6 +39,7 @@ class JudgedClaim(Noun, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     profile: str | None = None
     threads: int | None = None
+    settings: str = "default"
     measured: Interval = Interval()
     sound: str | None = None
     effect: Effect | None = None
@@ -92,18 +93,21 @@ def judge(
 def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
     """Each protocol with the sound one that it is compared with; null for a protocol that is sound itself.
 
-    Where there is an open loop, a closed loop is a timing mistake: it omits the requests that it delays.
+    Where there is an open loop, a closed loop is a timing mistake: it omits the requests that it delays. Where there
+    are tuned rows, the defaults of the runtimes are compared with them.
     """
     rows = list(rows)
+    best = "tuned" if any(row.settings == "tuned" for row in rows) else "default"
     plain: dict[str, Protocol] = {}
     for row in rows:
-        if row.mistake is None and row.batch == 1:
+        if row.mistake is None and row.batch == 1 and row.settings == best:
             plain.setdefault(row.mode, _protocol(row))
     found: dict[Protocol, Protocol | None] = {}
     for row in rows:
         omits = row.mistake is None and row.mode == "closed-loop" and row.batch == 1
         mode = "open-loop" if omits else row.mode
-        found[_protocol(row)] = plain.get(mode) if omits or row.mistake else None
+        tuned = None if row.settings == best else (row.profile, row.threads, best)
+        found[_protocol(row)] = plain.get(mode) if omits or row.mistake else tuned
     return found
 
 
@@ -116,7 +120,7 @@ def effect_on_ranking(sound: Verdict, mistaken: Verdict) -> Effect:
 
 
 def _protocol(row: Row) -> Protocol:
-    return row.profile, row.threads
+    return row.profile, row.threads, row.settings
 
 
 def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list[JudgedClaim]:
@@ -140,6 +144,7 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
                 verdict=judged.verdict,
                 profile=protocol[0],
                 threads=protocol[1],
+                settings=protocol[2],
                 measured=judged.ratio,
                 sound=reference and reference[0],
                 effect=effect_on_ranking(verdicts[reference], judged.verdict) if reference in verdicts else None,
@@ -202,8 +207,12 @@ def _trade_off(
             finding = "holds"
         elif all((gain.high or 0.0) < 0 for gain in gains):  # the most accurate is the fastest
             finding = "does not hold"
-        profile, threads = protocol
-        found.append(JudgedClaim(claim=claim, finding=finding, measured=best, profile=profile, threads=threads))
+        profile, threads, settings = protocol
+        found.append(
+            JudgedClaim(
+                claim=claim, finding=finding, measured=best, profile=profile, threads=threads, settings=settings
+            )
+        )
     return found or [_untested(claim, "this run does not tell two frameworks apart by latency")]
 
 

@@ -26,6 +26,7 @@ Kind = Literal[
     "reduced precision against float32",
     "batch against batch",
     "size against size",
+    "tuned against default",
     "threads against threads",
     "dispatch against dispatch",
     "variant against variant",
@@ -38,16 +39,19 @@ AXES: dict[tuple[str, ...], Kind] = {
     ("precision",): "reduced precision against float32",
     ("batch", "profile"): "batch against batch",
     ("size",): "size against size",
+    ("settings",): "tuned against default",
     ("threads",): "threads against threads",
     ("dispatch", "batch_images"): "dispatch against dispatch",
     ("variant",): "variant against variant",
 }
 """The fields of which at least one differs, and no other field of FIELDS, and what such a pair is."""
 FIELDS = (
-    *("dataset", "size", "architecture", "device", "threads", "dispatch", "batch_images", "variant", "seed"),
-    *("precision", "batch", "profile", *EXPORTED),
+    *("dataset", "size", "architecture", "device", "settings", "threads", "dispatch", "batch_images", "variant"),
+    *("seed", "precision", "batch", "profile", *EXPORTED),
 )
-By = Literal["runtime", "format", "precision", "framework", "batch", "size", "threads", "dispatch", "variant"]
+By = Literal[
+    "runtime", "format", "precision", "framework", "batch", "size", "settings", "threads", "dispatch", "variant"
+]
 SHOWN = tuple(kind for kind in KINDS if kind not in ("batch against batch", "size against size"))
 """The kinds that are shown unless others are asked for: more pixels and more images take longer."""
 BY: dict[By, tuple[Kind, ...]] = {
@@ -57,6 +61,7 @@ BY: dict[By, tuple[Kind, ...]] = {
     "framework": ("framework against framework", "ONNX against ONNX"),
     "batch": ("batch against batch",),
     "size": ("size against size",),
+    "settings": ("tuned against default",),
     "threads": ("threads against threads",),
     "dispatch": ("dispatch against dispatch",),
     "variant": ("variant against variant",),

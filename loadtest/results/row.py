@@ -32,6 +32,7 @@ class Row(Noun, frozen=True, kw_only=True):
     runtime: str
     precision: str | None
     device: str
+    settings: str = "default"  # options of the runtime
     threads: int  # of the runtime; 0: all usable cores
     dispatch: str = "inline"  # how the server predicts
     batch_images: int  # images that the server batches at most; 1: no batching
@@ -71,8 +72,10 @@ class Row(Noun, frozen=True, kw_only=True):
     unofficial: bool | None = None
     valid: bool = False  # measured, certified, and with a load generator that was fast enough
     late: bool = False  # not valid for the generator's lateness alone, which only lengthens latencies
-    # What the servers used: medians over launches, null in process and where the system does not report it.
+    # What the servers used, or the process that was timed: medians over launches, null where the system does not say.
     cpu_ms: float | None = None  # processor time per request
+    faults: float | None = None  # minor page faults per request
+    switches: float | None = None  # context switches per request
     peak_memory_bytes: float | None = None
     import_seconds: float | None = None
     load_seconds: float | None = None

@@ -14,13 +14,17 @@ from loadtest.results.row import PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
+from medserve.machine import USED
 from medserve.matrix import plan
 from medserve.models import Artifact, Checkpoint
+from medserve.numbers import number
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Study
 
 Kind = TypeVar("Kind")
+MANY_FAULTS = 10.0
+"""Minor page faults per request above which a row says so."""
 SERVER_FACTS = ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
 """What servers report of themselves; a row has the medians over launches."""
 
@@ -146,7 +150,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     facts = {name: [server[name] for server, _ in used if server.get(name) is not None] for name in SERVER_FACTS}
     by_name: dict[str, Any] = {**percentiles, **_beside(launches)}
     by_name |= {name: median(values) if values else None for name, values in facts.items()}
-    cpu = [1000 * server["cpu_seconds"] / requests for server, requests in used if "cpu_seconds" in server]
+    shares = {name: _per_request(launches, name) for name in USED}
+    if (faults := shares["minor_faults"]) is not None and faults > MANY_FAULTS:
+        reasons.append(f"{number(faults)} minor page faults per request")
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate if certificate and certificate.kind == "lossy" else None
     test = None if null or checkpoint is None else checkpoint.test
@@ -176,6 +182,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         runtime=cell.deployment.runtime,
         precision=None if null else deployed.export.precision,
         device=cell.deployment.device,
+        settings=cell.deployment.settings,
         threads=cell.deployment.threads,
         dispatch=cell.deployment.dispatch,
         batch_images=cell.deployment.batch_images,
@@ -205,7 +212,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         unofficial=checkpoint.unofficial if checkpoint else None,
         valid=certified and not invalid,
         late=certified and invalid == [late],
-        cpu_ms=median(cpu) if cpu else None,
+        cpu_ms=None if shares["cpu_seconds"] is None else 1000 * shares["cpu_seconds"],
+        faults=faults,
+        switches=shares["context_switches"],
         windows=windows,
         disturbed=disturbed,
         steady=steady,
@@ -213,6 +222,19 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         drifting=drifting,
         cached=cached,
     )
+
+
+def _per_request(launches: Iterable[LaunchSummary], name: str) -> float | None:
+    """One of `medserve.machine.USED` per request, or per call in process: the median over launches."""
+    found = []
+    for launch in launches:
+        process = launch.result.process
+        timer = process.get("timer", {})
+        facts, requests = (timer, timer["calls"]) if "calls" in timer else (process.get("server", {}), launch.requests)
+        # Older records count the context switches of one thread, from its start.
+        if name in facts and (name != "context_switches" or "minor_faults" in facts):
+            found.append(facts[name] / requests)
+    return median(found) if found else None
 
 
 def _beside(launches: Iterable[LaunchSummary]) -> dict[str, float | None]:
@@ -255,7 +277,8 @@ def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_brea
 
 def _failure(run: Path, deployed: Deployed) -> str | None:
     training = deployed.export.training
-    jobs = (("data", f"{training.dataset}-{training.size}"), ("train", training.name), ("export", deployed.export.name))
+    jobs = [("data", f"{training.dataset}-{training.size}"), ("train", training.name), ("export", deployed.export.name)]
+    jobs.append(("tune", deployed.deployment.name))
     for stage, name in jobs:
         if failure := _manifest(run / "failures" / f"{stage}-{name}.json", Failure):
             return f"{stage} of {name} failed: {failure.reason}"

@@ -171,6 +171,7 @@ def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     served = f", {row.dispatch}" if row.dispatch != "inline" else ""
     served += f", batches of {row.batch_images}" if row.batch_images > 1 else ""
     served += f", {row.threads or 'all'} threads" if row.threads != 1 else ""
+    served += f", {row.settings}" if row.settings != "default" else ""
     served += f", {row.variant}" if row.variant else ""
     seed = f" seed {row.seed}" if several else ""
     return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + served)

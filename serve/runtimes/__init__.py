@@ -1,15 +1,16 @@
 """A runtime is one file here, with READS (formats), REQUIRES (modules) and `load(artifact, deployment) -> Runtime`.
 
-One that does not run on every processor says so: DEVICES (the only ones, the usual one first), LIBRARIES (shared ones
-that it loads beside its modules), PROGRAMS (that must be on the path to export for it). One that takes
-`Deployment.options` has a class Options for them, which is `CacheOptions` where CACHES is ("cache",).
+One that computes has a class Options for `Deployment.options`, a `CacheOptions` where CACHES is ("cache",). Defaults
+are what the first example of the library's documentation does; TUNING has the other values that `medserve tune` tries:
+(option, value, why, source). One that does not run on every processor says so: DEVICES (the only ones, the usual one
+first), LIBRARIES (shared ones that it loads beside its modules), PROGRAMS (that must be on the path to export for it).
 
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """
 
 from bisect import bisect_left
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -56,7 +57,13 @@ class Runtime(Protocol):
         """Read back from the runtime itself: effective threads, device, provider, versions."""
 
 
-class CacheOptions(Noun, frozen=True, kw_only=True):
+class RuntimeOptions(Noun, frozen=True, kw_only=True):
+    """What every runtime that computes takes. With the `heap` kept, freed memory stays with the process."""
+
+    heap: Literal["default", "kept"] = "default"
+
+
+class CacheOptions(RuntimeOptions, frozen=True, kw_only=True):
     """`cache` is a folder for compiled code, outside the artifact; the next start of the same model loads it."""
 
     cache: str = ""
@@ -124,6 +131,8 @@ def load_runtime(
     module = plugins.load("serve.runtimes", deployment.runtime)
     if deployment.options and not hasattr(module, "Options"):
         raise BadInput(f"{deployment.runtime} takes no options; leave out {', '.join(deployment.options)}")
+    if deployment.options and read_options(deployment, module.Options).heap == "kept":
+        machine.keep_memory()
     deployment = msgspec.structs.replace(deployment, threads=deployment.threads or len(machine.usable_cpus()))
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)

@@ -44,9 +44,32 @@ class CpuRuntime(Runtime):
             "threads": options.intra_op_num_threads,
             "interop_threads": options.inter_op_num_threads,
             "device": self._session.get_providers()[0],
+            "arena": options.enable_cpu_mem_arena,
             "provider_options": self._session.get_provider_options(),
             "versions": versions("onnxruntime-gpu", "onnxruntime", "numpy"),
         }
+
+
+class BoundRuntime(CpuRuntime):
+    """See `serve.runtimes.Runtime`. The outputs of each batch size are always the same array."""
+
+    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+        super().__init__(name, session)
+        self._bindings: dict[int, Any] = {}
+
+    def run(self, x: Any) -> Any:
+        images = x[INPUT]
+        if (binding := self._bindings.get(len(images))) is None:
+            binding = self._bindings.setdefault(len(images), self._session.io_binding())
+            scores = np.empty((len(images), self._session.get_outputs()[0].shape[1]), np.float32)
+            binding.bind_ortvalue_output(OUTPUT, onnxruntime.OrtValue.ortvalue_from_numpy(scores))
+        binding.bind_cpu_input(INPUT, images)
+        self._session.run_with_iobinding(binding)
+        return binding
+
+    def fetch(self, y: Any) -> NDArray[np.float32]:
+        # Copied: the next call writes into the same array.
+        return y.copy_outputs_to_cpu()[0]
 
 
 class CudaRuntime(CpuRuntime):
@@ -69,7 +92,9 @@ class CudaRuntime(CpuRuntime):
         return y.copy_outputs_to_cpu()[0]
 
 
-def open_session(name: str, model: Path, deployment: Deployment, *providers: Provider) -> CpuRuntime:
+def open_session(
+    name: str, model: Path, deployment: Deployment, *providers: Provider, arena: bool = True, bound: bool = False
+) -> CpuRuntime:
     """The runtime `name`: a session on the first provider; the others run the operators that it does not support.
 
     Raises CannotRun if the first provider is not available.
@@ -77,6 +102,7 @@ def open_session(name: str, model: Path, deployment: Deployment, *providers: Pro
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = deployment.threads
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     if deployment.device == "cuda":
         # It names missing libraries on standard output, which is reserved for events.
@@ -88,4 +114,6 @@ def open_session(name: str, model: Path, deployment: Deployment, *providers: Pro
             f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]}: no GPU, or missing "
             "libraries of CUDA, cuDNN or TensorRT (named in the lines above); use --device cpu"
         )
-    return CudaRuntime(name, session) if deployment.device == "cuda" else CpuRuntime(name, session)
+    if deployment.device == "cuda":
+        return CudaRuntime(name, session)
+    return (BoundRuntime if bound else CpuRuntime)(name, session)

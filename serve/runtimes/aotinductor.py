@@ -11,12 +11,21 @@ from torch._inductor import aoti_load_package
 
 from medserve.machine import versions
 from medserve.spec import Deployment
-from serve.runtimes import Runtime
+from serve.runtimes import Runtime, RuntimeOptions
 
 REQUIRES = ("torch",)
 READS = ("aotinductor",)
 DEVICES = ("cpu",)
 PROGRAMS = ("g++",)
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+)
+Options = RuntimeOptions
 
 
 class AotInductorRuntime(Runtime):

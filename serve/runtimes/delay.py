@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from medserve.errors import BadInput
 from medserve.machine import versions
-from medserve.spec import Deployment, Noun
+from medserve.spec import Deployment
 from medserve.timing import now
-from serve.runtimes import Runtime, read_options
+from serve.runtimes import Runtime, RuntimeOptions, read_options
 
 REQUIRES = ()
 READS = ()
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Options(Noun, frozen=True, kw_only=True):
+class Options(RuntimeOptions, frozen=True, kw_only=True):
     """The script. Delays apply in turn or, with `shares` as weights, at random with `seed`.
 
     A stall begins `stall_at` seconds after the first prediction and lasts `stall_seconds`, and so again `stall_every`

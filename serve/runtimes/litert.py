@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 from medserve.machine import versions
 from medserve.spec import Deployment
-from serve.runtimes import Runtime
+from serve.runtimes import Runtime, RuntimeOptions
 
 REQUIRES = ("ai_edge_litert",)
 READS = ("tflite",)
 DEVICES = ("cpu",)
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+)
+Options = RuntimeOptions
 
 
 class LiteRtRuntime(Runtime):

@@ -1,7 +1,7 @@
 """OpenVINO on the processor; reads the same ONNX file as ONNX Runtime."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openvino
@@ -16,20 +16,40 @@ REQUIRES = ("openvino",)
 READS = ("onnx",)
 DEVICES = ("cpu",)
 CACHES = ("cache",)
-Options = CacheOptions
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+    (
+        "shapes",
+        "static",
+        "one compiled model for each batch size knows every shape",
+        "https://docs.openvino.ai/2026/openvino-workflow/running-inference/changing-input-shape.html",
+    ),
+)
+
+
+class Options(CacheOptions, frozen=True, kw_only=True):
+    """`shapes`: one model whose batch is dynamic, or one for each batch size."""
+
+    shapes: Literal["dynamic", "static"] = "dynamic"
 
 
 class OpenVinoRuntime(Runtime):
-    """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
+    """See `serve.runtimes.Runtime`. With static shapes, each batch size is compiled when it first runs."""
 
-    def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
+    def __init__(self, model: openvino.Model, settings: dict[str, Any], static: bool) -> None:
         self._model = model
         self._settings = settings
+        self._static = static
         self._core = openvino.Core()
         self._requests: dict[int, openvino.InferRequest] = {}
 
     def run(self, x: NDArray[np.uint8]) -> openvino.InferRequest:
-        request = self._requests.get(len(x)) or self._compile(x.shape)
+        request = self._requests.get(len(x) if self._static else 0) or self._compile(x.shape)
         request.infer([x], share_inputs=True)
         return request
 
@@ -49,15 +69,16 @@ class OpenVinoRuntime(Runtime):
         }
 
     def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
-        """Compile for this shape only, which is faster than a model for all shapes."""
-        self._model.reshape({INPUT: list(shape)})
+        key = shape[0] if self._static else 0
+        if self._static:
+            self._model.reshape({INPUT: list(shape)})
         compiled = self._core.compile_model(self._model, "CPU", self._settings)
-        self._requests[shape[0]] = compiled.create_infer_request()
-        return self._requests[shape[0]]
+        return self._requests.setdefault(key, compiled.create_infer_request())
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
     """Read the graph. Raises BadInput for unknown options."""
+    options = read_options(deployment, Options)
     settings = {
         "INFERENCE_NUM_THREADS": deployment.threads,
         "NUM_STREAMS": 1,
@@ -66,6 +87,6 @@ def load(model: Path, _classes: int, deployment: Deployment) -> OpenVinoRuntime:
         "INFERENCE_PRECISION_HINT": "f32",
         # The process itself is pinned to its cores.
         "ENABLE_CPU_PINNING": False,
-        "CACHE_DIR": read_options(deployment, Options).cache,
+        "CACHE_DIR": options.cache,
     }
-    return OpenVinoRuntime(openvino.Core().read_model(model), settings)
+    return OpenVinoRuntime(openvino.Core().read_model(model), settings, options.shapes == "static")

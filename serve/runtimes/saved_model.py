@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
-from serve.runtimes import _tensorflow
+from serve.runtimes import RuntimeOptions, _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
 MISTAKES = ("predict",)
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+)
+Options = RuntimeOptions
 
 
 class SavedModelRuntime(_tensorflow.TensorFlowRuntime):

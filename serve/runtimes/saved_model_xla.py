@@ -5,10 +5,19 @@ from pathlib import Path
 import tensorflow as tf
 
 from medserve.spec import Deployment
-from serve.runtimes import _tensorflow
+from serve.runtimes import RuntimeOptions, _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+)
+Options = RuntimeOptions
 
 
 class XlaRuntime(_tensorflow.TensorFlowRuntime):

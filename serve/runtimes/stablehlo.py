@@ -3,7 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,26 @@ from serve.runtimes import CacheOptions, Runtime, read_options
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
 CACHES = ("cache",)
-Options = CacheOptions
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+    (
+        "layers",
+        "rewritten",
+        "XLA has no fast path for depthwise kernels, and for kernels larger than their input",
+        "https://docs.jax.dev/en/latest/_autosummary/jax.lax.optimization_barrier.html",
+    ),
+)
+
+
+class Options(CacheOptions, frozen=True, kw_only=True):
+    """`layers`: the network as it was exported, or with the layers that XLA computes slowly written otherwise."""
+
+    layers: Literal["exported", "rewritten"] = "exported"
 
 
 class StableHloRuntime(Runtime):
@@ -65,8 +84,13 @@ def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime
     os.environ["PJRT_NPROC"] = str(deployment.threads)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be shared
     jax.config.update("jax_platforms", deployment.device)
-    if cache := read_options(deployment, Options).cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
+    options = read_options(deployment, Options)
+    if options.layers == "rewritten":
+        model = model.parents[1] / "rewritten" / model.name
+        if not model.is_file():
+            raise CannotRun("this network has no layer that the exporter writes otherwise")
+    if options.cache:
+        jax.config.update("jax_compilation_cache_dir", options.cache)
         # Cache every module, however fast to compile or small.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

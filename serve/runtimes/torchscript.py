@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,18 +12,53 @@ from numpy.typing import NDArray
 from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
-from serve.runtimes import Runtime
+from serve.runtimes import Runtime, RuntimeOptions, read_options
 
 REQUIRES = ("torch",)
 READS = ("torchscript",)
+TUNING = (
+    (
+        "heap",
+        "kept",
+        "each call frees what it allocates, and glibc returns large blocks to the kernel",
+        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    ),
+    (
+        "graph",
+        "frozen",
+        "weights become constants, and operators on them are folded",
+        "https://docs.pytorch.org/docs/stable/generated/torch.jit.freeze.html",
+    ),
+    (
+        "graph",
+        "optimised",
+        "frozen, with convolutions in the layout of oneDNN",
+        "https://docs.pytorch.org/docs/stable/generated/torch.jit.optimize_for_inference.html",
+    ),
+    (
+        "executor",
+        "simple",
+        "the profiling executor compiles each shape and guards every call",
+        "https://docs.pytorch.org/docs/stable/generated/torch.jit.optimized_execution.html",
+    ),
+)
+
+
+class Options(RuntimeOptions, frozen=True, kw_only=True):
+    """`graph`: the module as it was saved, frozen, or optimised for inference; `executor`: how it is interpreted."""
+
+    graph: Literal["saved", "frozen", "optimised"] = "saved"
+    executor: Literal["profiling", "simple"] = "profiling"
 
 
 class TorchScriptRuntime(Runtime):
     """See `serve.runtimes.Runtime`."""
 
-    def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
+    def __init__(self, module: torch.jit.ScriptModule, device: torch.device, options: Options) -> None:
         self._module = module
         self._device = device
+        self._options = options
+        self._profiled = options.executor == "profiling"
         self._cuda = device.type == "cuda"
 
     def place(self, images: NDArray[np.uint8]) -> torch.Tensor:
@@ -32,9 +67,7 @@ class TorchScriptRuntime(Runtime):
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        # The optimising executor compiles each shape in its second call and again later. The module is already
-        # optimised, and small batches are faster without that executor.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
+        with torch.inference_mode(), torch.jit.optimized_execution(self._profiled):
             return self._module(x)
 
     def synchronise(self, _y: torch.Tensor) -> None:
@@ -62,7 +95,8 @@ class TorchScriptRuntime(Runtime):
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRuntime:
-    """Freeze and optimise the module for the deployment's device. Raises CannotRun if the device is missing."""
+    """The module on the deployment's device. Raises CannotRun if that is missing, BadInput for unknown options."""
+    options = read_options(deployment, Options)
     torch.set_num_threads(deployment.threads)
     # Possible once per process, before the first use of the pool; `facts` reports the effective value.
     with contextlib.suppress(RuntimeError):
@@ -79,5 +113,7 @@ def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRunti
         torch.from_numpy(np.frombuffer(b"0", np.uint8))
         # Measured although PyTorch deprecates it.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        module = torch.jit.optimize_for_inference(torch.jit.load(str(model), map_location=device))
-    return TorchScriptRuntime(module, device)
+        module = torch.jit.load(str(model), map_location=device).eval()
+        if options.graph != "saved":
+            module = (torch.jit.freeze if options.graph == "frozen" else torch.jit.optimize_for_inference)(module)
+    return TorchScriptRuntime(module, device, options)

@@ -234,6 +234,14 @@ def test_exports_hold_their_certificates(
     assert proof.images == 40
 
 
+def test_layers_that_are_written_otherwise_for_a_processor_are_the_same_function() -> None:
+    if absent := plugins.missing("train.frameworks", "flax_nnx"):
+        pytest.skip(f"flax_nnx needs {', '.join(absent)}, which is not installed")
+    found = [json.loads(line) for line in job.run("rewritten_job.py").splitlines()]
+    assert len(found) == 96
+    assert [one for one in found if not (one["same"] and one["as_wanted"])] == []
+
+
 OUTPUTS = {"conv": np.array([[1.0, 1000.0]], np.float32), "fc": np.array([[3.0]], np.float32)}
 
 

@@ -118,6 +118,9 @@ def test_a_launch_measures_all_its_cells_and_reads_fairness_back(plan: Callable[
             assert tuple(client["affinity"]) == one.client_cpus
         assert server["runtime"]["threads"] == 1
         assert 0 < server["cpu_seconds"] < 30
+        assert server["minor_faults"] >= 0
+        # It waits for every request.
+        assert server["context_switches"] > len(table) / 10
         assert (client["collector_enabled"], server["collector_enabled"]) == (False, True)
         assert min(client["frozen_objects"], server["frozen_objects"]) > 1000
         assert client["connections"] == len(set(column(table, "connection")))

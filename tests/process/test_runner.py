@@ -15,6 +15,7 @@ from mini_study import MINI, kinds, mini, results, start, trained, tried
 from medserve import run_folder, runner, store, study_file
 from medserve import study as studies
 from medserve.errors import CannotRun
+from medserve.jobs import Tuned
 from medserve.result import Check, SelfTest
 
 
@@ -35,6 +36,35 @@ def test_a_self_test_is_made_before_what_is_measured_over_http(
     assert {result.selftest for result in results(out).values()} == {found.verdict}
     assert len(results(out)) == 4
     assert first.returncode == (1 if found.failed else 0)
+
+
+@pytest.mark.full
+def test_tuned_settings_are_chosen_once_and_measured_beside_the_defaults(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
+    study, out = (
+        mini(tmp_path, runtimes='["openvino_cpu"]', null="false", profiles='["in-process-1"]'),
+        tmp_path / "run",
+    )
+    study.write_text(study.read_text().replace("launches = 1", 'launches = 1\nsettings = ["default", "tuned"]'))
+    trained(study, out, checkpoint, torchscript, onnx)
+    words = ("medserve.cli", "run", str(study), "--out", str(out))
+    done = stage(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert kinds(done.stdout).count("tune") == 1
+    (path,) = (out / "tuned").iterdir()
+    found = store.read_json(path, Tuned)
+    assert len(found.candidates) >= 3
+    assert all(one.reason is None and len(one.medians_ms) == 2 for one in found.candidates)
+    default, tuned = sorted(results(out).values(), key=lambda result: result.cell.deployment.settings)
+    assert (default.cell.deployment.options, tuned.cell.deployment.options) == ({}, found.chosen)
+    assert tuned.process["timer"]["minor_faults"] >= 0
+    assert "tune" not in kinds(stage(*words, "--json").stdout)
+    compared = json.loads(stage("loadtest", "compare", str(out), "--by", "settings", "--format", "json").stdout)
+    assert [one["kind"] for one in compared] == ["tuned against default"]
+    page = (stage("loadtest", "report", str(out)).returncode, (out / "report.md").read_text())
+    assert page[0] == 0
+    assert "Tuned settings" in page[1]
 
 
 def test_what_the_generator_cannot_carry_is_refused(

@@ -15,8 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from recertify import recertify
 
+from loadtest.measure.tuning import settings
 from medserve import machine, plugins, store
 from medserve.errors import BadInput, CannotRun
+from medserve.jobs import Setting
 from medserve.spec import Deployment
 from medserve.tables import FORMATS
 from serve.runtimes import Runtime, open_runtime, predict
@@ -32,6 +34,7 @@ DEPLOYMENT = Deployment(
     threads=int(os.environ["THREADS"]),
     batch_sizes=BATCHES,
 )
+SETTINGS = settings(NAME)
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
 
@@ -119,6 +122,35 @@ def test_it_has_the_threads_that_it_was_given(runtime: Runtime) -> None:
 def test_the_call_that_is_a_timing_mistake_computes_the_same(runtime: Runtime, images: NDArray[np.uint8]) -> None:
     given = runtime.predict(images[:4])  # type: ignore[attr-defined]  # asked above
     assert given == pytest.approx(predict(runtime, images[:4], BATCHES), abs=1e-6)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.option}={one.value}")
+def test_options_that_are_tried_for_speed_compute_the_same(
+    runtime: Runtime, images: NDArray[np.uint8], setting: Setting
+) -> None:
+    given = msgspec.structs.replace(DEPLOYMENT, options={setting.option: setting.value})
+    try:
+        tuned, _ = open_runtime(FOLDER, given)
+    except CannotRun as error:
+        # The artifact of the tests is of a small network.
+        assert setting.option == "layers"
+        pytest.skip(str(error))
+    for count in BATCHES:
+        assert predict(tuned, images[:count], BATCHES) == pytest.approx(
+            predict(runtime, images[:count], BATCHES), abs=1e-5
+        )
+    kept = predict(tuned, images, BATCHES)
+    copy = kept.copy()
+    predict(tuned, 255 - images, BATCHES)
+    assert np.array_equal(kept, copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"heat": "kept"}, "heat"), ({"heap": "warm"}, "warm|takes no options")]
+)
+def test_options_that_it_does_not_have_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        open_runtime(FOLDER, msgspec.structs.replace(DEPLOYMENT, options=options))
 
 
 @reads_a_model

@@ -145,6 +145,22 @@ def test_a_study_asks_for_batches_and_deadlines(tmp_path: Path) -> None:
     assert {cell.deployment.batch_images for cell in cells if cell.profile.mode == "in-process"} == {1}
 
 
+def test_tuned_settings_are_deployments_of_their_own(tmp_path: Path) -> None:
+    asked = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nsettings = ["default", "tuned"]')
+    plan, before = (matrix.plan(read(tmp_path, text)) for text in (asked, MINIMAL))
+    names = {deployed.deployment.name for deployed in plan.deployed}
+    default = {deployed.deployment.name for deployed in before.deployed}
+    computing = {name for name in default if ".null." not in name}
+    assert names == default | {f"{name}-tuned" for name in computing}
+    assert {one.deployment.options == {} for one in plan.deployed} == {True}
+    # A run goes on with the options that were found on its machine, and takes no other deployment for it.
+    tuned = next(one for one in plan.deployed if one.deployment.settings == "tuned").cells[0]
+    measured = msgspec.structs.replace(tuned.deployment, options={"heap": "kept"})
+    assert run_folder.extends(tuned, msgspec.structs.replace(tuned, deployment=measured))
+    untuned = msgspec.structs.replace(measured, settings="default")
+    assert not run_folder.extends(tuned, msgspec.structs.replace(tuned, deployment=untuned))
+
+
 def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
     text = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nseeds = [3, 4]\nepochs_at = { 64 = 2 }')
     trainings = matrix.plan(read(tmp_path, text)).trainings

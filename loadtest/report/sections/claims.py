@@ -51,7 +51,7 @@ def tables(facts: Facts) -> list[Table]:
     ]
     # Several claims may be about the same two.
     mistakes = {
-        (known.profile, known.threads, known.claim.first, known.claim.second, known.claim.size): known
+        (known.profile, known.threads, known.settings, known.claim.first, known.claim.second, known.claim.size): known
         for known in judged
         if known.sound is not None and known.effect is not None
     }
@@ -97,11 +97,17 @@ def _claimed(judged: JudgedClaim) -> str:
 
 def _sound(mistaken: JudgedClaim, judged: list[JudgedClaim]) -> JudgedClaim:
     """The same claim under the protocol without the mistake."""
-    return next(known for known in judged if (known.claim, known.profile) == (mistaken.claim, mistaken.sound))
+    return next(
+        known
+        for known in judged
+        if (known.claim, known.profile) == (mistaken.claim, mistaken.sound) and known.sound is None
+    )
 
 
 def _mistake(facts: Facts, judged: JudgedClaim) -> str:
     mistake = facts.profiles[judged.profile].mistake if judged.profile else None
+    if mistake is None and judged.sound == judged.profile:
+        return "with the runtimes' default options"
     return TIMING_MISTAKES[mistake] if mistake else CLOSED
 
 

@@ -38,6 +38,8 @@ def serving(facts: Facts) -> Table | None:
         *tables.deployment_fields(facts, lambda row: row),
         field("per request", lambda row: row.cpu_ms, "ms", time),
         field("per correct prediction", _per_correct, "ms", time),
+        field("page faults", lambda row: row.faults, "per request", "Memory and scheduler"),
+        field("context switches", lambda row: row.switches, "per request", "Memory and scheduler"),
         field("peak memory", lambda row: _mebibytes(row.peak_memory_bytes), "MiB", "Server"),
         field("importing", lambda row: row.import_seconds, "s", start),
         field("loading", lambda row: row.load_seconds, "s", start),

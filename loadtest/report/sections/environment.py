@@ -9,7 +9,8 @@ from loadtest.report import tables, wording
 from loadtest.report.document import Terms
 from loadtest.report.facts import Facts
 from loadtest.report.tables import Field, field, text
-from loadtest.results.tabular import Table
+from loadtest.results.tabular import Cell, Table
+from medserve.jobs import Tuned
 from medserve.numbers import ABSENT
 from medserve.progress import duration
 from medserve.study import Study
@@ -73,6 +74,23 @@ def processes(facts: Facts) -> Table | None:
         text("float32 exact", lambda process: _read(process[1], INSIDE, "float32_exact", of_runtime=True)),
     ]
     return tables.table("Cores and threads, read back", fields, found.items())
+
+
+def settings(facts: Facts) -> Table | None:
+    """What was chosen for each tuned deployment, on launches that are not among the results; null without any."""
+
+    def chosen(one: Tuned) -> Cell:
+        taken = [setting for setting in one.settings if one.chosen.get(setting.option) == setting.value]
+        words = ", ".join(f"{setting.option}={setting.value}" for setting in taken) or "the defaults"
+        return Cell(words, "; ".join(f"{setting.why} ({setting.source})" for setting in taken))
+
+    fields: list[Field[Tuned]] = [
+        text("deployment", lambda one: one.deployment.name),
+        text("chosen", chosen),
+        field("latency over the defaults", lambda one: one.ratio, "when tuned"),
+        field("tried", lambda one: len(one.candidates)),
+    ]
+    return tables.table("Tuned settings", fields, facts.tuned)
 
 
 def _read(read: Read, parts: Sequence[str], name: str, *, of_runtime: bool = False) -> str:

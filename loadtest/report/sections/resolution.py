@@ -108,9 +108,10 @@ def _residual(facts: Facts, response: Response) -> Cell:
 
 def _series(facts: Facts, profile: str) -> list[list[Row]]:
     """The rows of one deployment at all its sizes, for each deployment that has several; without the null runtime."""
-    names = "dataset architecture framework format runtime precision device threads dispatch batch_images variant seed"
+    names = "dataset architecture framework format runtime precision device settings threads dispatch batch_images"
     rows = [row for row in facts.rows if row.profile == profile and row.status == "done" and row.framework]
-    return [group for group in grouped(rows, *names.split()).values() if len({row.size for row in group}) > 1]
+    groups = grouped(rows, *names.split(), "variant", "seed")
+    return [group for group in groups.values() if len({row.size for row in group}) > 1]
 
 
 def _groups(facts: Facts) -> list[list[Row]]:

@@ -1,5 +1,7 @@
 """EfficientNetV2 in Flax NNX."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
@@ -58,7 +60,7 @@ class SqueezeExcitation(nnx.Module):
 
 def conv_norm(plan: Conv, rngs: nnx.Rngs) -> Sequential:
     """Convolution, batch norm, SiLU."""
-    layers = [conv(plan, rngs), batch_norm(plan.width, rngs, EPSILON)]
+    layers: list[Callable[[jax.Array], jax.Array]] = [conv(plan, rngs), batch_norm(plan.width, rngs, EPSILON)]
     return Sequential([*layers, nnx.silu] if plan.activation else layers)
 
 

@@ -1,0 +1,156 @@
+"""The best options of a runtime for one artifact on this machine, of those that its file declares in TUNING.
+
+Every candidate is timed in process, in fresh processes, beside the defaults: first each option alone, then all that
+helped together. None of these launches is reported. Options that change the scores are never taken.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from math import exp, inf, log
+from pathlib import Path
+from statistics import fmean
+from typing import cast
+
+import msgspec
+import numpy as np
+
+from loadtest import samples
+from loadtest.results import latency
+from medserve import machine, plugins, stage, store
+from medserve.errors import CannotRun
+from medserve.jobs import Candidate, Launch, Setting, Tuned
+from medserve.result import Result
+from medserve.spec import Cell, Deployment
+from medserve.tables import profile
+
+LAUNCHES = 2
+"""Of each candidate."""
+GAIN = 0.98
+"""Ratio to the defaults below which a candidate is taken: two launches do not tell smaller gains from chance."""
+SECONDS, WARMUP = 1.0, 0.5
+"""Of timing each batch size in each launch; what takes longer than that is timed six times."""
+MOST_SECONDS = 600.0
+"""Seconds after which no further candidate is tried."""
+
+
+def settings(runtime: str) -> tuple[Setting, ...]:
+    """What a runtime's file declares, nothing where it computes nothing."""
+    declared = plugins.literal("serve.runtimes", runtime, "TUNING") or ()
+    named = [
+        dict(zip(Setting.__struct_fields__, each, strict=True)) for each in cast(Sequence[Sequence[str]], declared)
+    ]
+    return msgspec.convert(named, tuple[Setting, ...])
+
+
+def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[str], None]) -> Tuned:
+    """Try every setting of the deployment's runtime; `tell` takes a line for each candidate.
+
+    Raises CannotRun where not even the defaults can be measured.
+    """
+    began = time.monotonic()
+    tuning = _Tuning(artifact, deployment, scratch)
+    declared = settings(deployment.runtime)
+    alone = [{setting.option: setting.value} for setting in declared]
+    tried: list[dict[str, str]] = [{}, *alone]
+    for _ in range(LAUNCHES):
+        for options in tried:
+            if not options or time.monotonic() - began < MOST_SECONDS:
+                tell(tuning.measure(options))
+    # The best value of each option that helped.
+    helped: dict[str, str] = {}
+    for options in sorted(alone, key=tuning.ratio, reverse=True):
+        helped |= options if tuning.ratio(options) < GAIN else {}
+    if len(helped) > 1:
+        tried.append(helped)
+        for options in ({}, helped) * LAUNCHES:
+            if time.monotonic() - began < MOST_SECONDS:
+                tell(tuning.measure(options))
+    best = min(tried, key=tuning.ratio)
+    chosen = best if tuning.ratio(best) < GAIN else {}
+    return Tuned(
+        deployment=deployment,
+        machine=machine.fingerprint(),
+        settings=declared,
+        candidates=tuple(tuning.candidate(options) for options in tried),
+        chosen=chosen,
+        ratio=tuning.ratio(chosen),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+class _Tuning:
+    def __init__(self, artifact: Path, deployment: Deployment, scratch: Path) -> None:
+        self._artifact, self._deployment, self._scratch = artifact, deployment, scratch
+        with np.load(artifact / "golden.npz") as golden:
+            np.save(scratch / "images.npy", golden["images"])
+            np.save(scratch / "scores.npy", golden["scores"])
+        self._medians: dict[str, list[dict[int, float]]] = {}
+        self._reasons: dict[str, str] = {}
+        self._launches = 0
+
+    def measure(self, options: dict[str, str]) -> str:
+        """One launch of a candidate; says what came of it. Raises CannotRun for the defaults."""
+        if (key := _key(options)) in self._reasons:
+            return f"{key}: not tried again"
+        index, self._launches = self._launches, self._launches + 1
+        deployment = msgspec.structs.replace(self._deployment, options=self._deployment.options | options)
+        batches = dict.fromkeys((deployment.batch_sizes[0], deployment.batch_sizes[-1]))
+        cells = tuple(
+            Cell(
+                deployment=deployment,
+                profile=profile("in-process", batch=batch, seconds=SECONDS, warmup_seconds=WARMUP, requests=0),
+            )
+            for batch in batches
+        )
+        server, client = machine.divide_cpus(deployment.threads)
+        launch = Launch(
+            study="tuning", index=index, cells=cells, artifact=str(self._artifact.resolve()),
+            results=str(self._scratch / "results"), images=str(self._scratch / "images.npy"),
+            # Golden images are compared when the runtime is opened.
+            expected=None, server_cpus=server, client_cpus=client, seed=0,
+        )  # fmt: skip
+        path = self._scratch / f"launch-{index}.json"
+        store.write_json(path, launch)
+        env = machine.thread_environment(deployment.threads)
+        words = ["-m", "loadtest", "launch", str(path)]
+        code, _, reason = stage.run(words, self._scratch / f"launch-{index}.log", env=env)
+        if code:
+            if not options:
+                raise CannotRun(reason)
+            self._reasons[key] = reason
+            return f"{key}: {reason}"
+        found = {cell.profile.batch: self._median(cell, index) for cell in cells}
+        self._medians.setdefault(key, []).append(found)
+        return f"{key}: " + ", ".join(f"batch {batch} {value:.3g} ms" for batch, value in found.items())
+
+    def _median(self, cell: Cell, index: int) -> float:
+        folder = self._scratch / "results" / cell.name / str(index)
+        store.check_digests(folder, store.read_json(folder / "result.json", Result).files)
+        return (
+            float(np.median(latency.service_time(latency.after_warmup(samples.read(folder / "samples.parquet"))))) / 1e6
+        )
+
+    def ratio(self, options: dict[str, str]) -> float:
+        """The geometric mean over batch sizes of its latency over that of the defaults; infinite if not measured.
+
+        Of each the fastest launch counts: what disturbs the machine only makes it slower.
+        """
+        launches, defaults = self._medians.get(_key(options), []), self._medians[_key({})]
+        if not launches:
+            return inf
+        return exp(fmean(log(_fastest(launches, batch) / _fastest(defaults, batch)) for batch in launches[0]))
+
+    def candidate(self, options: dict[str, str]) -> Candidate:
+        """What was found of it."""
+        launches = self._medians.get(_key(options), [])
+        medians = {batch: tuple(launch[batch] for launch in launches) for batch in (launches[0] if launches else {})}
+        reason = self._reasons.get(_key(options)) or (None if launches else f"not tried within {MOST_SECONDS:g} s")
+        return Candidate(options=options, medians_ms=medians, reason=reason)
+
+
+def _fastest(launches: list[dict[int, float]], batch: int) -> float:
+    return min(launch[batch] for launch in launches)
+
+
+def _key(options: dict[str, str]) -> str:
+    return " ".join(f"{option}={value}" for option, value in options.items()) or "default"

@@ -1,0 +1,80 @@
+"""Which options are taken of those that were tried: what is fastest beside the defaults, together or alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest.measure import tuning
+from loadtest.measure.tuning import settings, tune
+from medserve import plugins
+from medserve.errors import CannotRun
+from medserve.jobs import Setting
+from medserve.spec import Deployment
+
+SETTINGS = tuple(
+    Setting(option=option, value=value, why="", source="")
+    for option, value in (("heap", "kept"), ("graph", "frozen"), ("graph", "optimised"), ("arena", "off"))
+)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "golden.npz", images=np.zeros(1), scores=np.zeros(1))
+    return tmp_path
+
+
+def found(artifact: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float]) -> tuple[dict[str, str], float]:
+    """What is chosen where the latency of each candidate is that of the defaults times a number of its own."""
+    scratch = artifact / "scratch"
+    scratch.mkdir()
+
+    def measure(self: tuning._Tuning, options: dict[str, str]) -> str:
+        key = tuning._key(options)
+        speed = 1.0
+        for one in key.split():
+            speed *= speeds.get(one, 1.0)
+        # The first launch of each is disturbed.
+        disturbed = 1.0 if key in self._medians else 2.0
+        found = {batch: base * speed * disturbed for batch, base in ((1, 1.0), (32, 20.0))}
+        self._medians.setdefault(key, []).append(found)
+        return key
+
+    monkeypatch.setattr(tuning._Tuning, "measure", measure)
+    monkeypatch.setattr(tuning, "settings", lambda _: SETTINGS)
+    told: list[str] = []
+    done = tune(artifact, Deployment(artifact="a", runtime="torchscript"), scratch, told.append)
+    assert all(told.count(line) >= tuning.LAUNCHES for line in told)
+    assert {frozenset(one.options.items()) for one in done.candidates} >= {
+        frozenset({(setting.option, setting.value)}) for setting in SETTINGS
+    }
+    return done.chosen, done.ratio
+
+
+def test_what_helps_is_taken_together(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"heap=kept": 0.7, "graph=frozen": 0.9, "graph=optimised": 0.8, "arena=off": 1.2}
+    chosen, ratio = found(artifact, monkeypatch, speeds)
+    assert chosen == {"heap": "kept", "graph": "optimised"}
+    assert ratio == pytest.approx(0.56)
+
+
+def test_the_defaults_are_kept_unless_something_is_clearly_faster(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(artifact, monkeypatch, {"heap=kept": 0.99, "arena=off": 1.5}) == ({}, pytest.approx(1.0))
+
+
+def test_a_runtime_that_cannot_be_measured_is_a_reason(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(CannotRun, match="artifact"):
+        tune(artifact, Deployment(artifact="a", runtime="torchscript"), tmp_path / "scratch", lambda _: None)
+
+
+@pytest.mark.parametrize("name", plugins.names("serve.runtimes"))
+def test_every_setting_says_why_and_who_offers_it(name: str) -> None:
+    declared = settings(name)
+    assert len({(one.option, one.value) for one in declared}) == len(declared)
+    assert all(one.why and one.source.startswith("https://") for one in declared)
+    # What computes has something to choose from on a processor.
+    computes = plugins.literals("serve.runtimes", name)["READS"]
+    assert bool(declared) == (bool(computes) and plugins.literals("serve.runtimes", name).get("DEVICES") != ("cuda",))
