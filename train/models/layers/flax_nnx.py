@@ -69,9 +69,9 @@ def rewritten() -> Iterator[list[str]]:
 class Convolution(nnx.Conv):
     """NNX's convolution, in another form where it is traced within `rewritten`.
 
-    On a processor XLA has no fast path for a kernel that exceeds its padded input's middle, nor for depthwise kernels:
-    a 3x3 convolution of a 2x2 map takes 40 times as long as with its padding kept apart, a depthwise one of 16x16x256
-    as long as 36 times its nine products.
+    On a processor XLA has no fast path for a kernel that is larger than its input, nor for depthwise kernels: a 3x3
+    convolution of a 2x2 map takes 40 times as long as with its padding kept apart, a depthwise one of 16x16x256 36 times
+    as long as the sum of its nine products.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
