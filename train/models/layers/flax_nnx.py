@@ -69,9 +69,8 @@ def rewritten() -> Iterator[list[str]]:
 class Convolution(nnx.Conv):
     """NNX's convolution, in another form where it is traced within `rewritten`.
 
-    On a processor XLA has no fast path for a kernel that is larger than its input, nor for depthwise kernels: a 3x3
-    convolution of a 2x2 map takes 40 times as long as with its padding kept apart, a depthwise one of 16x16x256 36 times
-    as long as the sum of its nine products.
+    On a processor XLA has no fast path for a kernel that is larger than its input, nor for depthwise kernels. At 64 px
+    ResNet-50 and EfficientNetV2-S take a third of the time in this form.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
