@@ -61,7 +61,8 @@ def export(
     if (out / store.ARTIFACT).is_file():
         print(f"{out}: replaces the artifact that is there", file=sys.stderr)
     if precision != "float32" and form not in getattr(exporter, precision.upper(), ()):
-        raise CannotRun(f"{framework} does not export {form} in {precision}")
+        offered = ", ".join(getattr(exporter, precision.upper(), ())) or "no format"
+        raise CannotRun(f"{framework} does not export {form} in {precision}; it writes {precision} in {offered}")
     further_runtimes = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
     for name in further_runtimes:
         if form not in (reads := plugins.literals("serve.runtimes", name)["READS"]):

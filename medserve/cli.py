@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, doctor, errors, forecast, plugins, run_folder, runner, study_file
+from medserve import __version__, doctor, errors, forecast, machine, plugins, run_folder, runner, study_file
+from medserve.errors import BadInput
 from medserve.progress import duration
 from medserve.spec import Noun
 from medserve.study import Study
@@ -27,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+MOST_NAMED = 24
+"""Deployments that a plan names on a terminal."""
 STAGES = {
     "data": ("train", "data", "List, fetch and unpack data sets."),
     "train": ("train", "train", "Train one checkpoint."),
@@ -47,7 +50,9 @@ STAGES = {
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or a TOML file.")] = "quick",
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's name, a TOML file, or the folder of a run.")
+    ] = "quick",
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/STUDY")] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Measure also where the self-test of the load generator fails.")
@@ -64,9 +69,10 @@ def run(
     it is in the table with its reason. Example: medserve run quick
     """
     study = study_file.read(name)
-    folder = out or Path("runs") / study.name
+    folder = out or study_file.folder_of(name) or Path("runs") / study.name
     study = run_folder.with_launches(study, folder, more_launches)
     if plan:
+        run_folder.check(study, folder)
         _print_plan(study, folder, json)
         return
 
@@ -114,7 +120,12 @@ def study_check(
     Example: medserve study check mine.toml
     """
     study = study_file.read(name)
-    folder = Path("runs") / study.name
+    folder = study_file.folder_of(name) or Path("runs") / study.name
+    try:
+        run_folder.check(study, folder)
+    except BadInput as error:
+        print(f"medserve run would refuse it: {error}", file=sys.stderr)
+        folder = folder.with_name(f"{folder.name}-new")
     _print_plan(run_folder.with_launches(study, folder, 0), folder, json)
 
 
@@ -167,7 +178,6 @@ def doctor_(
 
 
 def _print_plan(study: Study, folder: Path, json: bool) -> None:
-    run_folder.check(study, folder)
     found = forecast.forecast(study, folder)
     if json:
         print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
@@ -179,6 +189,12 @@ def _print_plan(study: Study, folder: Path, json: bool) -> None:
     console = Console()
     console.print(f"{study.title} ({study.name})", style="bold")
     console.print(table)
+    for deployment, profiles in list(found.cells.items())[:MOST_NAMED]:
+        console.print(f"  {deployment}: {', '.join(profiles)}", markup=False, highlight=False, soft_wrap=True)
+    if len(found.cells) > MOST_NAMED:
+        console.print(f"  and {len(found.cells) - MOST_NAMED} more deployments (--json names all)")
+    if study.device == "cuda" and not machine.fingerprint()["gpus"]:
+        console.print("This machine has no GPU: every cell would fail.", style="yellow")
     for words in found.left_out:
         console.print(f"left out: {words}", style="dim", markup=False, highlight=False)
     print(f"About {duration(found.seconds)} on this machine, into {folder}")
@@ -249,7 +265,7 @@ def _main(
 
 def main() -> None:
     """Entry point of the `medserve` command."""
-    errors.main(app)
+    errors.main(lambda: app(prog_name="medserve"))
 
 
 if __name__ == "__main__":

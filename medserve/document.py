@@ -113,6 +113,11 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
     elif isinstance(kind, inspect.LiteralType) and isinstance(value, str):
         if value not in kind.values:
             yield table + str(unknown(f"value of '{field}'", value, map(str, kind.values)))
+    elif isinstance(kind, inspect.VarTupleType) and isinstance(value, dict) and _is_table(_inner(kind)[0]):
+        yield f"{table}{shown} is one table; write [[{field}]] above it"
+    elif isinstance(kind, inspect.VarTupleType) and not isinstance(value, list | dict):
+        given = json.dumps(value, default=str)[:80]
+        yield f"{table}{shown} is {given}; expected a list of {_words(kind)}, as in [{given}]"
     elif not _fits(value, kind):
         yield f"{table}{shown} is {json.dumps(value, default=str)[:80]}; expected {_words(kind)}"
 

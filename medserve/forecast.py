@@ -45,9 +45,13 @@ class Work(Noun, frozen=True, kw_only=True):
 
 
 class Forecast(Noun, frozen=True, kw_only=True):
-    """The work of a study, what it asks for and cannot have, and the seconds that are left on this machine."""
+    """The work of a study, what it asks for and cannot have, and the seconds that are left on this machine.
+
+    `cells` has the profiles of each deployment.
+    """
 
     work: tuple[Work, ...]
+    cells: dict[str, tuple[str, ...]]
     left_out: tuple[str, ...]
     seconds: float
 
@@ -94,7 +98,8 @@ def forecast(study: Study, out: Path) -> Forecast:
             what=f"launches of {len(found.deployed)} deployments with {cells} cells", seconds=lasting + starting * pace,
         ),
     )  # fmt: skip
-    return Forecast(work=work, left_out=found.left_out, seconds=sum(one.seconds for one in work))
+    named = {one.deployment.name: tuple(profile.name for profile in one.profiles) for one in found.deployed}
+    return Forecast(work=work, cells=named, left_out=found.left_out, seconds=sum(one.seconds for one in work))
 
 
 def _training(made: Training) -> float:

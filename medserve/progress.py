@@ -75,12 +75,13 @@ class Jobs:
 
     @property
     def total(self) -> int:
-        """Jobs that this run does."""
+        """Jobs of this run, those that were done before it too."""
         return self.finished + sum(self._pending.values())
 
     def skip(self, kind: str) -> None:
-        """Take a job out that needs not, or cannot, be done."""
+        """Count a job that was done before, or cannot be done."""
         self._pending[kind] -= 1
+        self.finished += 1
 
     def done(self, kind: str, seconds: float) -> None:
         """Note what a job took."""

@@ -75,11 +75,10 @@ class Deployment(Noun, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise BadInput for a number out of range, or batching without a queue."""
-        if self.threads < 0 or self.queue < 1:
-            raise BadInput(
-                f"threads is {self.threads} and queue {self.queue}; "
-                "expected at least 1 (or 0 threads: as many as usable cores)"
-            )
+        if self.threads < 0:
+            raise BadInput(f"threads is {self.threads}; expected at least 1, or 0: as many as usable cores")
+        if self.queue < 1:
+            raise BadInput(f"queue is {self.queue}; expected at least 1")
         sizes = self.batch_sizes
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
             raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")

@@ -135,7 +135,9 @@ def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
+        raise BadInput(f"{path}: no such file{_elsewhere(path)}") from None
+    except NotADirectoryError:
+        raise BadInput(f"{path.parent}: a file; give the folder that holds {path.name}") from None
     if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
         raise BadInput(f"{path}: its SHA-256 is {found}, expected {digest}; use the file that was reviewed")
     oldest = getattr(kind, "oldest", SCHEMA)
@@ -149,6 +151,12 @@ def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a valid {kind.__name__}: {error}") from None
     raise BadInput(f"{path}: schema {stated}, this program reads {oldest} and later; make it again")
+
+
+def _elsewhere(path: Path) -> str:
+    """Where the manifests are that a user seems to look for."""
+    found = sorted(path.parent.glob(f"artifacts/*/{path.name}")) if path.name == ARTIFACT else []
+    return f"; this is a run, whose artifacts are {found[0].parent} and the like" if found else ""
 
 
 def _known_fields(value: Any, kind: Type) -> Any:

@@ -1,11 +1,12 @@
 """The TOML file of a study: reads it, and says what it may hold."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import msgspec
 
-from medserve import document, matrix
+from medserve import document, matrix, store
 from medserve.errors import BadInput, unknown
 from medserve.study import Study
 
@@ -66,10 +67,19 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Study:
-    """A study by its name, or from a TOML file. Raises BadInput that names the file and all that is wrong in it."""
+    """A study by its name, from a TOML file, or that of a run, by its folder.
+
+    Raises BadInput that names the file and all that is wrong in it.
+    """
+    if (run := folder_of(name)) is not None:
+        return store.read_json(run / "study.json", Study)
     path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
     if not path.is_file():
-        raise BadInput(f"{name}: no such study file") if name.endswith(".toml") else unknown("study", name, names())
+        if name.endswith(".toml"):
+            raise BadInput(f"{name}: no such study file; `medserve study new` prints one")
+        if Path(name).exists():
+            raise BadInput(f"{name}: no study; give a TOML file, the folder of a run, or one of: {', '.join(names())}")
+        raise unknown("study", name, names())
     try:
         told = tomllib.loads(path.read_text())
         study = document.convert(told, Study)
@@ -79,8 +89,15 @@ def read(name: str) -> Study:
     except BadInput as error:
         raise BadInput(*(f"{path}: {line}" for line in error.lines)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: {error}") from None
+        twice = re.match(r"Cannot declare \('(\w+)',\) twice", str(error))
+        words = f"; for several of them write [[{twice[1]}]] above each" if twice else ""
+        raise BadInput(f"{path}: {error}{words}") from None
     return study
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder of a run, where `name` is one."""
+    return Path(name) if (Path(name) / "study.json").is_file() else None
 
 
 def template() -> str:

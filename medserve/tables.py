@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,8 +170,17 @@ PROFILES = {one.name: one for one in _profiles()}
 
 def find_profile(name: str) -> LoadProfile:
     """A profile by its name, which may have another number than those of PROFILES. Raises BadInput."""
-    if name in PROFILES:
-        return PROFILES[name]
+    if (found := PROFILES.get(name) or _numbered(name)) is not None:
+        return found
+    kind, _, number = name.rpartition("-")
+    near = [f"{one}-{number}" for one in get_close_matches(kind, (*SCHEDULES, "in-process", "closed", "idle"), n=1)]
+    others = [known for known in near if known not in PROFILES and _numbered(known)]
+    error = unknown("profile", name, [*PROFILES, *others])
+    raise BadInput(f"{error}; and any number in in-process-BATCH, closed-USERS, open-RATE, poisson-RATE, idle-GAPms")
+
+
+def _numbered(name: str) -> LoadProfile | None:
+    """A profile of any number, by its name; null for other names."""
     if found := re.fullmatch(r"(in-process|closed|idle|open|poisson|bursts)-([0-9.]{1,12})(?:ms)?", name):
         with suppress(ValueError):
             kind, number = found[1], float(found[2])
@@ -185,8 +195,7 @@ def find_profile(name: str) -> LoadProfile:
                 made = profile("closed-loop", gap_seconds=number / 1000)
             if made.name == name and number > 0:
                 return made
-    error = unknown("profile", name, PROFILES)
-    raise BadInput(f"{error}; and any number in in-process-BATCH, closed-USERS, open-RATE, poisson-RATE, idle-GAPms")
+    return None
 
 
 def scores_file(form: str, runtime: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from medserve import errors, plugins
-from medserve.errors import BadInput, CannotRun
+from medserve.errors import BadInput, CannotRun, unknown
 from medserve.matrix import check_size
 from medserve.models import Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, pick
@@ -153,13 +153,17 @@ def _recipe(changes: list[str]) -> Recipe:
     values = msgspec.to_builtins(Recipe())
     for change in changes:
         name, equals, value = change.partition("=")
-        if not equals or name not in values:
+        if not equals:
             raise BadInput(f"--set {change}: expected FIELD=VALUE with one of the fields {', '.join(values)}")
+        if name not in values:
+            raise BadInput(f"--set {change}: {unknown('field', name, values)}")
         values[name] = value
     try:
         return msgspec.convert(values, Recipe, strict=False)
     except msgspec.ValidationError as error:
-        raise BadInput(f"--set {' '.join(changes)}: {error}; the fields are {', '.join(values)}") from None
+        # `Expected `int`, got `str` - at `$.epochs``.
+        said, _, place = str(error).partition(" - at `$.")
+        raise BadInput(f"--set {' '.join(changes)}: {place.rstrip('`') or 'recipe'}: {said}") from None
 
 
 def _sizes(sizes: Sequence[int]) -> str:

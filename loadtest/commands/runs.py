@@ -1,5 +1,8 @@
 """Implements `medserve results`, `report`, `compare`, `verify` and `bundle`: what is derived from a run's records."""
 
+import os
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,10 +23,13 @@ from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_termina
 from loadtest.results.verify import verify as derive_again
 from medserve import store
 from medserve.errors import BadInput, CannotRun
-from medserve.matrix import plan
+from medserve.matrix import objective_profile, plan
 from medserve.numbers import percent
 from medserve.study import Study
 from medserve.tables import title as title_of
+
+WIDTH = 160
+"""Characters of a line that no terminal shows."""
 
 TONES: dict[Verdict, Tone] = {"faster": "good", "slower": "bad", "undecided": "muted", "not comparable": "muted"}
 
@@ -72,17 +78,19 @@ def results(
     """
     if (format == "parquet" and out is None) or (format == "table" and out is not None):
         raise BadInput("--format parquet wants an --out FILE, and --out another --format than table")
-    if run.is_file() and run.suffix != bundles.ENDING:
+    if run.is_file() and run.suffix == ".parquet":
         _print_record(run, format)
         return
     said: list[str] = []
+    named = shlex.quote(str(run))
     with bundles.opened(run) as folder:
         if format == "table":
             from loadtest.report import facts
-            from loadtest.report.sections import answer
+            from loadtest.report.sections import answer, choose
 
             known = facts.read(folder)
-            rows, said = [*known.rows, *known.mistaken], answer.in_short(known)
+            rows, said = [*known.rows, *known.mistaken], answer.in_short(known, named)
+            held = choose.study_objective(known)
         else:
             rows = table.rows(table.read(folder))
     if out is not None:
@@ -91,9 +99,14 @@ def results(
     elif format != "table":
         print(writers.render(rows, format))
     else:
-        tables, notes = writers.short(rows)
+        objective = known.study.objective
+        asked = objective_profile(objective).name if objective else None
+        tables, notes = writers.short(rows, asked, named)
         _print_tables([], said, style="")
-        _print_tables(tables, [*(writers.reasons(rows) if reasons else notes), *_left_out(known.study)])
+        _print_tables(
+            [*([held] if held else []), *tables],
+            [*(writers.reasons(rows) if reasons else notes), *_left_out(known.study)],
+        )
 
 
 def compare(
@@ -192,11 +205,12 @@ def _print_record(path: Path, format: str) -> None:
 
 
 def _print_tables(tables: Sequence[Table], notes: Sequence[str], style: str = "dim") -> None:
-    console = Console()
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(width=WIDTH) if wide else Console()
     for found in tables:
         console.print(as_terminal(found))
     for note in notes:
-        console.print(note, style=style, markup=False, highlight=False)
+        console.print(note, style=style, markup=False, highlight=False, soft_wrap=wide)
 
 
 def _compare_within(run: table.Run, percentile: float, margin: float, form: str, kinds: Sequence[pairs.Kind]) -> None:
@@ -223,8 +237,9 @@ def _compare_within(run: table.Run, percentile: float, margin: float, form: str,
         for name in dict.fromkeys(graphs)
         if (of := counts.get(name))
     ]
-    measured = sum(row.usable for row in rows)
-    nothing = f"No pair differs in one thing alone: {measured} of {len(rows)} rows are measured and valid."
+    models = [row for row in rows if row.framework]
+    measured = sum(row.usable for row in models)
+    nothing = f"No pair differs in this alone: {measured} of {len(models)} rows with a model are measured and valid."
     _print_tables(tables, [*nodes, *([] if tables else [nothing]), *_left_out(run.study)])
 
 

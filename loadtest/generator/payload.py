@@ -132,7 +132,8 @@ def address_of(url: str) -> tuple[str, int]:
         port = 0
     if parts.scheme != "http" or not parts.hostname or port == 0:
         raise BadInput(
-            f"{url!r} is not the address of a server; expected http://HOST:PORT (TLS would be timed with it)"
+            f"{url.partition('/v2/')[0]!r} is not the address of a server; expected http://HOST:PORT (TLS would be "
+            "timed with it)"
         )
     return parts.hostname, port
 

@@ -93,8 +93,9 @@ def under(load: LoadProfile) -> str:
 
 
 def schedule(load: LoadProfile) -> str:
-    """The arrivals of an open loop: `50/s`, `50/s Poisson`."""
-    return " ".join(filter(None, (f"{load.rate:g}/s" if load.rate else "", _arrivals(load))))
+    """The arrivals of an open loop: `50/s`, `50/s Poisson, batches of 8`."""
+    batches = f", batches of {load.batch}" if load.batch > 1 else ""
+    return " ".join(filter(None, (f"{load.rate:g}/s" if load.rate else "", _arrivals(load)))) + batches
 
 
 def _arrivals(load: LoadProfile) -> str:
@@ -136,7 +137,7 @@ class Labels:
             "variant": row.variant,
             "seed": f"seed {row.seed}",
         }
-        return [str(shown[key]) for key in shown if key in self._varying]
+        return [str(shown[key]) for key in shown if key in self._varying and shown[key] is not None]
 
     def full(self, row: Row) -> str:
         """The name of a deployment, for a sentence or an axis."""

@@ -114,6 +114,8 @@ def opened(path: Path) -> Iterator[Path]:
     """
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder; give a run's folder, or a bundle")
+    if path.is_file() and path.suffix != ENDING:
+        raise BadInput(f"{path}: neither the folder of a run nor a bundle ({ENDING})")
     if path.is_dir():
         yield path
         return

@@ -144,7 +144,7 @@ class Comparisons:
             self._pairs = {}
             for pair in combinations([row for row in self._rows if row.framework and row.mistake is None], 2):
                 if (found := _kind(*pair)) is not None:
-                    self._pairs.setdefault(found, []).append(pair[::-1] if _turned(found, pair[0]) else pair)
+                    self._pairs.setdefault(found, []).append(pair[::-1] if _turned(found, *pair) else pair)
         return [Pair(kind, first, second, self.judge(first, second)) for first, second in self._pairs.get(kind, [])]
 
     def _ratio(self, first: Row, second: Row) -> Ratio:
@@ -254,15 +254,20 @@ def _is_pair(kind: Kind, first: Row, second: Row) -> bool:
     return True
 
 
-def _turned(kind: Kind, first: Row) -> bool:
+def _turned(kind: Kind, first: Row, second: Row) -> bool:
     """Whether the first of two rows is the one that is held against the other."""
+    if kind == "batch against batch":
+        return first.batch > second.batch
+    if kind == "tuned against default":
+        return first.settings == "tuned"
     if kind == "native against ONNX":
         return first.format == "onnx"
     return kind == "reduced precision against float32" and first.precision != "float32"
 
 
 def _stem(row: Row) -> str:
-    return row.profile.removesuffix(str(row.batch)).removesuffix("-b" if row.mode != "in-process" else "")
+    """The name of a profile without its batch, which a load over HTTP has only above single images."""
+    return row.profile.removesuffix(f"-{row.batch}" if row.mode == "in-process" else f"-b{row.batch}")
 
 
 def _family(first: Row, second: Row) -> Family:

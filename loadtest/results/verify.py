@@ -90,6 +90,7 @@ class _Verification:
     def result(self) -> Verified:
         files = self._files() if (self._run / SUMS).is_file() else 0
         try:
+            self._measured_artifacts()
             self._test_scores()
             self._certificates()
             self._rows()
@@ -130,6 +131,17 @@ class _Verification:
                     self._differences.add(f"{path}: {name} has another digest here than in {SUMS}, or none there")
         self._differences.update(unreadable)
         return len(sums) - len(left_out)
+
+    def _measured_artifacts(self) -> None:
+        """Check that the artifacts of the run are those that its results were measured with."""
+        found = list(_manifests(self._run, []))
+        kept = {artifact.name: artifact.files for _, artifact in found if isinstance(artifact, Artifact)}
+        for path, result in found:
+            if isinstance(result, Result) and (measured := result.artifact) is not None:
+                self._numbers += 1
+                if kept.get(measured.name, measured.files) != measured.files:
+                    place = self._run / "artifacts" / measured.name
+                    self._differences.add(f"{path}: measured with another artifact than the one in {place}, made later")
 
     def _test_scores(self) -> None:
         """Derive the scores of every checkpoint, and check each manifest that states them."""

@@ -106,15 +106,18 @@ def _status(row: Row) -> str:
     return ", ".join(words) or "done"
 
 
-def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
+def short(rows: list[Row], asked: str | None = None, run: str = "RUN") -> tuple[list[Table], list[str]]:
     """For a terminal: tables for each data set, size and network with a line per deployment, and what went wrong.
 
-    Beside the first profile of each mode, medians of the others have a table of their own; none is shown with a timing
-    mistake. What went wrong are at most six lines, see `reasons` for all.
+    The profile that is `asked` for, else the first of each mode with single images, stands in tables of its own;
+    medians of the others follow; none is shown with a timing mistake. What went wrong are at most six lines, see
+    `reasons` for all; `run` is the run's folder in commands.
     """
     groups: dict[str, dict[str, dict[str, Row]]] = {}
     others: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in (row for row in rows if row.mistake is None):
+    order = {row.deployment: place for place, row in reversed(list(enumerate(rows)))}
+    sound = [row for row in rows if row.mistake is None]
+    for row in sorted(sound, key=lambda row: (order[row.deployment], row.profile != asked, row.batch > 1)):
         title = f"{row.dataset}, {row.size} px, {row.architecture}" + ", unofficial" * bool(row.unofficial)
         if groups.setdefault(title, {}).setdefault(row.deployment, {}).setdefault(row.mode, row) is not row:
             others.setdefault(title, {}).setdefault(row.deployment, {})[row.profile] = row
@@ -141,9 +144,12 @@ def short(rows: list[Row]) -> tuple[list[Table], list[str]]:
                 scheduled.append(Line((*named, *cells)))
         tables.append(Table(title, COLUMNS, tuple(lines)))
         if scheduled:
-            tables.append(Table(f"{title}: by arrival schedule", SCHEDULED, tuple(scheduled)))
+            profiles = dict.fromkeys(
+                modes["open-loop"].profile for modes in deployments.values() if "open-loop" in modes
+            )
+            tables.append(Table(f"{title}: by arrival schedule, {' and '.join(profiles)}", SCHEDULED, tuple(scheduled)))
         tables += _others(title, others.get(title, {}), several)
-    return tables, _summary(rows)
+    return tables, _summary(rows, run)
 
 
 def _others(title: str, deployments: dict[str, dict[str, Row]], several: bool) -> list[Table]:
@@ -177,7 +183,7 @@ def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + served)
 
 
-def _summary(rows: list[Row]) -> list[str]:
+def _summary(rows: list[Row], run: str) -> list[str]:
     """At most six lines: what the marks mean, and how many rows have each, with the most frequent reason."""
     if not any(map(_mark, rows)):
         return []
@@ -194,8 +200,11 @@ def _summary(rows: list[Row]) -> list[str]:
         if found:
             others = len(words) - 1
             more = f"; {others} other reason{'s' * (others > 1)}" if others else ""
-            lines.append(printable(f"{len(found)} of {len(rows)} rows {kind}: {words.most_common(1)[0][0]}{more}"))
-    return [*lines, "Every reason: medserve results RUN --reasons, and the report."]
+            example = ", as when " if others else ": "
+            lines.append(
+                printable(f"{len(found)} of {len(rows)} rows {kind}{example}{words.most_common(1)[0][0]}{more}")
+            )
+    return [*lines, f"Every reason: medserve results {run} --reasons, and the report."]
 
 
 def _clause(row: Row, word: str) -> str:

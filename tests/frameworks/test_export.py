@@ -77,15 +77,20 @@ def test_log_errors_are_taken_above_a_floor() -> None:
     assert certificate(scores, reference).max_log_abs == 0.0
 
 
-# Compiling to machine code takes a minute.
 PAIRS = [
-    pytest.param((framework, form), marks=[pytest.mark.full] if form == "aotinductor" else [], id=f"{framework}-{form}")
+    (framework, form)
     for framework in plugins.names("export.frameworks")
     for form in plugins.literals("export.frameworks", framework)["WRITES"]
 ]
 
 
-@pytest.fixture(params=PAIRS)
+# Compiling to machine code takes a minute.
+@pytest.fixture(
+    params=[
+        pytest.param(pair, marks=[pytest.mark.full] if pair[1] == "aotinductor" else [], id="-".join(pair))
+        for pair in PAIRS
+    ]
+)
 def pair(request: pytest.FixtureRequest, artifact_of: Artifacts, checkpoint_of: Checkpoints) -> tuple[Path, Path]:
     """The checkpoint and the artifact of every framework and format that is found."""
     framework, form = request.param

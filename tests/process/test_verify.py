@@ -51,6 +51,19 @@ def test_a_run_is_zipped_unpacked_elsewhere_and_verified_where_nothing_can_be_wr
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
+def test_an_artifact_that_was_exported_again_after_the_measurement_is_found(run: Path, tmp_path: Path) -> None:
+    carried = Path(shutil.copytree(run, tmp_path / "carried"))
+    folder = carried / "artifacts" / f"{NAME}.onnx"
+    (folder / "model.onnx").write_bytes(b"another export")
+    artifact = store.read_json(folder / "artifact.json", Artifact)
+    files = store.digests(folder, without="artifact.json")
+    store.write_json(folder / "artifact.json", msgspec.structs.replace(artifact, files=files))
+    seal(carried)
+    done = verify(carried)
+    assert done.differences
+    assert all("measured with another artifact than the one in" in difference for difference in done.differences)
+
+
 def test_the_sums_are_those_that_sha256sum_checks(run: Path) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("no sha256sum on the path")

@@ -13,9 +13,9 @@ from train.models.layers.flax_nnx import conv, rewritten
 
 def main() -> None:
     images = np.random.default_rng(0)
-    for kernel, stride, side, groups, bias in product((1, 3, 5), (1, 2), (1, 2, 3, 6), (1, 8), (False, True)):
-        layer = conv(Conv(8, 8, kernel, stride=stride, groups=groups, bias=bias), nnx.Rngs(0))
-        if bias:
+    for kernel, stride, side, groups in product((1, 3), (1, 2), (1, 2, 5), (1, 8)):
+        layer = conv(Conv(8, 8, kernel, stride=stride, groups=groups, bias=stride == 1), nnx.Rngs(0))
+        if stride == 1:
             layer.bias[...] = jax.numpy.arange(8.0)
         x = images.standard_normal((2, side, side, 8)).astype(np.float32)
         plain = np.asarray(layer(x))

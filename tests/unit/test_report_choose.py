@@ -319,15 +319,15 @@ def test_an_objective_that_none_holds_is_said(tmp_path: Path) -> None:
     read = objective_run(tmp_path / "run", Objective(rate=120, p50_ms=0.01))
     said = "".join(piece.text for piece in answer.sentences(read)[0])
     assert said == ("p50 < 0.01 ms at 120 requests/s (Poisson arrivals): no deployment is shown to pass; 8 of 8 fail.")
-    assert answer.settling(read) == ""
+    assert answer.settling(read, "runs/mine") == ""
 
 
 def test_what_would_settle_it_is_a_command(tmp_path: Path) -> None:
     read = objective_run(tmp_path / "run", Objective(rate=120, p50_ms=1.01))
     assert re.fullmatch(
         r"To settle: about \d+ more launch(es)? \(.*\) for the first of \d+ undecided comparisons?: "
-        r"medserve run STUDY --more-launches \d+",
-        answer.settling(read),
+        r"medserve run runs/mine --more-launches \d+",
+        answer.settling(read, "runs/mine"),
     )
 
 

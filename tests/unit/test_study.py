@@ -176,6 +176,9 @@ def test_seeds_and_epochs_by_size_reach_the_recipe(tmp_path: Path) -> None:
         ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
         ('"onnx"', '"pickle"', "unknown format 'pickle'.*onnx"),
         ('"closed-1"', '"closed"', "unknown profile 'closed'.*closed-1"),
+        ('"closed-1"', '"closd-3"', r"unknown profile 'closd-3' \(did you mean closed-3\?\)"),
+        ("[[measure]]", "[measure]", r"twice .*; for several of them write \[\[measure\]\] above each"),
+        ("[28, 64]", "28", r"'sizes' is 28; expected a list of one or more whole numbers.*, as in \[28\]"),
         ("[28, 64]", "[]", r"'sizes' is \[\]; expected one or more whole numbers, at least 8, at most 1024"),
         ("[28, 64]", '["28"]', "value 1 of 'sizes' is \"28\"; expected whole number, at least 8"),
         ("[28, 64]", "[28, 4]", "value 2 of 'sizes' is 4; expected whole number, at least 8, at most 1024"),
@@ -260,6 +263,21 @@ def test_an_unknown_study_lists_the_studies() -> None:
         study_file.read("slow")
     with pytest.raises(BadInput, match=r"nowhere\.toml: no such study file"):
         study_file.read("nowhere.toml")
+
+
+def test_a_single_table_in_place_of_several_is_refused_with_its_mend(tmp_path: Path) -> None:
+    head, _, _ = MINIMAL.partition("[[measure]]")
+    with pytest.raises(BadInput, match=r"'measure' is one table; write \[\[measure\]\] above it"):
+        read(tmp_path, f'{head}[measure]\nprofiles = ["closed-1"]\n')
+
+
+def test_the_folder_of_a_run_is_its_study(tmp_path: Path) -> None:
+    asked = read(tmp_path, MINIMAL)
+    run_folder.adopt(asked, tmp_path)
+    assert study_file.read(str(tmp_path)) == asked
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="empty: no study; give a TOML file, the folder of a run, or one of: .*quick"):
+        study_file.read(str(tmp_path / "empty"))
 
 
 def test_official_data_sets_come_at_four_sizes(tmp_path: Path) -> None:

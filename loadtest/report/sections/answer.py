@@ -20,6 +20,8 @@ from medserve.numbers import interval, number, times
 from medserve.progress import duration
 
 WHERE = {"closed-loop": "Over HTTP (closed loop)", "open-loop": "Over HTTP (open loop)", "in-process": "In process"}
+SHOWN = 3
+"""Cautions on a terminal."""
 BUSY = 1.25
 """Load per usable core above which other work was waiting."""
 
@@ -33,8 +35,9 @@ class Fastest(Struct, frozen=True):
 
 
 def fastest(rows: Iterable[Row], comparisons: Comparisons) -> Fastest | None:
-    """The lowest median of float32 rows; a lossy model is never ranked among them. Null without rows."""
-    ranked = sorted((row for row in rows if row.usable and row.precision == "float32"), key=lambda row: row.median)
+    """The lowest median of float32 rows; a lossy model is ranked only where there is none. Null without rows."""
+    usable = [row for row in rows if row.usable]
+    ranked = sorted([row for row in usable if row.precision == "float32"] or usable, key=lambda row: row.median)
     if not ranked:
         return None
     first, *others = ranked
@@ -48,26 +51,31 @@ def sentences(facts: Facts) -> tuple[Sentence, ...]:
     if not found:
         return (say("No deployment has been measured yet."),)
     profile = found[0].row.profile
-    lead = say("{way}, ", way=WHERE[facts.profiles[profile].mode])
+    exact = found[0].row.precision == "float32" and len(facts.study.precisions) > 1
+    of = ", of the float32 models" if exact else ""
+    lead = say("{way}{of}, ", way=WHERE[facts.profiles[profile].mode], of=of)
     first = (*lead, *(_single(facts, found[0]) if len(found) == 1 else _several(facts, found)), *say("."))
     found_sentences = (_objective(facts), first, _native_or_onnx(facts, profile), _floor(facts, profile, found))
     return tuple(sentence for sentence in found_sentences if sentence)
 
 
-def in_short(facts: Facts) -> list[str]:
-    """The answer on a terminal: the first sentences, whether it can be trusted, and what would settle it."""
+def in_short(facts: Facts, run: str) -> list[str]:
+    """The answer on a terminal: the first sentences, whether it can be trusted, and what would settle it.
+
+    `run` is the run's folder in the command that goes on.
+    """
     said = ["".join(piece.text for piece in sentence) for sentence in sentences(facts)[:2]]
     doubts = cautions(facts)
     measured = [row for row in facts.rows if row.status == "done"]
     trust = (
-        f"Trust: {doubts[0]}" + f" ({len(doubts) - 1} more in the report)" * (len(doubts) > 1)
+        f"Trust: {' '.join(doubts[:SHOWN])}" + f" ({len(doubts) - SHOWN} more in the report)" * (len(doubts) > SHOWN)
         if doubts
         else (f"Trust: no caution; all {len(measured)} measured rows are valid." if measured else "")
     )
-    return [*said, *filter(None, (trust, settling(facts)))]
+    return [*said, *filter(None, (trust, settling(facts, run)))]
 
 
-def settling(facts: Facts) -> str:
+def settling(facts: Facts, run: str) -> str:
     """How many more launches would decide what is undecided in the answer, and about how long they take."""
     if facts.study.objective is not None:
         wanted = [one.more for one in choose.held(facts) if one.standing == "undecided" and one.more]
@@ -81,7 +89,7 @@ def settling(facts: Facts) -> str:
     first, pending = several(more, "more launch", "more launches"), several(len(wanted), "undecided comparison")
     return (
         f"To settle: about {first} ({duration(more * environment.block_seconds(facts))}) for the first of {pending}: "
-        f"medserve run STUDY --more-launches {more}"
+        f"medserve run {run} --more-launches {more}"
     )
 
 
@@ -110,7 +118,8 @@ def _objective(facts: Facts) -> Sentence:
 
 
 def _named(facts: Facts, found: Sequence[Held]) -> str:
-    names = [facts.named(one.row) for one in found]
+    # A comma within a name would look like the end of it.
+    names = [facts.named(one.row).replace(",", "") for one in found]
     return listed(names if len(names) < 5 else [*names[:3], f"{len(names) - 3} others"])
 
 
@@ -210,7 +219,7 @@ def _rivals(facts: Facts, found: Fastest) -> str:
         return "none"
     if len(found.rivals) == found.compared - 1 > 2:
         return "any other"
-    names = [facts.labels.full(row) for row in found.rivals]
+    names = [facts.labels.full(row).replace(",", "") for row in found.rivals]
     return listed(names if len(names) < 4 else [*names[:2], f"{len(names) - 2} others"])
 
 
