@@ -70,7 +70,9 @@ def run(
     """
     study = study_file.read(name)
     folder = out or study_file.folder_of(name) or Path("runs") / study.name
-    study = run_folder.with_launches(study, folder, more_launches)
+    asked, study = study.launches, run_folder.with_launches(study, folder, more_launches)
+    if study.launches > asked + more_launches:
+        print(f"{folder} has {study.launches} launches already: they are kept", file=sys.stderr)
     if plan:
         run_folder.check(study, folder)
         _print_plan(study, folder, json)
@@ -183,7 +185,7 @@ def _print_plan(study: Study, folder: Path, json: bool) -> None:
         print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for work in found.work:
+    for work in (work for work in found.work if work.jobs):
         done = f", {work.done} of them done" if work.done else ""
         table.add_row(work.kind, f"{work.jobs} {work.what}{done}", f"about {duration(work.seconds)}")
     console = Console()

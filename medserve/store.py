@@ -155,6 +155,8 @@ def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value
 
 def _elsewhere(path: Path) -> str:
     """Where the manifests are that a user seems to look for."""
+    if path.name == ARTIFACT and (path.parent / "checkpoint.json").is_file():
+        return "; this is a checkpoint, of which `medserve export` makes an artifact"
     found = sorted(path.parent.glob(f"artifacts/*/{path.name}")) if path.name == ARTIFACT else []
     return f"; this is a run, whose artifacts are {found[0].parent} and the like" if found else ""
 

@@ -28,7 +28,7 @@ from train import pretrained
 from train.archives import say
 from train.batches import batches
 from train.data import Dataset
-from train.frameworks import InitialState, Trainer, restore, save
+from train.frameworks import COMMON, InitialState, Trainer, restore, save
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
@@ -144,12 +144,12 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         document.convert(msgspec.to_builtins(recipe), Recipe)
     except BadInput as error:
         raise BadInput(*(f"recipe: {line}" for line in error.lines)) from None
-    images = len(data.labels("train"))
+    images, random = len(data.labels("train")), recipe.initial in ("", COMMON)
     bounds = (
         ("batch", recipe.batch <= images, f"from 2 to the {images} training images"),
         ("shift", recipe.shift < data.size, f"from 0 to {data.size - 1} pixels"),
         ("head_epochs", recipe.head_epochs <= recipe.epochs, f"from 0 to the {recipe.epochs} epochs"),
-        ("trains", recipe.trains == "all" or recipe.initial, "all, because without 'initial' the rest stays random"),
+        ("trains", recipe.trains == "all" or not random, "all, because the rest would stay random"),
     )
     for name, holds, expected in bounds:
         if not holds:

@@ -20,6 +20,7 @@ from medserve.models import Architecture
 from medserve.store import sha256, write_bytes
 from train import archives, data
 from train.archives import Source
+from train.frameworks import COMMON
 
 BASE = "https://download.pytorch.org/models/"
 FILES = {
@@ -38,11 +39,11 @@ IMAGENET = "imagenet"
 
 
 def initial(named: str, architecture: Architecture) -> tuple[str | None, dict[str, NDArray[np.float32]]]:
-    """SHA-256 and arrays by canonical name, without the head, of a recipe's `initial` weights; (null, {}) for none.
+    """SHA-256 and arrays by canonical name, without the head, of a recipe's `initial` weights; (null, {}) for random.
 
     Raises BadInput for a file that is not there, or holds no weights.
     """
-    if not named:
+    if named in ("", COMMON):
         return None, {}
     path = stored(architecture.name) if named == IMAGENET else Path(named)
     if not path.is_file():

@@ -124,7 +124,12 @@ def tune(
         artifact=artifact.name, runtime=runtime or pick(FORMATS, "format", manifest.format).runtime, threads=threads
     )
     if deployment is not None:
-        asked = msgspec.json.decode(deployment, type=Deployment)
+        try:
+            asked = msgspec.json.decode(deployment, type=Deployment)
+        except msgspec.MsgspecError as error:
+            raise BadInput(f"--deployment is not a deployment in JSON: {error}") from None
+    if not tuning.settings(asked.runtime):
+        raise BadInput(f"{asked.runtime} has no options to choose from")
     with tempfile.TemporaryDirectory() as scratch:
         found = tuning.tune(artifact, asked, Path(scratch), lambda line: print(line, file=sys.stderr, flush=True))
     if out is not None:

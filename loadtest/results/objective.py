@@ -13,7 +13,7 @@ from loadtest.results.row import PERCENTILES, Row
 from medserve.matrix import objective_profile
 from medserve.study import Objective
 
-Standing = Literal["passes", "fails", "undecided", "not measured"]
+Standing = Literal["passes", "undecided", "fails", "not measured"]
 Launches = Callable[[str, str], Mapping[int, float]]
 """From a percentile's name and a cell's to the milliseconds of each launch, infinite where too many requests failed."""
 

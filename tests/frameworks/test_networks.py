@@ -108,11 +108,17 @@ def test_names_are_torchvisions(reference: Outcome) -> None:
     assert efficientnet["features.3.0.block.2.fc1.weight"].shape == (3, 48, 1, 1)
 
 
-@every_network
+def test_common_initial_weights_are_the_same_in_every_framework(outcome: Outcome, reference: Outcome) -> None:
+    found, expected = outcome.weights("common"), reference.weights("common")
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not np.array_equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("name", [*(marked(f"{name}-fresh", name in BRIEF) for name in SMALL), "common"])
 def test_initial_weights_follow_the_convention(outcome: Outcome, name: str) -> None:
     """He normal by fan out for convolutions, deviation 0.01 for the head; ones and zeros for the rest."""
     shares = []
-    for key, value in outcome.weights(f"{name}-fresh").items():
+    for key, value in outcome.weights(name).items():
         if value.ndim == 1:
             assert (value == 0.0).all() or ((value == 1.0).all() and key.endswith(("weight", "running_var"))), key
             continue

@@ -264,8 +264,8 @@ def test_a_recipe_out_of_bounds_is_refused(data, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--set", "epoch=3"), "--set epoch=3: expected FIELD=VALUE with one of the fields optimiser, schedule"),
-        (("--set", "epochs=few"), "--set epochs=few: Expected `int`, got `str` - at `$.epochs`"),
+        (("--set", "epoch=3"), "--set epoch=3: unknown field 'epoch' (did you mean epochs?); there is: balanced"),
+        (("--set", "epochs=few"), "--set epochs=few: epochs: Expected `int`, got `str`"),
         (("--framework", "torch"), "unknown framework 'torch'"),
         (("--architecture", "cnm"), "unknown architecture 'cnm' (did you mean cnn?)"),
     ],

@@ -89,7 +89,7 @@ def test_a_refusal_is_an_event_for_programs(empty: Path) -> None:
         (["--batch-sizes", ""], "batch_sizes is []; expected"),
         (["--batch-sizes", "one"], "--batch-sizes is 'one'; expected numbers with commas, as in 1,32"),
         (["--threads", "-1"], "threads is -1"),
-        (["--queue", "0"], "queue 0; expected at least 1"),
+        (["--queue", "0"], "queue is 0; expected at least 1"),
         (["--batch-images", "4"], "dispatch inline has no queue, which batching and a deadline need; choose thread"),
         (["--deadline", "9"], "dispatch inline has no queue, which batching and a deadline need; choose thread"),
         (["--dispatch", "thread", "--batch-images", "64"], "batch_images is 64; expected 1 to 32, the largest of"),

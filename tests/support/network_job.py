@@ -95,6 +95,8 @@ def main(framework: str, folder: Path, extent: str) -> None:
                 exporter.export(checkpoint, given, form, path)
         found[f"{name}-losses"] = [trainer.step(batches[at], labels[at]) for at in range(STEPS)]
 
+    shared: Trainer = trainers.create(SMALL["efficientnet"], CLASSES, Recipe(initial="common", seed=3), RATES)
+    save_file(shared.weights(), folder / "common.safetensors")
     dense = plugins.load("train.models.resnet", framework).build(SMALL["basic"], CLASSES, hidden=6)
     canonical.write(dense, drawn(canonical.read(dense)))
     np.savez(folder / "dense-outputs.npz", **canonical.outputs(dense, images[28][:4]))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -40,6 +41,8 @@ class InitialState(msgspec.Struct, frozen=True):
         return np.ones(classes, np.float32) if self.class_weights is None else self.class_weights
 
 
+COMMON = "common"
+"""A recipe's `initial`: random weights that do not depend on the framework."""
 RANDOM = InitialState()
 """All weights random, all classes weighted alike."""
 
@@ -54,11 +57,24 @@ def build(
     canonical = plugins.load("train.models.canonical", framework)
     family = plugins.load(f"train.models.{architecture.family}", framework)
     network = family.build(architecture, classes, recipe.seed, recipe.hidden, recipe.drop_out)
+    if recipe.initial == COMMON:
+        canonical.write(network, _drawn(canonical.read(network), recipe.seed))
     if initial.weights:
         random = canonical.read(network).items()
         head = {name: value for name, value in random if name.startswith(f"{architecture.head}.")}
         canonical.write(network, head | dict(initial.weights))
     return network, canonical
+
+
+def _drawn(weights: Weights, seed: int) -> Weights:
+    """Canonical weights drawn by NumPy, by the convention of `train.models`: the same ones in every framework."""
+    drawn = dict(weights)
+    for name, value in weights.items():
+        if value.ndim > 1:
+            deviation = np.sqrt(2.0 / (value.shape[0] * value[0, 0].size)) if value.ndim == 4 else 0.01
+            generator = np.random.default_rng([seed, crc32(name.encode())])
+            drawn[name] = generator.normal(0.0, deviation, value.shape).astype(np.float32)
+    return drawn
 
 
 def is_trained(architecture: Architecture, recipe: Recipe, name: str) -> bool:
