@@ -52,8 +52,8 @@ FIELDS = (
 By = Literal[
     "runtime", "format", "precision", "framework", "batch", "size", "settings", "threads", "dispatch", "variant"
 ]
-SHOWN = tuple(kind for kind in KINDS if kind not in ("batch against batch", "size against size"))
-"""The kinds that are shown unless others are asked for: more pixels and more images take longer."""
+SHOWN = tuple(kind for kind in KINDS if kind != "size against size")
+"""The kinds that are shown unless others are asked for: more pixels take longer."""
 BY: dict[By, tuple[Kind, ...]] = {
     "runtime": ("runtime against runtime", "native against ONNX", "format against format"),
     "format": ("native against ONNX", "format against format"),

@@ -41,14 +41,19 @@ def others(facts: Facts) -> list[Table | None]:
 
 
 def _of_kind(facts: Facts, kind: Kind) -> Table | None:
-    pairs: dict[tuple[str, str], dict[str, Pair]] = {}
+    pairs: dict[tuple[object, ...], dict[str, Pair]] = {}
     for pair in facts.comparisons.pairs(kind):
-        if pair.first.profile in facts.main and pair.judged.ratio.value is not None:
-            pairs.setdefault((pair.first.deployment, pair.second.deployment), {})[pair.first.profile] = pair
+        first, second = pair.first, pair.second
+        if first.profile in facts.main and pair.judged.ratio.value is not None:
+            key = (first.deployment, second.deployment, first.batch, second.batch)
+            pairs.setdefault(key, {})[first.profile] = pair
+    of_batches = kind == "batch against batch"
     fields: list[Field[dict[str, Pair]]] = [
         text("first", lambda group: tables.deployment(facts, _any(group).first)),
         text("second", lambda group: tables.deployment(facts, _any(group).second)),
         field("size", lambda group: _any(group).first.size, "px"),
+        field("first", lambda group: _any(group).first.batch, "images", "Batches", shown=of_batches),
+        field("second", lambda group: _any(group).second.batch, "images", "Batches", shown=of_batches),
     ]
     if kind == "reduced precision against float32":
         change: list[Field[Pair]] = [field("accuracy", lambda pair: tables.share(pair.first.accuracy), "%", "float32")]
@@ -57,7 +62,8 @@ def _of_kind(facts: Facts, kind: Kind) -> Table | None:
     for profile in dict.fromkeys(name for group in pairs.values() for name in group):
         ratio = [field("ratio", _ratio, "", wording.profile(facts.profiles[profile]))]
         fields += tables.of(lambda group, name=profile: group.get(name), ratio)  # type: ignore[misc]
-    return tables.table(kind[0].upper() + kind[1:], fields, pairs.values(), wording.TABLES["Pairs"])
+    title = kind[0].upper() + kind[1:] + ", per image" * of_batches
+    return tables.table(title, fields, pairs.values(), wording.TABLES["Pairs"])
 
 
 def figure(facts: Facts) -> Figure | None:
