@@ -9,6 +9,7 @@ from medserve import errors
 
 COMMANDS = {
     **dict.fromkeys(("launch", "selftest", "time", "tune"), "measure"),
+    "explain": "explain",
     "load": "load",
     **dict.fromkeys(("results", "report", "compare", "verify", "bundle"), "runs"),
 }

@@ -9,6 +9,7 @@ This module is what all of them share: the four verbs, the one prediction, and w
 """
 
 from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -27,6 +28,18 @@ from medserve.tables import FORMATS, pick
 Kind = TypeVar("Kind")
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
+
+
+class Operator(Noun, frozen=True, kw_only=True):
+    """What an operator of the model took per prediction, by the runtime's own profiler: `ms`, in `calls` calls.
+
+    `name` is the runtime's name of it, a layer's where it keeps those, and `kind` its type.
+    """
+
+    name: str
+    kind: str
+    ms: float
+    calls: float
 
 
 class Runtime(Protocol):
@@ -52,6 +65,15 @@ class Runtime(Protocol):
 
     def fetch(self, y: Any, /) -> NDArray[np.float32]:
         """Device to host: float32 (N, classes) probabilities whose bytes are there when this returns."""
+
+    def profile(self, _predict: Callable[[], object], _count: int, _folder: Path, /) -> list[Operator]:
+        """Call the prediction so often under the runtime's profiler, and once before where it compiles the model again.
+
+        The profiler may write into the folder.
+
+        Raises CannotRun where it has none.
+        """
+        raise CannotRun(f"{self.facts()['runtime']} has no profiler that a program can read")
 
     def facts(self) -> dict[str, Any]:
         """Read back from the runtime itself: effective threads, device, provider, versions."""
@@ -144,6 +166,14 @@ def load_runtime(
         reason = f"{type(error).__name__}: {error}"[:500]
         raise CannotRun(f"{deployment.runtime} cannot run {folder.name}: {reason}") from error
     return runtime
+
+
+def operators(took: Mapping[tuple[str, str], Sequence[float]], count: int) -> list[Operator]:
+    """The milliseconds of each call of an operator, by name and kind, as operators of one of `count` predictions."""
+    return [
+        Operator(name=name, kind=kind, ms=sum(found) / count, calls=len(found) / count)
+        for (name, kind), found in took.items()
+    ]
 
 
 def read_options(deployment: Deployment, kind: type[Kind]) -> Kind:

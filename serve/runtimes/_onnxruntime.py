@@ -1,7 +1,9 @@
 """Shared by the runtimes on ONNX Runtime: a session on an execution provider, with the four verbs."""
 
 import contextlib
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
-from serve.runtimes import Runtime
+from serve.runtimes import Operator, Runtime, operators
 
 Provider = tuple[str, dict[str, str]]
 CPU: Provider = ("CPUExecutionProvider", {})
@@ -24,9 +26,10 @@ CUDA: Provider = ("CUDAExecutionProvider", {"use_tf32": "0"})
 class CpuRuntime(Runtime):
     """See `serve.runtimes.Runtime`. NumPy arrays are not copied."""
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, name: str, session: onnxruntime.InferenceSession, model: Path) -> None:
         self._name = name
         self._session = session
+        self._model = model
 
     def place(self, images: NDArray[np.uint8]) -> Any:
         return {INPUT: images}
@@ -36,6 +39,24 @@ class CpuRuntime(Runtime):
 
     def fetch(self, y: Any) -> NDArray[np.float32]:
         return y[0]
+
+    def profile(self, predict: Callable[[], object], count: int, folder: Path) -> list[Operator]:
+        # A session profiles from its first run, or never.
+        options, plain = self._session.get_session_options(), self._session
+        options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+        self._session = onnxruntime.InferenceSession(str(self._model), options, providers=plain.get_providers())
+        try:
+            for _ in range(count):
+                predict()
+            events = json.loads(Path(self._session.end_profiling()).read_bytes())
+        finally:
+            self._session = plain
+        took: dict[tuple[str, str], list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                name = event["name"].removesuffix("_kernel_time")
+                took.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1e3)
+        return operators(took, count)
 
     def facts(self) -> dict[str, Any]:
         options = self._session.get_session_options()
@@ -53,8 +74,8 @@ class CpuRuntime(Runtime):
 class BoundRuntime(CpuRuntime):
     """See `serve.runtimes.Runtime`. The outputs of each batch size are always the same array."""
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
-        super().__init__(name, session)
+    def __init__(self, name: str, session: onnxruntime.InferenceSession, model: Path) -> None:
+        super().__init__(name, session, model)
         self._bindings: dict[int, Any] = {}
 
     def run(self, x: Any) -> Any:
@@ -115,5 +136,5 @@ def open_session(
             "libraries of CUDA, cuDNN or TensorRT (named in the lines above); use --device cpu"
         )
     if deployment.device == "cuda":
-        return CudaRuntime(name, session)
-    return (BoundRuntime if bound else CpuRuntime)(name, session)
+        return CudaRuntime(name, session, model)
+    return (BoundRuntime if bound else CpuRuntime)(name, session, model)

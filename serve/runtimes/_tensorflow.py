@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared
@@ -17,7 +18,7 @@ from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
-from serve.runtimes import Runtime
+from serve.runtimes import Operator, Runtime, operators
 
 
 class TensorFlowRuntime(Runtime):
@@ -45,6 +46,31 @@ class TensorFlowRuntime(Runtime):
 
     def fetch(self, y: tf.Tensor) -> NDArray[np.float32]:
         return y.numpy()
+
+    @staticmethod
+    def operator(event: str) -> tuple[str, str] | None:
+        """Name and kind of an operator in the profile; null for what is none, such as the executor's own work."""
+        name, colon, kind = event.rpartition(":")
+        return (name, kind) if colon and "/" in name and " " not in name else None
+
+    def profile(self, predict: Callable[[], object], count: int, folder: Path) -> list[Operator]:
+        from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
+
+        tf.profiler.experimental.start(str(folder))
+        try:
+            for _ in range(count):
+                predict()
+        finally:
+            tf.profiler.experimental.stop()
+        (path,) = folder.rglob("*.xplane.pb")
+        space, took = XSpace(), dict[tuple[str, str], list[float]]()
+        space.ParseFromString(path.read_bytes())
+        for plane in space.planes:
+            for line in plane.lines:
+                for event in line.events:
+                    if found := self.operator(plane.event_metadata[event.metadata_id].name):
+                        took.setdefault(found, []).append(event.duration_ps / 1e9)
+        return operators(took, count)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,7 @@
 """OpenVINO on the processor; reads the same ONNX file as ONNX Runtime."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from medserve.machine import versions
 from medserve.spec import Deployment
 from medserve.tables import INPUT
-from serve.runtimes import CacheOptions, Runtime, read_options
+from serve.runtimes import CacheOptions, Operator, Runtime, operators, read_options
 
 REQUIRES = ("openvino",)
 READS = ("onnx",)
@@ -56,6 +58,25 @@ class OpenVinoRuntime(Runtime):
     def fetch(self, y: openvino.InferRequest) -> NDArray[np.float32]:
         # Copied: the next inference of this request overwrites the tensor.
         return y.get_output_tensor().data.copy()
+
+    def profile(self, predict: Callable[[], object], count: int, _folder: Path) -> list[Operator]:
+        plain, self._requests = self._requests, {}
+        self._settings["PERF_COUNT"] = True
+        took: dict[tuple[str, str], list[float]] = {}
+        try:
+            predict()  # compiles the model
+            for _ in range(count):
+                predict()
+                (request,) = self._requests.values()
+                for node in request.profiling_info:
+                    if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+                        took.setdefault((node.node_name, node.node_type), []).append(
+                            node.real_time / timedelta(seconds=1e-3)
+                        )
+        finally:
+            del self._settings["PERF_COUNT"]
+            self._requests = plain
+        return operators(took, count)
 
     def facts(self) -> dict[str, Any]:
         compiled = next(iter(self._requests.values())).get_compiled_model()

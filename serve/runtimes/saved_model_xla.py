@@ -1,5 +1,6 @@
 """SavedModel compiled by XLA; each batch size is compiled when it first runs."""
 
+import re
 from pathlib import Path
 
 import tensorflow as tf
@@ -31,6 +32,12 @@ class XlaRuntime(_tensorflow.TensorFlowRuntime):
         compiled = tf.function(lambda **image: signature(**image), jit_compile=True)
         # A concrete function: a tf.function would look up the trace for its arguments in every call.
         self._function = compiled.get_concrete_function(**signature.structured_input_signature[1])
+
+    @staticmethod
+    def operator(event: str) -> tuple[str, str] | None:
+        """As `TensorFlowRuntime.operator`: `multiply_bitcast_fusion.2` is a fusion."""
+        found = re.fullmatch(r"((?:[a-z-]+_)*([a-z-]+))(\.\d+)*", event)
+        return (event, found[2]) if found else None
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> XlaRuntime:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.spec import Deployment
-from serve.runtimes import CacheOptions, Runtime, read_options
+from serve.runtimes import CacheOptions, Operator, Runtime, operators, read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
@@ -58,6 +59,20 @@ class StableHloRuntime(Runtime):
 
     def fetch(self, y: jax.Array) -> NDArray[np.float32]:
         return np.asarray(y)
+
+    def profile(self, predict: Callable[[], object], count: int, folder: Path) -> list[Operator]:
+        with jax.profiler.trace(str(folder)):
+            for _ in range(count):
+                predict()
+        (path,) = folder.rglob("*.xplane.pb")
+        took: dict[tuple[str, str], list[float]] = {}
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for line in plane.lines:
+                for event in line.events if line.name.startswith("tf_XLA") else ():
+                    # `add_multiply_fusion.12` is a fusion.
+                    kind = event.name.partition(".")[0].rpartition("_")[2]
+                    took.setdefault((event.name, kind), []).append(event.duration_ns / 1e6)
+        return operators(took, count)
 
     def facts(self) -> dict[str, Any]:
         return {

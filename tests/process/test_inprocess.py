@@ -251,3 +251,23 @@ def test_time_by_hand_is_calm_and_also_json(stage: Stage, onnx: Path) -> None:
     refused = stage("loadtest", "time", str(onnx), "--runtime", "nonesuch")
     assert refused.returncode == 2
     assert "there is: " in refused.stderr
+
+
+def test_operators_of_several_deployments_are_named_by_their_own_profilers(
+    stage: Stage, onnx: Path, torchscript: Path
+) -> None:
+    words = ("loadtest", "explain", str(onnx), str(torchscript))
+    done = stage(*words, "--top", "2")
+    assert done.returncode == 0, done.stderr
+    assert " Conv " in done.stdout
+    assert "aten::" in done.stdout
+    found = json.loads(stage(*words, "--json").stdout)["explained"]
+    assert [one["deployment"].split(".")[-2] for one in found] == ["onnx_runtime", "torchscript"]
+    assert len({one["checkpoint"] for one in found}) == 1
+    for one in found:
+        times = [operator["ms"] for operator in one["operators"]]
+        assert times == sorted(times, reverse=True)
+        assert min(sum(times), one["plain_ms"], one["profiled_ms"]) > 0
+    refused = stage(*words, "--runtime", "litert")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "none of the runtimes litert reads onnx" in refused.stderr

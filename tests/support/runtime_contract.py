@@ -35,6 +35,7 @@ DEPLOYMENT = Deployment(
     batch_sizes=BATCHES,
 )
 SETTINGS = settings(NAME)
+UNPROFILED = ("null", "delay", "litert", "aotinductor")
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
 
@@ -116,6 +117,26 @@ def test_facts_are_read_back(runtime: Runtime) -> None:
 @reads_a_model
 def test_it_has_the_threads_that_it_was_given(runtime: Runtime) -> None:
     assert runtime.facts()["threads"] == DEPLOYMENT.threads
+
+
+def test_a_profiler_names_the_operators_and_leaves_the_runtime_as_it_was(
+    runtime: Runtime, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    before, made = predict(runtime, images[:4], BATCHES), []
+
+    def call() -> None:
+        made.append(predict(runtime, images[:4], BATCHES))
+
+    if NAME in UNPROFILED:
+        with pytest.raises(CannotRun, match=f"{NAME} has no profiler"):
+            runtime.profile(call, 3, tmp_path)
+        return
+    found = runtime.profile(call, 3, tmp_path)
+    assert len(made) in (3, 4)
+    assert np.array_equal(predict(runtime, images[:4], BATCHES), before)
+    assert len({one.name for one in found}) == len(found) > 2
+    assert all(one.name and one.kind and one.ms >= 0 and one.calls > 0 for one in found)
+    assert 0 < sum(one.ms for one in found) < 1e4
 
 
 @pytest.mark.skipif("predict" not in LITERALS.get("MISTAKES", ()), reason="its framework has no `predict`")
