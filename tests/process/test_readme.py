@@ -113,8 +113,9 @@ def test_every_study_and_runtime_is_in_a_manual() -> None:
 @pytest.mark.full
 def test_the_stages_one_at_a_time_as_the_readme_gives_them(tmp_path: Path) -> None:
     block = [words[1:] for words in commands("README.md") if words[0] == "medserve"]
-    steps = block[next(at for at, words in enumerate(block) if words[0] == "train") :][:6]
-    assert [words[0] for words in steps] == ["train", "export", "serve", "time", "load", "load"]
+    steps = block[next(at for at, words in enumerate(block) if words[0] == "train") :][:8]
+    expected = ["train", "export", "serve", "time", "tune", "explain", "load", "load"]
+    assert [words[0] for words in steps] == expected
     with ExitStack() as stack:
         url = ""
         for command, *rest in steps:
