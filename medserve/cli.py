@@ -72,8 +72,6 @@ def run(
     study = study_file.read(name)
     folder = out or study_file.folder_of(name) or Path("runs") / study.name
     asked, study = study.launches, run_folder.with_launches(study, folder, more_launches)
-    if study.launches > asked + more_launches:
-        print(f"{folder} has {study.launches} launches already: they are kept", file=sys.stderr)
     if plan:
         run_folder.check(study, folder)
         _print_plan(study, folder, json)
@@ -81,7 +79,8 @@ def run(
 
     def expected() -> str:
         left = duration(forecast.forecast(study, folder).seconds)
-        return f"{study.title}: about {left} on this machine (--plan says of what)"
+        kept = f"; its {study.launches} launches are kept" * (study.launches > asked + more_launches)
+        return f"{study.title}: about {left} on this machine (--plan says of what){kept}"
 
     try:
         failed = runner.run(study, folder, errors.print_event if json else _Screen(expected).show, anyway)

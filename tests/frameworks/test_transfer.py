@@ -264,11 +264,12 @@ def test_weights_are_held_to_the_whole_digest_where_it_is_known(
         ({"head_epochs": 31}, "head_epochs is 31; expected from 0 to the 30 epochs"),
         ({"hidden": -1}, "'hidden' is -1; expected whole number, at least 0"),
         ({"drop_out": 1.0}, "'drop_out' is 1.0; expected number, at least 0, below 1"),
-        ({"trains": "head"}, "trains is head; expected all, because without 'initial'"),
+        ({"trains": "head"}, "trains is head; expected all, because the rest would stay random"),
+        ({"trains": "head", "initial": "common"}, "trains is head; expected all, because the rest would stay random"),
     ],
 )
 def test_what_cannot_be_is_refused(
-    change: dict[str, float],
+    change: dict[str, object],
     message: str,
     tiny: Path,  # noqa: F811 (the fixture)
     tmp_path: Path,
