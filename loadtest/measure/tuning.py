@@ -33,13 +33,25 @@ MOST_SECONDS = 600.0
 """Seconds after which no further candidate is tried."""
 
 
+SHARED = {
+    "heap": Setting(
+        option="heap",
+        value="kept",
+        why="each call frees what it allocates, and glibc returns large blocks to the kernel",
+        source="https://man7.org/linux/man-pages/man3/mallopt.3.html",
+    )
+}
+"""What several runtimes declare by its name alone."""
+
+
 def settings(runtime: str) -> tuple[Setting, ...]:
     """What a runtime's file declares, nothing where it computes nothing."""
-    declared = plugins.literal("serve.runtimes", runtime, "TUNING") or ()
-    named = [
-        dict(zip(Setting.__struct_fields__, each, strict=True)) for each in cast(Sequence[Sequence[str]], declared)
-    ]
-    return msgspec.convert(named, tuple[Setting, ...])
+    declared = cast(Sequence[str | Sequence[str]], plugins.literal("serve.runtimes", runtime, "TUNING") or ())
+    return tuple(SHARED[each] if isinstance(each, str) else _setting(*each) for each in declared)
+
+
+def _setting(option: str, value: str, why: str, source: str) -> Setting:
+    return Setting(option=option, value=value, why=why, source=source)
 
 
 def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[str], None]) -> Tuned:

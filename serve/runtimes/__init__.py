@@ -2,8 +2,9 @@
 
 One that computes has a class Options for `Deployment.options`, a `CacheOptions` where CACHES is ("cache",). Defaults
 are what the first example of the library's documentation does; TUNING has the other values that `medserve tune` tries:
-(option, value, why, source). One that does not run on every processor says so: DEVICES (the only ones, the usual one
-first), LIBRARIES (shared ones that it loads beside its modules), PROGRAMS (that must be on the path to export for it).
+(option, value, why, source), or the name of one that several have. One that does not run on every processor says so:
+DEVICES (the only ones, the usual one first), LIBRARIES (shared ones that it loads beside its modules), PROGRAMS (that
+must be on the path to export for it).
 
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """

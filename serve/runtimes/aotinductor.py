@@ -17,14 +17,7 @@ REQUIRES = ("torch",)
 READS = ("aotinductor",)
 DEVICES = ("cpu",)
 PROGRAMS = ("g++",)
-TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
-)
+TUNING = ("heap",)
 Options = RuntimeOptions
 
 

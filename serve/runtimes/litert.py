@@ -14,14 +14,7 @@ from serve.runtimes import Runtime, RuntimeOptions
 REQUIRES = ("ai_edge_litert",)
 READS = ("tflite",)
 DEVICES = ("cpu",)
-TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
-)
+TUNING = ("heap",)
 Options = RuntimeOptions
 
 

@@ -9,12 +9,7 @@ from serve.runtimes import RuntimeOptions, _onnxruntime, read_options
 REQUIRES = ("onnxruntime",)
 READS = ("onnx",)
 TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
+    "heap",
     (
         "binding",
         "outputs",

@@ -19,12 +19,7 @@ READS = ("onnx",)
 DEVICES = ("cpu",)
 CACHES = ("cache",)
 TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
+    "heap",
     (
         "shapes",
         "static",

@@ -14,14 +14,7 @@ from serve.runtimes import RuntimeOptions, _tensorflow
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
 MISTAKES = ("predict",)
-TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
-)
+TUNING = ("heap",)
 Options = RuntimeOptions
 
 

@@ -18,12 +18,7 @@ from serve.runtimes import Operator, Runtime, RuntimeOptions, operators, read_op
 REQUIRES = ("torch",)
 READS = ("torchscript",)
 TUNING = (
-    (
-        "heap",
-        "kept",
-        "each call frees what it allocates, and glibc returns large blocks to the kernel",
-        "https://man7.org/linux/man-pages/man3/mallopt.3.html",
-    ),
+    "heap",
     (
         "graph",
         "frozen",
