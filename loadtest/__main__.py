@@ -8,7 +8,7 @@ import typer
 from medserve import errors
 
 COMMANDS = {
-    **dict.fromkeys(("launch", "selftest", "time", "tune"), "measure"),
+    **dict.fromkeys(("launch", "selftest", "time", "tune", "peaks"), "measure"),
     "explain": "explain",
     "load": "load",
     **dict.fromkeys(("results", "report", "compare", "verify", "bundle"), "runs"),

@@ -40,6 +40,7 @@ STAGES = {
     "selftest": ("loadtest", "selftest", "Test the load generator on known answers."),
     "time": ("loadtest", "time", "Time an artifact in process."),
     "tune": ("loadtest", "tune", "Find the fastest options of a runtime for an artifact."),
+    "peaks": ("loadtest", "peaks", "Measure what this machine computes and reads at most."),
     "explain": ("loadtest", "explain", "Show where the time of a prediction goes inside the model."),
     "results": ("loadtest", "results", "Print the results of a run."),
     "compare": ("loadtest", "compare", "Compare with a rule: native with ONNX, frameworks, or two runs."),

@@ -24,6 +24,8 @@ PREDICT_SPEED = 4e10
 """Multiply-adds per second of a prediction on one core."""
 TUNING_LAUNCHES, TUNING_SECONDS = 14, 4.0
 """Of a tuned deployment, and how long each lasts beside its start."""
+PEAKS_SECONDS, EXPLAIN_SECONDS = 6.0, 8.0
+"""Of each number of threads, and of each batch of a deployment, beside its start."""
 SELFTEST_SECONDS, SELFTEST_SIZE_SECONDS = 20.0, 4.0
 START_SECONDS = {"null": 0.5, "onnx_runtime": 1.5, "openvino_cpu": 1.5, "torchscript": 3.5, "stablehlo": 4.5}
 START_AT_MOST = 6.0
@@ -79,6 +81,18 @@ def forecast(study: Study, out: Path) -> Forecast:
         for deployment, done in zip(tuned, chosen, strict=True)
         if not done
     )
+    threads = {one.deployment.threads for one in found.deployed if one.on_processor}
+    peaked = sum((out / "peaks" / f"{known}.json").is_file() for known in threads)
+    inside = [
+        (one.deployment, (out / "explained" / f"{one.deployment.name}.{batch}.json").is_file())
+        for one in found.deployed
+        for batch in (one.batches_in_process if study.explain and one.computes else ())
+    ]
+    seconds["explain"] = sum(
+        EXPLAIN_SECONDS + START_SECONDS.get(deployment.runtime, START_AT_MOST) * pace
+        for deployment, done in inside
+        if not done
+    )
     lasting, starting = 0.0, 0.0
     for (deployed, _), profiles in zip(launches, missing, strict=True):
         lasting += sum(_lasts(deployed, profile, pace) for profile in profiles)
@@ -94,8 +108,16 @@ def forecast(study: Study, out: Path) -> Forecast:
         ),
         Work(kind="tune", jobs=len(tuned), done=sum(chosen), what="deployments", seconds=seconds["tune"]),
         Work(
+            kind="peaks", jobs=len(threads), done=peaked, what="of the machine",
+            seconds=PEAKS_SECONDS * (len(threads) - peaked),
+        ),
+        Work(
             kind="measure", jobs=len(launches), done=sum(not profiles for profiles in missing),
             what=f"launches of {len(found.deployed)} deployments with {cells} cells", seconds=lasting + starting * pace,
+        ),
+        Work(
+            kind="explain", jobs=len(inside), done=sum(done for _, done in inside), what="profiles inside the model",
+            seconds=seconds["explain"],
         ),
     )  # fmt: skip
     named = {one.deployment.name: tuple(profile.name for profile in one.profiles) for one in found.deployed}
@@ -118,8 +140,11 @@ def _lasts(deployed: Deployed, profile: LoadProfile, pace: float) -> float:
     """Seconds of a cell: its own, prolonged for its requests as far as a minute."""
     if profile.mode == "open-loop":
         return profile.warmup_seconds + profile.scheduled_seconds
-    null = deployed.deployment.runtime == "null"
-    each = 0.0 if null else profile.batch * _multiply_adds(deployed.export.training) / PREDICT_SPEED * pace
+    each = (
+        0.0
+        if not deployed.computes
+        else profile.batch * _multiply_adds(deployed.export.training) / PREDICT_SPEED * pace
+    )
     each += REQUEST_SECONDS * pace + profile.gap_seconds if _http(profile) else 0.0
     wanted = profile.requests * each / profile.users
     return profile.warmup_seconds + max(profile.seconds, wanted if wanted <= MOST_SECONDS else 0.0)

@@ -121,11 +121,25 @@ class Scores(Noun, frozen=True, kw_only=True):
     images: int
 
 
+class Computation(Noun, frozen=True, kw_only=True):
+    """What the convolutions and dense layers of a network compute and move in float32, for one image.
+
+    `activation_bytes` are the input and the output of every layer, each moved once; what lies between the layers is
+    taken to be computed on the way. `largest_bytes` is the most that one layer reads and writes of them.
+    """
+
+    multiply_adds: int
+    weight_bytes: int
+    activation_bytes: int
+    largest_bytes: int
+
+
 class Checkpoint(Noun, frozen=True, kw_only=True):
     """`checkpoint.json`: what was trained, on what, how, and how well. `files` maps a relative path to its SHA-256.
 
     `initial_digest` is the SHA-256 of the weights that it began with, null where they were drawn.
     `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
+    `computation` is null in older manifests.
     """
 
     schema: int = SCHEMA
@@ -138,6 +152,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     recipe: Recipe
     initial_digest: str | None = None
     parameters: int
+    computation: Computation | None = None
     data_digest: str
     unofficial: bool
     licence: str

@@ -82,6 +82,53 @@ class SelfTest(Noun, frozen=True, kw_only=True):
         return SelfTestOutcome(started=self.started, failed=failed)
 
 
+class Peaks(Noun, frozen=True, kw_only=True):
+    """`peaks/<threads>.json`: what this machine computes and reads at most, with so many threads on these CPUs.
+
+    `flops` are float32 operations per second of a matrix product, two per multiply-add; `bandwidth` maps the bytes of a
+    working set to the bytes per second at which it is read.
+    """
+
+    threads: int
+    cpus: tuple[int, ...]
+    flops: float
+    bandwidth: dict[int, float]
+    machine: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Operator(Noun, frozen=True, kw_only=True):
+    """What an operator of the model took per prediction, by the runtime's own profiler: `ms`, in `calls` calls.
+
+    `name` is the runtime's name of it, a layer's where it keeps those, and `kind` its type.
+    """
+
+    name: str
+    kind: str
+    ms: float
+    calls: float
+
+
+class Explained(Noun, frozen=True, kw_only=True):
+    """`explained/<deployment>.<batch>.json`: where the time of a prediction goes inside the model.
+
+    Its median without the profiler, its mean with it (ms), and its operators, the slowest first. `reason` says why
+    there are none, null where there are.
+    """
+
+    deployment: str
+    checkpoint: str
+    batch: int
+    plain_ms: float
+    profiled_ms: float
+    operators: tuple[Operator, ...]
+    reason: str | None = None
+
+    @property
+    def attributed(self) -> float:
+        """The share of the profiled time that is an operator's."""
+        return sum(operator.ms for operator in self.operators) / self.profiled_ms
+
+
 class SelfTestOutcome(Noun, frozen=True, kw_only=True):
     """The self-test before a measurement: when it was made, and why it failed, null where it holds."""
 

@@ -15,7 +15,10 @@ from medserve.matrix import DURATIONS, plan
 from medserve.spec import Cell, Noun
 from medserve.study import Export, Study, Training
 
-FOLDERS = ("results", "artifacts", "checkpoints", "logs", "failures", "selftest", "tuned", "figures", "tables")
+FOLDERS = (
+    "results", "artifacts", "checkpoints", "logs", "failures", "selftest", "tuned", "peaks", "explained", "figures",
+    "tables",
+)  # fmt: skip
 """In a run's folder: what the run and its report write."""
 CHANGES = "changes.json"
 

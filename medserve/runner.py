@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from medserve.jobs import Failure, Launch, Prepared, Tuned
 from medserve.matrix import plan, readers
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
-from medserve.spec import Cell, LoadProfile
+from medserve.spec import Cell, Deployment, LoadProfile
 from medserve.study import Deployed, Export, Plan, Study, Training
 from medserve.tables import ROOFLINE, scores_file
 
@@ -67,6 +68,8 @@ class _Run:
         self._study, self._plan, self._out, self._listen, self._anyway = study, matrix, out, listen, anyway
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
         over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))
+        self._computing = [deployed for deployed in matrix.deployed if deployed.computes]
+        self._threads = list(dict.fromkeys(one.deployment.threads for one in self._computing if one.on_processor))
         self._sizes = list(dict.fromkeys(one.export.training.size for one in over_http))
         self._jobs = Jobs(
             {
@@ -75,7 +78,9 @@ class _Run:
                 "export": len(matrix.exports),
                 "selftest": int(bool(self._sizes)),
                 "tune": sum(deployed.deployment.settings == "tuned" for deployed in matrix.deployed),
+                "peaks": len(self._threads),
                 **{kind: study.launches * launched[kind] for kind in KINDS},
+                "explain": study.explain * sum(len(one.batches_in_process) for one in self._computing),
             },
             {"export": EXPORTS_AT_A_TIME},
         )
@@ -93,6 +98,8 @@ class _Run:
         self._test_load_generator()
         for deployed in self._plan.deployed:
             self._tune(deployed)
+        for threads in self._threads:
+            self._measure_peaks(threads)
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
             # A fixed order would give each deployment the same place in the machine's drift in every block.
@@ -100,6 +107,9 @@ class _Run:
             for deployed in block:
                 for kind in KINDS:
                     self._launch(deployed, index, kind)
+        for deployed in self._computing if self._study.explain else ():
+            for batch in deployed.batches_in_process:
+                self._explain(deployed, batch)
         return self._failed
 
     def _train(self, training: Training) -> None:
@@ -151,27 +161,60 @@ class _Run:
         deployment, artifact = deployed.deployment, self._artifact(deployed.export)
         if deployment.settings == "default":
             return
-        path = self._out / "tuned" / f"{deployment.name}.json"
+        path = self._tuned(deployment)
         known = path.is_file() and store.read_json(path, Tuned).machine.get("versions")
-        if not (artifact / "artifact.json").is_file() or known == machine.fingerprint().get("versions"):
+        if not (artifact / "artifact.json").is_file() or known == machine.versions():
             self._jobs.skip("tune")
             return
         words = ["-m", "loadtest", "tune", str(artifact), "--out", str(path)]
         words += ["--deployment", msgspec.json.encode(deployment).decode()]
         self._remember("tune", deployment.name, self._run("tune", deployment.name, words))
 
+    def _measure_peaks(self, threads: int) -> None:
+        """What the machine computes and reads at most with so many threads, once a folder."""
+        path = self._out / "peaks" / f"{threads}.json"
+        if path.is_file():
+            self._jobs.skip("peaks")
+            return
+        words = ["-m", "loadtest", "peaks", "--threads", str(threads), "--out", str(path)]
+        self._remember("peaks", str(threads), self._run("peaks", f"{threads}", words))
+
+    def _explain(self, deployed: Deployed, batch: int) -> None:
+        """Where the time of a deployment goes inside the model, with the options that it was measured with."""
+        deployment, artifact = deployed.deployment, self._artifact(deployed.export)
+        name = f"{deployment.name}.{batch}"
+        path = self._out / "explained" / f"{name}.json"
+        options = self._options(deployment)
+        if path.is_file() or options is None or not (artifact / "artifact.json").is_file():
+            self._jobs.skip("explain")
+            return
+        words = ["-m", "loadtest", "explain", str(artifact), "--runtime", deployment.runtime, "--out", str(path)]
+        words += ["--threads", str(deployment.threads), "--batch", str(batch)]
+        words += ["--options", msgspec.json.encode(options).decode()]
+        reason = self._run("explain", name, words)
+        # A runtime without a profiler has a file that says so.
+        self._remember("explain", name, None if path.is_file() else reason)
+
+    def _tuned(self, deployment: Deployment) -> Path:
+        return self._out / "tuned" / f"{deployment.name}.json"
+
+    def _options(self, deployment: Deployment) -> dict[str, Any] | None:
+        """What a deployment is measured with: tuned ones as they were found, null where they were not."""
+        if deployment.settings == "default":
+            return deployment.options
+        path = self._tuned(deployment)
+        return deployment.options | store.read_json(path, Tuned).chosen if path.is_file() else None
+
     def _launch(self, deployed: Deployed, index: int, kind: str) -> None:
         """One fresh process of a deployment and its cells of this kind that are not done, in order."""
         asked = [cell for cell in deployed.cells if _kind(cell.profile) == kind]
         if not asked:
             return
-        if deployed.deployment.settings == "tuned":
-            path = self._out / "tuned" / f"{deployed.deployment.name}.json"
-            chosen = store.read_json(path, Tuned).chosen if path.is_file() else None
-            if chosen is None:
-                self._jobs.skip(kind)
-                return
-            asked = [replace(cell, deployment=replace(cell.deployment, options=chosen)) for cell in asked]
+        options = self._options(deployed.deployment)
+        if options is None:
+            self._jobs.skip(kind)
+            return
+        asked = [replace(cell, deployment=replace(cell.deployment, options=options)) for cell in asked]
         cells = tuple(cell for cell in asked if not self._is_done(cell, index))
         data = self._prepare(deployed.export.training)
         if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():
@@ -194,7 +237,7 @@ class _Run:
             artifact=str(self._artifact(deployed.export)),
             results=str(self._out / "results"),
             images=str(Path(data.folder) / "test_images.npy"),
-            expected=None if deployed.deployment.runtime == "null" else str(scores),
+            expected=str(scores) if deployed.computes else None,
             server_cpus=server,
             client_cpus=client,
             seed=index,

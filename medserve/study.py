@@ -109,6 +109,7 @@ class Study(Noun, frozen=True, kw_only=True):
     null: bool = True
     device: Device = "cpu"
     settings: Several[Settings] = ("default",)
+    explain: bool = False
     threads: Several[Annotated[int, Meta(ge=0)]] = (1,)
     precisions: Several[Precision] = ("float32",)
     batch_sizes: tuple[Count, ...] = (1, 32)
@@ -180,6 +181,22 @@ class Deployed(Noun, frozen=True, kw_only=True):
     def cells(self) -> tuple[Cell, ...]:
         """One cell a profile."""
         return tuple(Cell(deployment=self.deployment, profile=profile) for profile in self.profiles)
+
+    @property
+    def computes(self) -> bool:
+        """Whether it runs a model."""
+        return self.deployment.runtime != "null"
+
+    @property
+    def on_processor(self) -> bool:
+        """Whether it runs a model there."""
+        return self.computes and self.deployment.device == "cpu"
+
+    @property
+    def batches_in_process(self) -> tuple[int, ...]:
+        """The images per call that are timed in process, without a timing mistake."""
+        timed = (one for one in self.profiles if one.mode == "in-process" and one.mistake is None)
+        return tuple(dict.fromkeys(one.batch for one in timed))
 
 
 class Plan(Noun, frozen=True, kw_only=True):

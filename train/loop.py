@@ -29,6 +29,7 @@ from train.archives import say
 from train.batches import batches
 from train.data import Dataset
 from train.frameworks import COMMON, InitialState, Trainer, restore, save
+from train.models import computation
 
 
 class Inputs(Noun, frozen=True, kw_only=True):
@@ -275,6 +276,9 @@ def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) 
             **msgspec.structs.asdict(inputs),
             classes=data.classes,
             parameters=trainer.parameters,
+            computation=computation(
+                ARCHITECTURES[inputs.architecture], data.size, len(data.classes), inputs.recipe.hidden
+            ),
             unofficial=data.unofficial,
             licence=data.spec.licence,
             history=state.history,

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -13,11 +13,9 @@ from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown, num
 from medserve import machine, plugins, stage, store
 from medserve.errors import BadInput, CannotRun
 from medserve.models import Artifact
+from medserve.result import Explained
 from medserve.spec import Deployment
 from medserve.tables import FORMATS, pick
-
-if TYPE_CHECKING:
-    from loadtest.measure.explanation import Explained
 
 
 def explain(
@@ -28,6 +26,7 @@ def explain(
     threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
     batch: Batch = 1,
     options: Annotated[str, typer.Option(metavar="JSON", help="Options of the runtime as one JSON object.")] = "{}",
+    out: Annotated[Path | None, typer.Option(help="File for what was found of one artifact.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Operators shown of each.")] = 12,
     json: Json = False,
 ) -> None:
@@ -43,10 +42,15 @@ def explain(
         if not readers:
             raise BadInput(f"{artifact}: none of the runtimes {', '.join(runtime or [])} reads {form}")
         asked += [(artifact, name) for name in readers]
+    if out is not None and len(asked) > 1:
+        raise BadInput("--out is for one artifact and one runtime")
     if len(asked) == 1:
         found, failed = [_explain(*asked[0], threads, batch, options)], list[str]()
     else:
         found, failed = _explain_each(asked, ["--threads", str(threads), "--batch", str(batch), "--options", options])
+    if out is not None:
+        store.write_json(out, found[0])
+    failed += [f"{one.deployment}: {one.reason}" for one in found if one.reason]
     if json:
         print_figures({"explained": msgspec.to_builtins(found)}, [], json)
     else:
@@ -56,7 +60,7 @@ def explain(
         raise CannotRun("; ".join(failed))
 
 
-def _explain(artifact: Path, runtime: str, threads: int, batch: int, options: str) -> "Explained":
+def _explain(artifact: Path, runtime: str, threads: int, batch: int, options: str) -> Explained:
     # Libraries size their thread pools when they are imported.
     os.environ.update(machine.thread_environment(threads))
     from loadtest.measure import explanation
@@ -72,10 +76,8 @@ def _explain(artifact: Path, runtime: str, threads: int, batch: int, options: st
     return explanation.explain(artifact, deployment, batch)
 
 
-def _explain_each(asked: list[tuple[Path, str]], words: list[str]) -> tuple[list["Explained"], list[str]]:
+def _explain_each(asked: list[tuple[Path, str]], words: list[str]) -> tuple[list[Explained], list[str]]:
     """Each in a process of its own: two frameworks never share one. Returns those found, and why others were not."""
-    from loadtest.measure.explanation import Explained
-
     found: list[Explained] = []
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +91,7 @@ def _explain_each(asked: list[tuple[Path, str]], words: list[str]) -> tuple[list
     return found, failed
 
 
-def _explained(found: list["Explained"], top: int) -> list[Table]:
+def _explained(found: list[Explained], top: int) -> list[Table]:
     columns = (
         Column("deployment", numeric=False), Column("latency", "ms"), Column("profiled", "ms"),
         Column("in operators", "% of profiled"), Column("operators"),

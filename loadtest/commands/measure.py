@@ -1,4 +1,4 @@
-"""Implements `medserve time`, `tune`, `selftest` and `python -m loadtest launch`: what needs no running server."""
+"""Implements `medserve time`, `tune`, `peaks`, `selftest` and `loadtest launch`: what needs no running server."""
 
 import os
 import sys
@@ -147,6 +147,28 @@ def tune(
         else "no other option is faster than the defaults"
     )
     print_figures(msgspec.to_builtins(found), lines, json)
+
+
+def peaks(
+    threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: all usable cores.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File for what was found.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what this machine computes and reads at most, in seconds: the limit of every latency follows from it.
+
+    Example: medserve peaks --threads 2
+    """
+    # NumPy's BLAS sizes its thread pool when it is imported.
+    os.environ.update(machine.thread_environment(threads))
+    machine.pin(machine.divide_cpus(threads)[0])
+    from loadtest.measure.peaks import peaks
+
+    found = peaks(threads)
+    if out is not None:
+        store.write_json(out, found)
+    lines = [f"{found.flops / 1e9:.3g} GFLOP/s in float32 on CPUs {', '.join(map(str, found.cpus))}"]
+    lines += [f"{speed / 1e9:.3g} GB/s from {size / 2**20:g} MiB" for size, speed in found.bandwidth.items()]
+    print_figures(msgspec.to_builtins(found, str_keys=True), lines, json)
 
 
 def _numbers(option: str, text: str) -> list[float]:

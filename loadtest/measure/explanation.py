@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from loadtest.measure import inprocess
-from loadtest.measure.inprocess import Operator
-from medserve.spec import Deployment, Noun
+from medserve.errors import CannotRun
+from medserve.result import Explained
+from medserve.spec import Deployment
 from medserve.timing import now
 
 SECONDS = 2.0
@@ -18,24 +19,8 @@ FEWEST, MOST = 5, 200
 WARM = 3
 
 
-class Explained(Noun, frozen=True, kw_only=True):
-    """A deployment's prediction: its median without the profiler, its mean with it (ms), and its operators."""
-
-    deployment: str
-    checkpoint: str
-    batch: int
-    plain_ms: float
-    profiled_ms: float
-    operators: tuple[Operator, ...]
-
-    @property
-    def attributed(self) -> float:
-        """The share of the profiled time that is an operator's."""
-        return sum(operator.ms for operator in self.operators) / self.profiled_ms
-
-
 def explain(artifact: Path, deployment: Deployment, batch: int) -> Explained:
-    """Profile predictions on golden images. Raises CannotRun for a runtime without a profiler."""
+    """Profile predictions on golden images. What is explained of a runtime without a profiler says so."""
     runtime, manifest = inprocess.open_runtime(artifact, deployment)
     with np.load(artifact / "golden.npz") as golden:
         images = np.ascontiguousarray(np.resize(golden["images"], (batch, *golden["images"].shape[1:])))
@@ -55,8 +40,13 @@ def explain(artifact: Path, deployment: Deployment, batch: int) -> Explained:
         call()
     plain = median(took)
     took.clear()
+    reason = None
     with TemporaryDirectory() as folder:
-        found = runtime.profile(call, count, Path(folder))
+        try:
+            found = runtime.profile(call, count, Path(folder))
+        except CannotRun as error:
+            found, reason = [], str(error)
+            took.append(round(plain))
     return Explained(
         deployment=deployment.name,
         checkpoint=manifest.checkpoint.name,
@@ -65,4 +55,5 @@ def explain(artifact: Path, deployment: Deployment, batch: int) -> Explained:
         # A runtime may compile the model again for its profiler, in a call before the others.
         profiled_ms=fmean(took[-count:]) / 1e6,
         operators=tuple(sorted(found, key=lambda operator: -operator.ms)),
+        reason=reason,
     )

@@ -98,9 +98,19 @@ def kind_of(row: Row) -> Kind:
 
 
 def lines(
-    points: Sequence[Point], x: Axis, y: Axis, title: str, description: str = "", outline: Sequence[Point] = ()
+    points: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    title: str,
+    description: str = "",
+    outline: Sequence[Point] = (),
+    *,
+    stepped: bool = True,
 ) -> Drawn:
-    """Values against x, such as image sizes, a line per series; `outline` are points that a stepped line joins."""
+    """Values against x, such as image sizes, a line per series.
+
+    `outline` are points that a line per series joins, stepped or straight.
+    """
     across, up = alt.X("x.value:Q", **x.settings), alt.Y("value.value:Q", **y.settings)
     base = _base(points).encode(x=across, y=up)
     bars = base.mark_rule(aria=False, strokeWidth=1.5)
@@ -118,8 +128,9 @@ def lines(
         written = base.mark_text(aria=False, dx=7, dy=-8, align="left", fontSize=12)
         layers.append(written.encode(text="text:N", color=alt.value(MUTED), opacity=alt.value(1)))
     if outline:
-        steps = _base(outline).mark_line(aria=False, interpolate="step-after", strokeWidth=1.5)
-        layers.insert(0, steps.encode(x=across, y=up, color=alt.value(MUTED)))
+        interpolate: Literal["step-after", "linear"] = "step-after" if stepped else "linear"
+        steps = _base(outline).mark_line(aria=False, interpolate=interpolate, strokeWidth=1.5)
+        layers.insert(0, steps.encode(x=across, y=up, color=alt.value(MUTED), detail="series:N"))
     return _of_points(points, (x, y), layers, title, description, height=330)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from loadtest.analysis.breakdown import Term, over_launches
 from loadtest.analysis.distribution import Curve
+from loadtest.analysis.limit import Limit
 from loadtest.report import wording
 from loadtest.report.wording import Labels
 from loadtest.results import agreement, table
@@ -22,7 +23,7 @@ from medserve.errors import BadInput
 from medserve.jobs import Failure, Tuned
 from medserve.matrix import plan
 from medserve.models import Artifact, Checkpoint
-from medserve.result import Result, SelfTest
+from medserve.result import Explained, Result, SelfTest
 from medserve.run_folder import CHANGES, Change, Changes
 from medserve.spec import LoadProfile
 from medserve.study import Plan, Study, Training
@@ -43,7 +44,8 @@ class Facts(msgspec.Struct, frozen=True):
     `breakdowns` are of the cells with single images and one user over HTTP. `comparisons` judges pairs of rows by
     `medians`, `labels` names deployments by what differs among `rows`. `main` are the profiles of the main tables and
     charts: without pauses, and with the fewest users of a ladder. `changes` are those of the study during the run,
-    `tuned` what was found for each tuned deployment.
+    `tuned` what was found for each tuned deployment, `explained` what was found inside a deployment's model by its name
+    and the images per call, `limits` the least time of each row, by cell.
     """
 
     study: Study
@@ -67,6 +69,8 @@ class Facts(msgspec.Struct, frozen=True):
     main: dict[str, LoadProfile]
     changes: tuple[Change, ...] = ()
     tuned: tuple[Tuned, ...] = ()
+    explained: dict[tuple[str, int], Explained] = msgspec.field(default_factory=dict)
+    limits: dict[str, Limit] = msgspec.field(default_factory=dict)
 
     @property
     def unofficial(self) -> bool:
@@ -166,6 +170,22 @@ def read(run: Path) -> Facts:
         main=_main(profiles),
         changes=changes.changes,
         tuned=tuple(store.read_json(path, Tuned) for path in sorted((run / "tuned").glob("*.json"))),
+        explained={
+            (deployed.deployment.name, batch): store.read_json(path, Explained)
+            for deployed in matrix.deployed
+            for batch in deployed.batches_in_process
+            if (path := run / "explained" / f"{deployed.deployment.name}.{batch}.json").is_file()
+        },
+        limits={
+            cell.name: least
+            for deployed in matrix.deployed
+            for cell in deployed.cells
+            if (
+                least := table.limit_of(
+                    measured, deployed, cell.profile, checkpoints.get(deployed.export.training.name)
+                )
+            )
+        },
     )
 
 

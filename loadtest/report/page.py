@@ -17,6 +17,7 @@ from loadtest.report.sections import (
     deployments,
     environment,
     formats,
+    inside,
     load,
     measurement,
     resolution,
@@ -107,6 +108,14 @@ def compose(found: Facts, folder: str) -> Page:
             *times,
             breakdown.overheads(found),
             introduced=bool(times),
+        ),
+        section(
+            "inside",
+            inside.figure(found),
+            inside.roofline(found),
+            inside.gaps(found),
+            inside.table(found),
+            inside.multiples(found),
         ),
         section(
             "costs",

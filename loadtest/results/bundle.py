@@ -36,7 +36,7 @@ SUMS = "SHA256SUMS"
 BUNDLE = "bundle.json"
 ENDING = ".zip"
 KEPT = re.compile(
-    r"study\.json|changes\.json|results\.json|(failures|tuned)/[^/]+\.json|selftest/[^/]+\.(json|parquet)|"
+    r"study\.json|changes\.json|results\.json|(failures|tuned|peaks|explained)/[^/]+\.json|selftest/[^/]+\.(json|parquet)|"
     r"results/[^/]+/\d+/[^/]+\.(json|parquet)|artifacts/[^/]+/(artifact\.json|scores[^/]*\.npy)|"
     r"checkpoints/[^/]+/(checkpoint\.json|test_(scores|labels)\.npy)"
 )

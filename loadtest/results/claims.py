@@ -30,7 +30,7 @@ class JudgedClaim(Noun, frozen=True, kw_only=True):
     """A claim under one protocol: what was `measured`, to be compared with the claim's `at_least`.
 
     `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol. For a protocol
-    with a timing mistake, or with default settings where there are tuned ones, `sound` is the profile without, and
+    with a timing mistake, or with default settings where there are tuned ones, `sound` is the one without, and
     `effect` says what it does to the ranking that the sound protocol gives.
     """
 
@@ -41,7 +41,7 @@ class JudgedClaim(Noun, frozen=True, kw_only=True):
     threads: int | None = None
     settings: str = "default"
     measured: Interval = Interval()
-    sound: str | None = None
+    sound: Protocol | None = None
     effect: Effect | None = None
     reason: str | None = None
 
@@ -146,7 +146,7 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
                 threads=protocol[1],
                 settings=protocol[2],
                 measured=judged.ratio,
-                sound=reference and reference[0],
+                sound=reference,
                 effect=effect_on_ranking(verdicts[reference], judged.verdict) if reference in verdicts else None,
             )
         )

@@ -69,6 +69,7 @@ class Row(Noun, frozen=True, kw_only=True):
     parity_max_abs: float | None = None  # largest difference of probabilities from the trainer's
     decisions_changed: int | None = None  # images of the test split
     source_artifact: str = ""
+    limit_ms: float | None = None  # the least time that arithmetic and memory of this machine allow, in float32
     unofficial: bool | None = None
     valid: bool = False  # measured, certified, and with a load generator that was fast enough
     late: bool = False  # not valid for the generator's lateness alone, which only lengthens latencies

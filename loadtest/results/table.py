@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
+from loadtest.analysis.limit import Limit, limit
 from loadtest.results import flags, latency, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
 from loadtest.results.row import PERCENTILES, Row, Status
@@ -18,7 +19,7 @@ from medserve.machine import USED
 from medserve.matrix import plan
 from medserve.models import Artifact, Checkpoint
 from medserve.numbers import number
-from medserve.result import Result, SelfTest
+from medserve.result import Peaks, Result, SelfTest
 from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Study
 
@@ -45,12 +46,13 @@ class MeasuredCell(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """A run's folder, its records reduced to what all published numbers are made of."""
+    """A run's folder, its records reduced to what all published numbers are made of; `peaks` are by threads."""
 
     folder: Path
     study: Study
     selftest: SelfTest | None
     cells: list[MeasuredCell]
+    peaks: dict[int, Peaks]
 
     def central_latencies(self) -> dict[str, dict[int, float]]:
         """Milliseconds of each launch of each cell: the median, or the mean when the timing mistake is to print it."""
@@ -90,7 +92,8 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
         for deployed in plan(study).deployed
         for cell in deployed.cells
     ]
-    return Run(folder, study, selftest, cells)
+    peaks = [store.read_json(path, Peaks) for path in sorted((folder / "peaks").glob("*.json"))]
+    return Run(folder, study, selftest, cells, {known.threads: known for known in peaks})
 
 
 def check_run(run: Path) -> None:
@@ -138,9 +141,10 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     status: Status = "done" if launches else "failed" if reasons else "missing"
     if missing:
         reasons.append("not measured yet" if status == "missing" else f"{missing} of {study.launches} launches missing")
-    null = deployed.deployment.runtime == "null"
+    null = not deployed.computes
     if null and status == "done":
         reasons.append("the null runtime computes no scores")
+    least = limit_of(run, deployed, profile, checkpoint)
     total = sum(launch.seconds for launch in launches)
     intended = [launch.intended for launch in launches]
     percentiles = {name: intervals.combine(intended, p) for name, p in PERCENTILES.items()}
@@ -209,6 +213,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         parity_max_abs=certificate.max_abs if certificate else None,
         decisions_changed=certificate.decisions_changed if certificate else None,
         source_artifact=deployed.export.name,
+        limit_ms=least.ms if least else None,
         unofficial=checkpoint.unofficial if checkpoint else None,
         valid=certified and not invalid,
         late=certified and invalid == [late],
@@ -222,6 +227,16 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         drifting=drifting,
         cached=cached,
     )
+
+
+def limit_of(run: Run, deployed: Deployed, profile: LoadProfile, checkpoint: Checkpoint | None) -> Limit | None:
+    """The least time of one request in float32 on the run's machine; null where it is not known."""
+    peaks = run.peaks.get(deployed.deployment.threads)
+    if peaks is None or checkpoint is None or checkpoint.computation is None:
+        return None
+    if not deployed.on_processor or deployed.export.precision != "float32":
+        return None
+    return limit(checkpoint.computation, profile.batch, peaks.flops, peaks.bandwidth)
 
 
 def _per_request(launches: Iterable[LaunchSummary], name: str) -> float | None:

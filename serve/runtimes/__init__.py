@@ -22,6 +22,7 @@ from medserve import machine, plugins
 from medserve.certificate import check
 from medserve.errors import BadInput, CannotRun
 from medserve.models import Artifact, Certificate
+from medserve.result import Operator
 from medserve.spec import Deployment, Noun
 from medserve.store import read_artifact
 from medserve.tables import FORMATS, pick
@@ -29,18 +30,6 @@ from medserve.tables import FORMATS, pick
 Kind = TypeVar("Kind")
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
-
-
-class Operator(Noun, frozen=True, kw_only=True):
-    """What an operator of the model took per prediction, by the runtime's own profiler: `ms`, in `calls` calls.
-
-    `name` is the runtime's name of it, a layer's where it keeps those, and `kind` its type.
-    """
-
-    name: str
-    kind: str
-    ms: float
-    calls: float
 
 
 class Runtime(Protocol):

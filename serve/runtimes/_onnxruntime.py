@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
+from medserve.result import Operator
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
-from serve.runtimes import Operator, Runtime, operators
+from serve.runtimes import Runtime, operators
 
 Provider = tuple[str, dict[str, str]]
 CPU: Provider = ("CPUExecutionProvider", {})

@@ -10,9 +10,10 @@ import openvino
 from numpy.typing import NDArray
 
 from medserve.machine import versions
+from medserve.result import Operator
 from medserve.spec import Deployment
 from medserve.tables import INPUT
-from serve.runtimes import CacheOptions, Operator, Runtime, operators, read_options
+from serve.runtimes import CacheOptions, Runtime, operators, read_options
 
 REQUIRES = ("openvino",)
 READS = ("onnx",)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
+from medserve.result import Operator
 from medserve.spec import Deployment
-from serve.runtimes import CacheOptions, Operator, Runtime, operators, read_options
+from serve.runtimes import CacheOptions, Runtime, operators, read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
@@ -63,7 +64,9 @@ class StableHloRuntime(Runtime):
         took: dict[tuple[str, str], list[float]] = {}
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
-                for event in line.events if line.name.startswith("tf_XLA") else ():
+                named = line.events if line.name.startswith("tf_XLA") else ()
+                # The others are of the executor, and marks of ends.
+                for event in (one for one in named if "::" not in one.name and not one.name.startswith("end: ")):
                     # `add_multiply_fusion.12` is a fusion.
                     kind = event.name.partition(".")[0].rpartition("_")[2]
                     took.setdefault((event.name, kind), []).append(event.duration_ns / 1e6)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from medserve.errors import CannotRun
 from medserve.machine import versions
+from medserve.result import Operator
 from medserve.spec import Deployment
-from serve.runtimes import Operator, Runtime, RuntimeOptions, operators, read_options
+from serve.runtimes import Runtime, RuntimeOptions, operators, read_options
 
 REQUIRES = ("torch",)
 READS = ("torchscript",)

@@ -15,7 +15,7 @@ from loadtest.measure import inprocess
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
-from medserve.result import Result
+from medserve.result import Peaks, Result
 from medserve.spec import Cell, Deployment, LoadProfile, Mistake
 from medserve.tables import PROFILES
 from medserve.timing import now
@@ -251,6 +251,17 @@ def test_time_by_hand_is_calm_and_also_json(stage: Stage, onnx: Path) -> None:
     refused = stage("loadtest", "time", str(onnx), "--runtime", "nonesuch")
     assert refused.returncode == 2
     assert "there is: " in refused.stderr
+
+
+def test_the_peaks_of_the_machine_are_those_of_its_cores(stage: Stage, tmp_path: Path) -> None:
+    done = stage("loadtest", "peaks", "--out", str(tmp_path / "peaks.json"))
+    assert done.returncode == 0, done.stderr
+    assert "GFLOP/s in float32" in done.stdout
+    found = store.read_json(tmp_path / "peaks.json", Peaks)
+    assert found.threads == len(found.cpus) == 1
+    assert 1e9 < found.flops < 1e13
+    assert min(found.bandwidth) == 2**18
+    assert all(1e8 < speed < 1e13 for speed in found.bandwidth.values())
 
 
 def test_operators_of_several_deployments_are_named_by_their_own_profilers(

@@ -16,7 +16,7 @@ from medserve import run_folder, runner, store, study_file
 from medserve import study as studies
 from medserve.errors import CannotRun
 from medserve.jobs import Tuned
-from medserve.result import Check, SelfTest
+from medserve.result import Check, Explained, SelfTest
 
 
 @pytest.mark.full
@@ -46,7 +46,9 @@ def test_tuned_settings_are_chosen_once_and_measured_beside_the_defaults(
         mini(tmp_path, runtimes='["openvino_cpu"]', null="false", profiles='["in-process-1"]'),
         tmp_path / "run",
     )
-    study.write_text(study.read_text().replace("launches = 1", 'launches = 1\nsettings = ["default", "tuned"]'))
+    study.write_text(
+        study.read_text().replace("launches = 1", 'launches = 1\nsettings = ["default", "tuned"]\nexplain = true')
+    )
     trained(study, out, checkpoint, torchscript, onnx)
     words = ("medserve.cli", "run", str(study), "--out", str(out))
     done = stage(*words, "--json")
@@ -59,12 +61,16 @@ def test_tuned_settings_are_chosen_once_and_measured_beside_the_defaults(
     default, tuned = sorted(results(out).values(), key=lambda result: result.cell.deployment.settings)
     assert (default.cell.deployment.options, tuned.cell.deployment.options) == ({}, found.chosen)
     assert tuned.process["timer"]["minor_faults"] >= 0
-    assert "tune" not in kinds(stage(*words, "--json").stdout)
+    explained = {path.name: store.read_json(path, Explained) for path in (out / "explained").iterdir()}
+    assert set(explained) == {f"{result.cell.deployment.name}.1.json" for result in (default, tuned)}
+    assert all(one.attributed > 0 for one in explained.values())
+    assert set(kinds(stage(*words, "--json").stdout)) == {"data"}
     compared = json.loads(stage("loadtest", "compare", str(out), "--by", "settings", "--format", "json").stdout)
     assert [one["kind"] for one in compared] == ["tuned against default"]
     page = (stage("loadtest", "report", str(out)).returncode, (out / "report.md").read_text())
     assert page[0] == 0
     assert "Tuned settings" in page[1]
+    assert "Layers by time" in page[1]
 
 
 def test_what_the_generator_cannot_carry_is_refused(

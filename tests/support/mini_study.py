@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from medserve import store, study_file
-from medserve.result import Result, SelfTest
+from medserve.result import Peaks, Result, SelfTest
 
 MINI = """
 name = "mini"
@@ -36,6 +36,9 @@ requests = 0
 """
 
 
+PEAKS = Peaks(threads=1, cpus=(0,), flops=1e11, bandwidth={2**28: 1e10})
+
+
 def mini(
     folder: Path,
     dataset: str = "synthetic",
@@ -57,8 +60,9 @@ def tried(out: Path, **other: Any) -> SelfTest:
 
 
 def trained(study: Path, out: Path, *folders: Path) -> None:
-    """Begin a run with a finished checkpoint and artifacts, under the names of its own jobs."""
+    """Begin a run with a finished checkpoint and artifacts, under the names of its own jobs, and its peaks."""
     store.write_json(out / "study.json", study_file.read(str(study)))
+    store.write_json(out / "peaks" / "1.json", PEAKS)
     for folder in folders:
         kind = "checkpoints" if (folder / "checkpoint.json").is_file() else "artifacts"
         shutil.copytree(folder, out / kind / folder.name.replace("-float32", ""))

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from conftest import Stage
 from made_run import build, study
@@ -12,7 +13,7 @@ from made_run import build, study
 from loadtest.report import page, wording
 from loadtest.results import table
 from loadtest.results.row import Row, published
-from medserve import store
+from medserve import store, study_file
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
 from medserve.jobs import Failure
@@ -24,6 +25,8 @@ from medserve.study import Deployed, Measure
 FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "breakdown", "training", "efficiency")
 NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'
 FAILED = "synthetic-64-cnn-flax_nnx-s0.onnx.onnx_runtime.cpu-t1"
+MANY_SIDED = ("bloodmnist-resolutions", "loads")
+"""Studies that together have every section of the report."""
 NATIVE = {"pytorch": 1.0, "keras_tf": 2.0, "flax_nnx": 3.0}
 
 
@@ -36,7 +39,7 @@ def steady(deployed: Deployed, cell: Cell, index: int) -> float:
     if deployed.deployment.runtime == "null":
         value = 0.08
     value *= {"in-process": 0.9, "closed-loop": 1.0, "open-loop": 1.2}[cell.profile.mode] * cell.profile.batch
-    return value * (1.0, 1.01, 0.99)[index]
+    return value * (1.0, 1.01, 0.99)[index % 3]
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +266,16 @@ def test_what_is_no_run_is_refused_in_one_line(stage: Stage, tmp_path: Path) -> 
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in MANY_SIDED else pytest.param(name, marks=pytest.mark.full) for name in study_file.names()],
+)
+def test_the_results_of_every_study_have_a_report(name: str, tmp_path: Path) -> None:
+    made = study_file.read(name)
+    launches = min(made.launches, 2)
+    build(tmp_path / "run", msgspec.structs.replace(made, launches=launches), steady, count=40)
+    text = Reader(next(iter(page.files(tmp_path / "run").values())).decode()).text
+    assert made.title in text
+    assert all(claim.what in text for claim in made.claims)

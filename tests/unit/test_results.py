@@ -41,7 +41,7 @@ KEYS = (
     "p50_uncorrected_ms, p99_uncorrected_ms, "
     "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "
     "decisions_changed, "
-    "source_artifact, unofficial, valid, late, cpu_ms, faults, switches, peak_memory_bytes, "
+    "source_artifact, limit_ms, unofficial, valid, late, cpu_ms, faults, switches, peak_memory_bytes, "
     "import_seconds, load_seconds, ready_seconds, "
     "first_answer_seconds, windows, disturbed, steady, bimodal, drifting, cached, saturation"
 )

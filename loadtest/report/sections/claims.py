@@ -100,13 +100,13 @@ def _sound(mistaken: JudgedClaim, judged: list[JudgedClaim]) -> JudgedClaim:
     return next(
         known
         for known in judged
-        if (known.claim, known.profile) == (mistaken.claim, mistaken.sound) and known.sound is None
+        if (known.claim, (known.profile, known.threads, known.settings)) == (mistaken.claim, mistaken.sound)
     )
 
 
 def _mistake(facts: Facts, judged: JudgedClaim) -> str:
     mistake = facts.profiles[judged.profile].mistake if judged.profile else None
-    if mistake is None and judged.sound == judged.profile:
+    if mistake is None and judged.sound and judged.sound[0] == judged.profile:
         return "with the runtimes' default options"
     return TIMING_MISTAKES[mistake] if mistake else CLOSED
 

@@ -8,6 +8,7 @@ activations are SiLU; batch norm's epsilon is 1e-3. Names are torchvision's: `fe
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from medserve.models import Architecture
@@ -51,3 +52,18 @@ def stages(architecture: Architecture) -> Iterator[list[Block]]:
             blocks.append(Block(layers, step == 1 and channels == width, next(rates)))
             channels = width
         yield blocks
+
+
+def maps(architecture: Architecture, size: int) -> Iterator[tuple[Conv, int]]:
+    """Each convolution with the side of its input; squeeze-and-excitation reads averages, maps of one pixel."""
+    stem = Conv(3, architecture.stem, 3, stride=2)
+    yield stem, size
+    side = stem.output(size)
+    for block in chain.from_iterable(stages(architecture)):
+        for layer in block.layers:
+            if isinstance(layer, Squeeze):
+                yield from ((conv, 1) for conv in layer)
+                continue
+            yield layer, side
+            side = layer.output(side)
+    yield Conv(architecture.widths[-1], architecture.features, 1), side

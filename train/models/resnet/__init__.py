@@ -7,6 +7,7 @@ block of a stage has its stride in the first 3x3 convolution (v1.5, common today
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from medserve.models import Architecture
@@ -37,3 +38,16 @@ def stages(architecture: Architecture) -> Iterator[list[Block]]:
             blocks.append(Block(convs, None if same else Conv(channels, wide, 1, step)))
             channels = wide
         yield blocks
+
+
+def maps(architecture: Architecture, size: int) -> Iterator[tuple[Conv, int]]:
+    """Each convolution with the side of its input; pooling halves it behind the stem."""
+    stem = Conv(3, architecture.stem, 7, stride=2)
+    yield stem, size
+    side = (stem.output(size) - 1) // 2 + 1
+    for block in chain.from_iterable(stages(architecture)):
+        if block.shortcut:
+            yield block.shortcut, side
+        for conv in block.convs:
+            yield conv, side
+            side = conv.output(side)
