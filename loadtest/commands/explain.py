@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from loadtest.commands.shared import Batch, Json, print_figures
+from loadtest.results import layers
 from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown, number_cell
 from medserve import machine, plugins, stage, store
 from medserve.errors import BadInput, CannotRun
@@ -103,7 +104,7 @@ def _explained(found: list[Explained], top: int) -> list[Table]:
         ))
         for one in found
     ]  # fmt: skip
-    tables = [Table("", columns, tuple(lines))]
+    tables = [Table("", columns, tuple(lines)), *_beside(found)]
     heads = (
         Column("operator", numeric=False),
         Column("kind", numeric=False),
@@ -120,4 +121,25 @@ def _explained(found: list[Explained], top: int) -> list[Table]:
             for operator in one.operators[:top]
         ]  # fmt: skip
         tables.append(Table(one.deployment, heads, tuple(rows)))
+    return tables
+
+
+def _beside(found: list[Explained]) -> list[Table]:
+    """The kinds of layers of each deployment of a checkpoint beside those of the first, where there are several."""
+    tables = []
+    for checkpoint in dict.fromkeys(one.checkpoint for one in found):
+        known = [one for one in found if one.checkpoint == checkpoint and one.operators]
+        parts = [layers.parts(one) for one in known]
+        columns = [Column("layers", numeric=False)]
+        for place, one in enumerate(known):
+            columns.append(Column(one.deployment, "ms"))
+            columns += [Column("less the first", "ms")] * bool(place)
+        lines = []
+        for name in (*layers.LAYERS, layers.NO_OPERATOR):
+            cells = [Cell(name)]
+            for place, part in enumerate(parts):
+                cells.append(number_cell(part[name]))
+                cells += [number_cell(part[name] - parts[0][name])] * bool(place)
+            lines.append(Line(tuple(cells)))
+        tables += [Table("Layers", tuple(columns), tuple(lines))] if len(known) > 1 else []
     return tables

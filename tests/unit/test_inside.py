@@ -11,9 +11,9 @@ from mini_study import PEAKS
 from test_report import Reader
 
 from loadtest.analysis.limit import limit
-from loadtest.analysis.operators import LAYERS, layer
 from loadtest.report import facts, page
 from loadtest.report.sections import inside
+from loadtest.results.layers import LAYERS, layer
 from loadtest.results.tabular import Table
 from medserve import store
 from medserve.models import Architecture, Computation

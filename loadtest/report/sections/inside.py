@@ -1,11 +1,9 @@
 """Inside the model: the least time that the machine allows, and the layers that take the time, by the profilers."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.limit import Limit
-from loadtest.analysis.operators import LAYERS, layer
 from loadtest.report import drawing, wording
 from loadtest.report import tables as fields_of
 from loadtest.report.axes import Axis
@@ -14,13 +12,13 @@ from loadtest.report.drawing import Drawn, Part
 from loadtest.report.facts import NETWORK, Facts, grouped
 from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, field, text
+from loadtest.results.layers import LAYERS, NO_OPERATOR, parts
 from loadtest.results.pairs import Kind
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import number, times
 from medserve.result import Explained
 
-NO_OPERATOR = "in no operator"
 PARTS = dict(
     zip(
         (*LAYERS, NO_OPERATOR),
@@ -117,14 +115,14 @@ def figure(facts: Facts) -> Figure | None:
     """The profiled time by kind of layer, a panel per network, size and batch; null where nothing was explained."""
     panels = []
     for group in grouped(_explained(facts), *NETWORK, "batch").values():
-        parts = []
+        drawn = []
         for row in group:
             bar = facts.labels.full(row)
-            for position, (name, ms) in enumerate(_parts(_of(facts, row)).items()):
+            for position, (name, ms) in enumerate(parts(_of(facts, row)).items()):
                 label = f"{bar}, {name}: {number(ms)} ms"
-                parts.append(Part(name, bar, position, PARTS[name], ms, label))
+                drawn.append(Part(name, bar, position, PARTS[name], ms, label))
         title = f"{facts.place(group[0])}, {wording.several(group[0].batch, 'image')}"
-        panels.append(drawing.stacks(parts, "ms", title, "; ".join(part.label for part in parts if part.position == 0)))
+        panels.append(drawing.stacks(drawn, "ms", title, "; ".join(part.label for part in drawn if part.position == 0)))
     return compose("inside", "Layers by time", panels, order=PARTS)
 
 
@@ -139,15 +137,6 @@ def _explained(facts: Facts, *, with_reasons: bool = False) -> list[Row]:
     return [row for row in first.values() if with_reasons or _of(facts, row).operators]
 
 
-def _parts(explained: Explained) -> Mapping[str, float]:
-    """Milliseconds of a prediction by kind of layer. Operators of several threads may overlap."""
-    found = dict.fromkeys(PARTS, 0.0)
-    for operator in explained.operators:
-        found[layer(operator.name, operator.kind)] += operator.ms
-    found[NO_OPERATOR] = max(0.0, explained.profiled_ms - sum(found.values()))
-    return found
-
-
 def table(facts: Facts) -> Table | None:
     """What the profiler of each deployment's runtime attributes, by kind of layer; null where nothing was explained."""
     fields: list[Field[Row]] = [
@@ -156,7 +145,7 @@ def table(facts: Facts) -> Table | None:
         field("without", lambda row: _of(facts, row).plain_ms, "ms", "Profiler"),
         field("with", lambda row: _of(facts, row).profiled_ms if _of(facts, row).operators else None, "ms", "Profiler"),
         field("attributed", lambda row: fields_of.share(_of(facts, row).attributed), "%", "Profiler"),
-        *(field(name, lambda row, name=name: _parts(_of(facts, row))[name], "ms", "Layers") for name in LAYERS),  # type: ignore[misc]
+        *(field(name, lambda row, name=name: parts(_of(facts, row))[name], "ms", "Layers") for name in LAYERS),  # type: ignore[misc]
         text("slowest operators", lambda row: _slowest(_of(facts, row))),
     ]
     return fields_of.table(
@@ -196,7 +185,7 @@ def _made_by(gap: Gap) -> str:
     """The kinds of layers that take longer than in ONNX, by how much."""
     if gap.inside is None or gap.beside is None or not (gap.inside.operators and gap.beside.operators):
         return "not profiled"
-    native, onnx = _parts(gap.inside), _parts(gap.beside)
+    native, onnx = parts(gap.inside), parts(gap.beside)
     more = sorted(((native[name] - onnx[name], name) for name in native), reverse=True)
     least = LEAST * (gap.inside.profiled_ms - gap.beside.profiled_ms)
     return "; ".join(f"{name} {number(ms)} ms" for ms, name in more[:NAMED] if ms > max(least, 0.0))

@@ -1,9 +1,13 @@
-"""Which kind of layer an operator of a runtime computes, by the names that the runtimes give their operators."""
+"""The time of a prediction by kind of layer, by the names that the runtimes give their operators."""
 
 import re
+from collections.abc import Mapping
+
+from medserve.result import Explained
 
 LAYERS = ("convolution", "dense layer", "pooling", "elementwise", "layout", "several layers", "other")
 """The kinds, in the order of a stacked bar."""
+NO_OPERATOR = "in no operator"
 _PATTERNS = {
     "several layers": r"ynn_fusion|subgraph",
     "layout": r"reorder|transpose|permute|copy|reshape|concat|slice|\bpad|contiguous|empty|resize|expand|stride|view",
@@ -29,3 +33,11 @@ def layer(name: str, kind: str) -> str:
             if pattern.search(word):
                 return found
     return LAYERS[-1]
+
+
+def parts(explained: Explained) -> Mapping[str, float]:
+    """Milliseconds of a prediction by each of LAYERS, and in NO_OPERATOR. Operators of several threads may overlap."""
+    found = dict.fromkeys(LAYERS, 0.0)
+    for operator in explained.operators:
+        found[layer(operator.name, operator.kind)] += operator.ms
+    return found | {NO_OPERATOR: max(0.0, explained.profiled_ms - sum(found.values()))}
