@@ -164,7 +164,7 @@ def _report(artifact: Artifact, out: Path) -> None:
     for proof in artifact.certificates:
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
         state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
-        if proof.accuracy_change is not None:
+        if proof.accuracy_change is not None and proof.accuracy is not None:
             low, high = (end * 100 for end in proof.accuracy_change)
             state = f"accuracy {proof.accuracy * 100:.2f} %, changed by {low:+.2f} to {high:+.2f} points, {state}"
         print(

@@ -66,10 +66,11 @@ def certify(
     """
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
-    labels = np.load(data / "test_labels.npy")
+    known = data / "test_labels.npy"
+    labels = np.load(known) if known.is_file() else None
     scores = scores_of(folder, form, reference.shape[1], images, runtime)
     certificate = compare(scores, reference, labels, runtime=runtime, versions=machine.versions())
-    if precision != "float32":
+    if precision != "float32" and labels is not None:
         certificate = relax(certificate, scores, reference, labels)
     if golden == "drawn":
         with np.load(folder / "golden.npz") as drawn:

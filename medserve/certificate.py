@@ -22,14 +22,15 @@ LOSS = 0.01
 def compare(
     scores: NDArray[np.float32],
     reference: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
     *,
     runtime: str,
     versions: dict[str, str],
 ) -> Certificate:
     """The certificate of a float32 model.
 
-    `scores` and `reference` are float32 (N, classes) probabilities, `labels` int64 (N,). Valid when the largest
+    `scores` and `reference` are float32 (N, classes) probabilities, `labels` int64 (N,),
+    null where none are known. Valid when the largest
     |difference| is at most 1e-4 and no decision changes where the reference's two best are more than 2e-4 apart.
     """
     if scores.shape != reference.shape:
@@ -53,8 +54,8 @@ def compare(
         max_log_abs=max_log_abs,
         decisions_changed=changed,
         near_ties=int((~clear).sum()),
-        accuracy=float((scores.argmax(1) == labels).mean()),
-        auc=_auc(labels, scores),
+        accuracy=None if labels is None else float((scores.argmax(1) == labels).mean()),
+        auc=None if labels is None else _auc(labels, scores),
         limit_abs=LIMIT,
         tie_margin=TIE_MARGIN,
         kind="float32",

@@ -35,6 +35,7 @@ STAGES = {
     "train": ("train", "train", "Train one checkpoint."),
     "parity": ("train", "parity", "Prove that a checkpoint is one function in every framework."),
     "export": ("export", "", "Export a checkpoint and certify the artifact."),
+    "adopt": ("export.adopt", "", "Make a certified artifact of a model that was made elsewhere."),
     "serve": ("serve", "", "Serve an artifact over HTTP."),
     "load": ("loadtest", "load", "Load-test any server of the Open Inference Protocol v2."),
     "selftest": ("loadtest", "selftest", "Test the load generator on known answers."),

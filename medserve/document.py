@@ -64,7 +64,9 @@ def reference(kind: type[Any], title: str) -> str:
     lines = [f"**{title}**", "", "| field | value | default | meaning |", "|---|---|---|---|"]
     for field in info.fields:
         inner, repeated = _inner(field.type)
-        default = "must be given" if field.required else "" if _is_table(inner) else f"`{_toml(_default(field))}`"
+        instead = _instead(field.type)
+        given = f"must be given, or `[[{instead}]]`" if instead else "must be given"
+        default = given if field.required or instead else "" if _is_table(inner) else f"`{_toml(_default(field))}`"
         default = "none" if default in ("`null`", "`[]`", "`{}`", '`""`') else default
         lines.append(f"| `{field.name}` | {_words(field.type)} | {default} | {meanings[field.name]} |")
         if isinstance(inner, inspect.StructType):
@@ -98,8 +100,11 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
             else:
                 yield inside + str(unknown("field", str(key), fields))
         for one in kind.fields:
+            instead = _instead(one.type)
             if one.required and one.name not in value:
                 yield f"{inside}'{one.name}' is missing; expected {_words(one.type)}"
+            elif instead and not value.get(one.name, ()) and not value.get(instead):
+                yield f"{inside}'{one.name}' is missing; expected {_words(one.type)}, or [[{instead}]]"
     elif isinstance(kind, inspect.VarTupleType) and isinstance(value, list) and len(value) >= (kind.min_length or 0):
         tables = isinstance(_inner(kind.item_type)[0], inspect.StructType)
         for index, one in enumerate(value, 1):
@@ -122,6 +127,13 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
         yield f"{table}{shown} is {json.dumps(value, default=str)[:80]}; expected {_words(kind)}"
 
 
+def _instead(kind: inspect.Type) -> str | None:
+    """The field that may stand in the place of one of this type, null where none may."""
+    extra = kind.extra or {} if isinstance(kind, inspect.Metadata) else {}
+    found: str | None = extra.get("unless")
+    return found
+
+
 def _fits(value: object, kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.AnyType):
         return True
@@ -142,6 +154,8 @@ def _words(kind: inspect.Type, many: str = "") -> str:
     if isinstance(kind, inspect.Metadata):
         extra = kind.extra or {}
         names = f": {', '.join(extra['names']())}" if "names" in extra else ""
+        if "unless" in extra and isinstance(kind.type, inspect.VarTupleType):
+            return f"one or more {_words(kind.type.item_type, 's')}"
         return f"{extra['kind']}{many}{names}" if "kind" in extra else _words(kind.type, many)
     if isinstance(kind, inspect.UnionType):
         one, more = _present(kind), _present(kind, several=True)

@@ -131,7 +131,9 @@ def _training(made: Training) -> float:
 
 
 def _export(study: Study, made: Export) -> float:
-    """With a certificate on the whole test split for each runtime that reads it."""
+    """With a certificate on the whole test split for each runtime that reads it; one made elsewhere is copied."""
+    if made.adopted is not None:
+        return 0.1
     scored = DATASETS[made.training.dataset].test * _multiply_adds(made.training) / PREDICT_SPEED
     return EXPORT_SECONDS + scored * max(1, len(readers(study, made.format)))
 
@@ -162,8 +164,9 @@ def _missing(out: Path, deployed: Deployed, index: int) -> list[LoadProfile]:
 
 
 def _multiply_adds(made: Training) -> float:
-    """Of one image: those at 224 px, by the number of pixels."""
-    return ARCHITECTURES[made.architecture].multiply_adds * (made.size / 224) ** 2
+    """Of one image: those at 224 px, by the number of pixels; of a network made elsewhere, of an average one."""
+    known = ARCHITECTURES.get(made.architecture, ARCHITECTURES["resnet18"])
+    return known.multiply_adds * (made.size / 224) ** 2
 
 
 def _http(profile: LoadProfile) -> bool:

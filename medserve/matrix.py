@@ -10,7 +10,7 @@ from medserve import document, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
 from medserve.models import DatasetSpec, Recipe
 from medserve.spec import Deployment, Dispatch, LoadProfile, Settings
-from medserve.study import Deployed, Export, Measure, Objective, Plan, Study, Training
+from medserve.study import ADOPTED, OWN, Deployed, Export, Measure, Model, Objective, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
 DURATIONS = ("seconds", "warmup_seconds", "requests")
@@ -34,6 +34,7 @@ def plan(study: Study) -> Plan:
         dict.fromkeys(study.sizes),
         dict.fromkeys(study.architectures),
     )
+    groups: list[tuple[int, list[Export]]] = []
     for dataset, size, architecture in product(datasets, sizes, networks):
         made: list[Export] = []
         for framework in dict.fromkeys(study.frameworks):
@@ -46,6 +47,10 @@ def plan(study: Study) -> Plan:
         if not made:
             formats, precisions = (", ".join(names) for names in (study.formats, study.precisions))
             raise BadInput(f"nothing to export: no framework has any of the formats {formats} in {precisions}")
+        groups.append((size, made))
+    for size in dict.fromkeys(model.size for model in study.models):
+        groups.append((size, [_adopted(model) for model in study.models if model.size == size]))
+    for size, made in groups:
         exports += made
         profiles = _profiles(study, size)
         for export in made:
@@ -72,6 +77,12 @@ def plan(study: Study) -> Plan:
         deployed=measured,
         left_out=tuple(dict.fromkeys(left_out)),
     )
+
+
+def _adopted(model: Model) -> Export:
+    """A model that was made elsewhere, in the words of those that are made here."""
+    training = Training(dataset=OWN, size=model.size, architecture=model.name, framework=ADOPTED, recipe=Recipe())
+    return Export(training=training, framework=ADOPTED, format=model.format, adopted=model)
 
 
 def readers(study: Study, form: str) -> list[str]:
@@ -159,6 +170,9 @@ def _problems(study: Study) -> Iterator[str]:
     for name in study.runtimes:
         yield from refused("", plugins.literals, "serve.runtimes", name)
     yield from refused("", check_name, "study", study.name)
+    named = [model.name for model in study.models]
+    for name in dict.fromkeys(name for name in named if named.count(name) > 1):
+        yield f"[[models]]: several have the name {name}; adopt them into folders of different names"
     for variant in study.variants:
         yield from refused("", check_name, "variant", variant)
         yield from refused(f"'variants.{variant}': ", _recipe, study, variant)
@@ -193,8 +207,9 @@ def _check_measure(study: Study, measure: Measure) -> None:
                 f"profile {profile.name} sends batches of {profile.batch}; add {profile.batch} to 'batch_sizes'"
             )
     for size in measure.sizes:
-        if size not in study.sizes:
-            raise BadInput(f"{size} px is not among the study's sizes; there is: {', '.join(map(str, study.sizes))}")
+        sizes = dict.fromkeys((*study.sizes, *(model.size for model in study.models)))
+        if size not in sizes:
+            raise BadInput(f"{size} px is not among the study's sizes; there is: {', '.join(map(str, sizes))}")
 
 
 def _recipe(study: Study, variant: str) -> Recipe:

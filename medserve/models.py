@@ -113,11 +113,14 @@ class Epoch(Noun, frozen=True, kw_only=True):
 
 
 class Scores(Noun, frozen=True, kw_only=True):
-    """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs)."""
+    """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs).
 
-    accuracy: float
-    balanced_accuracy: float
-    auc: float
+    They are null where there are no labels.
+    """
+
+    accuracy: float | None
+    balanced_accuracy: float | None
+    auc: float | None
     images: int
 
 
@@ -146,6 +149,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     name: Name
     dataset: str
     size: int
+    channels: int = 3
     classes: tuple[str, ...]
     architecture: str
     framework: str
@@ -166,6 +170,46 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+class Contract(Noun, frozen=True, kw_only=True):
+    """What a model that was made elsewhere takes and gives, by the names in its file.
+
+    It takes (pixels x `scale` - `mean`) / `std` per channel, or the bytes themselves where it `takes` uint8. `batch` is
+    null where the file leaves it free. What it `gives` becomes probabilities by the `activation`; a single number per
+    image is that of the second of two classes.
+    """
+
+    input: str
+    output: str
+    layout: Literal["nhwc", "nchw"]
+    takes: Literal["uint8", "float32"]
+    size: int
+    channels: int
+    batch: int | None
+    outputs: int
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    gives: Literal["logits", "probabilities"] = "logits"
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return max(2, self.outputs)
+
+
+class Adopted(Noun, frozen=True, kw_only=True):
+    """Where a model that was made elsewhere is from: its file with its SHA-256, and what it takes and gives.
+
+    `reference` are the images on which the scores of the file itself are the reference of the certificates.
+    """
+
+    source: str
+    digest: str
+    contract: Contract
+    reference: Literal["given", "drawn"]
+
+
 class Certificate(Noun, frozen=True, kw_only=True):
     """Proof that an artifact computes its checkpoint's function on the whole test split.
 
@@ -184,7 +228,7 @@ class Certificate(Noun, frozen=True, kw_only=True):
     max_log_abs: float | None
     decisions_changed: int
     near_ties: int
-    accuracy: float
+    accuracy: float | None
     auc: float | None = None
     limit_abs: float | None
     tie_margin: float
@@ -202,15 +246,16 @@ class Artifact(Noun, frozen=True, kw_only=True):
 
     `compiled_for` is the machine that a compiled model is bound to (`medserve.machine.target`), null for one that runs
     anywhere. `transplanted` names the framework into whose network the weights were put, null for the one that trained
-    them. `certificate` is that of the format's own runtime, `further` those of others that read it. `operators` counts
-    the nodes of an ONNX graph by type; `model_bytes` is the size of the version folder on disk. `golden` says whether
-    the images of `golden.npz` are of the test split or drawn. `files` maps the relative path of every other file of the
-    folder to its SHA-256.
+    them. `adopted` says where a model is from that was made elsewhere. `certificate` is that of the format's own
+    runtime, `further` those of others that read it. `operators` counts the nodes of an ONNX graph by type;
+    `model_bytes` is the size of the version folder on disk. `golden` says whether the images of `golden.npz` are of
+    the test split or drawn. `files` maps the relative path of every other file of the folder to its SHA-256.
     """
 
     schema: int = SCHEMA
     name: Name
     transplanted: str | None = None
+    adopted: Adopted | None = None
     format: Name
     precision: Precision = "float32"
     opset: int | None
@@ -241,4 +286,4 @@ class Artifact(Noun, frozen=True, kw_only=True):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one input image."""
-        return (self.checkpoint.size, self.checkpoint.size, 3)
+        return (self.checkpoint.size, self.checkpoint.size, self.checkpoint.channels)

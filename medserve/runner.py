@@ -4,6 +4,7 @@ The folder of a run is its only state. A job that is done has its folder; a job 
 """
 
 import random
+import shutil
 import threading
 import time
 from collections import Counter
@@ -14,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from medserve import machine, process, run_folder, stage, store
-from medserve.errors import CannotRun
+from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Failure, Launch, Prepared, Tuned
 from medserve.matrix import plan, readers
 from medserve.progress import Jobs, Progressed, describe
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, Deployment, LoadProfile
-from medserve.study import Deployed, Export, Plan, Study, Training
+from medserve.study import Deployed, Export, Model, Plan, Study, Training
 from medserve.tables import ROOFLINE, scores_file
 
 
@@ -43,6 +45,8 @@ class Step(msgspec.Struct, frozen=True):
 Listener = Callable[[Step], None]
 KINDS = ("in-process", "http", "mistake", "cold")
 """Of launches, in the order in which a deployment goes through them."""
+GOLDEN_IMAGES, GOLDEN_SCORES = "golden_images.npy", "golden_scores.npy"
+"""Beside the manifest of a network that was made elsewhere."""
 EXPORTS_AT_A_TIME = 2
 """They are not measured; most of their time goes into imports and tracing, which take one core."""
 
@@ -143,6 +147,9 @@ class _Run:
                 raise
 
     def _export(self, export: Export) -> None:
+        if export.adopted is not None:
+            self._adopt(export, export.adopted)
+            return
         checkpoint = self._checkpoint(export.training)
         folder = self._artifact(export)
         if (folder / "artifact.json").is_file() or not (checkpoint / "checkpoint.json").is_file():
@@ -155,6 +162,35 @@ class _Run:
         for runtime in readers(self._study, export.format):
             words += ["--runtime", runtime]
         self._remember("export", export.name, self._run("export", export.name, words))
+
+    def _adopt(self, export: Export, model: Model) -> None:
+        """Copy the artifact of a model that was made elsewhere, with its golden images and the scores it must keep."""
+        folder, home = self._artifact(export), self._checkpoint(export.training)
+        if (folder / "artifact.json").is_file():
+            with self._lock:
+                self._jobs.skip("export")
+            return
+        started, reason = time.monotonic(), None
+        try:
+            source = Path(model.artifact)
+            manifest = store.read_artifact(source, model.digest)
+            with store.new_folder(home) as partial:
+                for ours, theirs in (("test_scores.npy", "reference.npy"), ("test_labels.npy", "labels.npy")):
+                    if theirs in manifest.files:
+                        shutil.copyfile(source / theirs, partial / ours)
+                with np.load(source / "golden.npz") as golden:
+                    np.save(partial / GOLDEN_IMAGES, golden["images"])
+                    np.save(partial / GOLDEN_SCORES, golden["scores"])
+                store.write_json(partial / "checkpoint.json", manifest.checkpoint)
+            with store.new_folder(folder) as partial:
+                shutil.copytree(source, partial, dirs_exist_ok=True)
+        except BadInput as error:
+            reason = str(error)
+        with self._lock:
+            seconds = time.monotonic() - started
+            self._jobs.done("export", seconds)
+            self._say("failed" if reason else "done", "export", export.name, reason or "", seconds)
+        self._remember("export", export.name, reason)
 
     def _tune(self, deployed: Deployed) -> None:
         """Find the options of a tuned deployment on launches of its own, once a machine."""
@@ -216,8 +252,8 @@ class _Run:
             return
         asked = [replace(cell, deployment=replace(cell.deployment, options=options)) for cell in asked]
         cells = tuple(cell for cell in asked if not self._is_done(cell, index))
-        data = self._prepare(deployed.export.training)
-        if not cells or isinstance(data, str) or not (self._artifact(deployed.export) / "artifact.json").is_file():
+        images = self._images(deployed)
+        if not cells or images is None or not (self._artifact(deployed.export) / "artifact.json").is_file():
             self._jobs.skip(kind)
             return
         cells = self._refuse(cells, deployed.export.training.size, index)
@@ -225,7 +261,9 @@ class _Run:
             self._jobs.skip(kind)
             return
         server, client = machine.divide_cpus(deployed.deployment.threads)
-        scores = self._checkpoint(deployed.export.training) / "test_scores.npy"
+        scores = images.with_name(GOLDEN_SCORES)
+        if deployed.export.adopted is None:
+            scores = self._checkpoint(deployed.export.training) / "test_scores.npy"
         if deployed.export.precision != "float32":
             # Its answers are other ones than the trainer's, and still always the same.
             form, runtime = deployed.export.format, deployed.deployment.runtime
@@ -236,7 +274,7 @@ class _Run:
             cells=cells,
             artifact=str(self._artifact(deployed.export)),
             results=str(self._out / "results"),
-            images=str(Path(data.folder) / "test_images.npy"),
+            images=str(images),
             expected=str(scores) if deployed.computes else None,
             server_cpus=server,
             client_cpus=client,
@@ -306,6 +344,15 @@ class _Run:
                 store.write_json(partial / "result.json", result)
         if not self._is_done(cell, index):
             self._failed += 1
+
+    def _images(self, deployed: Deployed) -> Path | None:
+        """What a deployment is measured with: images of the test split, or golden ones; null where there are none."""
+        training = deployed.export.training
+        if deployed.export.adopted is not None:
+            path = self._checkpoint(training) / GOLDEN_IMAGES
+            return path if path.is_file() else None
+        data = self._prepare(training)
+        return None if isinstance(data, str) else Path(data.folder) / "test_images.npy"
 
     def _prepare(self, training: Training) -> Prepared | str:
         """The unpacked data set of a training, or the reason why there is none. Asked once a run."""

@@ -32,6 +32,8 @@ from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, find_profile
 Value = TypeVar("Value")
 Several = Annotated[tuple[Value, ...], Meta(min_length=1)]
 """At least one."""
+Own = Annotated[tuple[Value, ...], Meta(extra={"unless": "models"})]
+"""At least one, unless all models were made elsewhere."""
 MOST_HOURS = 8760.0
 """A year: the longest time limit of a job."""
 
@@ -42,6 +44,12 @@ FormatName = Annotated[str, Meta(extra={"kind": "format", "names": lambda: ("nat
 RuntimeName = Annotated[str, Meta(extra={"kind": "runtime", "names": lambda: plugins.names("serve.runtimes")})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile", "check": find_profile})]
 Size = Annotated[int, Meta(ge=8, le=1024)]
+
+
+ADOPTED = "adopted"
+"""The framework of a model that was made elsewhere."""
+OWN = "own"
+"""The data set of images that are in no table."""
 
 
 class Measure(Noun, frozen=True, kw_only=True):
@@ -94,17 +102,31 @@ class Claim(Noun, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Model(Noun, frozen=True, kw_only=True):
+    """An artifact that `medserve adopt` made; all but its path is read from it."""
+
+    artifact: str
+    name: str = ""
+    format: str = ""
+    size: int = 0
+    digest: str = ""
+
+
 class Study(Noun, frozen=True, kw_only=True):
-    """A matrix to run: every data set, size, architecture and framework with every format, runtime and profile."""
+    """A matrix to run: every data set, size, architecture and framework with every format, runtime and profile.
+
+    Beside it, or instead of it, `models` that were made elsewhere.
+    """
 
     name: str
     title: str
-    datasets: Several[DatasetName]
-    sizes: Several[Size]
-    architectures: Several[ArchitectureName]
-    frameworks: Several[FrameworkName]
-    formats: Several[FormatName]
+    datasets: Own[DatasetName] = ()
+    sizes: Own[Size] = ()
+    architectures: Own[ArchitectureName] = ()
+    frameworks: Own[FrameworkName] = ()
+    formats: Own[FormatName] = ()
     measure: Several[Measure]
+    models: tuple[Model, ...] = ()
     runtimes: tuple[RuntimeName, ...] = ()
     null: bool = True
     device: Device = "cpu"
@@ -150,21 +172,29 @@ class Training(Noun, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """The checkpoint's folder name."""
+        if self.framework == ADOPTED:
+            return self.architecture
         variant = f"-{self.variant}" if self.variant else ""
         return f"{self.dataset}-{self.size}-{self.architecture}{variant}-{self.framework}-s{self.recipe.seed}"
 
 
 class Export(Noun, frozen=True, kw_only=True):
-    """An artifact to be made from a checkpoint, by the framework that trained it or, transplanted, by another."""
+    """An artifact to be made from a checkpoint, by the framework that trained it or, transplanted, by another.
+
+    One that was made elsewhere has its place, and its training stands for what its manifest says of the network.
+    """
 
     training: Training
     framework: str
     format: str
     precision: Precision = "float32"
+    adopted: Model | None = None
 
     @property
     def name(self) -> str:
         """The artifact's folder name."""
+        if self.adopted:
+            return self.adopted.name
         transplanted = "" if self.framework == self.training.framework else f"-in-{self.framework}"
         reduced = "" if self.precision == "float32" else f"-{self.precision}"
         return f"{self.training.name}{transplanted}.{self.format}{reduced}"

@@ -8,7 +8,8 @@ import msgspec
 
 from medserve import document, matrix, store
 from medserve.errors import BadInput, unknown
-from medserve.study import Study
+from medserve.models import Artifact
+from medserve.study import Model, Study
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -50,6 +51,7 @@ EXAMPLES: dict[str, object] = {
     "objective.p90_ms": 3.0,
     "objective.p99_ms": 5.0,
     "objective.accuracy": 0.9,
+    "models.artifact": "mine.onnx",
     "claims.who": "A. Author, 2026",
     "claims.what": "PyTorch is faster than JAX",
     "claims.where": "Table 2",
@@ -83,6 +85,7 @@ def read(name: str) -> Study:
     try:
         told = tomllib.loads(path.read_text())
         study = document.convert(told, Study)
+        study = msgspec.structs.replace(study, models=tuple(map(_adopted, study.models)))
         if "batch_sizes" not in told:
             study = msgspec.structs.replace(study, batch_sizes=matrix.batches(study))
         matrix.plan(study)
@@ -93,6 +96,25 @@ def read(name: str) -> Study:
         words = f"; for several of them write [[{twice[1]}]] above each" if twice else ""
         raise BadInput(f"{path}: {error}{words}") from None
     return study
+
+
+def _adopted(model: Model) -> Model:
+    """A model with what its artifact says. Raises BadInput for another artifact than the study names."""
+    path = Path(model.artifact) / store.ARTIFACT
+    manifest = store.read_json(path, Artifact)
+    if manifest.adopted is None:
+        raise BadInput(f"{path}: was exported here, which a study does by itself; [[models]] are of `medserve adopt`")
+    found = Model(
+        artifact=model.artifact,
+        name=manifest.name,
+        format=manifest.format,
+        size=manifest.checkpoint.size,
+        digest=store.sha256(path),
+    )
+    for field in ("name", "format", "size", "digest"):
+        if (asked := getattr(model, field)) and asked != getattr(found, field):
+            raise BadInput(f"{path}: its {field} is {getattr(found, field)}, and the study asks for {asked}")
+    return found
 
 
 def folder_of(name: str) -> Path | None:

@@ -198,6 +198,10 @@ def _numbered(name: str) -> LoadProfile | None:
     return None
 
 
+ADAPTER = "adapter.json"
+"""Beside a model into whose graph its way in and out cannot be put: a `Contract`."""
+
+
 def scores_file(form: str, runtime: str) -> str:
     """The file of a runtime's test scores in an artifact's folder; `scores.npy` is that of the default runtime."""
     return "scores.npy" if runtime == FORMATS[form].runtime else f"scores.{runtime}.npy"

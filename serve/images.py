@@ -37,7 +37,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
 
 
 class File(NamedTuple):
-    """A decoded file: uint8 (1, H, W, 3), and its own (width, height) where it was resized."""
+    """A decoded file: uint8 (1, H, W, C), and its own (width, height) where it was resized."""
 
     images: NDArray[np.uint8]
     resized_from: tuple[int, int] | None
@@ -45,11 +45,11 @@ class File(NamedTuple):
 
 
 def decode(body: bytes, shape: tuple[int, int, int]) -> File:
-    """One image file as what the model takes, `shape` (H, W, 3).
+    """One image file as what the model takes, `shape` (H, W, C): in colour, or in grey where C is 1.
 
     Of an animation the first frame; transparency is left out. Raises BadInput for anything else.
     """
-    height, width, _ = shape
+    height, width, channels = shape
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and of odd metadata; the size is checked before anything is decoded.
@@ -60,7 +60,7 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
             if image.mode.startswith("I"):
                 # Pillow would clip sixteen bits at 255, and make microscopy white.
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = image.convert("RGB")
+            pixels = image.convert("L" if channels == 1 else "RGB")
     except BadInput:
         raise
     except UnidentifiedImageError:
@@ -73,7 +73,7 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
     if pixels.size != (width, height):
         resized = pixels.size
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-    return File(np.asarray(pixels)[None], resized)
+    return File(np.asarray(pixels).reshape(1, height, width, channels), resized)
 
 
 def _check_parts(body: bytes) -> None:

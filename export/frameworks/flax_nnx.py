@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -25,12 +25,25 @@ Classifier = Callable[[jax.Array], jax.Array]
 
 def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
-    classifier = _classifier(checkpoint, weights)
+    write(_classifier(checkpoint, weights), (checkpoint.size, checkpoint.size, 3), form, path)
+
+
+def write(
+    classifier: Classifier,
+    shape: tuple[int, int, int],
+    form: str,
+    path: Path,
+    platforms: Sequence[str] = ("cpu", "cuda"),
+) -> None:
+    """Write a function from uint8 (N, H, W, C) images of that shape to probabilities. See `export.frameworks`."""
     (batch,) = jax.export.symbolic_shape("batch")
-    image = jax.ShapeDtypeStruct((batch, checkpoint.size, checkpoint.size, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
     with jax.default_matmul_precision("float32"):
-        {"stablehlo": _stablehlo, "onnx": _onnx}[form](classifier, image, path)
+        if form == "stablehlo":
+            _stablehlo(classifier, image, path, platforms)
+        else:
+            _onnx(classifier, image, path)
 
 
 def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -50,9 +63,9 @@ def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
     return classifier
 
 
-def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path) -> None:
+def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path, platforms: Sequence[str]) -> None:
     """The network as it is, and, where there is one, in the form that a processor computes faster."""
-    exported = jax.export.export(jax.jit(classifier), platforms=("cpu", "cuda"))(image)
+    exported = jax.export.export(jax.jit(classifier), platforms=tuple(platforms))(image)
     path.write_bytes(exported.serialize())
     with plugins.load("train.models.layers", "flax_nnx").rewritten() as changed:
         exported = jax.export.export(jax.jit(lambda image: classifier(image)), platforms=("cpu",))(image)

@@ -39,19 +39,25 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> N
         logits, _ = network.stateless_call(trained, statistics, image, training=False)
         return {OUTPUT: tf.nn.softmax(logits)}
 
-    {"saved_model": _saved_model, "onnx": _onnx, "tflite": _tflite}[form](classify, path)
+    write(classify, form, path)
+
+
+def write(
+    classify: tf.types.experimental.PolymorphicFunction, form: str, path: Path, keep: tf.Module | None = None
+) -> None:
+    """Write a function from `image` to `probabilities`. `keep` holds the variables that it reads, if any."""
+    if form == "saved_model":
+        module = tf.Module()
+        module.classify, module.kept = classify, keep
+        tf.saved_model.save(module, str(path.parent), signatures={"serving_default": classify})
+    else:
+        {"onnx": _onnx, "tflite": _tflite}[form](classify, path)
 
 
 def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is above the certificate's limit
     return tf.nn.softmax(build("keras_tf", checkpoint, weights)(images, training=False)).numpy()
-
-
-def _saved_model(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:
-    module = tf.Module()
-    module.classify = classify
-    tf.saved_model.save(module, str(path.parent), signatures={"serving_default": classify})
 
 
 def _tflite(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:

@@ -40,8 +40,13 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, prec
     if precision == "bfloat16":
         _reduce(network)
     classifier = Classifier(network).eval()
+    write(classifier, (checkpoint.size, checkpoint.size, 3), form, path)
+
+
+def write(classifier: torch.nn.Module, shape: tuple[int, int, int], form: str, path: Path) -> None:
+    """Write a module from uint8 (N, H, W, C) images of that shape to probabilities. See `export.frameworks`."""
     # Two images, for a batch of one is a constant to some exporters.
-    example = torch.zeros((2, checkpoint.size, checkpoint.size, 3), dtype=torch.uint8)
+    example = torch.zeros((2, *shape), dtype=torch.uint8)
     {"torchscript": _torchscript, "onnx": _onnx, "aotinductor": _aotinductor}[form](classifier, example, path)
 
 

@@ -178,9 +178,11 @@ class _Verification:
                 if name not in artifact.files:
                     continue
                 with suppress(BadInput, OSError):  # already among the differences, or there are no labels
-                    references = {truth / beside: files.get(beside, "") for beside in REFERENCE}
-                    arrays = _arrays({path.parent / name: artifact.files[name], **references})
-                    found = compare(*arrays, runtime=proof.runtime, versions={})
+                    labelled = artifact.adopted is None or REFERENCE[1] in files
+                    references = {truth / beside: files.get(beside, "") for beside in REFERENCE[: 1 + labelled]}
+                    scores, trainers, *labels = _arrays({path.parent / name: artifact.files[name], **references})
+                    truths = labels[0] if labels else None
+                    found = compare(scores, trainers, truths, runtime=proof.runtime, versions={})
                     by = "" if proof is artifact.certificate else f" by {proof.runtime}"
                     for field in CERTIFIED:
                         self._check(f"{path}: {field}{by}", getattr(proof, field), getattr(found, field))

@@ -72,7 +72,8 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
 
     accuracies: dict[tuple[str, int], list[float]] = {}
     for checkpoint in facts.checkpoints.values():
-        accuracies.setdefault((checkpoint.framework, checkpoint.size), []).append(checkpoint.test.accuracy)
+        if checkpoint.test.accuracy is not None:
+            accuracies.setdefault((checkpoint.framework, checkpoint.size), []).append(checkpoint.test.accuracy)
     rows = [*facts.rows, *facts.mistaken]
     return claims.judge(facts.study.claims, rows, facts.comparisons, response, accuracies, images)
 

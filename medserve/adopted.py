@@ -1,0 +1,27 @@
+"""The way into and out of a model that was made elsewhere, in NumPy: the reference of what is put into its graph."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medserve.models import Contract
+
+
+def prepare(images: NDArray[np.uint8], contract: Contract) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """uint8 (N, H, W, C) images as the model takes them."""
+    order = (0, 3, 1, 2) if contract.layout == "nchw" else (0, 1, 2, 3)
+    if contract.takes == "uint8":
+        return np.ascontiguousarray(images.transpose(order))
+    mean, std = (np.array(values, np.float32) for values in (contract.mean, contract.std))
+    x: NDArray[np.float32] = (images.astype(np.float32) * np.float32(contract.scale) - mean) / std
+    return np.ascontiguousarray(x.transpose(order))
+
+
+def probabilities(given: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """What the model gives, float32 (N, outputs), as probabilities (N, classes)."""
+    y: NDArray[np.float32] = given.reshape(len(given), -1)
+    if contract.gives == "logits" and contract.activation == "sigmoid":
+        y = np.reciprocal(1 + np.exp(-y))
+    elif contract.gives == "logits":
+        shifted = np.exp(y - y.max(1, keepdims=True))
+        y = shifted / shifted.sum(1, keepdims=True)
+    return np.concatenate([1 - y, y], 1) if contract.outputs == 1 else y

@@ -1,0 +1,234 @@
+"""Models that were made elsewhere: their answers follow from the bytes of an image by hand, in every format."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import job
+import numpy as np
+import pytest
+from conftest import Stage
+from foreign_job import BIAS, KINDS, SIZE, WEIGHT
+from numpy.typing import NDArray
+from PIL import Image
+
+from medserve import store
+from medserve.models import Contract
+from medserve.tables import ADAPTER
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+PREPARED = ("--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3")
+ASKED = {"torchscript": ("--size", str(SIZE))}
+"""TorchScript does not say the size of its images."""
+QUICK = ("onnx", "grey", "single", "fixed", "torchscript")
+Foreign = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
+    folder = tmp_path_factory.mktemp("foreign")
+
+    def make(kind: str) -> Path:
+        path = folder / KINDS[kind][1]
+        if not path.exists():
+            job.run("foreign_job.py", kind, str(path))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The labels are what the model decides, so that it is always right."""
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    drawn = np.random.default_rng(0).integers(0, 256, (40, 1, 1, 3), dtype=np.uint8) * np.ones((1, SIZE, SIZE, 1), "u1")
+    np.savez(path, images=drawn, labels=expected(drawn).argmax(1)[:, None])
+    return path
+
+
+def expected(images: NDArray[np.uint8], channels: int = 3, classes: int = 3) -> NDArray[np.float64]:
+    """The probabilities of the linear classifier, in double precision."""
+    mean, std = np.array(MEAN)[:channels], np.array(STD)[:channels]
+    logits = ((images / 255 - mean) / std).mean((1, 2)) @ WEIGHT[:channels, :classes] + BIAS[:classes]
+    if classes == 1:
+        right = 1 / (1 + np.exp(-logits))
+        return np.concatenate([1 - right, right], 1)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.full)
+        for kind in KINDS
+        if kind not in ("two", "eight")
+    ],
+)
+def test_an_adopted_model_answers_as_by_hand(kind: str, stage: Stage, foreign: Foreign, tmp_path: Path) -> None:
+    channels, classes = 1 if kind == "grey" else 3, 1 if kind == "single" else 3
+    words = ("--mean", "0.4", "--std", "0.2") if kind == "grey" else PREPARED
+    done = stage("export.adopt", str(foreign(kind)), "--out", str(tmp_path / "mine"), *words, *ASKED.get(kind, ()))
+    assert done.returncode == 0, done.stderr
+    artifact = store.read_artifact(tmp_path / "mine")
+    assert artifact.adopted is not None
+    assert artifact.certificate.valid
+    assert artifact.certificate.accuracy is None, "there are no labels"
+    assert artifact.adopted.reference == "drawn"
+    assert artifact.image_shape == (SIZE, SIZE, channels)
+    with np.load(tmp_path / "mine" / "golden.npz") as golden:
+        by_hand = expected(golden["images"], channels, classes)
+        assert np.abs(golden["scores"] - by_hand).max() < 1e-6
+    scores = np.load(next((tmp_path / "mine").glob("scores*.npy")))
+    assert np.abs(scores - np.load(tmp_path / "mine" / "reference.npy")).max() < 1e-6
+    if kind == "tflite":
+        contract = store.read_json(tmp_path / "mine" / "1" / ADAPTER, Contract)
+        assert contract == artifact.adopted.contract
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("kind", "form", "runtime"),
+    [
+        ("keras", "onnx", "openvino_cpu"),
+        ("keras", "tflite", "litert"),
+        ("saved_model", "onnx", "onnx_runtime"),
+        ("torch_export", "onnx", "onnx_runtime"),
+        ("torchscript", "torchscript", "torchscript"),
+    ],
+)
+def test_a_conversion_is_an_option_away(
+    kind: str, form: str, runtime: str, stage: Stage, foreign: Foreign, tmp_path: Path
+) -> None:
+    words = ("--out", str(tmp_path / "mine"), "--format", form, "--runtime", runtime, *ASKED.get(kind, ()))
+    done = stage("export.adopt", str(foreign(kind)), *words, *PREPARED)
+    assert done.returncode == 0, done.stderr
+    proof = store.read_artifact(tmp_path / "mine").certificate_of(runtime)
+    assert proof is not None
+    assert proof.valid
+
+
+def test_labels_and_expected_scores_are_held_against_the_file(
+    stage: Stage, foreign: Foreign, images: Path, tmp_path: Path
+) -> None:
+    with np.load(images) as given:
+        np.save(tmp_path / "right.npy", expected(given["images"]).astype(np.float32))
+        np.savez(tmp_path / "beyond.npz", images=given["images"], labels=given["labels"] + 1)
+    words = ("export.adopt", str(foreign("onnx")), "--out", str(tmp_path / "mine"))
+    right = stage(*words, *PREPARED, "--images", str(images), "--reference", str(tmp_path / "right.npy"))
+    assert right.returncode == 0, right.stderr
+    artifact = store.read_artifact(tmp_path / "mine")
+    assert artifact.certificate.accuracy == 1.0
+    assert artifact.adopted is not None
+    assert artifact.adopted.reference == "given"
+    for others, what in (
+        (("--images", str(images), "--reference", str(tmp_path / "right.npy")), "differs from right.npy by "),
+        (("--images", str(images), "--scale", "-0.004"), "where the commonest class alone has"),
+        (("--images", str(tmp_path / "beyond.npz")), "label 1 or 3: the model has the classes 0 to 2"),
+        (("--classes", "one,two"), "gives scores of 3 classes, and there are 2"),
+    ):
+        refused = stage(*words[:3], str(tmp_path / "other"), *others)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert what in refused.stderr.splitlines()[-1]
+        assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "what"),
+    [
+        ("two", (), "has 2 inputs (x0, x1); a classifier of images takes the images alone"),
+        ("eight", (), "its batch is fixed at 8"),
+        ("onnx", ("--layout", "nhwc"), "12 channels as nhwc, shape (None, 3, 12, 12)"),
+        ("onnx", ("--size", "32"), "--size 32: the input of"),
+        ("onnx", ("--channels", "1"), "--channels 1: the input of"),
+        ("onnx", ("--std", "1,0,1"), "--scale and --std must not be 0"),
+        ("onnx", ("--mean", "1,2"), "--mean has 2 numbers; expected 1 or 3"),
+        ("onnx", ("--mean", "a"), "--mean is 'a'; expected numbers with commas"),
+        ("onnx", ("--format", "tflite"), "models are not written as tflite; there is: onnx"),
+        ("onnx", ("--runtime", "litert"), "--runtime litert reads tflite, not onnx"),
+        ("single", ("--activation", "softmax"), "of which a softmax is always 1"),
+    ],
+)
+def test_what_cannot_be_adopted_is_one_line(
+    kind: str, words: tuple[str, ...], what: str, stage: Stage, foreign: Foreign, tmp_path: Path
+) -> None:
+    refused = stage("export.adopt", str(foreign(kind)), "--out", str(tmp_path / "mine"), *words)
+    assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+    assert what in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "mine").exists()
+
+
+def test_files_that_are_no_models_are_one_line(stage: Stage, foreign: Foreign, tmp_path: Path) -> None:
+    whole = foreign("onnx").read_bytes()
+    (tmp_path / "torn.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "model.xyz").write_bytes(whole)
+    for name, what in (("torn.onnx", "no valid ONNX model"), ("model.xyz", "its ending"), ("no.onnx", "no such file")):
+        refused = stage("export.adopt", str(tmp_path / name), "--out", str(tmp_path / "mine"))
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert what in refused.stderr.splitlines()[-1]
+
+
+def test_images_of_a_folder_have_one_size_and_their_classes_by_name(
+    stage: Stage, foreign: Foreign, tmp_path: Path
+) -> None:
+    shades = {"dark": (10, 20, 30), "light": (250, 240, 230), "mixed": (10, 240, 30)}
+    labels = {
+        name: int(expected(np.full((1, SIZE, SIZE, 3), shade, np.uint8)).argmax()) for name, shade in shades.items()
+    }
+    ordered = sorted(shades, key=lambda name: labels[name])
+    for place, name in enumerate(ordered):
+        (tmp_path / "set" / f"{place}-{name}").mkdir(parents=True)
+        for index in range(4):
+            image = Image.new("RGB", (SIZE, SIZE), shades[name])
+            image.save(tmp_path / "set" / f"{place}-{name}" / f"{index}.png")
+    words = ("export.adopt", str(foreign("onnx")), "--out", str(tmp_path / "mine"), *PREPARED)
+    done = stage(*words, "--images", str(tmp_path / "set"), "--anyway")
+    assert done.returncode == 0, done.stderr
+    assert store.read_artifact(tmp_path / "mine").checkpoint.classes == tuple(
+        f"{place}-{name}" for place, name in enumerate(ordered)
+    )
+    Image.new("RGB", (SIZE, SIZE + 1)).save(tmp_path / "set" / "0-odd.png")
+    refused = stage(*words, "--images", str(tmp_path / "set"))
+    assert "expected images of one size" in refused.stderr.splitlines()[-1]
+    Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "set" / "0-odd.png")
+    refused = stage(*words, "--images", str(tmp_path / "set"))
+    assert "an image of 16 bits" in refused.stderr.splitlines()[-1]
+
+
+STUDY = """
+name = "adopted"
+title = "Adopted"
+launches = 2
+null = false
+[[models]]
+artifact = "{artifact}"
+[[measure]]
+profiles = ["in-process-1"]
+seconds = 0.2
+warmup_seconds = 0.1
+requests = 0
+"""
+
+
+def test_a_study_of_an_adopted_model_is_measured_and_verified(
+    stage: Stage, foreign: Foreign, images: Path, tmp_path: Path
+) -> None:
+    out, run = tmp_path / "mine", tmp_path / "run"
+    done = stage("export.adopt", str(foreign("onnx")), "--out", str(out), *PREPARED, "--images", str(images))
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(artifact=out))
+    done = stage("medserve.cli", "run", str(study), "--out", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    assert stage("loadtest", "report", str(run)).returncode == 0
+    (row,) = json.loads(stage("loadtest", "results", str(run), "--format", "json").stdout)
+    assert (row["status"], row["valid"], row["accuracy"], row["n"] > 0) == ("done", True, 1.0, True)
+    assert (row["framework"], row["architecture"], row["dataset"]) == ("adopted", "mine", "own")
+    verified = stage("loadtest", "verify", str(run))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "0 differ" in verified.stdout
+    (out / "reference.npy").write_bytes(b"")
+    other = tmp_path / "other"
+    failed = stage("medserve.cli", "run", str(study), "--out", str(other), "--json")
+    assert failed.returncode == 1
+    assert "reference.npy" in json.loads((other / "failures" / "export-mine.json").read_text())["reason"]
