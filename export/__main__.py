@@ -125,10 +125,11 @@ def _writes(framework: str) -> tuple[str, ...]:
 
 def triton_config(platform: str, checkpoint: Checkpoint) -> str:
     """`config.pbtxt` for Triton's model repository; its TorchScript backend wants outputs named NAME__INDEX."""
+    sides = ", ".join(map(str, (checkpoint.size, checkpoint.size, checkpoint.channels)))
     output = f"{OUTPUT}__0" if platform == "pytorch_libtorch" else OUTPUT
     return f"""platform: "{platform}"
 max_batch_size: 128
-input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {checkpoint.size}, {checkpoint.size}, 3 ] }} ]
+input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {sides} ] }} ]
 output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(checkpoint.classes)} ] }} ]
 """
 

@@ -39,7 +39,7 @@ def write_drawn(folder: Path, checkpoint: Path) -> None:
     All checkpoints of an image size have the same images.
     """
     manifest = store.read_checkpoint(checkpoint)
-    images = draw(IMAGES, manifest.size)
+    images = draw(IMAGES, manifest.size)[..., : manifest.channels]
     exporter = plugins.load("export.frameworks", manifest.framework)
     scores = exporter.scores(manifest, load_file(checkpoint / "weights.safetensors"), images)
     np.savez(folder / "golden.npz", images=images, scores=scores)

@@ -1,9 +1,10 @@
 """What is trained and exported: data sets, networks, recipes, checkpoints, certificates, artifacts."""
 
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Annotated, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta, field, structs
 
 from medserve.spec import SCHEMA, Count, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne
 
@@ -24,6 +25,7 @@ class DatasetSpec(Noun, frozen=True, kw_only=True):
     val: int
     test: int
     sizes: tuple[int, ...]
+    channels: int = 3
     licence: str
     class_digest: str = ""
 
@@ -35,14 +37,17 @@ class DatasetSpec(Noun, frozen=True, kw_only=True):
 class Architecture(Noun, frozen=True, kw_only=True):
     """A network as numbers, no graph. Tuples hold one number a stage; what a family does not read is left empty.
 
+    It takes images of so many `channels`; the first convolution has kernels of `first_kernel` pixels.
     `backbone_parameters` counts all trainable numbers but the linear head's; `multiply_adds` those of one image of
-    224 px in convolutions and dense layers, without the head. The first `fused` stages are of fused blocks.
+    224 px in colour in convolutions and dense layers, without the head. The first `fused` stages are of fused blocks.
     `stochastic_depth` is what the blocks' rates grow towards. `mean` and `std` are of pixels from 0 to 1. `head` and
     `last_stage` are the canonical names of these layers, without what follows.
     """
 
     name: str
     family: str
+    channels: int = 3
+    first_kernel: int = 3
     stem: int = 0
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -55,8 +60,8 @@ class Architecture(Noun, frozen=True, kw_only=True):
     stochastic_depth: float = 0.0
     backbone_parameters: int
     multiply_adds: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     head: str = "fc"
     last_stage: tuple[str, ...] = ()
 
@@ -64,6 +69,19 @@ class Architecture(Noun, frozen=True, kw_only=True):
         """Numbers of a network with `classes` outputs, behind a dense layer where it is not 0: all are held to it."""
         features = hidden or self.features
         return self.backbone_parameters + hidden * (self.features + 1) + (features + 1) * classes
+
+    def for_channels(self, channels: int) -> "Architecture":
+        """The same network for images of so many channels: only its first convolution is another one."""
+        if channels == self.channels:
+            return self
+        fewer = (self.channels - channels) * (self.stem or self.widths[0]) * self.first_kernel**2
+        return structs.replace(
+            self,
+            channels=channels,
+            backbone_parameters=self.backbone_parameters - fewer,
+            mean=(fmean(self.mean),) * channels,
+            std=(fmean(self.std),) * channels,
+        )
 
     def stages(self) -> Iterator[tuple[int, int, int, int]]:
         """Width, depth, stride and expansion of each stage."""

@@ -38,7 +38,7 @@ def check_members(archive: Path) -> int:
     return sum(sizes[f"{key}.npy"] for key in required)
 
 
-def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> tuple[int, ...]:
+def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...], channels: int = 3) -> tuple[int, ...]:
     """Check the archive's arrays and write them into `folder`; returns the number of images per split.
 
     Raises BadInput that names the array and what was expected, one of DAMAGE_ERRORS for a damaged archive.
@@ -59,11 +59,12 @@ def unpack(archive: Path, folder: Path, size: int, classes: tuple[str, ...]) -> 
         for split in SPLITS:
             with members.open(f"{split}_images.npy") as file:
                 shape, dtype = _header(file, members, archive)
-                if dtype != np.uint8 or len(shape) != 4 or shape[1:] != (size, size, 3):
-                    gray = " (grey images are not supported)" if shape[1:] in ((size, size), (size, size, 1)) else ""
-                    expected = f"uint8 (n, {size}, {size}, 3)"
-                    raise BadInput(f"{archive}: {split}_images is {dtype} {shape}; expected {expected}{gray}")
-                _write(folder / f"{split}_images.npy", shape, np.uint8, chunks(file))
+                # MedMNIST stores one channel without a dimension of its own.
+                full = (*shape, 1) if len(shape) == 3 else shape
+                if dtype != np.uint8 or full[1:] != (size, size, channels):
+                    expected = f"uint8 (n, {size}, {size}{f', {channels}' * (channels > 1)})"
+                    raise BadInput(f"{archive}: {split}_images is {dtype} {shape}; expected {expected}")
+                _write(folder / f"{split}_images.npy", full, np.uint8, chunks(file))
             with members.open(f"{split}_labels.npy") as file:
                 labels = _labels(file, members, archive, shape[0], classes)
             _write(folder / f"{split}_labels.npy", labels.shape, np.int64, [labels.data])

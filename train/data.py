@@ -1,7 +1,7 @@
 """Data sets on disk: archives are unpacked once, into arrays that are then memory-mapped.
 
     ROOT/bloodmnist_64.npz          the archive under MedMNIST's own name (28 px: bloodmnist.npz)
-    ROOT/unpacked/bloodmnist_64/    {split}_images.npy uint8 (n, H, W, 3), {split}_labels.npy int64 (n,), manifest.json
+    ROOT/unpacked/bloodmnist_64/    {split}_images.npy uint8 (n, H, W, C), {split}_labels.npy int64 (n,), manifest.json
 
 ROOT is MEDMNIST_ROOT, else ~/.medmnist. Digests are computed when a folder is written; later a file is hashed again
 only if its size or modification time differs. An unpacked folder no longer needs its archive.
@@ -78,7 +78,7 @@ class Dataset:
         self._resident_bytes = 0
 
     def images(self, split: Split) -> NDArray[np.uint8]:
-        """All images of a split, uint8 (n, H, W, 3), mapped and read-only. Use `take` to read many of them."""
+        """All images of a split, uint8 (n, H, W, C), mapped and read-only. Use `take` to read many of them."""
         return np.asarray(self._images[split])
 
     def labels(self, split: Split) -> NDArray[np.int64]:
@@ -192,7 +192,7 @@ def _make(folder: Path, spec: DatasetSpec, size: int, archive: Path | None, unof
         if archive is None:
             arrays.draw(partial, spec, size)
         else:
-            counts = arrays.unpack(archive, partial, size, classes)
+            counts = arrays.unpack(archive, partial, size, classes, spec.channels)
             if is_official and counts != (expected := (spec.train, spec.val, spec.test)):
                 raise BadInput(f"{archive}: has {counts} images per split; expected {expected}")
         files = sorted(partial.glob("*.npy"))

@@ -59,7 +59,7 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
 
     Raises BadInput for an invalid recipe or `out`, CannotRun with the step number when a loss is not finite.
     """
-    network = pick(ARCHITECTURES, "architecture", architecture)
+    network = pick(ARCHITECTURES, "architecture", architecture).for_channels(data.spec.channels)
     _check(recipe, data)
     digest, weights = pretrained.initial(recipe.initial, network)
     inputs = Inputs(
@@ -275,9 +275,13 @@ def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) 
             name=out.name,
             **msgspec.structs.asdict(inputs),
             classes=data.classes,
+            channels=data.spec.channels,
             parameters=trainer.parameters,
             computation=computation(
-                ARCHITECTURES[inputs.architecture], data.size, len(data.classes), inputs.recipe.hidden
+                ARCHITECTURES[inputs.architecture].for_channels(data.spec.channels),
+                data.size,
+                len(data.classes),
+                inputs.recipe.hidden,
             ),
             unofficial=data.unofficial,
             licence=data.spec.licence,

@@ -138,7 +138,11 @@ def compute(folder: Path, framework: str, out: Path) -> None:
             "train it again"
         )
     initial = InitialState(weights=load_file(folder / "weights.safetensors"))
-    inputs = (pick(ARCHITECTURES, "architecture", checkpoint.architecture), len(checkpoint.classes), checkpoint.recipe)
+    inputs = (
+        pick(ARCHITECTURES, "architecture", checkpoint.architecture).for_channels(checkpoint.channels),
+        len(checkpoint.classes),
+        checkpoint.recipe,
+    )
     network, canonical = build(framework, *inputs, initial)
     spread = np.linspace(0, len(images.labels("test")) - 1, IMAGES).astype(int)
     np.savez(out / "layers.npz", **canonical.outputs(network, images.take("test", spread)))

@@ -25,7 +25,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 def build(framework: str, checkpoint: Checkpoint, weights: Weights) -> Any:
     """The checkpoint's network in a framework, with the canonical `weights`."""
-    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture)
+    architecture = pick(ARCHITECTURES, "architecture", checkpoint.architecture).for_channels(checkpoint.channels)
     family = plugins.load(f"train.models.{architecture.family}", framework)
     network = family.build(architecture, len(checkpoint.classes), hidden=checkpoint.recipe.hidden)
     plugins.load("train.models.canonical", framework).write(network, weights)

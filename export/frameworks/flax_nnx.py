@@ -25,7 +25,8 @@ Classifier = Callable[[jax.Array], jax.Array]
 
 def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
     """See `export.frameworks`."""
-    write(_classifier(checkpoint, weights), (checkpoint.size, checkpoint.size, 3), form, path)
+    shape = checkpoint.size, checkpoint.size, checkpoint.channels
+    write(_classifier(checkpoint, weights), shape, form, path)
 
 
 def write(

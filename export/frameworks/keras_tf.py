@@ -32,7 +32,9 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> N
     trained = [value.numpy() for value in network.trainable_variables]
     statistics = [value.numpy() for value in network.non_trainable_variables]
 
-    @tf.function(input_signature=[tf.TensorSpec((None, checkpoint.size, checkpoint.size, 3), tf.uint8, name=INPUT)])
+    shape = (None, checkpoint.size, checkpoint.size, checkpoint.channels)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name=INPUT)])
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         # Given arrays for its variables, the network's weights become constants. Variables are read in every call,
         # which is a sixth of the time of one small image.

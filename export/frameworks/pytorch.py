@@ -40,7 +40,7 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, prec
     if precision == "bfloat16":
         _reduce(network)
     classifier = Classifier(network).eval()
-    write(classifier, (checkpoint.size, checkpoint.size, 3), form, path)
+    write(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), form, path)
 
 
 def write(classifier: torch.nn.Module, shape: tuple[int, int, int], form: str, path: Path) -> None:

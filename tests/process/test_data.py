@@ -22,13 +22,15 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def arrays(size=28):
+def arrays(size=28, name="bloodmnist", **splits):
     """The arrays of a small archive in MedMNIST's form: every class in every split."""
+    spec = DATASETS[name]
+    shape = (size, size) if spec.channels == 1 else (size, size, spec.channels)
     rng = np.random.default_rng(size)
     made = {}
-    for split, count in SPLITS.items():
-        made[f"{split}_images"] = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-        made[f"{split}_labels"] = (np.arange(count) % 8).astype(np.uint8)[:, None]
+    for split, count in (splits or SPLITS).items():
+        made[f"{split}_images"] = rng.integers(0, 256, (count, *shape), np.uint8)
+        made[f"{split}_labels"] = (np.arange(count) % spec.classes).astype(np.uint8)[:, None]
     return made
 
 
@@ -59,6 +61,22 @@ def test_an_archive_opens_with_its_content(home, size):
     assert not found.images("train").flags.writeable
     assert np.array_equal(found.take("test", np.array([3, 3, 0])), arrays(size)["test_images"][[3, 3, 0]])
     assert np.array_equal(np.load(found.folder / "val_images.npy"), found.images("val"))
+
+
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.sizes])
+def test_every_data_set_opens_in_medmnists_layout(home, name):
+    """One row each, and nothing else: one channel is stored without a dimension of its own."""
+    given = arrays(name=name, train=24, val=24, test=24)
+    np.savez(home / f"{name}.npz", **given)
+    found = data.open_dataset(name, 28, unofficial=True)
+    channels = DATASETS[name].channels
+    assert found.images("test").shape == (24, 28, 28, channels)
+    assert np.array_equal(found.images("test").reshape(given["test_images"].shape), given["test_images"])
+    assert len(found.classes) == DATASETS[name].classes
+    other = (24, 28, 28, 3) if channels == 1 else (24, 28, 28)
+    np.savez(home / f"{name}.npz", **given | {"train_images": np.zeros(other, np.uint8)})
+    with pytest.raises(BadInput, match="train_images is uint8"):
+        data.open_dataset(name, 28, unofficial=True)
 
 
 def test_it_is_unpacked_once_and_then_needs_no_archive(home):
@@ -102,8 +120,8 @@ def test_the_official_md5_makes_it_official_and_holds_it_to_the_table(home, monk
 
 GREY = np.zeros((24, 28, 28), np.uint8)
 BAD = {
-    "grey images": ({"train_images": GREY}, r"train_images is uint8 \(24, 28, 28\); .*grey images"),
-    "grey with a channel": ({"train_images": GREY[..., None]}, "grey images"),
+    "grey images": ({"train_images": GREY}, r"train_images is uint8 \(24, 28, 28\); expected uint8 \(n, 28, 28, 3\)"),
+    "grey with a channel": ({"train_images": GREY[..., None]}, r"train_images is uint8 \(24, 28, 28, 1\)"),
     "float images": ({"val_images": np.zeros((8, 28, 28, 3), np.float32)}, "val_images is float32"),
     "another size": ({"test_images": np.zeros((16, 64, 64, 3), np.uint8)}, r"expected uint8 \(n, 28, 28, 3\)"),
     "fewer labels": ({"test_labels": np.zeros((15, 1), np.uint8)}, r"test_labels .*expected integers \(16, 1\)"),

@@ -25,9 +25,23 @@ def test_scores_equal_medmnists_evaluator(table):
     labels, probabilities = table
     # Two classes are "multi-class" to MedMNIST as well when there is a score for each.
     found = score(labels, probabilities)
-    assert found.auc == pytest.approx(getAUC(labels[:, None], probabilities, "multi-class"), abs=1e-6)
-    assert found.accuracy == pytest.approx(getACC(labels[:, None], probabilities, "multi-class"), abs=1e-6)
+    assert found.auc == pytest.approx(getAUC(labels[:, None], probabilities, "multi-class"), abs=1e-12)
+    assert found.accuracy == pytest.approx(getACC(labels[:, None], probabilities, "multi-class"), abs=1e-12)
     assert found.images == len(labels)
+    assert found.auc == pytest.approx(getAUC(labels[:, None], probabilities, "ordinal-regression"), abs=1e-12)
+    assert found.accuracy == getACC(labels[:, None], probabilities, "ordinal-regression")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_scores_of_two_classes_equal_medmnists_binary_task(seed, count):
+    """There the score of the second class alone counts, above one half."""
+    generator = np.random.default_rng(seed)
+    labels = np.append([0, 1], generator.integers(0, 2, count))
+    # Multiples of 1/64, so that both scores add up to 1 exactly and some are tied.
+    second = (generator.integers(0, 65, len(labels)) / 64).astype(np.float32)
+    found = score(labels, np.stack([1 - second, second], 1))
+    assert found.auc == pytest.approx(getAUC(labels[:, None], second[:, None], "binary-class"), abs=1e-12)
+    assert found.accuracy == getACC(labels[:, None], second[:, None], "binary-class")
 
 
 def test_balanced_accuracy_is_the_mean_recall():

@@ -8,7 +8,7 @@ from train.models import Conv
 
 def stages(architecture: Architecture) -> list[list[Conv]]:
     """The convolutions of each stage."""
-    channels = (3, *architecture.widths[:-1])
+    channels = (architecture.channels, *architecture.widths[:-1])
     return [
         [Conv(width if place else before, width, 3) for place in range(depth)]
         for before, width, depth in zip(channels, architecture.widths, architecture.depths, strict=True)

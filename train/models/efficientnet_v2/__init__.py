@@ -32,6 +32,11 @@ class Block(NamedTuple):
     rate: float
 
 
+def stem(architecture: Architecture) -> Conv:
+    """The first convolution."""
+    return Conv(architecture.channels, architecture.stem, architecture.first_kernel, stride=2)
+
+
 def stages(architecture: Architecture) -> Iterator[list[Block]]:
     """The blocks of each stage."""
     channels, rates = architecture.stem, architecture.drop_rates()
@@ -56,9 +61,9 @@ def stages(architecture: Architecture) -> Iterator[list[Block]]:
 
 def maps(architecture: Architecture, size: int) -> Iterator[tuple[Conv, int]]:
     """Each convolution with the side of its input; squeeze-and-excitation reads averages, maps of one pixel."""
-    stem = Conv(3, architecture.stem, 3, stride=2)
-    yield stem, size
-    side = stem.output(size)
+    first = stem(architecture)
+    yield first, size
+    side = first.output(size)
     for block in chain.from_iterable(stages(architecture)):
         for layer in block.layers:
             if isinstance(layer, Squeeze):

@@ -19,7 +19,7 @@ class EfficientNetV2(nnx.Module):
     ) -> None:
         rngs = nnx.Rngs(seed)
         self.normalise = Normalise(architecture)
-        stem = conv_norm(Conv(3, architecture.stem, 3, stride=2), rngs)
+        stem = conv_norm(efficientnet_v2.stem(architecture), rngs)
         body = [Sequential(Block(plan, rngs) for plan in blocks) for blocks in stages(architecture)]
         top = conv_norm(Conv(architecture.widths[-1], architecture.features, 1), rngs)
         self.features = Sequential([stem, *body, top])

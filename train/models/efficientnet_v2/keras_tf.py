@@ -4,7 +4,7 @@ import keras
 
 from medserve.models import Architecture
 from train.models import Conv
-from train.models.efficientnet_v2 import EPSILON, Squeeze, stages
+from train.models.efficientnet_v2 import EPSILON, Squeeze, stages, stem
 from train.models.layers.keras_tf import Layers
 
 
@@ -24,7 +24,7 @@ def build(
 ) -> keras.Model:
     """See `train.models`; the layers have canonical names."""
     layers = Layers(architecture, seed)
-    x = add(layers, layers.normalised, "features.0", Conv(3, architecture.stem, 3, stride=2))
+    x = add(layers, layers.normalised, "features.0", stem(architecture))
     for index, blocks in enumerate(stages(architecture), 1):
         for place, plan in enumerate(blocks):
             name, y = f"features.{index}.{place}", x

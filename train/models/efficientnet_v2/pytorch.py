@@ -5,7 +5,7 @@ from torch import nn
 
 from medserve.models import Architecture
 from train.models import Conv, efficientnet_v2
-from train.models.efficientnet_v2 import EPSILON, Squeeze, stages
+from train.models.efficientnet_v2 import EPSILON, Squeeze, stages, stem
 from train.models.layers.pytorch import Normalise, StochasticDepth, batch_norm, conv, head, initialise
 
 
@@ -18,7 +18,7 @@ class EfficientNetV2(nn.Module):
         super().__init__()
         self.normalise = Normalise(architecture)
         self.features = nn.Sequential(
-            conv_norm(Conv(3, architecture.stem, 3, stride=2)),
+            conv_norm(stem(architecture)),
             *(nn.Sequential(*map(Block, blocks)) for blocks in stages(architecture)),
             conv_norm(Conv(architecture.widths[-1], architecture.features, 1)),
         )

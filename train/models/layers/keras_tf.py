@@ -40,7 +40,7 @@ class Layers:
         self._seeds = keras.random.SeedGenerator(seed)
         # Each drop-out layer needs its own seed.
         self._drop_seeds = count(seed << 16)
-        self._images = keras.Input((None, None, 3), dtype="uint8", name="image")
+        self._images = keras.Input((None, None, architecture.channels), dtype="uint8", name="image")
         self.normalised = keras.layers.Rescaling(
             scale=[1.0 / (255.0 * std) for std in architecture.std],
             offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],

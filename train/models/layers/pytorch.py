@@ -15,8 +15,8 @@ class Normalise(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # A permuted view of NHWC bytes is PyTorch's channels-last layout, so nothing is copied.

@@ -21,6 +21,11 @@ class Block(NamedTuple):
     shortcut: Conv | None
 
 
+def stem(architecture: Architecture) -> Conv:
+    """The first convolution."""
+    return Conv(architecture.channels, architecture.stem, architecture.first_kernel, stride=2)
+
+
 def stages(architecture: Architecture) -> Iterator[list[Block]]:
     """The blocks of each stage."""
     channels = architecture.stem
@@ -42,9 +47,9 @@ def stages(architecture: Architecture) -> Iterator[list[Block]]:
 
 def maps(architecture: Architecture, size: int) -> Iterator[tuple[Conv, int]]:
     """Each convolution with the side of its input; pooling halves it behind the stem."""
-    stem = Conv(3, architecture.stem, 7, stride=2)
-    yield stem, size
-    side = (stem.output(size) - 1) // 2 + 1
+    first = stem(architecture)
+    yield first, size
+    side = (first.output(size) - 1) // 2 + 1
     for block in chain.from_iterable(stages(architecture)):
         if block.shortcut:
             yield block.shortcut, side

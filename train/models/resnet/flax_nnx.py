@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from medserve.models import Architecture
-from train.models import Conv, resnet
+from train.models import resnet
 from train.models.layers.flax_nnx import Normalise, Sequential, batch_norm, conv, head
 
 
@@ -17,7 +17,7 @@ class ResNet(nnx.Module):
     ) -> None:
         rngs = nnx.Rngs(seed)
         self.normalise = Normalise(architecture)
-        self.conv1 = conv(Conv(3, architecture.stem, 7, stride=2), rngs)
+        self.conv1 = conv(resnet.stem(architecture), rngs)
         self.bn1 = batch_norm(architecture.stem, rngs)
         self.stages = tuple(f"layer{index + 1}" for index in range(len(architecture.depths)))
         for name, blocks in zip(self.stages, resnet.stages(architecture), strict=True):

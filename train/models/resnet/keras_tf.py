@@ -3,9 +3,8 @@
 import keras
 
 from medserve.models import Architecture
-from train.models import Conv
 from train.models.layers.keras_tf import Layers
-from train.models.resnet import Block, stages
+from train.models.resnet import Block, stages, stem
 
 
 def block(layers: Layers, x: keras.KerasTensor, name: str, plan: Block) -> keras.KerasTensor:
@@ -25,7 +24,7 @@ def build(
 ) -> keras.Model:
     """See `train.models`; the layers have canonical names."""
     layers = Layers(architecture, seed)
-    x = layers.conv(layers.normalised, "conv1", Conv(3, architecture.stem, 7, stride=2))
+    x = layers.conv(layers.normalised, "conv1", stem(architecture))
     x = keras.layers.ReLU()(layers.batch_norm(x, "bn1"))
     # PyTorch pads with minus infinity; after a ReLU, zero padding gives the same maximum.
     x = keras.layers.MaxPooling2D(3, 2)(keras.layers.ZeroPadding2D(1)(x))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from medserve.models import Architecture
-from train.models import Conv, resnet
+from train.models import resnet
 from train.models.layers.pytorch import Normalise, batch_norm, conv, head, initialise
 
 
@@ -16,7 +16,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(architecture)
-        self.conv1 = conv(Conv(3, architecture.stem, 7, stride=2))
+        self.conv1 = conv(resnet.stem(architecture))
         self.bn1 = batch_norm(architecture.stem)
         self.stages = [f"layer{index + 1}" for index in range(len(architecture.depths))]
         for name, blocks in zip(self.stages, resnet.stages(architecture), strict=True):
