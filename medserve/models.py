@@ -191,9 +191,9 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
 class Contract(Noun, frozen=True, kw_only=True):
     """What a model that was made elsewhere takes and gives, by the names in its file.
 
-    It takes (pixels x `scale` - `mean`) / `std` per channel, or the bytes themselves where it `takes` uint8. `batch` is
-    null where the file leaves it free. What it `gives` becomes probabilities by the `activation`; a single number per
-    image is that of the second of two classes.
+    It takes (pixels x `scale` - `mean`) / `std` per channel, which a graph computes as pixels x `factor` - `offset`, or
+    the bytes themselves where it `takes` uint8. `batch` is null where the file leaves it free. What it `gives` becomes
+    probabilities by the `activation`; a single number per image is that of the second of two classes.
     """
 
     input: str
@@ -209,6 +209,21 @@ class Contract(Noun, frozen=True, kw_only=True):
     std: tuple[float, ...] = (1.0,)
     gives: Literal["logits", "probabilities"] = "logits"
     activation: Literal["softmax", "sigmoid"] = "softmax"
+
+    @property
+    def factor(self) -> tuple[float, ...]:
+        """What pixels are multiplied with, one per channel."""
+        return tuple(self.scale / std for std in self._per_channel(self.std))
+
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """What is subtracted from that, one per channel."""
+        return tuple(
+            mean / std for mean, std in zip(self._per_channel(self.mean), self._per_channel(self.std), strict=True)
+        )
+
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        return values if len(values) == self.channels else values * self.channels
 
     @property
     def classes(self) -> int:

@@ -41,7 +41,7 @@ def write(path: Path, contract: Contract, form: str, out: Path) -> None:
     def classifier(image: jax.Array) -> jax.Array:
         x = image
         if contract.takes == "float32":
-            x = (image.astype(jnp.float32) * contract.scale - jnp.array(contract.mean)) / jnp.array(contract.std)
+            x = x.astype(jnp.float32) * jnp.array(contract.factor) - jnp.array(contract.offset)
         if contract.layout == "nchw":
             x = x.transpose(0, 3, 1, 2)
         (y,) = jax.tree.leaves(exported.call(x))

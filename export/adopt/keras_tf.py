@@ -61,7 +61,7 @@ def write(path: Path, contract: Contract, form: str, out: Path) -> None:
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         x = image
         if contract.takes == "float32":
-            x = (tf.cast(image, tf.float32) * contract.scale - contract.mean) / contract.std
+            x = tf.cast(x, tf.float32) * tf.constant(contract.factor) - tf.constant(contract.offset)
         if contract.layout == "nchw":
             x = tf.transpose(x, (0, 3, 1, 2))
         y = tf.reshape(call(x), (-1, contract.outputs))

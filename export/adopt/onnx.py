@@ -74,13 +74,14 @@ def write(path: Path, contract: Contract, _form: str, out: Path) -> None:
         nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         at = name
 
-    if contract.takes == "float32":
-        add("Cast", to=TensorProto.FLOAT)
-        add("Mul", np.array(contract.scale, np.float32))
-        add("Sub", np.array(contract.mean, np.float32))
-        add("Div", np.array(contract.std, np.float32))
+    # Bytes are moved, not the four times as many of floats.
     if contract.layout == "nchw":
         add("Transpose", perm=[0, 3, 1, 2])
+    if contract.takes == "float32":
+        shape = (channels, 1, 1) if contract.layout == "nchw" else (channels,)
+        add("Cast", to=TensorProto.FLOAT)
+        add("Mul", np.array(contract.factor, np.float32).reshape(shape))
+        add("Sub", np.array(contract.offset, np.float32).reshape(shape))
     nodes.append(helper.make_node("Identity", [at], [x], name="in"))
     last = [helper.make_node("Flatten", [y], ["flat"], name="out_flat", axis=1)]
     if contract.gives == "logits":

@@ -21,24 +21,26 @@ WRITES = ("torchscript", "onnx", "aotinductor")
 class Adapter(torch.nn.Module):
     """The model between uint8 (N, H, W, C) images and float32 (N, classes) probabilities."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    factor: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, network: Any, contract: Contract) -> None:
         super().__init__()
         self.network, self.contract = network, contract
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(contract, name), dtype=torch.float32))
+        shape = (contract.channels, 1, 1) if contract.layout == "nchw" else (contract.channels,)
+        for name in ("factor", "offset"):
+            self.register_buffer(name, torch.tensor(getattr(contract, name), dtype=torch.float32).reshape(shape))
         # A program of torch.export is in evaluation mode, and refuses to be put into any.
         self.training = False
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """See the class."""
         contract, x = self.contract, image
-        if contract.takes == "float32":
-            x = (image.to(torch.float32) * contract.scale - self.mean) / self.std
+        # Bytes are moved, not the four times as many of floats.
         if contract.layout == "nchw":
             x = x.permute(0, 3, 1, 2).contiguous()
+        if contract.takes == "float32":
+            x = x.to(torch.float32) * self.factor - self.offset
         y = _tensor(self.network(x), contract.output).flatten(1)
         if contract.gives == "logits":
             y = y.sigmoid() if contract.activation == "sigmoid" else y.softmax(1)
