@@ -1,5 +1,6 @@
 """`python -m export.adopt MODEL --out FOLDER`: a certified artifact of a model that was made elsewhere."""
 
+import hashlib
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,8 +98,7 @@ def adopt(
     for other in further_runtimes:
         if form not in (reads := plugins.literals("serve.runtimes", other)["READS"]):
             raise BadInput(f"--runtime {other} reads {', '.join(reads) or 'no model'}, not {form}")
-    path = model / "saved_model.pb" if model.is_dir() else model
-    digest = store.sha256(path)
+    digest = _digest(model)
     print(f"{model}: executes this {title(name)} model, SHA-256 {digest}", file=sys.stderr)
     found = adopter.inspect(model, output)
     contract = _contract(model, found, size, channels, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
@@ -152,6 +152,15 @@ def _adopter(model: Path) -> tuple[str, Any]:
             return name, plugins.load("export.adopt", name)
     endings = (end for literals in known.values() for end in literals["READS"])
     raise BadInput(f"{model}: no model that is known by its ending; there is: {', '.join(sorted(endings))}")
+
+
+def _digest(model: Path) -> str:
+    """The SHA-256 of a file; of a folder that of the names and digests of its files, as `sha256sum` prints them."""
+    if not model.is_dir():
+        return store.sha256(model)
+    files = sorted(path for path in model.rglob("*") if path.is_file())
+    lines = (f"{store.sha256(path)}  {path.relative_to(model)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _contract(
