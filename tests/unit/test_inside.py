@@ -1,5 +1,6 @@
 """The least time of a prediction, and the layers that take the time, from known networks, machines and profiles."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -168,6 +169,8 @@ def test_the_page_has_the_section_with_its_pictures(run: Path, read: facts.Facts
     text = next(iter(page.files(run).values())).decode()
     said = Reader(text).text
     assert all(title in said for title in ("Inside the model", "Distance from the machine's limit", "Layers by time"))
+    names = re.findall(r' id="([^"]+)"', text)
+    assert len(names) == len(set(names))
     limits = inside.roofline(read)
     assert limits is not None
     assert len(limits.panels) == 1

@@ -123,7 +123,7 @@ def figure(facts: Facts) -> Figure | None:
                 drawn.append(Part(name, bar, position, PARTS[name], ms, label))
         title = f"{facts.place(group[0])}, {wording.several(group[0].batch, 'image')}"
         panels.append(drawing.stacks(drawn, "ms", title, "; ".join(part.label for part in drawn if part.position == 0)))
-    return compose("inside", "Layers by time", panels, order=PARTS)
+    return compose("layers", "Layers by time", panels, order=PARTS)
 
 
 def _of(facts: Facts, row: Row) -> Explained:
@@ -139,14 +139,21 @@ def _explained(facts: Facts, *, with_reasons: bool = False) -> list[Row]:
 
 def table(facts: Facts) -> Table | None:
     """What the profiler of each deployment's runtime attributes, by kind of layer; null where nothing was explained."""
+
+    def profiled(row: Row) -> Explained | None:
+        return _of(facts, row) if _of(facts, row).operators else None
+
+    of_profiler: list[Field[Explained]] = [
+        field("with", lambda one: one.profiled_ms, "ms", "Profiler"),
+        field("attributed", lambda one: fields_of.share(one.attributed), "%", "Profiler"),
+        *(field(name, lambda one, name=name: parts(one)[name], "ms", "Layers") for name in LAYERS),  # type: ignore[misc]
+        text("slowest operators", _slowest),
+    ]
     fields: list[Field[Row]] = [
         *fields_of.deployment_fields(facts, lambda row: row),
         field("batch", lambda row: row.batch, "images"),
         field("without", lambda row: _of(facts, row).plain_ms, "ms", "Profiler"),
-        field("with", lambda row: _of(facts, row).profiled_ms if _of(facts, row).operators else None, "ms", "Profiler"),
-        field("attributed", lambda row: fields_of.share(_of(facts, row).attributed), "%", "Profiler"),
-        *(field(name, lambda row, name=name: parts(_of(facts, row))[name], "ms", "Layers") for name in LAYERS),  # type: ignore[misc]
-        text("slowest operators", lambda row: _slowest(_of(facts, row))),
+        *fields_of.of(profiled, of_profiler),
     ]
     return fields_of.table(
         "Layers by time",
@@ -184,7 +191,7 @@ def gaps(facts: Facts) -> Table | None:
 def _made_by(gap: Gap) -> str:
     """The kinds of layers that take longer than in ONNX, by how much."""
     if gap.inside is None or gap.beside is None or not (gap.inside.operators and gap.beside.operators):
-        return "not profiled"
+        return (gap.inside and gap.inside.reason) or "not profiled"
     native, onnx = parts(gap.inside), parts(gap.beside)
     more = sorted(((native[name] - onnx[name], name) for name in native), reverse=True)
     least = LEAST * (gap.inside.profiled_ms - gap.beside.profiled_ms)
