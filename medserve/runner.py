@@ -184,7 +184,7 @@ class _Run:
                 store.write_json(partial / "checkpoint.json", manifest.checkpoint)
             with store.new_folder(folder) as partial:
                 shutil.copytree(source, partial, dirs_exist_ok=True)
-        except BadInput as error:
+        except (BadInput, OSError) as error:
             reason = str(error)
         with self._lock:
             seconds = time.monotonic() - started

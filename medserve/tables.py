@@ -198,6 +198,8 @@ def _numbered(name: str) -> LoadProfile | None:
     return None
 
 
+SINGLE = "single"
+"""The folder of an artifact with code that was compiled for one image, beside that for any batch."""
 ADAPTER = "adapter.json"
 """Beside a model into whose graph its way in and out cannot be put: a `Contract`."""
 

@@ -1,5 +1,6 @@
 """PyTorch to TorchScript (traced and frozen), through `torch.export` to machine code (AOTInductor) and to ONNX."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint
 from medserve.spec import Precision
-from medserve.tables import INPUT, OPSET, OUTPUT
+from medserve.tables import INPUT, OPSET, OUTPUT, SINGLE
 
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
@@ -70,13 +71,21 @@ def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
 
 
 def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Machine code for any batch, and for one image: weights are packed for the batch that it was compiled with."""
     # Frozen, weights become constants of the code in the layout that its kernels want. The number of threads is not
-    # one of them: it is the deployment's.
-    settings = {"freezing": True, "cpp.dynamic_threads": True}
+    # one of them: it is the deployment's. A profiler that does not run costs nanoseconds per kernel.
+    settings = {
+        "freezing": True,
+        "cpp.dynamic_threads": True,
+        "cpp.enable_kernel_profile": sys.platform == "linux",
+    }
+    single = path.parents[1] / SINGLE / path.name
+    single.parent.mkdir()
     try:
         with torch.inference_mode():
-            program = torch.export.export(classifier, (example,), dynamic_shapes={"image": BATCH_IS_FREE})
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+            for images, free, target in ((example, BATCH_IS_FREE, path), (example[:1], None, single)):
+                program = torch.export.export(classifier, (images,), dynamic_shapes={"image": free})
+                torch._inductor.aoti_compile_and_package(program, package_path=str(target), inductor_configs=settings)
     except (RuntimeError, torch._inductor.exc.InductorError) as error:
         raise CannotRun(f"AOTInductor cannot compile the network here (it needs a C++ compiler): {error}") from error
 

@@ -14,7 +14,7 @@ from medserve.errors import CannotRun
 from medserve.machine import versions
 from medserve.result import Operator
 from medserve.spec import Deployment
-from serve.runtimes import Runtime, RuntimeOptions, operators, read_options
+from serve.runtimes import Runtime, RuntimeOptions, _pytorch, read_options
 
 REQUIRES = ("torch",)
 READS = ("torchscript",)
@@ -75,16 +75,7 @@ class TorchScriptRuntime(Runtime):
         return y.cpu().numpy() if self._cuda else y.numpy()
 
     def profile(self, predict: Callable[[], object], count: int, _folder: Path) -> list[Operator]:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiled:
-            for _ in range(count):
-                predict()
-        took: dict[tuple[str, str], list[float]] = {}
-        for event in profiled.key_averages(group_by_input_shape=True):
-            shapes = " ".join("x".join(map(str, shape)) for shape in event.input_shapes if shape)
-            took[f"{event.key} {shapes}".strip(), event.key] = [
-                event.self_cpu_time_total / 1e3 / event.count
-            ] * event.count
-        return operators(took, count)
+        return _pytorch.profile(predict, count)
 
     def facts(self) -> dict[str, Any]:
         return {

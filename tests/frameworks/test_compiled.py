@@ -1,5 +1,6 @@
 """Machine code runs where it was compiled, and says so elsewhere."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def test_an_artifact_that_was_compiled_elsewhere_is_refused_in_one_line(aotinduc
     assert "is compiled for another machine (riscv64, Another" in str(caught.value)
     assert str(caught.value).endswith(f"this one is {machine.target('torch')}; export it again here")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.full
+def test_code_for_one_image_keeps_the_scores_and_its_kernels_are_profiled(stage: Stage, aotinductor: Path) -> None:
+    words = ("loadtest", "explain", str(aotinductor), "--json", "--options")
+    for options in ("{}", '{"single": "compiled"}'):
+        # Opening the runtime compares the golden images, one by one.
+        done = stage(*words, options)
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(done.stdout)["explained"]
+        names = [operator["name"] for operator in found["operators"]]
+        assert any("convolution" in name for name in names)
 
 
 def test_a_target_tells_processors_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
