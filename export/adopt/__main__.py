@@ -18,7 +18,7 @@ from medserve import errors, machine, plugins, process, stage, store
 from medserve.adopted import prepare, probabilities
 from medserve.certificate import LIMIT, check, unproven
 from medserve.errors import BadInput, CannotRun
-from medserve.models import Adopted, Artifact, Certificate, Checkpoint, Contract, Recipe, Scores
+from medserve.models import Adopted, Artifact, Certificate, Checkpoint, Contract, Golden, Recipe, Scores
 from medserve.scores import score
 from medserve.study import ADOPTED, OWN
 from medserve.tables import FORMATS, pick, title
@@ -76,6 +76,9 @@ def adopt(
     ] = None,
     output: Annotated[str, typer.Option(help="The output, where it has several.")] = "",
     classes: Annotated[str, typer.Option(help="Names of the classes in the order of the scores, with commas.")] = "",
+    golden: Annotated[
+        Golden, typer.Option(help="Images of golden.npz: 32 of those given, or drawn ones that show no patient.")
+    ] = "test",
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Adopt it although its scores do not match the labels.")
     ] = False,
@@ -124,7 +127,14 @@ def adopt(
     source = Adopted(
         source=model.name, digest=digest, contract=contract, reference="drawn" if images is None else "given"
     )
-    artifact = _write(out, adopter, model, form, further_runtimes, source, found.parameters, given, scores, names)
+    chosen = np.linspace(0, len(scores) - 1, min(IMAGES, len(scores))).astype(int)
+    shown = given.images[chosen], scores[chosen]
+    if golden == "drawn":
+        drawn = draw(IMAGES, contract.size)[..., : contract.channels]
+        shown = drawn, probabilities(_own_scores(model, adopter, contract, drawn), contract).astype(np.float32)
+    artifact = _write(
+        out, adopter, model, form, further_runtimes, source, found.parameters, given, scores, names, golden, shown
+    )
     print(f"{out}: {_words(contract)}", file=sys.stderr)
     for proof in artifact.certificates:
         state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
@@ -281,6 +291,8 @@ def _write(
     given: Given,
     scores: NDArray[np.float32],
     names: tuple[str, ...],
+    golden: Golden,
+    shown: tuple[NDArray[np.uint8], NDArray[np.float32]],
 ) -> Artifact:
     row, contract = FORMATS[form], source.contract
     with store.new_folder(out) as partial, TemporaryDirectory() as scratch:
@@ -288,8 +300,7 @@ def _write(
         path.parent.mkdir()
         with process.quiet():
             adopter.write(model, contract, form, path)
-        chosen = np.linspace(0, len(scores) - 1, min(IMAGES, len(scores))).astype(int)
-        np.savez(partial / "golden.npz", images=given.images[chosen], scores=scores[chosen])
+        np.savez(partial / "golden.npz", images=shown[0], scores=shown[1])
         np.save(partial / "reference.npy", scores)
         data, home = Path(scratch) / "data", Path(scratch) / "checkpoint"
         data.mkdir()
@@ -304,11 +315,11 @@ def _write(
         )
         store.write_json(home / "checkpoint.json", checkpoint)
         words = ["-m", "export.verify", *map(str, (partial, home, data)), form]
-        certificate = _certify(partial, [*words, row.runtime, "float32", "test"])
+        certificate = _certify(partial, [*words, row.runtime, "float32", golden])
         further = []
         for name in further_runtimes:
             try:
-                further.append(_certify(partial, [*words, name, "float32", "test"]))
+                further.append(_certify(partial, [*words, name, "float32", golden]))
             except CannotRun as error:
                 further.append(unproven(certificate.images, name, str(error)))
         artifact = Artifact(
@@ -321,6 +332,7 @@ def _write(
             certificate=certificate,
             further=tuple(further),
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
+            golden=golden,
             versions=machine.versions(),
             files=store.digests(partial, without=store.ARTIFACT),
         )

@@ -119,6 +119,12 @@ def test_labels_and_expected_scores_are_held_against_the_file(
     assert right.returncode == 0, right.stderr
     artifact = store.read_artifact(tmp_path / "mine")
     assert artifact.certificate.accuracy == 1.0
+    shown = stage(*words[:3], str(tmp_path / "drawn"), *PREPARED, "--images", str(images), "--golden", "drawn")
+    assert shown.returncode == 0, shown.stderr
+    with np.load(tmp_path / "drawn" / "golden.npz") as golden:
+        assert np.abs(golden["scores"] - expected(golden["images"])).max() < 1e-6
+        assert golden["images"].std((1, 2)).min() > 0, "those that were given are of one colour each"
+    assert store.read_artifact(tmp_path / "drawn").certificate.golden_max_abs is not None
     assert artifact.adopted is not None
     assert artifact.adopted.reference == "given"
     for others, what in (
