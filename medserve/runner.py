@@ -209,7 +209,7 @@ class _Run:
     def _measure_peaks(self, threads: int) -> None:
         """What the machine computes and reads at most with so many threads, once a folder."""
         path = self._out / "peaks" / f"{threads}.json"
-        if path.is_file():
+        if path.is_file() or not self._has_artifacts():
             self._jobs.skip("peaks")
             return
         words = ["-m", "loadtest", "peaks", "--threads", str(threads), "--out", str(path)]
@@ -296,8 +296,7 @@ class _Run:
         """
         folder = self._out / "selftest"
         path = folder / "selftest.json"
-        made = any((self._artifact(export) / "artifact.json").is_file() for export in self._plan.exports)
-        if not self._sizes or not made:
+        if not self._sizes or not self._has_artifacts():
             return
         reason = None
         if path.is_file() and not store.read_json(path, SelfTest).failed:
@@ -313,6 +312,10 @@ class _Run:
                 f"{reason}; nothing was measured: stop what else runs on this machine, and give the same command "
                 "again, or measure with --anyway"
             )
+
+    def _has_artifacts(self) -> bool:
+        """Whether there is anything to measure."""
+        return any((self._artifact(export) / "artifact.json").is_file() for export in self._plan.exports)
 
     def _refuse(self, cells: tuple[Cell, ...], size: int, index: int) -> tuple[Cell, ...]:
         """The cells that the generator has power for; the others get a result that says why it has not."""
