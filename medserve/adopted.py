@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from medserve.models import Contract
+from medserve.models import Artifact, Contract
 
 
 def prepare(images: NDArray[np.uint8], contract: Contract) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -25,3 +25,16 @@ def probabilities(given: NDArray[np.float32], contract: Contract) -> NDArray[np.
         shifted = np.exp(y - y.max(1, keepdims=True))
         y = shifted / shifted.sum(1, keepdims=True)
     return np.concatenate([1 - y, y], 1) if contract.outputs == 1 else y
+
+
+def adoption(artifact: Artifact) -> list[str]:
+    """The words of the command that made an artifact of a model from elsewhere; the images are not among them."""
+    assert artifact.adopted is not None
+    made, contract = artifact.adopted, artifact.adopted.contract
+    words = ["medserve", "adopt", made.source, "--out", artifact.name, "--format", artifact.format]
+    words += ["--size", str(contract.size), "--channels", str(contract.channels), "--layout", contract.layout]
+    words += ["--gives", contract.gives, "--activation", contract.activation]
+    if contract.takes == "float32":
+        mean, std = (",".join(f"{value:.9g}" for value in values) for values in (contract.mean, contract.std))
+        words += [f"--scale={contract.scale:.9g}", f"--mean={mean}", f"--std={std}"]
+    return words + [word for proof in artifact.further for word in ("--runtime", proof.runtime)]

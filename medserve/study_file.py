@@ -101,6 +101,11 @@ def read(name: str) -> Study:
 def _adopted(model: Model) -> Model:
     """A model with what its artifact says. Raises BadInput for another artifact than the study names."""
     path = Path(model.artifact) / store.ARTIFACT
+    if not path.is_file():
+        raise BadInput(
+            f"[[models]] {model.artifact}: no artifact; give the folder that `medserve adopt` made, from the folder "
+            f"that you are in ({Path.cwd()})"
+        )
     manifest = store.read_json(path, Artifact)
     if manifest.adopted is None:
         raise BadInput(f"{path}: was exported here, which a study does by itself; [[models]] are of `medserve adopt`")

@@ -102,6 +102,8 @@ def adopt(
         if form not in (reads := plugins.literals("serve.runtimes", other)["READS"]):
             raise BadInput(f"--runtime {other} reads {', '.join(reads) or 'no model'}, not {form}")
     digest = _digest(model)
+    if (out / store.ARTIFACT).is_file():
+        print(f"{out}: replaces the artifact that is there", file=sys.stderr)
     print(f"{model}: executes this {title(name)} model, SHA-256 {digest}", file=sys.stderr)
     found = adopter.inspect(model, output)
     contract = _contract(model, found, size, channels, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
@@ -136,6 +138,13 @@ def adopt(
         out, adopter, model, form, further_runtimes, source, found.parameters, given, scores, names, golden, shown
     )
     print(f"{out}: {_words(contract)}", file=sys.stderr)
+    if (share := artifact.checkpoint.test.accuracy) is not None:
+        commonest = _commonest(given.labels, contract.classes)
+        print(
+            f"{out}: right on {share * 100:.2f} % of {len(scores)} images, where the commonest class alone has "
+            f"{commonest * 100:.2f} %",
+            file=sys.stderr,
+        )
     for proof in artifact.certificates:
         state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
@@ -270,7 +279,7 @@ def _check(
             f"label {given.labels.min()} or {given.labels.max()}: the model has the classes 0 to {found - 1}"
         )
     share = float((scores.argmax(1) == given.labels).mean())
-    commonest = float(np.bincount(given.labels, minlength=found).max() / count)
+    commonest = _commonest(given.labels, found)
     # Of the normal approximation: a model that is better than that in truth is very rarely refused.
     above = share + QUANTILE * np.sqrt(commonest * (1 - commonest) / count)
     if above < commonest and not anyway:
@@ -278,6 +287,11 @@ def _check(
             f"{model}: right on {share * 100:.1f} % of {count} images, where the commonest class alone has "
             f"{commonest * 100:.1f} %; {hint}; --anyway adopts it all the same"
         )
+
+
+def _commonest(labels: NDArray[np.int64] | None, classes: int) -> float:
+    """The share of the commonest class."""
+    return 0.0 if labels is None else float(np.bincount(labels, minlength=classes).max() / len(labels))
 
 
 def _write(

@@ -87,7 +87,7 @@ def _of_folder(path: Path, channels: int) -> Given:
             raise BadInput(f"{file}: no image that can be read: {error}") from None
         if images[-1].shape != images[0].shape:
             raise BadInput(
-                f"{file}: {images[-1].shape[1]} x {images[-1].shape[0]} px, and {files[0].name} has "
+                f"{file}: {images[-1].shape[1]} x {images[-1].shape[0]} px, and {files[0]} has "
                 f"{images[0].shape[1]} x {images[0].shape[0]}; expected images of one size"
             )
     return Given(np.stack(images), None if labels is None else np.array(labels), classes)

@@ -108,5 +108,7 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and the checker raise anything over damaged bytes
-        raise BadInput(f"{path}: no valid ONNX model: {error}"[:500]) from None
+        raise BadInput(
+            f"{path}: no valid ONNX model, or a part of one: {str(error)[:300]}; copy or export it again"
+        ) from None
     return model

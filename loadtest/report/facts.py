@@ -26,7 +26,7 @@ from medserve.models import Artifact, Checkpoint
 from medserve.result import Explained, Result, SelfTest
 from medserve.run_folder import CHANGES, Change, Changes
 from medserve.spec import LoadProfile
-from medserve.study import Plan, Study, Training
+from medserve.study import OWN, Plan, Study, Training
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""
@@ -82,6 +82,21 @@ class Facts(msgspec.Struct, frozen=True):
         """Whether networks were trained for different numbers of epochs."""
         return len({training.recipe.epochs for training in self.plan.trainings}) > 1
 
+    @property
+    def sizes(self) -> list[int]:
+        """The sides of the images in pixels, of networks that are trained here and of others."""
+        return list(dict.fromkeys((*self.study.sizes, *(model.size for model in self.study.models))))
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the data sets; images of one's own are one too."""
+        return list(dict.fromkeys((*self.study.datasets, *(OWN for _ in self.study.models))))
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of the networks."""
+        return list(dict.fromkeys((*self.study.architectures, *(model.name for model in self.study.models))))
+
     def why_not(self, training: Training, export: str = "") -> str | None:
         """Why there is no checkpoint, or no export of it; null where nothing failed."""
         data = f"{training.dataset}-{training.size}"
@@ -112,17 +127,17 @@ class Facts(msgspec.Struct, frozen=True):
 
     def place(self, network: Row | Checkpoint, *, size: bool = True) -> str:
         """Data set and architecture where the study has several, and the image size."""
-        words = self.datasets(network.dataset)
-        words += [network.architecture] * (len(self.study.architectures) > 1)
+        words = self.shown_dataset(network.dataset)
+        words += [network.architecture] * (len(self.networks) > 1)
         return ", ".join(words + [f"{network.size} px"] * size)
 
     def title(self, row: Row, *, size: bool = True) -> str:
         """How and where a row was measured: the title of a panel."""
         return ", ".join(filter(None, (self.profile(row), self.place(row, size=size))))
 
-    def datasets(self, name: str) -> list[str]:
-        """The title of a data set, where the study has several."""
-        return [wording.dataset(name)] if len(self.study.datasets) > 1 else []
+    def shown_dataset(self, name: str) -> list[str]:
+        """The title of a data set, where there are several."""
+        return [wording.dataset(name)] if len(self.datasets) > 1 else []
 
 
 def read(run: Path) -> Facts:

@@ -28,6 +28,7 @@ from loadtest.results.bundle import PUBLISHED, SUMS
 from loadtest.results.tabular import Table
 from loadtest.results.verify import seal
 from medserve import store, study_file
+from medserve.adopted import adoption
 from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
 from medserve.tables import DATASETS
@@ -178,18 +179,20 @@ def section(name: str, *blocks: Block | None, introduced: bool = True) -> Sectio
 
 def _facts(found: Facts) -> tuple[str, ...]:
     """The line below the title: when, on what data, on which machine."""
-    datasets = found.study.datasets
+    datasets = found.datasets
     licences = dict.fromkeys(checkpoint.licence for checkpoint in found.checkpoints.values())
     licences = licences or dict.fromkeys(DATASETS[name].licence for name in datasets if name in DATASETS)
-    data = f"{', '.join(map(wording.dataset, datasets))}: {'; '.join(licences)}"
+    data = ": ".join(filter(None, (", ".join(map(wording.dataset, datasets)), "; ".join(filter(None, licences)))))
     return tuple(filter(None, (environment.when(found), data, environment.where(found))))
 
 
 def _commands(found: Facts, folder: str) -> Commands:
     ours = found.study.name in study_file.names() and study_file.read(found.study.name) == found.study
     name, folder = shlex.quote(found.study.name if ours else f"{found.study.name}.toml"), shlex.quote(folder)
+    adopted = [artifact for artifact in found.artifacts.values() if artifact.adopted]
     return Commands(
         (
+            *(shlex.join(adoption(artifact)) for artifact in adopted),
             f"medserve run {name} --out {folder}",
             f"medserve report {folder}",
             f"medserve results {folder} --format csv",

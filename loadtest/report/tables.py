@@ -121,7 +121,7 @@ def deployment(facts: Facts, row: Row, *beside: str, hint: str = "") -> Cell:
 
 def deployment_field(facts: Facts, of: Callable[[T], Row]) -> Field[T]:
     """The deployment of an item's row, with its data set if there are several."""
-    return text("deployment", lambda item: deployment(facts, of(item), *facts.datasets(of(item).dataset)))
+    return text("deployment", lambda item: deployment(facts, of(item), *facts.shown_dataset(of(item).dataset)))
 
 
 def deployment_fields(facts: Facts, of: Callable[[T], Row]) -> list[Field[T]]:
@@ -133,8 +133,8 @@ def network_fields(facts: Facts, of: Callable[[T], Training]) -> list[Field[T]]:
     """What identifies an item's network beside its framework; a column where the study has several."""
     study = facts.study
     return [
-        text("data", lambda item: wording.dataset(of(item).dataset), shown=len(study.datasets) > 1),
-        text("network", lambda item: of(item).architecture, shown=len(study.architectures) > 1),
+        text("data", lambda item: wording.dataset(of(item).dataset), shown=len(facts.datasets) > 1),
+        text("network", lambda item: of(item).architecture, shown=len(facts.networks) > 1),
         text("recipe", lambda item: of(item).variant or ABSENT, shown=len(study.variants) > 1),
         field("size", lambda item: of(item).size, "px"),
     ]

@@ -177,7 +177,8 @@ def read_options(deployment: Deployment, kind: type[Kind]) -> Kind:
 def _check_certificate(artifact: Artifact, runtime: str) -> Certificate:
     proof = artifact.certificate_of(runtime)
     if proof is None:
-        raise CannotRun(f"{artifact.name} is not certified for {runtime}; export it again with --runtime {runtime}")
+        again = "adopt" if artifact.adopted else "export"
+        raise CannotRun(f"{artifact.name} is not certified for {runtime}; {again} it again with --runtime {runtime}")
     if not proof.valid:
         raise CannotRun(f"{artifact.name} has no valid certificate: {proof.reason}")
     if artifact.has_model:

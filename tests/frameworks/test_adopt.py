@@ -117,6 +117,7 @@ def test_labels_and_expected_scores_are_held_against_the_file(
     words = ("export.adopt", str(foreign("onnx")), "--out", str(tmp_path / "mine"))
     right = stage(*words, *PREPARED, "--images", str(images), "--reference", str(tmp_path / "right.npy"))
     assert right.returncode == 0, right.stderr
+    assert "right on 100.00 % of 40 images" in right.stderr
     artifact = store.read_artifact(tmp_path / "mine")
     assert artifact.certificate.accuracy == 1.0
     shown = stage(*words[:3], str(tmp_path / "drawn"), *PREPARED, "--images", str(images), "--golden", "drawn")
@@ -230,6 +231,7 @@ def test_a_study_of_an_adopted_model_is_measured_and_verified(
     (row,) = json.loads(stage("loadtest", "results", str(run), "--format", "json").stdout)
     assert (row["status"], row["valid"], row["accuracy"], row["n"] > 0) == ("done", True, 1.0, True)
     assert (row["framework"], row["architecture"], row["dataset"]) == ("adopted", "mine", "own")
+    assert f"medserve adopt {foreign('onnx').name} --out mine " in (run / "report.md").read_text()
     verified = stage("loadtest", "verify", str(run))
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "0 differ" in verified.stdout

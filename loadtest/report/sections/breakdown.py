@@ -62,7 +62,7 @@ def overheads(facts: Facts) -> Table | None:
     fields: list[Field[dict[int, tuple[Row, Interval]]]] = [
         fields_of.deployment_field(facts, lambda sizes: next(iter(sizes.values()))[0])
     ]
-    fields += [_size_field(size) for size in facts.study.sizes]
+    fields += [_size_field(size) for size in facts.sizes]
     return fields_of.table("What HTTP adds", fields, lines.values())
 
 

@@ -92,7 +92,7 @@ def _because(one: Held) -> str:
 def objectives(facts: Facts) -> Table | None:
     """One line per objective; null where no deployment has an interval that could lie below a limit."""
     advice = []
-    for dataset in facts.study.datasets:
+    for dataset in facts.datasets:
         for profile in facts.profiles.values():
             if profile.mode == "in-process" or profile.batch > 1 or profile.mistake:
                 continue
@@ -138,7 +138,7 @@ def _objective(facts: Facts, advice: Advice) -> Cell:
     limit = advice.choice.limit
     # On one line, however narrow the column.
     objective = f"{advice.choice.percentile} < {limit:g} ms".replace(" ", "\N{NO-BREAK SPACE}")
-    where = ", ".join([wording.under(advice.profile), *facts.datasets(advice.best.dataset)])
+    where = ", ".join([wording.under(advice.profile), *facts.shown_dataset(advice.best.dataset)])
     return Cell(objective, where, limit)
 
 
@@ -189,7 +189,7 @@ def figure(facts: Facts) -> Figure | None:
         front = sorted((points[name] for name in plane.front), key=lambda point: (point.x.known, point.series))
         said = f"on the front are {wording.listed([facts.named(plane.rows[point.series]) for point in front])}"
         x = Axis(title="median, ms (log)", over=[point.x for point in points.values()])
-        where = [wording.profile(facts.profiles[plane.profile]), *facts.datasets(plane.dataset)]
+        where = [wording.profile(facts.profiles[plane.profile]), *facts.shown_dataset(plane.dataset)]
         panels.append(drawing.lines(list(points.values()), x, y, ", ".join(where), said, front))
     return compose("front", "Accuracy against latency", panels, UNEQUAL * facts.unequal)
 
@@ -245,7 +245,7 @@ def planes_of(facts: Facts) -> list[Plane]:
     """The planes of the study on which two deployments or more compete."""
     profiles = [name for name, known in facts.main.items() if known.batch == 1]
     found = []
-    for dataset in facts.study.datasets:
+    for dataset in facts.datasets:
         for profile in profiles:
             rows = {row.deployment: row for row in eligible(facts, dataset, profile)}
             if len(rows) < 2:

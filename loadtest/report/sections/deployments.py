@@ -33,7 +33,7 @@ def tables(facts: Facts) -> list[Table]:
             field("parity error", lambda group: fields_of.first(group).parity_max_abs, "max |Δp|"),
             text("status", lambda group: _status(facts, list(group.values()))),
         ]
-        title, groups = ", ".join([*facts.datasets(str(dataset)), f"{size} px"]), by_deployment(rows)
+        title, groups = ", ".join([*facts.shown_dataset(str(dataset)), f"{size} px"]), by_deployment(rows)
         notes = _notes(facts, groups)
         found.append(fields_of.table(title, fields, groups, remarks=lambda group: _remarks(facts, group), notes=notes))
     return [table for table in found if table is not None]

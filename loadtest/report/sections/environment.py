@@ -31,7 +31,7 @@ def data(facts: Facts) -> Terms:
     pairs = []
     for known in facts.checkpoints.values():
         unofficial = "unofficial files" if known.unofficial else ""
-        digest = f"digest of the {known.size} px images: {known.data_digest[:16]}"
+        digest = f"digest of the {known.size} px images: {known.data_digest[:16]}" if known.data_digest else ""
         pairs += [(wording.dataset(known.dataset), word) for word in (known.licence, unofficial, digest)]
     return _terms("Data", pairs)
 

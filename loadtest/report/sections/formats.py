@@ -27,7 +27,7 @@ def table(facts: Facts) -> Table | None:
     shown = {name for group in pairs.values() for name in group}
     fields: list[Field[dict[str, Pair]]] = [
         text("framework", lambda group: _framework(facts, group)),
-        text("data", lambda group: wording.dataset(_any(group).first.dataset), shown=len(facts.study.datasets) > 1),
+        text("data", lambda group: wording.dataset(_any(group).first.dataset), shown=len(facts.datasets) > 1),
         field("size", lambda group: _any(group).first.size, "px"),
     ]
     for profile in facts.main.values():
@@ -114,7 +114,7 @@ def _ratio(pair: Pair) -> Value:
 def _point(facts: Facts, pair: Pair) -> Point:
     row, ratio = pair.first, pair.judged.ratio
     words = [f"{row.size} px", wording.framework(row.framework), *facts.labels.varying(row)]
-    name = " ".join([*words, *facts.datasets(row.dataset)])
+    name = " ".join([*words, *facts.shown_dataset(row.dataset)])
     measured = f"{times(ratio.known)} {interval(ratio.low, ratio.high)}"
     kind = "faster or slower" if pair.judged.verdict in DECIDED else "equivalent or undecided"
     label = f"{name}: ONNX at {measured} of native, {pair.judged.verdict}"

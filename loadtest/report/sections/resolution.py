@@ -101,7 +101,7 @@ def _linear(response: Response, found: Interval) -> tables.Value:
 
 
 def _residual(facts: Facts, response: Response) -> Cell:
-    if len(facts.study.sizes) < 3:
+    if len(facts.sizes) < 3:
         return tables.absent("two sizes leave no residual")
     return Cell(number(response.residual * 100), value=response.residual)
 
