@@ -10,7 +10,7 @@ from medserve import document, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
 from medserve.models import DatasetSpec, Recipe
 from medserve.spec import Deployment, Dispatch, LoadProfile, Settings
-from medserve.study import ADOPTED, OWN, Deployed, Export, Measure, Model, Objective, Plan, Study, Training
+from medserve.study import ADOPTED, Deployed, Export, Measure, Model, Objective, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
 
 DURATIONS = ("seconds", "warmup_seconds", "requests")
@@ -81,7 +81,9 @@ def plan(study: Study) -> Plan:
 
 def _adopted(model: Model) -> Export:
     """A model that was made elsewhere, in the words of those that are made here."""
-    training = Training(dataset=OWN, size=model.size, architecture=model.name, framework=ADOPTED, recipe=Recipe())
+    training = Training(
+        dataset=model.dataset, size=model.size, architecture=model.name, framework=ADOPTED, recipe=Recipe()
+    )
     return Export(training=training, framework=ADOPTED, format=model.format, adopted=model)
 
 

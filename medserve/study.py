@@ -48,8 +48,6 @@ Size = Annotated[int, Meta(ge=8, le=1024)]
 
 ADOPTED = "adopted"
 """The framework of a model that was made elsewhere."""
-OWN = "own"
-"""The data set of images that are in no table."""
 
 
 class Measure(Noun, frozen=True, kw_only=True):
@@ -107,6 +105,7 @@ class Model(Noun, frozen=True, kw_only=True):
 
     artifact: str
     name: str = ""
+    dataset: str = ""
     format: str = ""
     size: int = 0
     digest: str = ""

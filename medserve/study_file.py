@@ -112,11 +112,12 @@ def _adopted(model: Model) -> Model:
     found = Model(
         artifact=model.artifact,
         name=manifest.name,
+        dataset=manifest.checkpoint.dataset,
         format=manifest.format,
         size=manifest.checkpoint.size,
         digest=store.sha256(path),
     )
-    for field in ("name", "format", "size", "digest"):
+    for field in ("name", "dataset", "format", "size", "digest"):
         if (asked := getattr(model, field)) and asked != getattr(found, field):
             raise BadInput(f"{path}: its {field} is {getattr(found, field)}, and the study asks for {asked}")
     return found

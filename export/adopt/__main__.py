@@ -2,9 +2,10 @@
 
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,8 +21,8 @@ from medserve.certificate import LIMIT, check, unproven
 from medserve.errors import BadInput, CannotRun
 from medserve.models import Adopted, Artifact, Certificate, Checkpoint, Contract, Golden, Recipe, Scores
 from medserve.scores import score
-from medserve.study import ADOPTED, OWN
-from medserve.tables import FORMATS, pick, title
+from medserve.study import ADOPTED
+from medserve.tables import DATASETS, FORMATS, pick, title
 
 DRAWN = 64
 """Images that are drawn where none are given."""
@@ -29,6 +30,22 @@ SURE = 1e-3
 """What gives numbers that are not negative, and add up to 1 within this, gives probabilities."""
 QUANTILE = 1.96
 """The two-sided 95 % quantile of the standard normal distribution."""
+
+
+class _Made(NamedTuple):
+    """What is known of a model: where it is from, what it gives for which images, and which of them are shown.
+
+    `images` is what was asked for, `scores` float32 (N, classes) of the file itself, `shown` golden images with theirs.
+    """
+
+    source: Adopted
+    parameters: int
+    given: Given
+    scores: NDArray[np.float32]
+    names: tuple[str, ...]
+    images: str | None
+    golden: Golden
+    shown: tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
 def adopt(
@@ -134,9 +151,8 @@ def adopt(
     if golden == "drawn":
         drawn = draw(IMAGES, contract.size)[..., : contract.channels]
         shown = drawn, probabilities(_own_scores(model, adopter, contract, drawn), contract).astype(np.float32)
-    artifact = _write(
-        out, adopter, model, form, further_runtimes, source, found.parameters, given, scores, names, golden, shown
-    )
+    made = _Made(source, found.parameters, given, scores, names, images, golden, shown)
+    artifact = _write(out, made, form, further_runtimes, lambda path: adopter.write(model, contract, form, path))
     print(f"{out}: {_words(contract)}", file=sys.stderr)
     if (share := artifact.checkpoint.test.accuracy) is not None:
         commonest = _commonest(given.labels, contract.classes)
@@ -295,50 +311,37 @@ def _commonest(labels: NDArray[np.int64] | None, classes: int) -> float:
 
 
 def _write(
-    out: Path,
-    adopter: Any,
-    model: Path,
-    form: str,
-    further_runtimes: list[str],
-    source: Adopted,
-    parameters: int,
-    given: Given,
-    scores: NDArray[np.float32],
-    names: tuple[str, ...],
-    golden: Golden,
-    shown: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    out: Path, made: _Made, form: str, further_runtimes: list[str], write_model: Callable[[Path], None]
 ) -> Artifact:
-    row, contract = FORMATS[form], source.contract
+    row = FORMATS[form]
     with store.new_folder(out) as partial, TemporaryDirectory() as scratch:
         path = partial / row.path
         path.parent.mkdir()
         with process.quiet():
-            adopter.write(model, contract, form, path)
-        np.savez(partial / "golden.npz", images=shown[0], scores=shown[1])
-        np.save(partial / "reference.npy", scores)
+            write_model(path)
+        np.savez(partial / "golden.npz", images=made.shown[0], scores=made.shown[1])
+        np.save(partial / "reference.npy", made.scores)
         data, home = Path(scratch) / "data", Path(scratch) / "checkpoint"
         data.mkdir()
         home.mkdir()
-        np.save(data / "test_images.npy", given.images)
-        np.save(home / "test_scores.npy", scores)
-        if given.labels is not None:
-            for path_of_labels in (data / "test_labels.npy", home / "test_labels.npy", partial / "labels.npy"):
-                np.save(path_of_labels, given.labels)
-        checkpoint = _checkpoint(
-            out.name, source, parameters, given, scores, names, store.digests(home, without="checkpoint.json")
-        )
+        np.save(data / "test_images.npy", made.given.images)
+        np.save(home / "test_scores.npy", made.scores)
+        if made.given.labels is not None:
+            for labels in (data / "test_labels.npy", home / "test_labels.npy", partial / "labels.npy"):
+                np.save(labels, made.given.labels)
+        checkpoint = _checkpoint(out.name, made, store.digests(home, without="checkpoint.json"))
         store.write_json(home / "checkpoint.json", checkpoint)
         words = ["-m", "export.verify", *map(str, (partial, home, data)), form]
-        certificate = _certify(partial, [*words, row.runtime, "float32", golden])
+        certificate = _certify(partial, [*words, row.runtime, "float32", made.golden])
         further = []
         for name in further_runtimes:
             try:
-                further.append(_certify(partial, [*words, name, "float32", golden]))
+                further.append(_certify(partial, [*words, name, "float32", made.golden]))
             except CannotRun as error:
                 further.append(unproven(certificate.images, name, str(error)))
         artifact = Artifact(
             name=out.name,
-            adopted=source,
+            adopted=made.source,
             format=form,
             opset=None,
             compiled_for=machine.target(row.compiled_by) if row.compiled_by else None,
@@ -346,7 +349,7 @@ def _write(
             certificate=certificate,
             further=tuple(further),
             model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
-            golden=golden,
+            golden=made.golden,
             versions=machine.versions(),
             files=store.digests(partial, without=store.ARTIFACT),
         )
@@ -355,32 +358,29 @@ def _write(
     return artifact
 
 
-def _checkpoint(
-    name: str,
-    source: Adopted,
-    parameters: int,
-    given: Given,
-    scores: NDArray[np.float32],
-    names: tuple[str, ...],
-    files: dict[str, str],
-) -> Checkpoint:
+def _checkpoint(name: str, made: _Made, files: dict[str, str]) -> Checkpoint:
     """The manifest of what was not trained here: a network that is known by its scores alone."""
+    labels, scores, contract = made.given.labels, made.scores, made.source.contract
     try:
-        test = None if given.labels is None else score(given.labels, scores)
+        test = None if labels is None else score(labels, scores)
     except BadInput:  # a class without an image has no AUC
-        right = scores.argmax(1) == given.labels
-        test = Scores(accuracy=float(right.mean()), balanced_accuracy=None, auc=None, images=len(scores))
+        right = float((scores.argmax(1) == labels).mean())
+        test = Scores(accuracy=right, balanced_accuracy=None, auc=None, images=len(scores))
+    # Accuracies on other images, or by other labels, are not comparable.
+    known = b"" if labels is None else labels.tobytes()
+    digest = hashlib.sha256(made.given.images.tobytes() + known).hexdigest()
+    own = made.images if made.images in DATASETS else f"own-{digest[:8]}"
     return Checkpoint(
         name=name,
-        dataset=OWN,
-        size=source.contract.size,
-        channels=source.contract.channels,
-        classes=names,
+        dataset="drawn" if made.images is None else str(own),
+        size=contract.size,
+        channels=contract.channels,
+        classes=made.names,
         architecture=name,
         framework=ADOPTED,
         recipe=Recipe(),
-        parameters=parameters,
-        data_digest="",
+        parameters=made.parameters,
+        data_digest=digest,
         unofficial=False,
         licence="",
         history=(),

@@ -26,7 +26,7 @@ from medserve.models import Artifact, Checkpoint
 from medserve.result import Explained, Result, SelfTest
 from medserve.run_folder import CHANGES, Change, Changes
 from medserve.spec import LoadProfile
-from medserve.study import OWN, Plan, Study, Training
+from medserve.study import Plan, Study, Training
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""
@@ -89,8 +89,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def datasets(self) -> list[str]:
-        """The names of the data sets; images of one's own are one too."""
-        return list(dict.fromkeys((*self.study.datasets, *(OWN for _ in self.study.models))))
+        """The names of the data sets, images of one's own among them."""
+        return list(dict.fromkeys((*self.study.datasets, *(model.dataset for model in self.study.models))))
 
     @property
     def networks(self) -> list[str]:

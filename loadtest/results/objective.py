@@ -64,8 +64,9 @@ def _held(objective: Objective, row: Row, launches: Launches, images: Callable[[
     if row.status != "done" or not (row.valid or row.late):
         nothing = Interval(reason=row.reason)
         return Held(row, "not measured", nothing, nothing, row.reason or "no valid certificate")
-    assert row.accuracy is not None
-    accuracy = wilson(row.accuracy, images(row))
+    accuracy = Interval(reason="there are no labels")
+    if row.accuracy is not None:
+        accuracy = wilson(row.accuracy, images(row))
     standing, latency, reason, more = _latency(list(launches(name, row.cell).values()), name, limit, row)
     if row.late:
         # What the generator adds can make a deployment fail, and not pass.
@@ -76,7 +77,8 @@ def _held(objective: Objective, row: Row, launches: Launches, images: Callable[[
     if of_accuracy == "fails":
         return Held(row, "fails", latency, accuracy, "its accuracy is too low")
     if standing == "passes" and of_accuracy == "undecided":
-        return Held(row, "undecided", latency, accuracy, "the interval of its accuracy holds the limit")
+        reason = accuracy.reason or "the interval of its accuracy holds the limit"
+        return Held(row, "undecided", latency, accuracy, reason)
     return Held(row, standing, latency, accuracy, reason, more)
 
 

@@ -230,7 +230,7 @@ def test_a_study_of_an_adopted_model_is_measured_and_verified(
     assert stage("loadtest", "report", str(run)).returncode == 0
     (row,) = json.loads(stage("loadtest", "results", str(run), "--format", "json").stdout)
     assert (row["status"], row["valid"], row["accuracy"], row["n"] > 0) == ("done", True, 1.0, True)
-    assert (row["framework"], row["architecture"], row["dataset"]) == ("adopted", "mine", "own")
+    assert (row["framework"], row["architecture"], row["dataset"][:4]) == ("adopted", "mine", "own-")
     assert f"medserve adopt {foreign('onnx').name} --out mine " in (run / "report.md").read_text()
     verified = stage("loadtest", "verify", str(run))
     assert verified.returncode == 0, verified.stdout + verified.stderr

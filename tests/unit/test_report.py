@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from conftest import Stage
-from made_run import build, study
+from made_run import build, restate, study
 
 from loadtest.report import page, wording
 from loadtest.results import table
@@ -18,9 +18,10 @@ from medserve.errors import BadInput
 from medserve.glossary import GLOSSARY
 from medserve.jobs import Failure
 from medserve.matrix import plan
+from medserve.models import Scores
 from medserve.numbers import ABSENT, MINUS, TIMES, number
 from medserve.spec import Cell
-from medserve.study import Deployed, Measure
+from medserve.study import Deployed, Measure, Objective
 
 FIGURES = ("http-overhead", "latency", "native-onnx", "distributions", "front", "breakdown", "training", "efficiency")
 NASTY = '<script>alert("x")</script> & | `a` **b** [c](http://example.org) <img src=x onerror=alert(1)>'
@@ -279,3 +280,15 @@ def test_the_results_of_every_study_have_a_report(name: str, tmp_path: Path) -> 
     text = Reader(next(iter(page.files(tmp_path / "run").values())).decode()).text
     assert made.title in text
     assert all(claim.what in text for claim in made.claims)
+
+
+def test_networks_without_labels_have_a_report(tmp_path: Path) -> None:
+    """No accuracy is known of a model that was adopted with images alone."""
+    made = study(objective=Objective(rate=50.0, p99_ms=500.0, accuracy=0.5), sizes=(28,))
+    run = build(tmp_path / "run", made, steady)
+    for path in sorted((run / "checkpoints").iterdir()):
+        restate(run, path.name, test=Scores(accuracy=None, balanced_accuracy=None, auc=None, images=64))
+    text = Reader(next(iter(page.files(run).values())).decode()).text
+    assert "there are no labels" in text
+    assert "Accuracy against latency" not in text
+    assert "What HTTP adds" in text

@@ -227,8 +227,9 @@ def _images(facts: Facts, row: Row) -> int:
 
 
 def eligible(facts: Facts, dataset: str, profile: str) -> list[Row]:
-    """The rows that may be chosen: certified and with a median; one of reduced precision by its own accuracy."""
-    return [row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile) and row.usable]
+    """The rows that may be chosen: certified, with a median and an accuracy, in reduced precision their own."""
+    rows = (row for row in facts.rows if (row.dataset, row.profile) == (dataset, profile) and row.usable)
+    return [row for row in rows if row.accuracy is not None]
 
 
 def _candidate(facts: Facts, row: Row) -> Candidate:

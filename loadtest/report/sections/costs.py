@@ -69,7 +69,7 @@ def training(facts: Facts) -> Table | None:
     trained: list[Field[Checkpoint]] = [
         field("accuracy", lambda known: tables.share(known.test.accuracy), "%", TEST),
         field("balanced", lambda known: tables.share(known.test.balanced_accuracy), "%", TEST),
-        field("AUC", lambda known: Cell(f"{known.test.auc:.4f}", value=known.test.auc), "", TEST),
+        field("AUC", lambda known: _auc(known.test.auc), "", TEST),
         field("images/s", lambda known: known.images_per_second, "median", SPEED),
         field("compile", lambda known: known.compile_seconds, "s", SPEED),
         field("time to finish", lambda known: _duration(known.train_seconds), "", SPEED),
@@ -98,6 +98,10 @@ def training(facts: Facts) -> Table | None:
         return () if checkpoint(asked) else (facts.why_not(asked) or "not trained yet",)
 
     return tables.table("Training", fields, facts.plan.trainings, remarks=remarks)
+
+
+def _auc(value: float | None) -> Cell | None:
+    return None if value is None else Cell(f"{value:.4f}", value=value)
 
 
 def _duration(seconds: float, beside: str = "") -> Cell:
