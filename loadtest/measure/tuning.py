@@ -1,7 +1,8 @@
 """The best options of a runtime for one artifact on this machine, of those that its file declares in TUNING.
 
 Every candidate is timed in process, in fresh processes, beside the defaults: first each option alone, then all that
-helped together. None of these launches is reported. Options that change the scores are never taken.
+helped together, and these with each of the others. None of these launches is reported. Options that change the scores
+are never taken.
 """
 
 import time
@@ -72,13 +73,18 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
     helped: dict[str, str] = {}
     for options in sorted(alone, key=tuning.ratio, reverse=True):
         helped |= options if tuning.ratio(options) < GAIN else {}
-    if len(helped) > 1:
-        tried.append(helped)
-        for options in ({}, helped) * LAUNCHES:
-            if time.monotonic() - began < MOST_SECONDS:
-                tell(tuning.measure(options))
-    best = min(tried, key=tuning.ratio)
-    chosen = best if tuning.ratio(best) < GAIN else {}
+    # What did not help alone may help where something slower is gone.
+    together = [helped] if len(helped) > 1 else []
+    together += [helped | options for options in alone if helped and not helped.keys() & options.keys()]
+    tried += together
+    for options in ({}, *together) * LAUNCHES if together else ():
+        if time.monotonic() - began < MOST_SECONDS:
+            tell(tuning.measure(options))
+    # Of those that chance does not tell from the best, the one with the fewest options.
+    best = min(map(tuning.ratio, tried))
+    chosen = min(
+        (one for one in tried if tuning.ratio(one) * GAIN <= best), key=lambda one: (len(one), tuning.ratio(one))
+    )
     return Tuned(
         deployment=deployment,
         machine=machine.fingerprint(),
