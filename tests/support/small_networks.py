@@ -11,6 +11,7 @@ def resnet(name: str, expansion: int, stride_first: bool = False) -> Architectur
     return Architecture(
         name=name,
         family="resnet",
+        first_kernel=7,
         stem=8,
         widths=(8, 12, 16, 20),
         depths=(2, 1, 1, 1),
