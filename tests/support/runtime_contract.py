@@ -35,7 +35,7 @@ DEPLOYMENT = Deployment(
     batch_sizes=BATCHES,
 )
 SETTINGS = settings(NAME)
-UNPROFILED = ("null", "delay", "litert", "aotinductor")
+UNPROFILED = ("null", "delay", "litert")
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
 
