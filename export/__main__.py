@@ -1,7 +1,6 @@
 """`python -m export CHECKPOINT --format FORMAT --out FOLDER`: an artifact with its certificate, or nothing."""
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +8,14 @@ import msgspec
 import typer
 from safetensors.numpy import load_file
 
+from export.artifact import complete, further_runtimes
 from export.golden import write_test
-from medserve import errors, machine, plugins, stage, store
-from medserve.certificate import check, unproven
+from medserve import errors, plugins, stage, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
-from medserve.models import Artifact, Certificate, Checkpoint, Golden
+from medserve.models import Artifact, Checkpoint, Golden
 from medserve.spec import Precision
-from medserve.tables import FORMATS, INPUT, OPSET, OUTPUT, pick
+from medserve.tables import FORMATS, pick
 
 
 def export(
@@ -63,10 +62,7 @@ def export(
     if precision != "float32" and form not in getattr(exporter, precision.upper(), ()):
         offered = ", ".join(getattr(exporter, precision.upper(), ())) or "no format"
         raise CannotRun(f"{framework} does not export {form} in {precision}; it writes {precision} in {offered}")
-    further_runtimes = [name for name in dict.fromkeys(runtime or ()) if name != row.runtime]
-    for name in further_runtimes:
-        if form not in (reads := plugins.literals("serve.runtimes", name)["READS"]):
-            raise BadInput(f"--runtime {name} reads {', '.join(reads) or 'no model'}, not {form}")
+    further = further_runtimes(runtime or (), form)
     data = _test_split(checkpoint)
     with store.new_folder(out) as partial:
         path = partial / row.path
@@ -79,43 +75,26 @@ def export(
             write_test(partial, checkpoint_folder, data)
         else:
             stage.ask(["-m", "export.golden", str(partial), str(checkpoint_folder)])
-        if row.triton_platform is not None:
-            (partial / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
-        words = ["-m", "export.verify", *map(str, (partial, checkpoint_folder, data)), form]
-        certificate = _certify(partial, [*words, row.runtime, precision, golden])
-        further = []
-        for name in further_runtimes:
-            try:
-                further.append(_certify(partial, [*words, name, precision, golden]))
-            except CannotRun as error:
-                # Other runtimes keep their certificates.
-                further.append(unproven(certificate.images, name, str(error)))
-        artifact = Artifact(
-            name=out.name,
-            transplanted=framework if framework != checkpoint.framework else None,
-            format=form,
+        artifact = complete(
+            partial,
+            out.name,
+            form,
+            checkpoint,
+            home=checkpoint_folder,
+            data=data,
+            further=further,
             precision=precision,
-            opset=OPSET if form == "onnx" else None,
-            compiled_for=machine.target(row.compiled_by) if row.compiled_by else None,
-            checkpoint=checkpoint,
-            certificate=certificate,
-            further=tuple(further),
-            operators=_operators(path) if form == "onnx" else {},
-            model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
             golden=golden,
-            versions=machine.versions(),
-            files=store.digests(partial, without=store.ARTIFACT),
+            transplanted=framework if framework != checkpoint.framework else None,
         )
-        check(artifact)
-        store.write_json(partial / store.ARTIFACT, artifact)
     _report(artifact, out)
-    if not certificate.valid:
+    if not artifact.certificate.valid:
         where = "the network itself is the trainer's function, so it is the exporter or the runtime that changed it"
         try:
             stage.ask(["-m", "train", "parity", str(checkpoint_folder), "--framework", framework])
         except (BadInput, CannotRun) as error:
             where = str(error)
-        raise CannotRun(f"{out.name}: no valid certificate: {certificate.reason}; {where}")
+        raise CannotRun(f"{out.name}: no valid certificate: {artifact.certificate.reason}; {where}")
     print(f"{out / store.ARTIFACT}: SHA-256 {store.sha256(out / store.ARTIFACT)}", file=sys.stderr)
 
 
@@ -123,20 +102,10 @@ def _writes(framework: str) -> tuple[str, ...]:
     return plugins.literals("export.frameworks", framework)["WRITES"]
 
 
-def triton_config(platform: str, checkpoint: Checkpoint) -> str:
-    """`config.pbtxt` for Triton's model repository; its TorchScript backend wants outputs named NAME__INDEX."""
-    sides = ", ".join(map(str, (checkpoint.size, checkpoint.size, checkpoint.channels)))
-    output = f"{OUTPUT}__0" if platform == "pytorch_libtorch" else OUTPUT
-    return f"""platform: "{platform}"
-max_batch_size: 128
-input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {sides} ] }} ]
-output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(checkpoint.classes)} ] }} ]
-"""
-
-
 def _test_split(checkpoint: Checkpoint) -> Path:
     """The folder of the unpacked data set. Raises BadInput when it is not the data that the checkpoint was made on."""
-    words = ["-m", "train", "data", "prepare", checkpoint.dataset, "--size", str(checkpoint.size), "--json"]
+    words = ["-m", "train", "data", "prepare", checkpoint.unpacked or checkpoint.dataset]
+    words += ["--size", str(checkpoint.size), "--json"]
     words += ["--unofficial"] if checkpoint.unofficial else []
     prepared = msgspec.json.decode(stage.ask(words), type=Prepared)
     if (prepared.digest, prepared.classes) != (checkpoint.data_digest, checkpoint.classes):
@@ -145,20 +114,6 @@ def _test_split(checkpoint: Checkpoint) -> Path:
             "train it again"
         )
     return Path(prepared.folder)
-
-
-def _certify(folder: Path, words: list[str]) -> Certificate:
-    stage.ask(words)
-    path = folder / "certificate.json"
-    certificate = store.read_json(path, Certificate)
-    path.unlink()
-    return certificate
-
-
-def _operators(path: Path) -> dict[str, int]:
-    """How often each type of node occurs in an ONNX graph, the most frequent first: it explains unequal speeds."""
-    graph = plugins.need("onnx", "counting operators").load(path, load_external_data=False).graph
-    return dict(Counter(node.op_type for node in graph.node).most_common())
 
 
 def _report(artifact: Artifact, out: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medserve import errors, machine, plugins, store
 from medserve.certificate import LIMIT, LOSS, compare, subject
 from medserve.models import Certificate, Checkpoint, Golden
+from medserve.scores import paired_change, shares_right
 from medserve.spec import Deployment, Device, Precision
 from medserve.tables import FORMATS, scores_file
 from serve.runtimes import load_runtime, predict
@@ -64,12 +65,13 @@ def certify(
     CHECKPOINT is the folder of the checkpoint that the model must equal, DATA the folder of the unpacked data set. The
     model, of format FORM and a precision, runs in RUNTIME; GOLDEN says where its golden images are from.
     """
+    trained = store.read_json(checkpoint / "checkpoint.json", Checkpoint)
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     known = data / "test_labels.npy"
     labels = np.load(known) if known.is_file() else None
     scores = scores_of(folder, form, reference.shape[1], images, runtime)
-    certificate = compare(scores, reference, labels, runtime=runtime, versions=machine.versions())
+    certificate = compare(scores, reference, labels, task=trained.task, runtime=runtime, versions=machine.versions())
     if precision != "float32" and labels is not None:
         certificate = relax(certificate, scores, reference, labels)
     if golden == "drawn":
@@ -79,7 +81,6 @@ def certify(
     # With them the certificate can be derived again, and artifacts can be compared with one another.
     np.save(folder / scores_file(form, runtime), scores)
     files = store.digests(folder, without="certificate.json")
-    trained = store.read_json(checkpoint / "checkpoint.json", Checkpoint)
     made_of = subject(trained, form, precision, golden, runtime, files)
     store.write_json(folder / "certificate.json", msgspec.structs.replace(certificate, subject=made_of))
 
@@ -102,29 +103,18 @@ def relax(
     """A float32 certificate as one of reduced precision, valid when accuracy falls by less than 1 pp.
 
     That is with 95 % confidence, by the lower bound of `paired_change`.
-    `scores` and `reference` are float32 (N, classes), `labels` int64 (N,). Errors and changed decisions stay in it.
+    Shapes are those of `compare`. Errors and changed decisions stay in it.
     """
     if exact.max_abs is None:
         return msgspec.structs.replace(exact, kind="lossy", limit_abs=None)
-    low, high = paired_change(scores.argmax(1) == labels, reference.argmax(1) == labels)
+    change, error = paired_change(shares_right(labels, scores), shares_right(labels, reference))
+    low, high = change - QUANTILE * error, change + QUANTILE * error
     reason = None
     if low <= -LOSS:
         reason = f"95 % interval of the change of accuracy [{low:.4f}, {high:.4f}]; it must lie above -{LOSS}"
     return msgspec.structs.replace(
         exact, kind="lossy", limit_abs=None, accuracy_change=(low, high), valid=reason is None, reason=reason
     )
-
-
-def paired_change(right: NDArray[np.bool_], before: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % interval of the share of right answers less the share that was right before, on the same images.
-
-    The adjusted Wald interval for matched pairs (Agresti & Min, 2005): half an image more in each of the four cells.
-    """
-    count = len(right) + 2
-    gained, lost = ((right & ~before).sum() + 0.5, (before & ~right).sum() + 0.5)
-    change = (gained - lost) / count
-    error = np.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
-    return float(change - QUANTILE * error), float(change + QUANTILE * error)
 
 
 if __name__ == "__main__":

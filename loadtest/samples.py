@@ -57,6 +57,14 @@ Ten times what a certificate allows: a batch of another size may be summed in an
 """
 
 
+def difference(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> str:
+    """Where float32 (N, classes) scores differ most from the expected ones, in words."""
+    if scores.shape != expected.shape:
+        return f"scores of shape {scores.shape}, not {expected.shape}"
+    image, label = np.unravel_index(np.abs(scores - expected).argmax(), scores.shape)
+    return f"a score of {scores[image, label]:.6g} for class {label}, not {expected[image, label]:.6g}"
+
+
 def differs(scores: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
     """Whether float32 (N, classes) scores differ from the expected ones by more than WRONG; a NaN does."""
     return scores.shape != expected.shape or not np.abs(scores - expected).max(initial=0.0) <= WRONG

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.models import Artifact, Contract
+from medserve.spec import window_words
 
 
 def prepare(images: NDArray[np.uint8], contract: Contract) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -37,4 +38,5 @@ def adoption(artifact: Artifact) -> list[str]:
     if contract.takes == "float32":
         mean, std = (",".join(f"{value:.9g}" for value in values) for values in (contract.mean, contract.std))
         words += [f"--scale={contract.scale:.9g}", f"--mean={mean}", f"--std={std}"]
+    words += window_words(artifact.checkpoint.window)
     return words + [word for proof in artifact.further for word in ("--runtime", proof.runtime)]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput
-from medserve.models import Artifact, Certificate, Checkpoint, Golden
-from medserve.scores import score
+from medserve.models import Artifact, Certificate, Checkpoint, Golden, Task
+from medserve.scores import decisions, macro_auc, shares_right
 from medserve.spec import Precision
 from medserve.tables import DATASETS, FORMATS, scores_file
 
@@ -24,22 +24,22 @@ def compare(
     reference: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
     *,
+    task: Task = "multi-class",
     runtime: str,
     versions: dict[str, str],
 ) -> Certificate:
     """The certificate of a float32 model.
 
-    `scores` and `reference` are float32 (N, classes) probabilities, `labels` int64 (N,),
-    null where none are known. Valid when the largest
-    |difference| is at most 1e-4 and no decision changes where the reference's two best are more than 2e-4 apart.
+    `scores` and `reference` are float32 (N, classes) probabilities; `labels` are int64, (N, classes) where the task is
+    `multi-label`, else (N,), null where none are known. Valid when the largest |difference| is at most 1e-4 and no
+    decision changes where the reference's two best are more than 2e-4 apart.
     """
     if scores.shape != reference.shape:
         scores = np.full(reference.shape, np.nan, np.float32)
     max_abs = _largest(scores.astype(np.float64) - reference)
     max_log_abs = _largest(np.log(np.maximum(scores, LOG_FLOOR)) - np.log(np.maximum(reference, LOG_FLOOR)))
-    best = np.sort(reference, 1)
-    clear = best[:, -1] - best[:, -2] > TIE_MARGIN
-    changed = int((clear & (scores.argmax(1) != reference.argmax(1))).sum())
+    clear = _clear(reference, task)
+    changed = int((clear & (decisions(scores, task) != decisions(reference, task))).sum())
     reason = None
     if max_abs is None:
         reason = "the scores are not finite, or not of the trainer's shape"
@@ -54,8 +54,8 @@ def compare(
         max_log_abs=max_log_abs,
         decisions_changed=changed,
         near_ties=int((~clear).sum()),
-        accuracy=None if labels is None else float((scores.argmax(1) == labels).mean()),
-        auc=None if labels is None else _auc(labels, scores),
+        accuracy=None if labels is None else float(shares_right(labels, scores).mean()),
+        auc=None if labels is None else macro_auc(labels, scores),
         limit_abs=LIMIT,
         tie_margin=TIE_MARGIN,
         kind="float32",
@@ -90,13 +90,16 @@ def subject(
     """Hexadecimal SHA-256 of what a certificate is about, so that none of it can be exchanged unnoticed.
 
     These are the files of the version folder, the golden file and the scores by `runtime` (with their digests, from the
-    manifest's `files`), the precision, the kind of golden images, and of the checkpoint its files, data set, image size
-    and class names in label order.
+    manifest's `files`), the precision, the kind of golden images, and of the checkpoint its files, data set, image
+    size, class names in label order, and task.
     """
     version = FORMATS[form].path.partition("/")[0] + "/"
     certified = {"golden.npz", scores_file(form, runtime)}
     listed = sorted((name, digest) for name, digest in files.items() if name in certified or name.startswith(version))
-    trained = (checkpoint.dataset, checkpoint.size, checkpoint.classes, sorted(checkpoint.files.items()))
+    trained = [checkpoint.dataset, checkpoint.size, checkpoint.classes, sorted(checkpoint.files.items())]
+    if checkpoint.task != "multi-class":
+        # A manifest without a task is of this one, and its certificates hold.
+        trained.append(checkpoint.task)
     content = msgspec.json.encode((form, precision, golden, runtime, trained, listed))
     return hashlib.sha256(content).hexdigest()
 
@@ -146,12 +149,16 @@ def _fault(artifact: Artifact, proof: Certificate) -> str | None:
     return None
 
 
+def _clear(reference: NDArray[np.float32], task: Task) -> NDArray[np.bool_]:
+    """Where no rounding may decide: the two best classes of an image, or p and 1 - p of a label, are far enough apart.
+
+    As both move by at most LIMIT, a margin of twice that keeps a decision.
+    """
+    if task == "multi-label":
+        return np.abs(2 * reference.astype(np.float64) - 1) > TIE_MARGIN
+    best = np.sort(reference, 1)
+    return best[:, -1] - best[:, -2] > TIE_MARGIN
+
+
 def _largest(gap: NDArray[np.floating]) -> float | None:
     return float(np.abs(gap).max()) if np.isfinite(gap).all() else None
-
-
-def _auc(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> float | None:
-    try:
-        return score(labels, scores).auc
-    except BadInput:
-        return None

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from medserve import __version__, doctor, errors, forecast, machine, plugins, run_folder, runner, study_file
 from medserve.errors import BadInput
+from medserve.job_runner import Step
 from medserve.progress import duration
 from medserve.spec import Noun
 from medserve.study import Study
@@ -199,6 +201,12 @@ def _print_plan(study: Study, folder: Path, json: bool) -> None:
         console.print(f"  and {len(found.cells) - MOST_NAMED} more deployments (--json names all)")
     if study.device == "cuda" and not machine.fingerprint()["gpus"]:
         console.print("This machine has no GPU: every cell would fail.", style="yellow")
+    for server in study.servers:
+        if server.command:
+            if not server.environment and shutil.which(server.command[0]) is None:
+                console.print(f"no program here: {server.command[0]}, of {server.name}", markup=False, style="yellow")
+            words = errors.printable(shlex.join(server.command))
+            console.print(f"runs a program of the study: {words}", markup=False, highlight=False, soft_wrap=True)
     for words in found.left_out:
         console.print(f"left out: {words}", style="dim", markup=False, highlight=False)
     print(f"About {duration(found.seconds)} on this machine, into {folder}")
@@ -236,7 +244,7 @@ class _Screen:
         self._terminal = sys.stderr.isatty()
         self._last = 0.0
 
-    def show(self, step: runner.Step) -> None:
+    def show(self, step: Step) -> None:
         if self._first_line is not None:
             print(self._first_line(), file=sys.stderr, flush=True)
             self._first_line = None

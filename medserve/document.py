@@ -80,13 +80,13 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
     shown = f"value {item} of '{field}'" if item else f"'{field}'"
     if isinstance(kind, inspect.Metadata):
         extra = kind.extra or {}
-        if isinstance(value, str) and "names" in extra and value not in (known := list(extra["names"]())):
-            yield table + str(unknown(extra["kind"], value, known))
-        elif isinstance(value, str) and "check" in extra:
+        if isinstance(value, str) and "check" in extra:
             try:
                 extra["check"](value)
             except BadInput as error:
                 yield f"{table}{error}"
+        elif isinstance(value, str) and "names" in extra and value not in (known := list(extra["names"]())):
+            yield table + str(unknown(extra["kind"], value, known))
         else:
             yield from _problems(value, kind.type, table, field, item)
     elif isinstance(kind, inspect.UnionType):
@@ -105,7 +105,7 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
                 yield f"{inside}'{one.name}' is missing; expected {_words(one.type)}"
             elif instead and not value.get(one.name, ()) and not value.get(instead):
                 yield f"{inside}'{one.name}' is missing; expected {_words(one.type)}, or [[{instead}]]"
-    elif isinstance(kind, inspect.VarTupleType) and isinstance(value, list) and len(value) >= (kind.min_length or 0):
+    elif isinstance(kind, inspect.VarTupleType) and isinstance(value, list) and _is_length(len(value), kind):
         tables = isinstance(_inner(kind.item_type)[0], inspect.StructType)
         for index, one in enumerate(value, 1):
             holder = f"{table}[[{field}]] {index}: " if tables else table
@@ -121,8 +121,10 @@ def _problems(value: object, kind: inspect.Type, table: str, field: str, item: i
     elif isinstance(kind, inspect.VarTupleType) and isinstance(value, dict) and _is_table(_inner(kind)[0]):
         yield f"{table}{shown} is one table; write [[{field}]] above it"
     elif isinstance(kind, inspect.VarTupleType) and not isinstance(value, list | dict):
-        given = json.dumps(value, default=str)[:80]
-        yield f"{table}{shown} is {given}; expected a list of {_words(kind)}, as in [{given}]"
+        # A command is written as its words.
+        like = value.split() if isinstance(value, str) and isinstance(kind.item_type, inspect.StrType) else [value]
+        given, listed = (json.dumps(one, default=str)[:80] for one in (value, like))
+        yield f"{table}{shown} is {given}; expected a list of {_words(kind)}, as in {listed}"
     elif not _fits(value, kind):
         yield f"{table}{shown} is {json.dumps(value, default=str)[:80]}; expected {_words(kind)}"
 
@@ -132,6 +134,10 @@ def _instead(kind: inspect.Type) -> str | None:
     extra = kind.extra or {} if isinstance(kind, inspect.Metadata) else {}
     found: str | None = extra.get("unless")
     return found
+
+
+def _is_length(length: int, kind: inspect.VarTupleType) -> bool:
+    return (kind.min_length or 0) <= length and (kind.max_length is None or length <= kind.max_length)
 
 
 def _fits(value: object, kind: inspect.Type) -> bool:
@@ -159,11 +165,15 @@ def _words(kind: inspect.Type, many: str = "") -> str:
         return f"{extra['kind']}{many}{names}" if "kind" in extra else _words(kind.type, many)
     if isinstance(kind, inspect.UnionType):
         one, more = _present(kind), _present(kind, several=True)
-        return _words(one, many) + (", or a list of them" if more is not one else "")
+        if more is one:
+            return _words(one, many)
+        of_same = isinstance(more, inspect.VarTupleType) and more.item_type == one
+        return f"{_words(one, many)}, or {'a list of them' if of_same else _words(more)}"
     if isinstance(kind, inspect.VarTupleType):
         if isinstance(_inner(kind.item_type)[0], inspect.StructType):
             return "tables"
-        return ("one or more " if kind.min_length else "any number of ") + _words(kind.item_type, "s")
+        count = str(kind.max_length) if kind.max_length else "one or more" if kind.min_length else "any number of"
+        return f"{count} {_words(kind.item_type, 's')}"
     if isinstance(kind, inspect.LiteralType):
         return f"{'values' if many else 'one'} of {', '.join(map(str, kind.values))}"
     if isinstance(kind, inspect.IntType | inspect.FloatType):

@@ -4,8 +4,9 @@ import time
 from math import inf
 from pathlib import Path
 
-from medserve import run_folder, store
+from medserve import environments, run_folder, store
 from medserve.matrix import plan, readers
+from medserve.preparation import EXPORTS_AT_A_TIME
 from medserve.result import Result
 from medserve.spec import MOST_SECONDS, LoadProfile, Noun
 from medserve.study import Deployed, Export, Study, Training
@@ -19,11 +20,13 @@ TRAIN_SPEED = {"pytorch": 8.1e10, "keras_tf": 8.5e10, "flax_nnx": 4.8e10}
 """Multiply-adds per second in training, forwards and backwards, of a convolutional network."""
 BACKWARDS = 3
 """Multiply-adds of a training step over those of a prediction."""
-EXPORT_SECONDS, EXPORTS_AT_A_TIME = 9.0, 2
+EXPORT_SECONDS = 9.0
 PREDICT_SPEED = 4e10
 """Multiply-adds per second of a prediction on one core."""
 TUNING_LAUNCHES, TUNING_SECONDS = 14, 4.0
 """Of a tuned deployment, and how long each lasts beside its start."""
+ENVIRONMENT_SECONDS = 50.0
+"""Of an environment that is downloaded and installed; it depends on the network."""
 PEAKS_SECONDS, EXPLAIN_SECONDS = 6.0, 8.0
 """Of each number of threads, and of each batch of a deployment, beside its start."""
 SELFTEST_SECONDS, SELFTEST_SIZE_SECONDS = 20.0, 4.0
@@ -67,6 +70,9 @@ def forecast(study: Study, out: Path) -> Forecast:
     missing = [_missing(out, deployed, index) for deployed, index in launches]
     over_http = {one.export.training.size for one in found.deployed if any(_http(profile) for profile in one.profiles)}
     tested = (out / "selftest" / "selftest.json").is_file()
+    behind = [made.deployment.environment for made in found.deployed]
+    needed = {one.name: environments.place(one) for one in behind if one is not None}
+    made = sum(environments.installed(folder) is not None for folder in needed.values())
     cells = sum(len(deployed.profiles) for deployed in found.deployed)
     seconds = {
         "train": sum(_training(made) for made, done in zip(found.trainings, trained, strict=True) if not done),
@@ -103,6 +109,10 @@ def forecast(study: Study, out: Path) -> Forecast:
         Work(kind="train", jobs=len(trained), done=sum(trained), what="networks", seconds=seconds["train"] * pace),
         Work(kind="export", jobs=len(exported), done=sum(exported), what="artifacts", seconds=seconds["export"] * pace),
         Work(
+            kind="environments", jobs=len(needed), done=made, what="for servers",
+            seconds=ENVIRONMENT_SECONDS * (len(needed) - made) * pace,
+        ),
+        Work(
             kind="self-test", jobs=int(bool(over_http)), done=int(tested), what="of the load generator",
             seconds=seconds["self-test"],
         ),
@@ -125,7 +135,7 @@ def forecast(study: Study, out: Path) -> Forecast:
 
 
 def _training(made: Training) -> float:
-    images = DATASETS[made.dataset].train
+    images = _images(made)[0]
     steps = made.recipe.epochs * images * _multiply_adds(made) * BACKWARDS
     return TRAIN_SECONDS + steps / TRAIN_SPEED.get(made.framework, min(TRAIN_SPEED.values()))
 
@@ -134,8 +144,18 @@ def _export(study: Study, made: Export) -> float:
     """With a certificate on the whole test split for each runtime that reads it; one made elsewhere is copied."""
     if made.adopted is not None:
         return 0.1
-    scored = DATASETS[made.training.dataset].test * _multiply_adds(made.training) / PREDICT_SPEED
+    scored = _images(made.training)[1] * _multiply_adds(made.training) / PREDICT_SPEED
     return EXPORT_SECONDS + scored * max(1, len(readers(study, made.format)))
+
+
+def _images(made: Training) -> tuple[int, int]:
+    """Images for training and for testing; of one's own about 70 % and 20 % of the files, or of an archive's size."""
+    if not made.path:
+        return DATASETS[made.dataset].train, DATASETS[made.dataset].test
+    path = Path(made.path)
+    files = sum(one.is_file() for one in path.rglob("*"))
+    images = files or (path.stat().st_size // (3 * made.size**2) if path.is_file() else 0)
+    return round(0.7 * images), round(0.2 * images)
 
 
 def _lasts(deployed: Deployed, profile: LoadProfile, pace: float) -> float:

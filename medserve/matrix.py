@@ -1,26 +1,21 @@
 """Spells a study out: the jobs and cells of its matrix. Pure functions; nothing is started here."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
 
 import msgspec
 
-from medserve import document, plugins, tables
+from medserve import document, measures, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
 from medserve.models import DatasetSpec, Recipe
-from medserve.spec import Deployment, Dispatch, LoadProfile, Settings
-from medserve.study import ADOPTED, Deployed, Export, Measure, Model, Objective, Plan, Study, Training
-from medserve.tables import ARCHITECTURES, DATASETS, DEFAULTS, FORMATS, find_profile, pick, profile_name, title
+from medserve.spec import PLACES, Deployment, Dispatch, LoadProfile, Server, Settings, check_window
+from medserve.study import ADOPTED, Deployed, Export, Model, Plan, Study, Training
+from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, pick, title
 
-DURATIONS = ("seconds", "warmup_seconds", "requests")
-TERMS = ("rate", "arrivals", "burst", "users", "gap_seconds", "batch", "payload")
-LOOPS = {
-    "in-process": (),
-    "closed-loop": ("users", "gap_seconds", "payload"),
-    "open-loop": ("rate", "arrivals", "burst", "payload"),
-}
-"""The terms that a mode has, besides the batch."""
+BODIES, OIP = "loadtest.generator.bodies", "oip"
+"""The plug-ins of requests and answers; that of the Open Inference Protocol has tensors in binary and in JSON."""
 
 
 def plan(study: Study) -> Plan:
@@ -52,23 +47,34 @@ def plan(study: Study) -> Plan:
         groups.append((size, [_adopted(model) for model in study.models if model.size == size]))
     for size, made in groups:
         exports += made
-        profiles = _profiles(study, size)
+        profiles = measures.profiles(study, size)
         for export in made:
             runtimes = readers(study, export.format)
             if not runtimes:
                 left_out.append(f"{title(export.format)}: none of the runtimes {', '.join(study.runtimes)} reads it")
-            deployed += [
+            alone = [
                 _deployed(study, export, runtime, settings, threads, queued, profiles)
                 for runtime in runtimes
                 for settings in _settings(study, runtime, left_out)
                 for threads in dict.fromkeys((*study.threads, 0))
                 for queued in _queues(study)
             ]
+            alone += [
+                _served(study, export, server, threads, profiles)
+                for server in study.servers
+                for threads in dict.fromkeys(study.threads)
+                if (server.format, export.precision) == (export.format, "float32") and threads
+            ]
+            deployed += [_copy(one, number) for one in alone for number in range(study.copies + 1)]
         if study.null:
             deployed.append(_deployed(study, made[0], "null", "default", 1, _queues(study)[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
+    for server in study.servers:
+        if not any(one.deployment.server == server for one in measured):
+            form = title(server.format)
+            left_out.append(f"{server.name}: it serves {form}, and the study has no {form} with a load over HTTP")
     if len(study.seeds) > 1:
         left_out.append(f"seeds {', '.join(map(str, study.seeds[1:]))}: trained, not measured, for they are as fast")
     return Plan(
@@ -117,42 +123,6 @@ def check_size(dataset: DatasetSpec, size: int) -> None:
         raise BadInput(f"size {size} px; expected 8 to 1024")
 
 
-def profiles_of(measure: Measure) -> tuple[LoadProfile, ...]:
-    """The profiles that a line of a study means. Raises BadInput for terms that do not go together."""
-    if bool(measure.profiles) == (measure.mode is not None):
-        raise BadInput("give either 'profiles' or a 'mode'")
-    bases = [find_profile(name) for name in measure.profiles] if measure.mode is None else [DEFAULTS[measure.mode]]
-    terms, durations = (
-        {field: value for field in fields if (value := getattr(measure, field)) is not None}
-        for fields in (TERMS, DURATIONS)
-    )
-    found = []
-    for base in bases:
-        if foreign := [term for term in terms if term not in ("batch", *LOOPS[base.mode])]:
-            raise BadInput(f"mode {base.mode} has no '{foreign[0]}'; it has 'batch', {str(LOOPS[base.mode])[1:-1]}")
-        made = msgspec.structs.replace(base, **terms, **durations)
-        if made.mode == "open-loop" and (made.rate is None or made.arrivals == "trace"):
-            raise BadInput("an open loop needs a 'rate', and its arrivals are constant, poisson or bursts")
-        named = terms or measure.mode is not None
-        found.append(msgspec.structs.replace(made, name=profile_name(made)) if named else made)
-    return tuple(found)
-
-
-def objective_profile(objective: Objective) -> LoadProfile:
-    """The open loop that an objective is judged by."""
-    return tables.profile("open-loop", rate=objective.rate, arrivals=objective.arrivals)
-
-
-def batches(study: Study) -> tuple[int, ...]:
-    """1, 32 and every batch that a study measures or puts together, in ascending order."""
-    found = {1, 32, *study.batch_images}
-    for measure in study.measure:
-        # `plan` says what is wrong with it.
-        with suppress(BadInput):
-            found |= {profile.batch for profile in profiles_of(measure)}
-    return tuple(sorted(found))
-
-
 def _problems(study: Study) -> Iterator[str]:
     """What is wrong with a study beyond the types of its fields."""
 
@@ -175,18 +145,29 @@ def _problems(study: Study) -> Iterator[str]:
     named = [model.name for model in study.models]
     for name in dict.fromkeys(name for name in named if named.count(name) > 1):
         yield f"[[models]]: several have the name {name}; adopt them into folders of different names"
+    yield from _server_problems(study, refused)
     for variant in study.variants:
         yield from refused("", check_name, "variant", variant)
         yield from refused(f"'variants.{variant}': ", _recipe, study, variant)
     for dataset in study.datasets:
-        yield from refused("", pick, DATASETS, "data set", dataset)
+        yield from refused("", tables.check_dataset, dataset)
+    own = [dataset for dataset in dict.fromkeys(study.datasets) if tables.is_path(dataset)]
+    called: list[str] = []
+    for dataset in own:
+        with suppress(BadInput):
+            called.append(tables.dataset_name(dataset))
+    for name in dict.fromkeys(name for name in called if called.count(name) > 1):
+        yield f"'datasets': several are called {name}; rename the folders or files"
+    yield from refused("", check_window, study.window)
+    if study.window is not None and not own:
+        yield "'window' is for images of one's own; 'datasets' names no path"
     for dataset, size in product((name for name in study.datasets if name in DATASETS), study.sizes):
         yield from refused("", check_size, DATASETS[dataset], size)
     for variant in study.serves:
         if variant not in study.variants:
             yield str(unknown("variant in 'serves'", variant, study.variants))
     for place, measure in enumerate(study.measure, 1):
-        yield from refused(f"[[measure]] {place}: ", _check_measure, study, measure)
+        yield from refused(f"[[measure]] {place}: ", measures.check, study, measure)
     if (objective := study.objective) is not None:
         given = [limit for limit in (objective.p50_ms, objective.p90_ms, objective.p99_ms) if limit is not None]
         if len(given) != 1:
@@ -202,16 +183,28 @@ def _problems(study: Study) -> Iterator[str]:
         yield "'deadline_ms' needs a queue; add thread to 'dispatch'"
 
 
-def _check_measure(study: Study, measure: Measure) -> None:
-    for profile in profiles_of(measure):
-        if profile.batch > max(study.batch_sizes, default=0):
-            raise BadInput(
-                f"profile {profile.name} sends batches of {profile.batch}; add {profile.batch} to 'batch_sizes'"
-            )
-    for size in measure.sizes:
-        sizes = dict.fromkeys((*study.sizes, *(model.size for model in study.models)))
-        if size not in sizes:
-            raise BadInput(f"{size} px is not among the study's sizes; there is: {', '.join(map(str, sizes))}")
+def _server_problems(study: Study, refused: Callable[..., Iterator[str]]) -> Iterator[str]:
+    """What is wrong with the servers of a study, and with the environments of their programs."""
+    for table, entries in (("servers", study.servers), ("environments", study.environments)):
+        named = [one.name for one in entries]
+        for name in dict.fromkeys(name for name in named if named.count(name) > 1):
+            yield f"[[{table}]]: several have the name {name}"
+    known = dict.fromkeys(one.name for one in study.environments)
+    for server in study.servers:
+        where = f"[[servers]] {server.name}: "
+        if bool(server.url) == bool(server.command):
+            yield f"{where}give either a 'url' or a 'command'"
+        if server.environment:
+            yield from refused(where, pick, known, "environment", server.environment)
+        yield from refused(where, pick, FORMATS, "format", server.format)
+        yield from refused(where, plugins.literals, "serve.runtimes", server.runtime)
+        yield from refused(where, plugins.literals, BODIES, server.body)
+        words = (*server.command, *server.variables.values())
+        if server.command and len(study.threads) > 1 and not any("{threads}" in word for word in words):
+            yield f"{where}the study has several 'threads', and neither command nor variables name {{threads}}"
+        for word in words:
+            for place in (name for name in re.findall(r"{(\w+)}", word) if name not in PLACES):
+                yield where + str(unknown(f"place in {word!r}", place, PLACES))
 
 
 def _recipe(study: Study, variant: str) -> Recipe:
@@ -226,7 +219,8 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
         epochs = study.epochs_at.get(size, recipe.epochs)
         for seed in dict.fromkeys(study.seeds):
             yield Training(
-                dataset=dataset,
+                dataset=tables.dataset_name(dataset),
+                path=dataset if tables.is_path(dataset) else "",
                 size=size,
                 architecture=architecture,
                 framework=study.trained_in or framework,
@@ -286,6 +280,34 @@ def _deployed(
     return Deployed(export=export, deployment=deployment, profiles=kept)
 
 
+def _copy(deployed: Deployed, number: int) -> Deployed:
+    """The same under another name, without what is measured to show a mistake."""
+    if not number:
+        return deployed
+    deployment = msgspec.structs.replace(deployed.deployment, copy=number)
+    sound = tuple(profile for profile in deployed.profiles if profile.mistake is None)
+    return msgspec.structs.replace(deployed, deployment=deployment, profiles=sound)
+
+
+def _served(study: Study, export: Export, server: Server, threads: int, profiles: tuple[LoadProfile, ...]) -> Deployed:
+    """An export behind a server that others wrote: under every load over HTTP that its requests have."""
+    deployment = Deployment(
+        artifact=export.name,
+        runtime=server.runtime,
+        device=study.device,
+        threads=threads,
+        batch_sizes=study.batch_sizes,
+        server=server,
+        environment=next((one for one in study.environments if one.name == server.environment), None),
+    )
+    kept = tuple(
+        profile
+        for profile in profiles
+        if profile.mode != "in-process" and profile.mistake is None and (server.body == OIP or not profile.sends_json)
+    )
+    return Deployed(export=export, deployment=deployment, profiles=kept)
+
+
 def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
     """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
     if runtime == "null":
@@ -295,13 +317,3 @@ def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offere
     if profile.mistake == "default-threads":
         return threads == 0
     return threads == study.threads[0] and (profile.mistake != "predict" or profile.mistake in offered)
-
-
-def _profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
-    lines = [profiles_of(measure) for measure in study.measure if not measure.sizes or size in measure.sizes]
-    found = {profile.name: profile for line in lines for profile in line}
-    if study.objective is not None:
-        asked = objective_profile(study.objective)
-        found.setdefault(asked.name, asked)
-    # What is measured soundly comes first.
-    return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))

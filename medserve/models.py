@@ -6,20 +6,24 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field, structs
 
-from medserve.spec import SCHEMA, Count, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne
+from medserve.spec import SCHEMA, Count, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne, Window
 
 Split = Literal["train", "val", "test"]
 Golden = Literal["test", "drawn"]
+Task = Literal["multi-class", "binary", "ordinal", "multi-label"]
+"""What the labels of a data set are: one class per image, of several, two or ordered ones; or several per image."""
 
 
 class DatasetSpec(Noun, frozen=True, kw_only=True):
     """One data set. `sizes` in pixels, empty when any size can be drawn; counts are images per split.
 
+    `classes` is the number of classes, of labels per image where the task is `multi-label`.
     `class_digest` is `medserve.certificate.class_digest` of its class names, empty where any names will do.
     """
 
     name: str
     title: str
+    task: Task = "multi-class"
     classes: int
     train: int
     val: int
@@ -131,7 +135,7 @@ class Epoch(Noun, frozen=True, kw_only=True):
 
 
 class Scores(Noun, frozen=True, kw_only=True):
-    """Scores of one split, as MedMNIST defines them (AUC: unweighted mean of the one-vs-rest AUCs).
+    """Scores of one split, as MedMNIST defines them, see `medserve.scores.score`.
 
     They are null where there are no labels.
     """
@@ -160,7 +164,9 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
 
     `initial_digest` is the SHA-256 of the weights that it began with, null where they were drawn.
     `images_per_second` is the median over steps; `compile_seconds` is the first step's excess over the median step.
-    `computation` is null in older manifests.
+    `computation` is null in older manifests, and the `task` is `multi-class` there. Where it is `multi-label`,
+    `classes` are the labels, whose probabilities do not exclude one another. `unpacked` is the folder of one's own
+    images in the data root, empty for a data set of the table; `window` that of their files of more than 8 bits.
     """
 
     schema: int = SCHEMA
@@ -169,6 +175,7 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     size: int
     channels: int = 3
     classes: tuple[str, ...]
+    task: Task = "multi-class"
     architecture: str
     framework: str
     recipe: Recipe
@@ -176,6 +183,8 @@ class Checkpoint(Noun, frozen=True, kw_only=True):
     parameters: int
     computation: Computation | None = None
     data_digest: str
+    unpacked: str = ""
+    window: Window | None = None
     unofficial: bool
     licence: str
     history: tuple[Epoch, ...]
@@ -248,11 +257,12 @@ class Certificate(Noun, frozen=True, kw_only=True):
 
     `max_abs` is the largest |difference of probabilities|, `max_log_abs` that of log(max(p, 1e-6));
     `decisions_changed` counts the changed ones where the reference's two best classes are more than `tie_margin` apart,
-    `near_ties` the images where they are not. An error that is not finite is null, and so is an AUC that is undefined.
-    One of reduced precision is `lossy`: it has no `limit_abs`, and says by the 95 % interval of `accuracy_change` what
-    the precision costs. `golden_max_abs` is the largest |difference| on drawn golden images, null where they are of the
-    test split. `subject` is the SHA-256 of what was certified (`medserve.certificate.subject`); without it the
-    certificate cannot be used.
+    `near_ties` the images where they are not. With several labels per image a decision is the side of 0.5 on which the
+    probability p of a label lies, and p and 1 - p take the place of the two best classes; both counts are of labels.
+    An error that is not finite is null, and so is an AUC that is undefined. One of reduced precision is `lossy`: it has
+    no `limit_abs`, and says by the 95 % interval of `accuracy_change` what the precision costs. `golden_max_abs` is the
+    largest |difference| on drawn golden images, null where they are of the test split. `subject` is the SHA-256 of what
+    was certified (`medserve.certificate.subject`); without it the certificate cannot be used.
     """
 
     runtime: Name

@@ -77,5 +77,7 @@ def _folder(package: str) -> Path:
 
 def _path(package: str, name: str) -> Path:
     if name not in names(package):
-        raise unknown(package.rpartition(".")[2].removesuffix("s"), name, names(package))
+        kind = package.rpartition(".")[2]
+        kind = f"{kind.removesuffix('ies')}y" if kind.endswith("ies") else kind.removesuffix("s")
+        raise unknown(kind, name, names(package))
     return _folder(package) / f"{name}.py"

@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 PARENT = "MEDSERVE_PARENT"
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PIPE = 1 << 20
 """Bytes; a pipe holds no more, unless a privileged process enlarged it."""
 _TAIL = 1 << 16
@@ -86,6 +86,18 @@ def die_with_parent() -> None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
     if os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what this process's children leave behind, and be told by SIGTERM when its own parent ends.
+
+    Does nothing where the kernel has neither.
+    """
+    os.environ.pop(PARENT, None)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def output(child: "subprocess.Popen[bytes]", seconds: float) -> Iterator[bytes]:
@@ -165,10 +177,11 @@ def describe_exit(code: int) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last non-empty line of a log, for a reason in a row."""
+    """The last line of a log that has a letter, for a reason in a row."""
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - _TAIL))
-        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        found = log.read().decode(errors="replace").splitlines()
+    lines = [line.strip() for line in found if any(map(str.isalpha, line))]
     return lines[-1][:500] if lines else ""
 
 

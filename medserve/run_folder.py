@@ -11,7 +11,9 @@ import msgspec
 
 from medserve import store
 from medserve.errors import BadInput
-from medserve.matrix import DURATIONS, plan
+from medserve.matrix import plan
+from medserve.measures import DURATIONS
+from medserve.result import Result
 from medserve.spec import Cell, Noun
 from medserve.study import Export, Study, Training
 
@@ -79,8 +81,11 @@ def _differing(before: Study, now: Study) -> str:
     return ", ".join(f"'{name}'" for name in _fields(before, now))
 
 
-def _lost(before: Study, now: Study) -> str | None:
-    """What of a study is not, or not in the same way, in another one that is to go on with its run; null if nothing."""
+def _lost(before: Study, now: Study, out: Path) -> str | None:
+    """What a run in `out` has of a study, and another one that is to go on with it has not, or not in the same way.
+
+    Null if nothing: what came to nothing may change.
+    """
     if (now.name, now.unofficial) != (before.name, before.unofficial):
         return "its results bear another name, or its data may be other data"
     if now.launches < before.launches:
@@ -88,15 +93,23 @@ def _lost(before: Study, now: Study) -> str | None:
     was, will = plan(before), plan(now)
     kept: dict[str, Training | Export] = {made.name: made for made in will.trainings}
     kept |= {made.name: made for made in will.exports}
-    before_made: tuple[Training | Export, ...] = (*was.trainings, *was.exports)
+    before_made: list[Training | Export] = [
+        *(made for made in was.trainings if (out / "checkpoints" / made.name).is_dir()),
+        *(made for made in was.exports if (out / "artifacts" / made.name).is_dir()),
+    ]
     for made in before_made:
         if kept.get(made.name) != made:
             return f"{made.name} is made otherwise, or not at all"
     cells = {cell.name: cell for deployed in will.deployed for cell in deployed.cells}
-    for old in (cell for deployed in was.deployed for cell in deployed.cells):
+    for old in (cell for deployed in was.deployed for cell in deployed.cells if _is_measured(out, cell)):
         if (new := cells.get(old.name)) is None or not extends(new, old):
             return f"{old.name} is measured otherwise, or not at all"
     return None
+
+
+def _is_measured(out: Path, cell: Cell) -> bool:
+    paths = (out / "results" / cell.name).glob("*/result.json")
+    return any(store.read_json(path, Result).status == "done" for path in paths)
 
 
 def extends(new: Cell, old: Cell) -> bool:
@@ -127,10 +140,10 @@ def check(study: Study, out: Path) -> None:
     path = out / "study.json"
     if path.is_file():
         before = store.read_json(path, Study)
-        if (lost := _lost(before, study)) is not None:
+        if (lost := _lost(before, study, out)) is not None:
             raise BadInput(
                 f"{out} holds a run of this study with another {_differing(before, study)}, in which {lost}; a run "
-                "takes more launches, more time and more cells; for anything else give another --out"
+                "takes more launches, more time and more cells; for anything else give another --out, or remove it"
             )
     elif out.is_dir():
         for found in sorted(out.iterdir()):

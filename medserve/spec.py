@@ -28,6 +28,21 @@ Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]
+Window = Literal["file"] | Annotated[tuple[float, ...], Meta(min_length=2, max_length=2)]
+"""The grey values (low, high) that become 0 and 255; `file`: by the window that each DICOM file states."""
+
+
+def check_window(window: Window | None) -> None:
+    """Raise BadInput for a window without values between its ends."""
+    if isinstance(window, tuple) and not -math.inf < window[0] < window[1] < math.inf:
+        raise BadInput(f"window {window[0]:g} to {window[1]:g}; expected two finite numbers, the lower one first")
+
+
+def window_words(window: Window | None) -> list[str]:
+    """A window as the option of a command; empty without one."""
+    if window is None:
+        return []
+    return [f"--window={window if isinstance(window, str) else ':'.join(map(repr, window))}"]
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +54,47 @@ class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     oldest: ClassVar[int] = SCHEMA
 
 
+PLACES = ("port", "spare", "another", "file", "artifact", "model", "threads", "folder", "studies", "source")
+"""What stands in braces in a server's command: free ports; the file of the model, its artifact's folder and its name;
+threads; an empty folder; the folders of the studies and of the packages that come with this program."""
+
+
+class Environment(Noun, frozen=True, kw_only=True):
+    """Packages of their own, by pip's words, for what cannot or should not share those of this program.
+
+    `constraints` is the path of a constraints file, `python` an interpreter; this program's own when it is empty.
+    """
+
+    name: Name
+    packages: tuple[str, ...] = ()
+    constraints: str = ""
+    python: str = ""
+
+
+class Server(Noun, frozen=True, kw_only=True):
+    """A server that others wrote, at a `url` or started by a `command`, which serves artifacts of one `format`.
+
+    In command and variables stand the words of PLACES in braces. `model` is the model's name there, `body` the plug-in
+    of `loadtest.generator.bodies` for requests and answers, `path` that of a prediction where the body has none.
+    `needs` says what must be installed by hand. `runtime` is what it runs the model with. It has as many `cores` as its
+    model has threads, where they are null.
+    """
+
+    name: Name
+    url: str = ""
+    command: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
+    environment: str = ""
+    needs: str = ""
+    model: str = "model"
+    body: str = "oip"
+    path: str = ""
+    format: str = "onnx"
+    runtime: str = "onnx_runtime"
+    ready_seconds: Positive = 120.0
+    cores: Count | None = None
+
+
 class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
@@ -48,7 +104,9 @@ class Deployment(Noun, frozen=True, kw_only=True):
     `deadline_ms` is refused. A prediction that has not come after `patience_seconds` never comes: the runtime hangs.
     `dispatch = "concurrent"` is for a runtime whose predictions overlap and that says when each is due. `options` are
     the runtime's own, and it checks them; with tuned `settings` they are those that `medserve tune` found.
-    `threads = 0` are as many as there are usable cores.
+    `threads = 0` are as many as there are usable cores. `server` is one that others wrote, null for this program's own;
+    its programs are those of the `environment`, null for what is found on the path. Deployments that differ in `copy`
+    alone are the same under two names: what differs between their latencies is noise.
     """
 
     artifact: Name
@@ -64,6 +122,9 @@ class Deployment(Noun, frozen=True, kw_only=True):
     deadline_ms: float | None = None
     patience_seconds: float = 60.0
     options: dict[str, Any] = {}
+    server: Server | None = None
+    environment: Environment | None = None
+    copy: int = 0
 
     @property
     def name(self) -> str:
@@ -71,7 +132,9 @@ class Deployment(Noun, frozen=True, kw_only=True):
         dispatch = "" if self.dispatch == "inline" else f"-{self.dispatch}"
         dispatch += f"-b{self.batch_images}" if self.batch_images > 1 else ""
         tuned = "-tuned" if self.settings == "tuned" else ""
-        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}{tuned}"
+        by = "" if self.server is None else f"-{self.server.name}"
+        by += f"-copy{self.copy}" if self.copy else ""
+        return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}{tuned}{by}"
 
     def check(self) -> None:
         """Raise BadInput for a number out of range, or batching without a queue."""

@@ -6,11 +6,13 @@ old or the new content is found whole whenever the process or the machine stops.
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType, VarTupleType, type_info
 
-from medserve.errors import BadInput
+from medserve.errors import BadInput, printable
 from medserve.models import Artifact, Checkpoint
 from medserve.spec import SCHEMA
 from medserve.tables import FORMATS, pick
@@ -174,6 +176,19 @@ def _known_fields(value: Any, kind: Type) -> Any:
         case dict(), UnionType(types=types):  # a noun or null
             return _known_fields(value, next((each for each in types if isinstance(each, StructType)), types[0]))
     return value
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Lock `target` while it is written; another process waits. The kernel frees the lock of a killed process."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(printable(f"waiting for another process that writes {target}"), file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

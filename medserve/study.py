@@ -17,6 +17,7 @@ from medserve.spec import (
     Deployment,
     Device,
     Dispatch,
+    Environment,
     LoadProfile,
     Mode,
     NotNegative,
@@ -24,10 +25,12 @@ from medserve.spec import (
     Payload,
     Positive,
     Precision,
+    Server,
     Settings,
     Share,
+    Window,
 )
-from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, find_profile
+from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, check_dataset, find_profile
 
 Value = TypeVar("Value")
 Several = Annotated[tuple[Value, ...], Meta(min_length=1)]
@@ -37,13 +40,14 @@ Own = Annotated[tuple[Value, ...], Meta(extra={"unless": "models"})]
 MOST_HOURS = 8760.0
 """A year: the longest time limit of a job."""
 
-DatasetName = Annotated[str, Meta(extra={"kind": "data set", "names": lambda: DATASETS})]
+DatasetName = Annotated[str, Meta(extra={"kind": "data set", "names": lambda: DATASETS, "check": check_dataset})]
 ArchitectureName = Annotated[str, Meta(extra={"kind": "architecture", "names": lambda: ARCHITECTURES})]
 FrameworkName = Annotated[str, Meta(extra={"kind": "framework", "names": lambda: plugins.names("train.frameworks")})]
 FormatName = Annotated[str, Meta(extra={"kind": "format", "names": lambda: ("native", *FORMATS)})]
 RuntimeName = Annotated[str, Meta(extra={"kind": "runtime", "names": lambda: plugins.names("serve.runtimes")})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile", "check": find_profile})]
 Size = Annotated[int, Meta(ge=8, le=1024)]
+NotNegativeInteger = Annotated[int, Meta(ge=0)]
 
 
 ADOPTED = "adopted"
@@ -126,6 +130,8 @@ class Study(Noun, frozen=True, kw_only=True):
     formats: Own[FormatName] = ()
     measure: Several[Measure]
     models: tuple[Model, ...] = ()
+    servers: tuple[Server, ...] = ()
+    environments: tuple[Environment, ...] = ()
     runtimes: tuple[RuntimeName, ...] = ()
     null: bool = True
     device: Device = "cpu"
@@ -140,10 +146,12 @@ class Study(Noun, frozen=True, kw_only=True):
     batch_delay_ms: NotNegative = 1.0
     deadline_ms: Positive | None = None
     launches: Count = 3
+    copies: NotNegativeInteger = 0
     objective: Objective | None = None
     seeds: Several[Annotated[int, Meta(ge=0, lt=2**32)]] = (0,)
     trained_in: FrameworkName | None = None
     unofficial: bool = False
+    window: Window | None = None
     recipe: Recipe = Recipe()
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     serves: tuple[str, ...] = ()
@@ -159,9 +167,10 @@ class Study(Noun, frozen=True, kw_only=True):
 
 
 class Training(Noun, frozen=True, kw_only=True):
-    """A checkpoint to be made."""
+    """A checkpoint to be made. `path` is where one's own images are, empty for a data set of the table."""
 
     dataset: str
+    path: str = ""
     size: int
     architecture: str
     framework: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from medserve import document, matrix, store
+from medserve import document, matrix, measures, store, tables
 from medserve.errors import BadInput, unknown
 from medserve.models import Artifact
 from medserve.study import Model, Study
@@ -29,6 +29,7 @@ EXAMPLES: dict[str, object] = {
     "runtimes": ["onnx_runtime", "openvino_cpu"],
     "deadline_ms": 50.0,
     "trained_in": "pytorch",
+    "window": [-1000.0, 400.0],
     "target_accuracy": 0.9,
     "variants": {"small_batch": {"batch": 32, "epochs": 4}},
     "serves": ["small_batch"],
@@ -52,6 +53,18 @@ EXAMPLES: dict[str, object] = {
     "objective.p99_ms": 5.0,
     "objective.accuracy": 0.9,
     "models.artifact": "mine.onnx",
+    "servers.name": "fastapi",
+    "servers.url": "http://127.0.0.1:8000",
+    "servers.command": ["uvicorn", "mine:app", "--port", "{port}"],
+    "servers.variables": {"MODEL": "{file}"},
+    "servers.environment": "fastapi",
+    "servers.needs": "the Debian package of it",
+    "servers.path": "/predict",
+    "servers.cores": 2,
+    "environments.name": "fastapi",
+    "environments.packages": ["fastapi==0.165.0", "onnxruntime==1.31.1"],
+    "environments.constraints": "constraints.txt",
+    "environments.python": "python3.12",
     "claims.who": "A. Author, 2026",
     "claims.what": "PyTorch is faster than JAX",
     "claims.where": "Table 2",
@@ -85,9 +98,14 @@ def read(name: str) -> Study:
     try:
         told = tomllib.loads(path.read_text())
         study = document.convert(told, Study)
+        for given in study.datasets:
+            if tables.is_path(given) and not Path(given).exists():
+                raise BadInput(
+                    f"data set {given}: no such folder or file, from the folder that you are in ({Path.cwd()})"
+                )
         study = msgspec.structs.replace(study, models=tuple(map(_adopted, study.models)))
         if "batch_sizes" not in told:
-            study = msgspec.structs.replace(study, batch_sizes=matrix.batches(study))
+            study = msgspec.structs.replace(study, batch_sizes=measures.batches(study))
         matrix.plan(study)
     except BadInput as error:
         raise BadInput(*(f"{path}: {line}" for line in error.lines)) from None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from medserve.errors import BadInput, unknown
+from medserve.errors import BadInput, check_name, unknown
 from medserve.models import Architecture, DatasetSpec
 from medserve.numbers import plain
 from medserve.spec import Arrivals, LoadProfile, Mistake, Mode, Noun
@@ -207,6 +207,34 @@ ADAPTER = "adapter.json"
 def scores_file(form: str, runtime: str) -> str:
     """The file of a runtime's test scores in an artifact's folder; `scores.npy` is that of the default runtime."""
     return "scores.npy" if runtime == FORMATS[form].runtime else f"scores.{runtime}.npy"
+
+
+def is_path(dataset: str) -> bool:
+    """Whether a data set is given as the path of one's own images: it has a slash, or ends in .npz."""
+    return "/" in dataset or dataset.endswith(".npz")
+
+
+def dataset_name(dataset: str) -> str:
+    """The name of a data set; of a path its last part without .npz, with `_` for what cannot be part of a name.
+
+    Raises BadInput for a path that gives no name, or the name of a data set of the table.
+    """
+    if not is_path(dataset):
+        return dataset
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(dataset).name.removesuffix(".npz"))
+    check_name("data set", name)
+    if name in DATASETS:
+        raise BadInput(
+            f"{dataset}: is called as the data set {name} of `medserve list`; rename it, or, for an archive of that "
+            "set, put it into MEDMNIST_ROOT and use --unofficial"
+        )
+    return name
+
+
+def check_dataset(dataset: str) -> None:
+    """Raise BadInput for what is neither a data set of the table nor a path."""
+    if dataset_name(dataset) == dataset and dataset not in DATASETS:
+        raise BadInput(f"{unknown('data set', dataset, DATASETS)}; a folder of one's own has a slash: ./{dataset}")
 
 
 def pick(table: Mapping[str, Row], kind: str, name: str) -> Row:

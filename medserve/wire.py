@@ -162,7 +162,8 @@ def encode_response(
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """ASGI headers (without Content-Length) and body of the response with float32 (N, classes) `scores`.
 
-    `classes` are the class names; only a response with the likeliest classes needs them.
+    `classes` are the class names; only a response with the likeliest classes needs them. Where an image may have
+    several labels, they are the likeliest labels, each with its own probability.
     """
     texts: list[str] | None = None
     datatype, shape = "FP32", scores.shape

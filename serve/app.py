@@ -82,7 +82,7 @@ class App:
     def __init__(self, artifact: Artifact, deployment: Deployment, infer: Dispatch) -> None:
         self._infer = infer
         self._name = artifact.name
-        shape, classes = artifact.image_shape, artifact.checkpoint.classes
+        shape, classes, task = artifact.image_shape, artifact.checkpoint.classes, artifact.checkpoint.task
         largest = deployment.batch_sizes[-1]
         pixels = largest * prod(shape)
         limit = HEAD_BYTES + JSON_BYTES * pixels
@@ -97,8 +97,8 @@ class App:
             is_file=False,
         )
         files = Codec(
-            decode=lambda body, _: images.decode(body, shape),
-            encode=partial(images.encode, artifact.name, pages.VERSION, classes),
+            decode=lambda body, _: images.decode(body, shape, artifact.checkpoint.window),
+            encode=partial(images.encode, artifact.name, pages.VERSION, classes, task),
             limit=images.LARGEST_FILE,
             most="one image file",
             peak_bytes=images.PEAK_BYTES,

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from medserve.errors import BadInput
+from medserve.image_files import eight_bits
+from medserve.models import Task
+from medserve.scores import THRESHOLD
+from medserve.spec import Window
 
 # Pillow would import its decoders with the first image, in a request.
 FORMATS = (
@@ -23,6 +27,7 @@ LARGEST_FILE = 16 << 20
 """Bytes of a file."""
 PEAK_BYTES = 2 * LARGEST_FILE + 8 * LARGEST
 """Bytes that the largest file takes while it is decoded: itself twice, and its pixels in two modes."""
+NO_WINDOW = "the model states no window for them, so send 8 bits"
 SCANS = 64
 SCANNED = 16 * LARGEST
 """Scans of a JPEG, and pixels of all of them, above which it is not decoded. Usual progressive ones have about ten."""
@@ -44,10 +49,11 @@ class File(NamedTuple):
     timeout_ns: int | None = None
 
 
-def decode(body: bytes, shape: tuple[int, int, int]) -> File:
+def decode(body: bytes, shape: tuple[int, int, int], window: Window | None = None) -> File:
     """One image file as what the model takes, `shape` (H, W, C): in colour, or in grey where C is 1.
 
-    Of an animation the first frame; transparency is left out. Raises BadInput for anything else.
+    Grey values of more than 8 bits pass through the window by which the model's own images were read. Of an animation
+    the first frame; transparency is left out. Raises BadInput for anything else.
     """
     height, width, channels = shape
     try:
@@ -57,10 +63,7 @@ def decode(body: bytes, shape: tuple[int, int, int]) -> File:
             _check_parts(body)
             image: Image.Image = Image.open(io.BytesIO(body), formats=FORMATS)
             _check_cost(image, body)
-            if image.mode.startswith("I"):
-                # Pillow would clip sixteen bits at 255, and make microscopy white.
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = image.convert("L" if channels == 1 else "RGB")
+            pixels = eight_bits(image, window, NO_WINDOW).convert("L" if channels == 1 else "RGB")
     except BadInput:
         raise
     except UnidentifiedImageError:
@@ -111,15 +114,23 @@ def _check_cost(image: Image.Image, body: bytes) -> None:
 
 
 def encode(
-    model: str, version: str, classes: tuple[str, ...], scores: NDArray[np.float32], file: File
+    model: str, version: str, classes: tuple[str, ...], task: Task, scores: NDArray[np.float32], file: File
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """ASGI headers (without Content-Length) and body: the classes with their probabilities, the likeliest first."""
+    """ASGI headers (without Content-Length) and body: `classes` with their probabilities, the likeliest first.
+
+    Where the task is `multi-label` they are `labels`, none of which excludes another, each with its own decision.
+    """
     (row,) = scores.tolist()
     ranked = sorted(zip(classes, row, strict=True), key=lambda pair: -pair[1])
+    named: list[dict[str, Any]] = [{"name": name, "probability": probability} for name, probability in ranked]
+    key = "classes"
+    if task == "multi-label":
+        key, named = "labels", [one | {"applies": one["probability"] > THRESHOLD} for one in named]
     answer = {
         "model_name": model,
         "model_version": version,
-        "classes": [{"name": name, "probability": probability} for name, probability in ranked],
+        "task": task,
+        key: named,
         "resized_from": file.resized_from,
     }
     return [(b"content-type", b"application/json")], msgspec.json.encode(answer)

@@ -7,6 +7,7 @@ import msgspec
 
 import medserve
 from medserve.models import Artifact
+from medserve.scores import THRESHOLD
 from medserve.spec import Deployment
 from medserve.tables import INPUT, OUTPUT
 
@@ -51,6 +52,7 @@ def pages(artifact: Artifact, deployment: Deployment) -> dict[str, bytes]:
         "max_batch_size": deployment.batch_sizes[-1],
         "input": [{"name": INPUT, "data_type": "TYPE_UINT8", "dims": artifact.image_shape}],
         "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [classes]}],
+        "parameters": {"task": {"string_value": artifact.checkpoint.task}},
     }
     content: dict[str, Any] = {
         "/v2": {"name": "medserve", "version": medserve.__version__, "extensions": EXTENSIONS},
@@ -114,17 +116,23 @@ def _infer(artifact: Artifact, largest: int) -> Schema:
     scores = _tensor(OUTPUT, ["FP32", "BYTES"], shape, data)
     outputs = {"type": "array", "items": scores, "minItems": 1, "maxItems": 1}
     response = _of_model(artifact, ("outputs",), id={"type": "string"}, outputs=outputs)
-    answer = _json("Probabilities, or the likeliest classes, of each image.", response)
+    of = "labels, none of which excludes another" if artifact.checkpoint.task == "multi-label" else "classes"
+    answer = _json(f"Probabilities of each image, or its likeliest {of}.", response)
     answer["content"]["application/octet-stream"] = {}
     return _posted({"application/json": {"schema": request}, "application/octet-stream": {}}, answer)
 
 
 def _classify(artifact: Artifact) -> Schema:
-    ranked = _object(
-        ("name", "probability"),
-        name={"enum": list(artifact.checkpoint.classes)},
-        probability={"type": "number", "minimum": 0, "maximum": 1},
-    )
+    checkpoint = artifact.checkpoint
+    key, words = "classes", "The classes, the likeliest one first."
+    properties: dict[str, Schema] = {
+        "name": {"enum": list(checkpoint.classes)},
+        "probability": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    if checkpoint.task == "multi-label":
+        key, words = "labels", "The labels, the likeliest first. Any number of them may apply: none excludes another."
+        properties["applies"] = {"type": "boolean", "description": f"Whether the probability is above {THRESHOLD}."}
+    ranked = _object(tuple(properties), **properties)
     resized_from = {
         "type": ["array", "null"],
         "items": {"type": "integer", "minimum": 1},
@@ -134,12 +142,13 @@ def _classify(artifact: Artifact) -> Schema:
     }
     response = _of_model(
         artifact,
-        ("classes", "resized_from"),
-        classes={"type": "array", "items": ranked, "minItems": 1},
+        ("task", key, "resized_from"),
+        **{key: {"type": "array", "items": ranked, "minItems": 1}},
+        task={"const": checkpoint.task},
         resized_from=resized_from,
     )
     content: Schema = {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}
-    return _posted(content, _json("The classes, the likeliest one first.", response))
+    return _posted(content, _json(words, response))
 
 
 def _tensor(name: str, datatypes: list[str], shape: Schema, data: Schema) -> Schema:

@@ -49,7 +49,7 @@ Stage = Callable[..., "subprocess.CompletedProcess[str]"]
 def run_stage(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `python -m WORDS` to its end; what it printed is text."""
     return subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, env={**os.environ, **env}, timeout=300
+        [sys.executable, "-m", *words], capture_output=True, text=True, env={**os.environ, **env}, timeout=900
     )
 
 

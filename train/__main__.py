@@ -9,6 +9,7 @@ import typer
 
 from medserve import errors, plugins
 from medserve.errors import BadInput, CannotRun, unknown
+from medserve.image_files import parse_window
 from medserve.matrix import check_size
 from medserve.models import Recipe
 from medserve.tables import ARCHITECTURES, DATASETS, pick
@@ -23,8 +24,20 @@ app = typer.Typer(
 data_commands = typer.Typer(help="List, fetch and unpack data sets.", no_args_is_help=True)
 app.add_typer(data_commands, name="data")
 
-Name = Annotated[str, typer.Argument(metavar="DATASET", help=f"One of: {', '.join(DATASETS)}.")]
-Size = Annotated[int, typer.Option(help="Height and width of the images in pixels.")]
+NAMES = f"One of: {', '.join(DATASETS)}"
+PATH = "or the path of your own images: a folder such as ./scans with a folder per class, or an .npz."
+Name = Annotated[str, typer.Argument(metavar="DATASET", help=f"{NAMES}; {PATH}")]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Height and width of the images in pixels.", show_default=f"{data.DEFAULT_SIZE}, or your own's"),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        help="LOW:HIGH, the grey values of your own images of more than 8 bits that become 0 and 255; or `file`: the "
+        "window of each DICOM file."
+    ),
+]
 Unofficial = Annotated[bool, typer.Option("--unofficial", help="Accept an archive without the official MD5.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -32,15 +45,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 @app.command("train", hidden=True)
 def run(
-    dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(DATASETS)}.")],
+    dataset: Annotated[str, typer.Option(help=f"{NAMES}; {PATH}")],
     out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
-    size: Size = 28,
+    size: Size = None,
     architecture: Annotated[str, typer.Option(help=f"One of: {', '.join(ARCHITECTURES)}.")] = "cnn",
     framework: Annotated[str, typer.Option(help="Framework that trains: a file of train/frameworks.")] = "pytorch",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe. Repeatable.")
     ] = None,
     unofficial: Unofficial = False,
+    window: Window = None,
 ) -> None:
     """Train one checkpoint, or resume a training that was killed. Uses all cores unless OMP_NUM_THREADS limits them.
 
@@ -53,7 +67,8 @@ def run(
     pick(ARCHITECTURES, "architecture", architecture)
     plugins.literals("train.frameworks", framework)
     recipe = _recipe(set_ or [])
-    loop.train(data.open_dataset(dataset, size, unofficial=unofficial), architecture, framework, recipe, out)
+    images = data.open_dataset(dataset, size, unofficial=unofficial, window=parse_window(window))
+    loop.train(images, architecture, framework, recipe, out)
 
 
 @app.command("parity")
@@ -99,13 +114,16 @@ def list_(json: Json = False) -> None:
     typer.echo(f"root: {data.root()}")
     for spec in DATASETS.values():
         typer.echo(
-            f"{spec.name:<10}  {spec.classes} classes, {spec.train}/{spec.val}/{spec.test} images, "
+            f"{spec.name:<10}  {spec.classes} classes ({spec.task}), {spec.train}/{spec.val}/{spec.test} images, "
             f"{_sizes(spec.sizes) or 'any size'}; here: {_sizes(available[spec.name]) or 'none'}; {spec.licence}"
         )
 
 
 @data_commands.command()
-def fetch(dataset: Name, size: Size = 28) -> None:
+def fetch(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"{NAMES}.")],
+    size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = data.DEFAULT_SIZE,
+) -> None:
     """Download an official archive and check its MD5. Run again, it resumes the download.
 
     Example: medserve data fetch bloodmnist --size 64
@@ -128,19 +146,21 @@ def weights(architecture: Annotated[str, typer.Argument(help="Architecture with 
 
 
 @data_commands.command()
-def prepare(dataset: Name, size: Size = 28, unofficial: Unofficial = False, json: Json = False) -> None:
+def prepare(
+    dataset: Name, size: Size = None, unofficial: Unofficial = False, window: Window = None, json: Json = False
+) -> None:
     """Unpack or draw a data set if necessary, and check the digest of every array.
 
     Example: medserve data prepare synthetic --size 64
     """
-    opened = data.open_dataset(dataset, size, unofficial=unofficial, thorough=True)
+    opened = data.open_dataset(dataset, size, unofficial=unofficial, thorough=True, window=parse_window(window))
     if not json:
         typer.echo(opened.folder)
         return
     _print_json(
         {
-            "dataset": dataset,
-            "size": size,
+            "dataset": opened.name,
+            "size": opened.size,
             "digest": opened.digest,
             "unofficial": opened.unofficial,
             "folder": str(opened.folder.resolve()),

@@ -1,7 +1,6 @@
 """The official archives: their addresses and digests, and their download."""
 
 import ast
-import fcntl
 import http.client
 import importlib.util
 import shutil
@@ -9,15 +8,13 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medserve.errors import BadInput, CannotRun, printable
 from medserve.progress import Progress
 from medserve.spec import Noun
-from medserve.store import CHUNK, commit, file_digest
+from medserve.store import CHUNK, commit, file_digest, locked
 
 MB = 1_000_000
 SHA256_LENGTH = 64
@@ -126,16 +123,3 @@ def _download(url: str, partial: Path) -> None:
 def say(line: str) -> None:
     """Print a line for the user to standard error; standard output is for programs."""
     print(printable(line), file=sys.stderr, flush=True)
-
-
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Lock `target` while it is written; another process waits. The kernel frees the lock of a killed process."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that writes {target}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

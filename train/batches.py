@@ -18,7 +18,10 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def batches(data: Dataset, recipe: Recipe, epoch: int) -> Iterator[Batch]:
-    """Batches of the training split: uint8 (batch, H, W, 3) images, int64 (batch,) labels. `epoch` counts from 0."""
+    """Batches of the training split: uint8 (batch, H, W, C) images, int64 (batch,) or (batch, classes) labels.
+
+    `epoch` counts from 0.
+    """
     labels = data.labels("train")
     rng = np.random.Generator(np.random.PCG64([recipe.seed, epoch]))
     used = len(labels) // recipe.batch * recipe.batch

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 from medserve import document, plugins
 from medserve.errors import BadInput, CannotRun
 from medserve.machine import process_facts, versions
-from medserve.models import Architecture, Checkpoint, Epoch, Recipe, Split
+from medserve.models import Architecture, Checkpoint, Epoch, Recipe, Split, Task
 from medserve.progress import Progress, duration
-from medserve.scores import score
+from medserve.scores import score, shares_right
 from medserve.spec import Noun
 from medserve.store import check_digests, digests, new_folder, read_checkpoint, read_json, write_json
 from medserve.tables import ARCHITECTURES, pick
@@ -59,11 +59,11 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
 
     Raises BadInput for an invalid recipe or `out`, CannotRun with the step number when a loss is not finite.
     """
-    network = pick(ARCHITECTURES, "architecture", architecture).for_channels(data.spec.channels)
+    network = pick(ARCHITECTURES, "architecture", architecture).for_channels(data.channels)
     _check(recipe, data)
     digest, weights = pretrained.initial(recipe.initial, network)
     inputs = Inputs(
-        dataset=data.spec.name,
+        dataset=data.name,
         size=data.size,
         architecture=architecture,
         framework=framework,
@@ -91,7 +91,7 @@ def train(data: Dataset, architecture: str, framework: str, recipe: Recipe, out:
             if last <= len(state.history) < recipe.epochs:
                 continue
             initial = InitialState(weights=weights, class_weights=_class_weights(recipe, data))
-            trainer = _trainer(network, framework, phase, initial, len(data.classes), steps)
+            trainer = _trainer(network, framework, phase, initial, len(data.classes), steps, data.task)
             if saved is not None and len(state.history) > first:
                 restore(trainer, saved)
             for epoch in range(len(state.history), last):
@@ -147,7 +147,7 @@ def _check(recipe: Recipe, data: Dataset) -> None:
         raise BadInput(*(f"recipe: {line}" for line in error.lines)) from None
     images, random = len(data.labels("train")), recipe.initial in ("", COMMON)
     bounds = (
-        ("batch", recipe.batch <= images, f"from 2 to the {images} training images"),
+        ("batch", recipe.batch <= images, f"from 2 to the {images} training images (--set batch={min(32, images)})"),
         ("shift", recipe.shift < data.size, f"from 0 to {data.size - 1} pixels"),
         ("head_epochs", recipe.head_epochs <= recipe.epochs, f"from 0 to the {recipe.epochs} epochs"),
         ("trains", recipe.trains == "all" or not random, "all, because the rest would stay random"),
@@ -175,21 +175,35 @@ def _finished_checkpoint(out: Path, inputs: Inputs) -> Checkpoint | None:
 
 
 def _class_weights(recipe: Recipe, data: Dataset) -> NDArray[np.float32] | None:
-    """Inverse class frequencies, float32 (classes,), with mean 1 over the training images; None if not `balanced`."""
+    """Inverse class frequencies, float32 (classes,), with mean 1 over the training images; None if not `balanced`.
+
+    With several labels per image each label weighs as two classes, float32 (2, classes): those of the weighted loss of
+    CheXNet (Rajpurkar et al., 2017), scaled to the same mean.
+    """
     if not recipe.balanced:
         return None
-    counts = np.bincount(data.labels("train"), minlength=len(data.classes))
-    weights: NDArray[np.float64] = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    labels = data.labels("train")
+    if labels.ndim == 2:
+        counts = np.stack([len(labels) - labels.sum(0), labels.sum(0)])
+    else:
+        counts = np.bincount(labels, minlength=len(data.classes))
+    weights: NDArray[np.float64] = len(labels) / (len(counts) * np.maximum(counts, 1))
     return weights.astype(np.float32)
 
 
 def _trainer(
-    network: Architecture, framework: str, recipe: Recipe, initial: InitialState, classes: int, steps: int
+    network: Architecture,
+    framework: str,
+    recipe: Recipe,
+    initial: InitialState,
+    classes: int,
+    steps: int,
+    task: Task = "multi-class",
 ) -> Trainer:
     rates = learning_rates(recipe, recipe.epochs * steps)
     create = plugins.load("train.frameworks", framework).create
     try:
-        trainer: Trainer = create(network, classes, recipe, rates, initial)
+        trainer: Trainer = create(network, classes, recipe, rates, initial, task)
     except BadInput as error:
         raise BadInput(f"{recipe.initial}: {error}") from None
     if trainer.parameters != (expected := network.parameters(classes, recipe.hidden)):
@@ -239,7 +253,7 @@ def _train_epoch(trainer: Trainer, data: Dataset, state: State, epoch: int, prog
     record = Epoch(
         epoch=epoch + 1,
         loss=float(np.mean(losses)),
-        val_accuracy=float(np.mean(scores.argmax(1) == data.labels("val"))),
+        val_accuracy=float(shares_right(data.labels("val"), scores).mean()),
         seconds=elapsed,
         cpu_seconds=cpu,
         images_per_second=recipe.batch / float(np.median(seconds)),
@@ -275,16 +289,19 @@ def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) 
             name=out.name,
             **msgspec.structs.asdict(inputs),
             classes=data.classes,
-            channels=data.spec.channels,
+            task=data.task,
+            channels=data.channels,
             parameters=trainer.parameters,
             computation=computation(
-                ARCHITECTURES[inputs.architecture].for_channels(data.spec.channels),
+                ARCHITECTURES[inputs.architecture].for_channels(data.channels),
                 data.size,
                 len(data.classes),
                 inputs.recipe.hidden,
             ),
             unofficial=data.unofficial,
-            licence=data.spec.licence,
+            unpacked=data.unpacked,
+            window=data.window,
+            licence=data.licence,
             history=state.history,
             test=score(labels, probabilities),
             train_seconds=sum(epoch.seconds for epoch in state.history),
@@ -295,9 +312,9 @@ def _write_checkpoint(trainer: Trainer, data: Dataset, state: State, out: Path) 
             files=digests(folder, without="checkpoint.json"),
         )
         write_json(folder / "checkpoint.json", checkpoint)
-    test = checkpoint.test
+    test, of = checkpoint.test, " of labels" if checkpoint.task == "multi-label" else ""
     say(
-        f"{out}: test accuracy {test.accuracy:.4f}, balanced {test.balanced_accuracy:.4f}, AUC {test.auc:.4f}; "
+        f"{out}: test accuracy{of} {test.accuracy:.4f}, balanced {test.balanced_accuracy:.4f}, AUC {test.auc:.4f}; "
         f"{duration(checkpoint.train_seconds)}, {checkpoint.images_per_second:.0f} images/s"
     )
     return checkpoint

@@ -77,7 +77,9 @@ def compare_frameworks(folder: Path, frameworks: list[str]) -> list[ParityResult
             layers=len(layers),
             divergence=divergence(expected, layers),
             logits=_logits_share(expected, layers),
-            certificate=compare(scores, reference, labels, runtime=framework, versions=machine.versions()),
+            certificate=compare(
+                scores, reference, labels, task=checkpoint.task, runtime=framework, versions=machine.versions()
+            ),
         )
         for framework, (layers, scores) in results.items()
     ]
@@ -131,7 +133,9 @@ def compute(folder: Path, framework: str, out: Path) -> None:
     `layers.npz` holds the layer outputs for a few test images, `scores.npy` the scores of the test split.
     """
     checkpoint = store.read_checkpoint(folder)
-    images = data.open_dataset(checkpoint.dataset, checkpoint.size, unofficial=checkpoint.unofficial)
+    images = data.open_dataset(
+        checkpoint.unpacked or checkpoint.dataset, checkpoint.size, unofficial=checkpoint.unofficial
+    )
     if images.digest != checkpoint.data_digest:
         raise BadInput(
             f"{checkpoint.dataset} at {checkpoint.size} px is not the data that {checkpoint.name} was trained on; "
@@ -147,7 +151,9 @@ def compute(folder: Path, framework: str, out: Path) -> None:
     spread = np.linspace(0, len(images.labels("test")) - 1, IMAGES).astype(int)
     np.savez(out / "layers.npz", **canonical.outputs(network, images.take("test", spread)))
     del network
-    trainer = plugins.load("train.frameworks", framework).create(*inputs, np.zeros(1, np.float32), initial)
+    trainer = plugins.load("train.frameworks", framework).create(
+        *inputs, np.zeros(1, np.float32), initial, checkpoint.task
+    )
     np.save(out / "scores.npy", loop.predict(trainer, images, "test", checkpoint.recipe.batch))
 
 

@@ -2,10 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -13,39 +11,22 @@ import typer
 from numpy.typing import NDArray
 
 from export.adopt import Found
+from export.adopt._artifact import Made, write
+from export.adopt._expected import beside_commonest, check, in_order
 from export.adopt._images import Given, read
+from export.artifact import further_runtimes
 from export.golden import IMAGES, draw
-from medserve import errors, machine, plugins, process, stage, store
+from medserve import errors, plugins, process, store
 from medserve.adopted import prepare, probabilities
-from medserve.certificate import LIMIT, check, unproven
 from medserve.errors import BadInput, CannotRun
-from medserve.models import Adopted, Artifact, Certificate, Checkpoint, Contract, Golden, Recipe, Scores
-from medserve.scores import score
-from medserve.study import ADOPTED
-from medserve.tables import DATASETS, FORMATS, pick, title
+from medserve.image_files import parse_window
+from medserve.models import Adopted, Contract, Golden, Task
+from medserve.tables import title
 
 DRAWN = 64
 """Images that are drawn where none are given."""
 SURE = 1e-3
-"""What gives numbers that are not negative, and add up to 1 within this, gives probabilities."""
-QUANTILE = 1.96
-"""The two-sided 95 % quantile of the standard normal distribution."""
-
-
-class _Made(NamedTuple):
-    """What is known of a model: where it is from, what it gives for which images, and which of them are shown.
-
-    `images` is what was asked for, `scores` float32 (N, classes) of the file itself, `shown` golden images with theirs.
-    """
-
-    source: Adopted
-    parameters: int
-    given: Given
-    scores: NDArray[np.float32]
-    names: tuple[str, ...]
-    images: str | None
-    golden: Golden
-    shown: tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""What gives numbers from 0 to 1 that add up to 1 within this gives probabilities; a sigmoid's need not add up."""
 
 
 def adopt(
@@ -61,6 +42,13 @@ def adopt(
         typer.Option(
             help="A folder of images, or of a folder per class; .npy; .npz; a data set's name.",
             show_default="drawn ones",
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="LOW:HIGH, the grey values of image files of more than 8 bits that become 0 and 255; or `file`: the "
+            "window of each DICOM file."
         ),
     ] = None,
     reference: Annotated[
@@ -89,7 +77,11 @@ def adopt(
         typer.Option(help="What it gives.", show_default="as its scores look"),
     ] = None,
     activation: Annotated[
-        Literal["softmax", "sigmoid"] | None, typer.Option(help="Of logits.", show_default="sigmoid of a single one")
+        Literal["softmax", "sigmoid"] | None,
+        typer.Option(
+            help="Of logits. A sigmoid of several: an image may have several labels.",
+            show_default="sigmoid of a single one, or for several labels per image",
+        ),
     ] = None,
     output: Annotated[str, typer.Option(help="The output, where it has several.")] = "",
     classes: Annotated[str, typer.Option(help="Names of the classes in the order of the scores, with commas.")] = "",
@@ -113,11 +105,8 @@ def adopt(
     form = form or adopter.WRITES[0]
     if form not in adopter.WRITES:
         raise BadInput(f"{title(name)} models are not written as {form}; there is: {', '.join(adopter.WRITES)}")
-    row = pick(FORMATS, "format", form)
-    further_runtimes = [other for other in dict.fromkeys(runtime or ()) if other != row.runtime]
-    for other in further_runtimes:
-        if form not in (reads := plugins.literals("serve.runtimes", other)["READS"]):
-            raise BadInput(f"--runtime {other} reads {', '.join(reads) or 'no model'}, not {form}")
+    further = further_runtimes(runtime or (), form)
+    stated = parse_window(window)
     digest = _digest(model)
     if (out / store.ARTIFACT).is_file():
         print(f"{out}: replaces the artifact that is there", file=sys.stderr)
@@ -126,23 +115,37 @@ def adopt(
     contract = _contract(model, found, size, channels, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
     given = Given(draw(DRAWN, contract.size)[..., : contract.channels])
     if images is not None:
-        given = read(images, contract.size if found.shape or size else None, contract.channels)
+        given = read(images, contract.size if found.shape or size else None, contract.channels, stated)
         contract = msgspec.structs.replace(contract, size=given.images.shape[1])
     raw = _own_scores(model, adopter, contract, given.images)
     single = raw.shape[1] == 1
     if single and activation == "softmax":
         raise BadInput(f"{model}: gives one number per image, of which a softmax is always 1; use --activation sigmoid")
-    looks = (raw >= 0).all() and ((raw <= 1).all() if single else (abs(raw.sum(1) - 1) < SURE).all())
+    several = given.labels is not None and given.labels.ndim == 2
+    if several and activation == "softmax":
+        raise BadInput(f"{images}: several labels per image, which a softmax excludes; use --activation sigmoid")
+    activation = activation or ("sigmoid" if single or several else "softmax")
+    if found.takes == "uint8" and (mean, std, scale) != ("0", "1", 1 / 255):
+        raise BadInput(f"{model}: takes bytes as they are; leave out --scale, --mean and --std")
+    looks = (raw >= 0).all() and ((raw <= 1) if activation == "sigmoid" else abs(raw.sum(1) - 1) < SURE).all()
+    if looks and gives == "logits" and not single:
+        raise BadInput(f"{model}: its scores are probabilities already (--gives probabilities): they add up to 1")
     contract = msgspec.structs.replace(
         contract,
         outputs=raw.shape[1],
         gives=gives or ("probabilities" if looks else "logits"),
-        activation=activation or ("sigmoid" if single else "softmax"),
+        activation=activation,
     )
+    task: Task = "binary" if contract.classes == 2 else "multi-class"
+    # Without labels, a model with a sigmoid per output is taken to decide about each of them.
+    if several or (given.labels is None and activation == "sigmoid" and not single):
+        task = "multi-label"
     scores = probabilities(raw, contract).astype(np.float32)
-    names = tuple(filter(None, classes.split(","))) or given.classes
-    names = names or tuple(f"class {place}" for place in range(contract.classes))
-    _check(model, scores, given, names, reference, anyway)
+    names = tuple(filter(None, classes.split(",")))
+    if names and given.classes and given.named:
+        given = in_order(given, names)
+    names = names or given.classes or tuple(f"class {place}" for place in range(contract.classes))
+    check(model, scores, given, names, reference, anyway)
     source = Adopted(
         source=model.name, digest=digest, contract=contract, reference="drawn" if images is None else "given"
     )
@@ -151,16 +154,11 @@ def adopt(
     if golden == "drawn":
         drawn = draw(IMAGES, contract.size)[..., : contract.channels]
         shown = drawn, probabilities(_own_scores(model, adopter, contract, drawn), contract).astype(np.float32)
-    made = _Made(source, found.parameters, given, scores, names, images, golden, shown)
-    artifact = _write(out, made, form, further_runtimes, lambda path: adopter.write(model, contract, form, path))
+    made = Made(source, found.parameters, given, scores, names, task, images, stated, golden, shown)
+    artifact = write(out, made, form, further, lambda path: adopter.write(model, contract, form, path))
     print(f"{out}: {_words(contract)}", file=sys.stderr)
-    if (share := artifact.checkpoint.test.accuracy) is not None:
-        commonest = _commonest(given.labels, contract.classes)
-        print(
-            f"{out}: right on {share * 100:.2f} % of {len(scores)} images, where the commonest class alone has "
-            f"{commonest * 100:.2f} %",
-            file=sys.stderr,
-        )
+    if (share := artifact.checkpoint.test.accuracy) is not None and given.labels is not None:
+        print(f"{out}: {beside_commonest(share, given.labels, contract.classes, 2)}", file=sys.stderr)
     for proof in artifact.certificates:
         state = "valid" if proof.valid else f"NOT valid: {proof.reason}"
         error = "not finite" if proof.max_abs is None else f"{proof.max_abs:.1e}"
@@ -265,140 +263,6 @@ def _own_scores(model: Path, adopter: Any, contract: Contract, images: NDArray[n
     if not np.isfinite(raw).all():
         raise BadInput(f"{model}: its scores are not finite on these images; see --scale, --mean and --std")
     return raw
-
-
-def _check(
-    model: Path,
-    scores: NDArray[np.float32],
-    given: Given,
-    names: tuple[str, ...],
-    reference: Path | None,
-    anyway: bool,
-) -> None:
-    """Raise BadInput when the scores of the file are not those that are expected of it."""
-    count, found = scores.shape
-    if len(names) != found:
-        raise BadInput(f"{model}: gives scores of {found} classes, and there are {len(names)}: {', '.join(names[:8])}")
-    hint = "is it prepared as it was trained? see --layout, --scale, --mean, --std and --gives"
-    if reference is not None:
-        expected = np.load(reference, allow_pickle=False)
-        if expected.shape != scores.shape:
-            raise BadInput(f"{reference}: {expected.shape}; expected {scores.shape}, a row per image")
-        error = float(np.abs(expected - scores).max())
-        if not error <= LIMIT:
-            row = int(np.abs(expected - scores).max(1).argmax())
-            raise BadInput(f"{model}: differs from {reference.name} by {error:.2e} (image {row}); {hint}")
-    if given.labels is None:
-        return
-    if given.labels.min() < 0 or given.labels.max() >= found:
-        raise BadInput(
-            f"label {given.labels.min()} or {given.labels.max()}: the model has the classes 0 to {found - 1}"
-        )
-    share = float((scores.argmax(1) == given.labels).mean())
-    commonest = _commonest(given.labels, found)
-    # Of the normal approximation: a model that is better than that in truth is very rarely refused.
-    above = share + QUANTILE * np.sqrt(commonest * (1 - commonest) / count)
-    if above < commonest and not anyway:
-        raise BadInput(
-            f"{model}: right on {share * 100:.1f} % of {count} images, where the commonest class alone has "
-            f"{commonest * 100:.1f} %; {hint}; --anyway adopts it all the same"
-        )
-
-
-def _commonest(labels: NDArray[np.int64] | None, classes: int) -> float:
-    """The share of the commonest class."""
-    return 0.0 if labels is None else float(np.bincount(labels, minlength=classes).max() / len(labels))
-
-
-def _write(
-    out: Path, made: _Made, form: str, further_runtimes: list[str], write_model: Callable[[Path], None]
-) -> Artifact:
-    row = FORMATS[form]
-    with store.new_folder(out) as partial, TemporaryDirectory() as scratch:
-        path = partial / row.path
-        path.parent.mkdir()
-        with process.quiet():
-            write_model(path)
-        np.savez(partial / "golden.npz", images=made.shown[0], scores=made.shown[1])
-        np.save(partial / "reference.npy", made.scores)
-        data, home = Path(scratch) / "data", Path(scratch) / "checkpoint"
-        data.mkdir()
-        home.mkdir()
-        np.save(data / "test_images.npy", made.given.images)
-        np.save(home / "test_scores.npy", made.scores)
-        if made.given.labels is not None:
-            for labels in (data / "test_labels.npy", home / "test_labels.npy", partial / "labels.npy"):
-                np.save(labels, made.given.labels)
-        checkpoint = _checkpoint(out.name, made, store.digests(home, without="checkpoint.json"))
-        store.write_json(home / "checkpoint.json", checkpoint)
-        words = ["-m", "export.verify", *map(str, (partial, home, data)), form]
-        certificate = _certify(partial, [*words, row.runtime, "float32", made.golden])
-        further = []
-        for name in further_runtimes:
-            try:
-                further.append(_certify(partial, [*words, name, "float32", made.golden]))
-            except CannotRun as error:
-                further.append(unproven(certificate.images, name, str(error)))
-        artifact = Artifact(
-            name=out.name,
-            adopted=made.source,
-            format=form,
-            opset=None,
-            compiled_for=machine.target(row.compiled_by) if row.compiled_by else None,
-            checkpoint=checkpoint,
-            certificate=certificate,
-            further=tuple(further),
-            model_bytes=sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()),
-            golden=made.golden,
-            versions=machine.versions(),
-            files=store.digests(partial, without=store.ARTIFACT),
-        )
-        check(artifact)
-        store.write_json(partial / store.ARTIFACT, artifact)
-    return artifact
-
-
-def _checkpoint(name: str, made: _Made, files: dict[str, str]) -> Checkpoint:
-    """The manifest of what was not trained here: a network that is known by its scores alone."""
-    labels, scores, contract = made.given.labels, made.scores, made.source.contract
-    try:
-        test = None if labels is None else score(labels, scores)
-    except BadInput:  # a class without an image has no AUC
-        right = float((scores.argmax(1) == labels).mean())
-        test = Scores(accuracy=right, balanced_accuracy=None, auc=None, images=len(scores))
-    # Accuracies on other images, or by other labels, are not comparable.
-    known = b"" if labels is None else labels.tobytes()
-    digest = hashlib.sha256(made.given.images.tobytes() + known).hexdigest()
-    own = made.images if made.images in DATASETS else f"own-{digest[:8]}"
-    return Checkpoint(
-        name=name,
-        dataset="drawn" if made.images is None else str(own),
-        size=contract.size,
-        channels=contract.channels,
-        classes=made.names,
-        architecture=name,
-        framework=ADOPTED,
-        recipe=Recipe(),
-        parameters=made.parameters,
-        data_digest=digest,
-        unofficial=False,
-        licence="",
-        history=(),
-        test=test or Scores(accuracy=None, balanced_accuracy=None, auc=None, images=len(scores)),
-        train_seconds=0.0,
-        images_per_second=0.0,
-        compile_seconds=0.0,
-        versions={},
-        files=files,
-    )
-
-
-def _certify(folder: Path, words: list[str]) -> Certificate:
-    stage.ask(words)
-    path = folder / "certificate.json"
-    certificate = store.read_json(path, Certificate)
-    path.unlink()
-    return certificate
 
 
 def _words(contract: Contract) -> str:

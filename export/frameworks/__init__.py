@@ -5,7 +5,8 @@ the int8 model is made from the exported one.
 
 `export(checkpoint, weights, form, path)` builds the checkpoint's network, puts the canonical `weights` into it and
 writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
-`probabilities` float32 (N, classes). It raises CannotRun with the reason when the framework's exporter cannot.
+`probabilities` float32 (N, classes), by a softmax, or a sigmoid where the task is `multi-label`. It raises
+CannotRun with the reason when the framework's exporter cannot.
 
 `scores(checkpoint, weights, images)` runs the same network in the framework itself, nothing exported: uint8
 (N, H, W, C) images to float32 (N, classes) probabilities.

@@ -59,7 +59,8 @@ def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
 
     def classifier(image: jax.Array) -> jax.Array:
         # The weights are constants of this function, and so of what is traced from it.
-        return jax.nn.softmax(network(image))
+        logits = network(image)
+        return jax.nn.sigmoid(logits) if checkpoint.task == "multi-label" else jax.nn.softmax(logits)
 
     return classifier
 

@@ -15,7 +15,7 @@ from tensorflow.lite.python.convert import ConverterError
 from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.models import Checkpoint
+from medserve.models import Checkpoint, Task
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")
@@ -39,7 +39,7 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> N
         # Given arrays for its variables, the network's weights become constants. Variables are read in every call,
         # which is a sixth of the time of one small image.
         logits, _ = network.stateless_call(trained, statistics, image, training=False)
-        return {OUTPUT: tf.nn.softmax(logits)}
+        return {OUTPUT: _activated(logits, checkpoint.task)}
 
     write(classify, form, path)
 
@@ -59,7 +59,11 @@ def write(
 def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     tf.config.experimental.enable_tensor_float_32_execution(False)  # its error is above the certificate's limit
-    return tf.nn.softmax(build("keras_tf", checkpoint, weights)(images, training=False)).numpy()
+    return _activated(build("keras_tf", checkpoint, weights)(images, training=False), checkpoint.task).numpy()
+
+
+def _activated(logits: tf.Tensor, task: Task) -> tf.Tensor:
+    return tf.sigmoid(logits) if task == "multi-label" else tf.nn.softmax(logits)
 
 
 def _tflite(classify: tf.types.experimental.PolymorphicFunction, path: Path) -> None:

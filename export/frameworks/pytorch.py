@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
-from medserve.models import Checkpoint
+from medserve.models import Checkpoint, Task
 from medserve.spec import Precision
 from medserve.tables import INPUT, OPSET, OUTPUT, SINGLE
 
@@ -24,15 +24,17 @@ BATCH_IS_FREE = {0: torch.export.Dim("batch")}
 
 
 class Classifier(torch.nn.Module):
-    """The network with its softmax: what is deployed."""
+    """The network with its softmax, or its sigmoid per label: what is deployed."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, task: Task) -> None:
         super().__init__()
         self.network = network
+        self.task = task
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, C) to float32 (N, classes) probabilities."""
-        return self.network(image).float().softmax(1)
+        logits: torch.Tensor = self.network(image).float()
+        return logits.sigmoid() if self.task == "multi-label" else logits.softmax(1)
 
 
 def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
@@ -40,7 +42,7 @@ def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, prec
     network = build("pytorch", checkpoint, weights)
     if precision == "bfloat16":
         _reduce(network)
-    classifier = Classifier(network).eval()
+    classifier = Classifier(network, checkpoint.task).eval()
     write(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), form, path)
 
 
@@ -54,11 +56,12 @@ def write(classifier: torch.nn.Module, shape: tuple[int, int, int], form: str, p
 def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `export.frameworks`."""
     with torch.inference_mode():
-        return Classifier(build("pytorch", checkpoint, weights)).eval()(torch.from_numpy(images)).numpy()
+        classifier = Classifier(build("pytorch", checkpoint, weights), checkpoint.task).eval()
+        return classifier(torch.from_numpy(images)).numpy()
 
 
 def _reduce(network: torch.nn.Module) -> None:
-    """All in bfloat16 but the normalisation of the image, whose bytes would not fit, and the softmax."""
+    """All in bfloat16 but the normalisation of the image, whose bytes would not fit, and the activation."""
     network.bfloat16()
     network.normalise.float()
     network.normalise.register_forward_hook(lambda _module, _images, normalised: normalised.bfloat16())
@@ -73,9 +76,10 @@ def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
 def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
     """Machine code for any batch, and for one image: weights are packed for the batch that it was compiled with."""
     # Frozen, weights become constants of the code in the layout that its kernels want. The number of threads is not
-    # one of them: it is the deployment's. A profiler that does not run costs nanoseconds per kernel.
+    # one of them: it is the deployment's. A profiler that does not run costs nanoseconds per kernel. Frozen code for a
+    # free batch of one channel gives wrong scores: the layout of such images is ambiguous (pytorch/pytorch#121400).
     settings = {
-        "freezing": True,
+        "freezing": example.shape[-1] > 1,
         "cpp.dynamic_threads": True,
         "cpp.enable_kernel_profile": sys.platform == "linux",
     }

@@ -1,7 +1,7 @@
 """Percentiles of launches, and 95 % intervals: Student's t over launches, Wilson's for shares of images."""
 
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, exp, isfinite, log, sqrt
+from math import ceil, exp, inf, isfinite, log, sqrt
 from statistics import fmean, stdev
 from typing import Self
 
@@ -11,6 +11,7 @@ import scipy  # which imports its parts when they are used; a launch uses none
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from medserve.scores import paired_change
 from medserve.spec import Noun
 
 LEVEL = 0.95
@@ -117,8 +118,34 @@ def wilson(share: float, count: int) -> Interval:
     return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
+def paired_difference(
+    first: Sequence[NDArray[np.float64]], second: Sequence[NDArray[np.float64]], level: float = LEVEL
+) -> Interval:
+    """The mean share of right decisions of one side's networks less the other's, on the same images, at a confidence.
+
+    Each side has one array (seeds, images) per configuration, and is the mean over them. Images and, where there are
+    several, seeds are the sources of variance. That of the images is the adjusted one for matched pairs (Agresti & Min
+    2005), as in `medserve.scores.paired_change`; that of the seeds is Student's, pooled by Welch and Satterthwaite.
+    """
+    per_image = [np.mean([one.mean(0) for one in side], axis=0) for side in (first, second)]
+    change, error = paired_change(*per_image)
+    parts = [
+        (float(one.mean(1).var(ddof=1)) / len(one) / len(side) ** 2, len(one) - 1)
+        for side in (first, second)
+        for one in side
+        if len(one) > 1
+    ]
+    variance = error**2 + sum(part for part, _ in parts)
+    wrong = sum(part**2 / freedom for part, freedom in parts)
+    half = half_width(sqrt(variance), variance**2 / wrong if wrong else inf, level)
+    return Interval(value=float(per_image[0].mean() - per_image[1].mean()), low=change - half, high=change + half)
+
+
 def difference_of_shares(first: float, second: float, count: int) -> Interval:
-    """The first of two shares of `count` images less the second, with its interval (Newcombe 1998, method 10)."""
+    """The first of two shares of `count` images less the second, with its interval (Newcombe 1998, method 10).
+
+    For shares of which no answers are kept; of the same images `paired_difference` is narrower.
+    """
     a, b = wilson(first, count), wilson(second, count)
     value = first - second
     low = value - sqrt((first - (a.low or 0.0)) ** 2 + ((b.high or 1.0) - second) ** 2)

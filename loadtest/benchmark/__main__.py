@@ -30,7 +30,7 @@ from loadtest.benchmark import blocking, other_clients, rooflines, searches
 from loadtest.benchmark.bench import FIGURES, Bench, Line
 from loadtest.results.tabular import Cell, Column, Table, as_markdown
 from loadtest.results.tabular import Line as TableLine
-from medserve import errors
+from medserve import errors, study_file
 from medserve.errors import CannotRun
 from medserve.tables import pick
 
@@ -169,31 +169,29 @@ def serving(
         Path | None,
         typer.Argument(metavar="[ARTIFACT]", help="Exported ONNX model.", show_default="one of 28 px is made"),
     ] = None,
-    peers: Annotated[str, typer.Option(help="Other servers, with commas; '' for none.")] = "all",
+    study: Annotated[str, typer.Option(help="Study that names the other servers.")] = "servers",
+    only: Annotated[str, typer.Option(help="Of these, with commas; '' for none.")] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each server; the medians are shown.")] = 12,
     requests: Annotated[int, typer.Option(min=100, help="Requests per round.")] = 1000,
-    environments: Annotated[Path, typer.Option(help="Folder for their environments, which are kept.")] = Path(
-        "build/peers"
-    ),
     json: Json = False,
 ) -> None:
-    """Compare the wrapper with FastAPI, Starlette, LitServe, MLServer and BentoML; measure batching and JSON.
+    """Compare the wrapper with the servers of a study by a client that never sleeps; measure batching and JSON.
 
-    Each is installed into an environment of its own, about 1.5 GB together, and suspended while others are measured.
+    Each is installed into an environment of its own, and suspended while others are measured.
     Exit code 1 when a target is missed. Example: python -m loadtest.benchmark serving --rounds 3
     """
     from loadtest.benchmark.serving import batching, comparison, decoding
-    from loadtest.benchmark.serving.peers import PEERS
 
-    names = [peer.name for peer in PEERS]
-    chosen = names if peers == "all" else [name for name in peers.split(",") if name]
+    asked = study_file.read(study)
+    names = comparison.installable(asked)
+    chosen = names if only == "all" else [name for name in only.split(",") if name]
     for name in chosen:
-        pick(dict.fromkeys(names), "peer", name)
+        pick(dict.fromkeys(names), "server", name)
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), 1.0, artifact)
         model = comparison.check_model(artifact or comparison.train_and_export(bench))
-        rows = comparison.compare(bench, model, environments.resolve(), chosen, rounds, requests)
+        rows = comparison.compare(bench, model, asked, chosen, rounds, requests)
         lines = [
             *comparison.targets(rows),
             *batching.gains(bench, model, rounds, requests),

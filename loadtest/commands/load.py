@@ -13,8 +13,9 @@ from loadtest.commands import load_runs, slo_search
 from loadtest.commands.shared import Batch, Json, Seed, Warmup
 from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
-from medserve import machine
+from medserve import machine, plugins
 from medserve.errors import BadInput
+from medserve.matrix import BODIES, OIP
 from medserve.spec import Arrivals, LoadProfile
 
 
@@ -51,6 +52,12 @@ def load(
         float, typer.Option(min=0.1, help="Minutes of load after which the search for an objective ends.")
     ] = MOST_SECONDS / 60,
     batch: Batch = 1,
+    body: Annotated[
+        str, typer.Option(help=f"What requests and answers look like: {', '.join(plugins.names(BODIES))}.")
+    ] = OIP,
+    path: Annotated[
+        str, typer.Option(help="Path of a prediction, where the body has another.", show_default="the body's own")
+    ] = "",
     images: Annotated[
         Path | None, typer.Option(help="Images to send, .npy, uint8 (N, H, W, C).", show_default="random")
     ] = None,
@@ -78,7 +85,7 @@ def load(
     out: Annotated[Path | None, typer.Option(help="Parquet file for the raw record of every request.")] = None,
     json: Json = False,
 ) -> None:
-    """Load-test any server of the Open Inference Protocol v2, this program's or another.
+    """Load-test any server of the Open Inference Protocol v2, this program's or another, or one of another --body.
 
     Exit code 1 when requests failed or were answered wrongly, and when the generator was late.
 
@@ -100,7 +107,7 @@ def load(
         asked = Load(
             url=url.rstrip("/"), model=model or "", profile=profile, images=_absolute(images),
             expected=_absolute(expect), out=_absolute(out), seed=seed, cpus=machine.divide_cpus(1)[1],
-            timeout_seconds=timeout, audit=f"{scratch}/audit.parquet" if audit else None,
+            timeout_seconds=timeout, body=body, path=path, audit=f"{scratch}/audit.parquet" if audit else None,
         )  # fmt: skip
         numbered = slo is not None or steps is not None
         runs = load_runs.Runs(fitted(asked), processes, Path(scratch), numbered, strict)
@@ -168,7 +175,13 @@ def fitted(asked: Load) -> Load:
     opened = None if asked.images is None else payload.open_images(Path(asked.images))
     if asked.expected is not None and opened is not None:
         payload.open_scores(Path(asked.expected), len(opened))
-    model, shape = payload.describe(asked.url, asked.model or None)
+    if asked.body.startswith(OIP):
+        model, shape = payload.describe(asked.url, asked.model or None)
+    elif opened is None:
+        raise BadInput(f"a server of the body {asked.body} does not say what images it takes; give --images")
+    else:
+        plugins.literals(BODIES, asked.body)
+        model, shape = asked.model or "model", opened.shape[1:]
     if opened is not None and opened.shape[1:] != shape:
         raise BadInput(f"{asked.images}: images of {opened.shape[1:]}; {model} takes {shape}")
     return msgspec.structs.replace(asked, model=model, shape=shape)

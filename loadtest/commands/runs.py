@@ -18,12 +18,13 @@ from loadtest.commands.shared import Json, and_more, print_figures
 from loadtest.results import bundle as bundles
 from loadtest.results import pairs, record_summary, table, writers
 from loadtest.results.launch_summary import SHARES
-from loadtest.results.row import Row
+from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal, interval_cell
 from loadtest.results.verify import verify as derive_again
 from medserve import store
 from medserve.errors import BadInput, CannotRun
-from medserve.matrix import objective_profile, plan
+from medserve.matrix import plan
+from medserve.measures import objective_profile
 from medserve.numbers import percent
 from medserve.study import Study
 from medserve.tables import title as title_of
@@ -269,13 +270,15 @@ def _left_out(study: Study) -> list[str]:
 def _short(row: Row, kind: pairs.Kind) -> str:
     """A deployment in a column of its own: framework, runtime, and what differs in pairs of this kind."""
     words: dict[pairs.Kind, str] = {
-        "reduced precision against float32": f", {percent(row.accuracy)} %",
+        "reduced precision against float32": f", {percent(row.accuracy)} % {of_labels(row.task)}".rstrip(),
         "batch against batch": f", batches of {row.batch}",
         "size against size": f", {row.size} px",
         "tuned against default": f", {row.settings}",
         "threads against threads": f", {row.threads} threads",
         "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}",
         "variant against variant": f", {row.variant}",
+        "server against server": f", {row.server}",
+        "copy against copy": f", copy {row.copy}" if row.copy else "",
     }
     reduced = f" {row.precision}" if row.precision != "float32" else ""
     return f"{title_of(row.framework or '')} {title_of(row.runtime)}{reduced}{words.get(kind, '')}"

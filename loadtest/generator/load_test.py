@@ -115,5 +115,7 @@ class LoadTest:
         load = self.load
         expected = None if load.expected is None else np.load(load.expected)
         measured_from = self.start + round(load.profile.warmup_seconds * 1e9)
-        tables = self.records.tables(self.chosen, expected, measured_from, slice(0, self.timed_requests))
+        tables = self.records.tables(
+            self.chosen, expected, measured_from, slice(0, self.timed_requests), payload.body_of(load).decode
+        )
         samples.write_tables(path, tables, facts=facts)

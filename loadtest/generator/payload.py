@@ -4,6 +4,7 @@ import http.client
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medserve import wire
+from medserve import plugins, wire
 from medserve.errors import BadInput, CannotRun, unknown
+from medserve.matrix import BODIES, OIP
 from medserve.spec import LoadProfile, Noun
 from medserve.tables import INPUT
 
@@ -34,7 +36,8 @@ class Load(Noun, frozen=True, kw_only=True):
     `images` is an .npy file uint8 (N, H, W, C); without it images of `shape` (H, W, C) are drawn at random. `expected`
     is an .npy file float32 (N, classes), null when nothing is compared. `out` is the Parquet file of the samples.
     `audit` is another one, for the AUDIT_PAIRS pairs that a closed loop of one user sends afterwards: a new image, then
-    the same request again. A server that answers the second one faster caches answers.
+    the same request again. A server that answers the second one faster caches answers. `body` is the plug-in of
+    `loadtest.generator.bodies`, and `path` that of a prediction where it is not the body's own.
     """
 
     url: str
@@ -48,6 +51,8 @@ class Load(Noun, frozen=True, kw_only=True):
     seed: int = 0
     cpus: tuple[int, ...] = ()
     timeout_seconds: float = TIMEOUT_SECONDS
+    body: str = OIP
+    path: str = ""
 
 
 def open_images(path: Path) -> NDArray[np.uint8]:
@@ -112,9 +117,19 @@ def audit_requests(load: Load, seed: int) -> list[bytes]:
     return [request for drawn in images for request in [_request(load, drawn)] * 2]
 
 
+def body_of(load: Load) -> ModuleType:
+    """The plug-in that encodes the requests of a plan and decodes their answers. Raises BadInput for an unknown one."""
+    return plugins.load(BODIES, "oip_json" if load.profile.sends_json and load.body == OIP else load.body)
+
+
+def target(load: Load) -> str:
+    """Where the requests of a plan go. Raises BadInput as `address_of`."""
+    address_of(load.url)
+    return load.url.rstrip("/") + (load.path or body_of(load).PATH[0]).format(model=load.model)
+
+
 def _request(load: Load, images: NDArray[np.uint8]) -> bytes:
-    encoded = wire.encode_request(images, binary=not load.profile.sends_json)
-    return wire.http_request(infer_url(load.url, load.model), *encoded)
+    return wire.http_request(target(load), *body_of(load).encode(images))
 
 
 def infer_url(url: str, model: str) -> str:

@@ -7,7 +7,7 @@ does not visit. Answers that are byte for byte equal, as most of the same image 
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from loadtest import samples
 from medserve import wire
 from medserve.errors import BadInput
 
+Decode = Callable[[bytes, str | None], NDArray[np.float32]]
+"""Of an answer's body and its Inference-Header-Content-Length: the scores. Raises BadInput."""
 UNKNOWN = -1
 """Stands for an unknown number; no stamp, status or index is negative."""
 UNREADABLE = -2
@@ -79,17 +81,18 @@ class Records:
         expected: NDArray[np.float32] | None = None,
         measured_from: int = 0,
         rows: slice = slice(None),
+        decode: Decode = wire.decode_response,
     ) -> Iterator[pa.Table]:
         """Tables of `samples.SCHEMA`, together in the order of sending; `rows` selects by the order of the ends.
 
         `chosen` is int64 (requests, batch), as `payload.requests` gives it; `expected` is float32 (images, classes) or
-        null; requests that were sent before `measured_from` (ns) are warm-up.
+        null; requests that were sent before `measured_from` (ns) are warm-up; `decode` reads an answer's scores.
         """
         numbers = np.frombuffer(self._numbers, np.int64).reshape(-1, NUMBERS)
         headers = _parse_headers(numbers[:, 8], self._headers)[rows]
         numbers, first = numbers[rows], rows.indices(len(numbers))[0]
-        wrong, unreadable = self._compare(numbers, chosen, expected)
-        errors = {row - first: error for row, error in self._errors.items()} | unreadable
+        wrong, reasons = self._compare(numbers, chosen, expected, decode)
+        errors = {row - first: error for row, error in self._errors.items()} | reasons
         request, _, _, intended, sent, _, done, _, _ = numbers.T
         origin = np.where(intended != UNKNOWN, intended, np.where(sent != UNKNOWN, sent, done))
         if not _shares_clock(headers, sent, done):
@@ -113,9 +116,13 @@ class Records:
             yield samples.as_table(columns)
 
     def _compare(
-        self, numbers: NDArray[np.int64], chosen: NDArray[np.int64], expected: NDArray[np.float32] | None
+        self,
+        numbers: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        expected: NDArray[np.float32] | None,
+        decode: Decode,
     ) -> tuple[NDArray[np.int8], dict[int, str]]:
-        """For each row whether it is wrong (1), right (0) or not compared (UNKNOWN); and why answers are unreadable."""
+        """For each row whether it is wrong (1), right (0) or not compared (UNKNOWN); and why those are wrong."""
         wrong = np.full(len(numbers), UNKNOWN, np.int8)
         if expected is None:
             return wrong, {}
@@ -124,18 +131,21 @@ class Records:
         pairs, which = np.unique(numbers[compared, 7] * len(chosen) + numbers[compared, 0], return_inverse=True)
         answers = list(self._answers)
         verdicts = np.zeros(len(pairs), np.int8)
-        unreadable: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         for index, pair in enumerate(pairs.tolist()):
             answer, request = divmod(pair, len(chosen))
             head_length, body = answers[answer]
             try:
-                verdicts[index] = samples.differs(wire.decode_response(body, head_length), expected[chosen[request]])
+                scores, right = decode(body, head_length), expected[chosen[request]]
+                verdicts[index] = samples.differs(scores, right)
+                if verdicts[index]:
+                    reasons[index] = samples.difference(scores, right)
             except BadInput as error:
                 verdicts[index] = 1
-                unreadable[index] = str(error)
-        rows = np.flatnonzero(np.isin(which, list(unreadable)))
+                reasons[index] = str(error)
+        rows = np.flatnonzero(np.isin(which, list(reasons)))
         wrong[compared] = verdicts[which]
-        return wrong, {int(compared[row]): unreadable[int(which[row])] for row in rows}
+        return wrong, {int(compared[row]): reasons[int(which[row])] for row in rows}
 
 
 def _parse_headers(ends: NDArray[np.int64], headers: bytearray) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from loadtest import samples
 from loadtest.generator.payload import Load, open_images, open_scores
+from loadtest.measure.foreign_server import ForeignServer
 from loadtest.measure.locust_process import generate
 from loadtest.measure.monitor import Monitor
 from loadtest.measure.server_process import ServerProcess
@@ -108,18 +109,19 @@ class _Launch:
                 result.process["timer"] = facts
 
     def _over_http(self, cells: tuple[Cell, ...]) -> None:
-        server: ServerProcess | None = None
+        server: ServerProcess | ForeignServer | None = None
         try:
             for index, cell in enumerate(cells):
                 if server is None or server.why_dead():
                     artifact = Path(self._plan.artifact)
-                    server = ServerProcess(artifact, cell.deployment, self._plan.server_cpus, self._scratch)
+                    kind = ServerProcess if cell.deployment.server is None else ForeignServer
                     try:
+                        server = kind(artifact, cell.deployment, self._plan.server_cpus, self._scratch)
                         server.wait_ready()
                         server.answer_first(np.asarray(self._images[:1]))
-                    except CannotRun as error:
+                    except (BadInput, CannotRun) as error:
                         # What did not load will not load for the next cell either.
-                        self._fail(cells[index:], str(error), server.log)
+                        self._fail(cells[index:], str(error), *([server.log] if server else []))
                         return
                 with self._cell(cell) as result:
                     self._load(cell, server, result)
@@ -127,7 +129,7 @@ class _Launch:
             if server is not None:
                 server.stop()
 
-    def _load(self, cell: Cell, server: ServerProcess, result: _Measured) -> None:
+    def _load(self, cell: Cell, server: ServerProcess | ForeignServer, result: _Measured) -> None:
         out = result.folder / "samples.parquet"
         profile = cell.profile
         measured = (*self._plan.server_cpus, *self._plan.client_cpus)
@@ -143,6 +145,8 @@ class _Launch:
             seed=self._plan.seed,
             cpus=self._plan.client_cpus,
         )
+        if (foreign := cell.deployment.server) is not None:
+            load = msgspec.structs.replace(load, body=foreign.body, path=foreign.path)
         before = server.facts()
         log = self._scratch / "locust.log"
         monitor = Monitor(server.pid, measured)

@@ -1,8 +1,8 @@
 """A server as a child process: started, waited for, observed, stopped; and why it ended, if it did."""
 
 import http.client
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,7 +80,7 @@ class ServerProcess:
 
     def facts(self) -> dict[str, Any]:
         """What the server reported when it was ready, and what the system reports of it now."""
-        return {**self._facts, **process_facts(self._child)}
+        return {**self._facts, **process_facts(self.pid)}
 
     def stop(self) -> None:
         """End it, if it still runs."""
@@ -114,19 +114,25 @@ def serving(
         server.stop()
 
 
-def process_facts(child: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What the system reports of a running process; empty when it is gone, and less where the system reports less."""
+def process_facts(pid: int, itself: bool = True) -> dict[str, Any]:
+    """What the system reports of a running process with its children, or of these alone; empty when it is gone.
+
+    It is less where the system reports less.
+    """
     try:
-        handle = psutil.Process(child.pid)
-        with handle.oneshot():
-            times = handle.cpu_times()
-            used = {"cpu_seconds": times.user + times.system, **machine.usage(child.pid)}
-            facts = {"pid": child.pid, "os_threads": handle.num_threads(), **used}
+        handle = psutil.Process(pid)
+        facts: dict[str, Any] = {"pid": pid}
         if hasattr(handle, "cpu_affinity"):
             facts["affinity"] = handle.cpu_affinity()
-        status = Path(f"/proc/{child.pid}/status")
-        if (peak := counter(status.read_text() if status.is_file() else "", "VmHWM")) is not None:
-            facts["peak_memory_bytes"] = peak * 1024
+        used: Counter[str] = Counter()
+        for member in [handle] * itself + handle.children(recursive=True):
+            with member.oneshot():
+                times = member.cpu_times()
+                used.update({"os_threads": member.num_threads()})
+                used.update({"cpu_seconds": times.user + times.system, **machine.usage(member.pid)})
+            status = Path(f"/proc/{member.pid}/status")
+            if (peak := counter(status.read_text() if status.is_file() else "", "VmHWM")) is not None:
+                used["peak_memory_bytes"] += peak * 1024
     except (psutil.Error, OSError):
         return {}
-    return facts
+    return {**facts, **used}

@@ -27,6 +27,7 @@ from medserve.result import Explained, Result, SelfTest
 from medserve.run_folder import CHANGES, Change, Changes
 from medserve.spec import LoadProfile
 from medserve.study import Plan, Study, Training
+from medserve.tables import dataset_name
 
 Group = dict[str, Row]
 """The rows of one deployment by profile."""
@@ -90,7 +91,9 @@ class Facts(msgspec.Struct, frozen=True):
     @property
     def datasets(self) -> list[str]:
         """The names of the data sets, images of one's own among them."""
-        return list(dict.fromkeys((*self.study.datasets, *(model.dataset for model in self.study.models))))
+        return list(
+            dict.fromkeys((*map(dataset_name, self.study.datasets), *(model.dataset for model in self.study.models)))
+        )
 
     @property
     def networks(self) -> list[str]:

@@ -101,11 +101,11 @@ def median(row: Row) -> Value:
     return absent(row.reason) if row.p50.value is None else row.p50
 
 
-def share(found: Interval | float | None) -> Cell:
-    """A share with its interval in per cent."""
+def share(found: Interval | float | None, of: str = "") -> Cell:
+    """A share with its interval in per cent, and what it is a share of."""
     known = found if isinstance(found, Interval) else Interval(value=found)
     bounds = "" if known.low is None else f"[{percent(known.low)}, {percent(known.high)}]"
-    return Cell(percent(known.value), bounds, known.value)
+    return Cell(percent(known.value), " ".join(filter(None, (bounds, of))), known.value)
 
 
 def framework(name: str | None, beside: str = "", hint: str = "") -> Cell:

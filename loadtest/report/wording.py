@@ -112,7 +112,18 @@ class Labels:
     """Names deployments by what distinguishes them within these rows, and by no more."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        names = ("precision", "architecture", "device", "settings", "threads", "batch_images", "variant", "seed")
+        names = (
+            "precision",
+            "architecture",
+            "device",
+            "settings",
+            "threads",
+            "batch_images",
+            "variant",
+            "seed",
+            "server",
+            "copy",
+        )
         known = [row for row in rows if row.framework is not None]
         self._varying = {name for name in names if len({getattr(row, name) for row in known}) > 1}
 
@@ -136,6 +147,8 @@ class Labels:
             "batch_images": f"batches of up to {row.batch_images}" if row.batch_images > 1 else "no batching",
             "variant": row.variant,
             "seed": f"seed {row.seed}",
+            "server": row.server,
+            "copy": f"copy {row.copy}" if row.copy else None,
         }
         return [str(shown[key]) for key in shown if key in self._varying and shown[key] is not None]
 

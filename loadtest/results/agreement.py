@@ -55,8 +55,9 @@ def agreements(run: Path, artifacts: Iterable[Artifact]) -> list[Agreement]:
         if len(group) < 2 or not path.is_file():
             continue
         labels, loaded = np.load(path), {served: np.load(scores[served]) for served in group}
+        task = next(artifact.checkpoint.task for artifact, _ in group.values())
         pairs = {
-            (first, second): compare(loaded[second], loaded[first], labels, runtime=second[1], versions={})
+            (first, second): compare(loaded[second], loaded[first], labels, task=task, runtime=second[1], versions={})
             for first, second in combinations(loaded, 2)
         }
         found.append(Agreement(name, group, pairs))

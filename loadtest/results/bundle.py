@@ -56,7 +56,8 @@ class Bundle(Noun, frozen=True, kw_only=True):
     """`bundle.json`: what a bundle is, the sizes of its files in bytes, and the files of the run that it leaves out.
 
     `started` is when the first of its records was made, `machine` the kind of machine, `data` says of each data set
-    whether it is the official one, and `incomplete` what is missing or failed, null if nothing is.
+    whether it is the official one or images of one's own, and `incomplete` what is missing or failed, null if nothing
+    is.
     """
 
     oldest: ClassVar[int] = OLDEST
@@ -66,7 +67,7 @@ class Bundle(Noun, frozen=True, kw_only=True):
     title: str
     started: str
     machine: str
-    data: dict[str, Literal["official", "unofficial"]]
+    data: dict[str, Literal["official", "unofficial", "own"]]
     licences: dict[str, str]
     incomplete: str | None
     files: dict[str, int]
@@ -171,7 +172,10 @@ def _describe(run: Path, kept: list[str], left_out: tuple[str, ...]) -> Bundle:
         title=study.title,
         started=min(result.started for result in results),
         machine=machine_kind(results[0].machine),
-        data={one.dataset: "unofficial" if one.unofficial else "official" for one in checkpoints},
+        data={
+            one.dataset: "own" if one.unpacked else "unofficial" if one.unofficial else "official"
+            for one in checkpoints
+        },
         licences={one.dataset: one.licence for one in checkpoints},
         incomplete=f"of {len(statuses)} rows {' and '.join(faults)}" if faults else None,
         files={name: (run / name).stat().st_size for name in (SUMS, *kept)},

@@ -10,11 +10,14 @@ from itertools import permutations
 from statistics import fmean
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loadtest.analysis.compare import Judged, Verdict
-from loadtest.analysis.intervals import Interval, difference_of_shares, wilson
+from loadtest.analysis.intervals import LEVEL, Interval, difference_of_shares, paired_difference, wilson
 from loadtest.analysis.scaling import Response
 from loadtest.results.pairs import Comparisons
-from loadtest.results.row import Row
+from loadtest.results.row import OURS, Row
 from medserve.spec import Noun
 from medserve.study import Claim, Subject
 
@@ -52,7 +55,13 @@ Responses = Callable[[str, str, str], Response | None]
 Accuracies = Mapping[tuple[str, int], Sequence[float]]
 """By framework and size, the test accuracies of all networks that it trained: architectures, recipes, seeds."""
 
+Answers = Mapping[tuple[str, int], Sequence[NDArray[np.float64]]]
+"""By framework and size, for each configuration that it trained, float64 (seeds, images): the share of an image's
+decisions that are right. What is not here has no answers that are kept."""
+
 Accuracy = Callable[[Claim, Subject], float | None]
+Difference = Callable[[Claim, Subject, Subject, float], Interval | None]
+"""The accuracy of the first of two subjects less the second's, with its interval at a confidence."""
 
 
 def judge(
@@ -61,12 +70,14 @@ def judge(
     comparisons: Comparisons,
     responses: Responses,
     accuracies: Accuracies,
+    answers: Answers,
     images: int,
 ) -> list[JudgedClaim]:
     """Every claim under every protocol of the run that can test it.
 
     `rows` are all rows of a run, those with timing mistakes too; `comparisons` judges them by the milliseconds that a
-    protocol prints. `images` is the size of the test split, which gives accuracies their intervals.
+    protocol prints. `images` is the size of the test split, which gives accuracies their intervals; those of the same
+    images are compared as pairs.
     """
 
     def accuracy(claim: Claim, subject: Subject) -> float | None:
@@ -74,17 +85,28 @@ def judge(
         known = accuracies.get((subject.framework, _size(claim, rows)), ())
         return None if not known else max(known) if claim.test == "configuration" else fmean(known)
 
+    def difference(claim: Claim, first: Subject, second: Subject, level: float) -> Interval | None:
+        ours, theirs = (answers.get((one.framework, _size(claim, rows))) for one in (first, second))
+        if ours and theirs:
+            return paired_difference(ours, theirs, level)
+        shares = [accuracy(claim, one) for one in (first, second)]
+        if shares[0] is None or shares[1] is None:
+            return None
+        return difference_of_shares(shares[0], shares[1], images)
+
     found: list[JudgedClaim] = []
     for claim in claims:
         match claim.test:
             case "faster":
                 found += _faster(claim, rows, comparisons)
-            case "accurate" | "configuration" | "more-accurate":
-                found.append(_accurate(claim, accuracy, images))
+            case "accurate" | "configuration":
+                found.append(_accurate(claim, accuracy(claim, claim.first), images))
+            case "more-accurate":
+                found.append(_more_accurate(claim, difference(claim, claim.first, claim.second, LEVEL)))
             case "sublinear":
                 found += _sublinear(claim, rows, responses)
             case "trade-off":
-                found += _trade_off(claim, rows, comparisons, accuracy, images)
+                found += _trade_off(claim, rows, comparisons, difference)
             case "none":
                 found.append(_untested(claim, claim.why))
     return found
@@ -153,16 +175,18 @@ def _faster(claim: Claim, rows: Sequence[Row], comparisons: Comparisons) -> list
     return found or [_untested(claim, "this run does not time both")]
 
 
-def _accurate(claim: Claim, accuracy: Accuracy, images: int) -> JudgedClaim:
-    """The accuracy of the first subject, or by how much it is above that of the second."""
-    share, other = accuracy(claim, claim.first), accuracy(claim, claim.second)
-    if claim.test != "more-accurate":
-        if share is None:
-            return _untested(claim, "this run does not have the network")
-        return _judged(claim, wilson(share, images))
-    if share is None or other is None:
+def _accurate(claim: Claim, share: float | None, images: int) -> JudgedClaim:
+    """The accuracy of the first subject."""
+    if share is None:
+        return _untested(claim, "this run does not have the network")
+    return _judged(claim, wilson(share, images))
+
+
+def _more_accurate(claim: Claim, gain: Interval | None) -> JudgedClaim:
+    """By how much the accuracy of the first subject is above that of the second."""
+    if gain is None:
         return _untested(claim, "this run does not have both networks")
-    return _judged(claim, difference_of_shares(share, other, images))
+    return _judged(claim, gain)
 
 
 def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[JudgedClaim]:
@@ -179,26 +203,25 @@ def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[
 
 
 def _trade_off(
-    claim: Claim, rows: Sequence[Row], comparisons: Comparisons, accuracy: Accuracy, images: int
+    claim: Claim, rows: Sequence[Row], comparisons: Comparisons, difference: Difference
 ) -> list[JudgedClaim]:
     """One native framework is faster and another more accurate, both with 95 % confidence: the clearest such pair.
 
-    Where there is none, the claim does not hold if the most accurate is also the fastest, and is undecided otherwise.
+    The differences of accuracy are those of all pairs that latency tells apart, and hold together (Bonferroni). Where
+    there is none, the claim does not hold if the most accurate is also the fastest, and is undecided otherwise.
     """
     subjects = [Subject(framework=name) for name in dict.fromkeys(row.framework for row in rows if row.framework)]
     sound = sound_protocols([row for row in rows if row.framework and row.batch == 1])
     found = []
     for protocol in (protocol for protocol, reference in sound.items() if reference is None):
-        known = [
-            (cell, share)
-            for subject in subjects
-            if (cell := _cells(subject, claim, rows).get(protocol)) and (share := accuracy(claim, subject)) is not None
+        known = [(cell, subject) for subject in subjects if (cell := _cells(subject, claim, rows).get(protocol))]
+        apart = [
+            (exact, quick)
+            for (quick_cell, quick), (exact_cell, exact) in permutations(known, 2)
+            if comparisons.judge(quick_cell, exact_cell).verdict == "slower"
         ]
-        gains = [
-            difference_of_shares(share, other, images)
-            for (quick, other), (exact, share) in permutations(known, 2)
-            if comparisons.judge(quick, exact).verdict == "slower"
-        ]
+        level = 1 - (1 - LEVEL) / max(1, len(apart))
+        gains = [gain for pair in apart if (gain := difference(claim, *pair, level)) is not None]
         if not gains:
             continue
         best = max(gains, key=lambda gain: gain.low or 0.0)
@@ -249,7 +272,10 @@ def _cells(subject: Subject, claim: Claim, rows: Sequence[Row]) -> dict[Protocol
     return {
         _protocol(row): row
         for row in rows
-        if (row.framework, row.size) == (subject.framework, size) and _is_format(subject, row.format) and row.usable
+        if (row.framework, row.size) == (subject.framework, size)
+        and (row.server, row.copy) == (OURS, 0)
+        and _is_format(subject, row.format)
+        and row.usable
     }
 
 

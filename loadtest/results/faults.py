@@ -30,10 +30,9 @@ def failures(table: pa.Table) -> str | None:
     first = int(np.flatnonzero(bad)[0])
     since = f"{number(start[first] / 1e9)} s into the run"
     if wrong == count:
-        return (
-            f"{count:,} of {total:,} answers are wrong, the first {since}: {why(first)}; "
-            "are the expected scores those of this model and of these images?"
-        )
+        reason = why(first)
+        asked = "; are the expected scores those of this model and of these images?"
+        return f"{count:,} of {total:,} answers are wrong, the first {since}: {reason}{asked * (' score' in reason)}"
     if count == total:
         return f"all {total:,} requests failed: {why(first)}"
     silent = _silent_end(bad, answered)

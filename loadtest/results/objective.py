@@ -10,7 +10,7 @@ from msgspec import Struct
 from loadtest.analysis.compare import ENOUGH
 from loadtest.analysis.intervals import Interval, half_width, log_t_interval, wilson
 from loadtest.results.row import PERCENTILES, Row
-from medserve.matrix import objective_profile
+from medserve.measures import objective_profile
 from medserve.study import Objective
 
 Standing = Literal["passes", "undecided", "fails", "not measured"]

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from loadtest.analysis.compare import MARGIN, RUNS, Judged, Ratio, between_runs, judge, ratio, swapped
-from loadtest.results.row import Row
+from loadtest.results.row import OURS, Row
 from loadtest.results.table import MeasuredCell, Run
 from medserve.errors import BadInput
 from medserve.spec import LoadProfile
@@ -30,6 +30,8 @@ Kind = Literal[
     "threads against threads",
     "dispatch against dispatch",
     "variant against variant",
+    "server against server",
+    "copy against copy",
 ]
 """Of pairs that differ in nothing else; frameworks and formats bring runtimes with them."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -43,14 +45,27 @@ AXES: dict[tuple[str, ...], Kind] = {
     ("threads",): "threads against threads",
     ("dispatch", "batch_images"): "dispatch against dispatch",
     ("variant",): "variant against variant",
+    ("server",): "server against server",
+    ("copy",): "copy against copy",
 }
 """The fields of which at least one differs, and no other field of FIELDS, and what such a pair is."""
 FIELDS = (
     *("dataset", "size", "architecture", "device", "settings", "threads", "dispatch", "batch_images", "variant"),
-    *("seed", "precision", "batch", "profile", *EXPORTED),
+    *("server", "copy", "seed", "precision", "batch", "profile", *EXPORTED),
 )
 By = Literal[
-    "runtime", "format", "precision", "framework", "batch", "size", "settings", "threads", "dispatch", "variant"
+    "runtime",
+    "format",
+    "precision",
+    "framework",
+    "batch",
+    "size",
+    "settings",
+    "threads",
+    "dispatch",
+    "variant",
+    "server",
+    "copy",
 ]
 SHOWN = tuple(kind for kind in KINDS if kind != "size against size")
 """The kinds that are shown unless others are asked for: more pixels take longer."""
@@ -65,6 +80,8 @@ BY: dict[By, tuple[Kind, ...]] = {
     "threads": ("threads against threads",),
     "dispatch": ("dispatch against dispatch",),
     "variant": ("variant against variant",),
+    "server": ("server against server",),
+    "copy": ("copy against copy",),
 }
 """The kinds of pairs that differ by an axis."""
 
@@ -262,6 +279,8 @@ def _turned(kind: Kind, first: Row, second: Row) -> bool:
         return first.settings == "tuned"
     if kind == "native against ONNX":
         return first.format == "onnx"
+    if kind == "server against server":
+        return second.server == OURS
     return kind == "reduced precision against float32" and first.precision != "float32"
 
 

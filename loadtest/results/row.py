@@ -5,10 +5,13 @@ from typing import Any, Literal
 import msgspec
 
 from loadtest.analysis.intervals import Interval
+from medserve.models import Task
 from medserve.spec import Noun
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
+OURS = "medserve"
+"""This program's own server, among those that others wrote."""
 Status = Literal["done", "failed", "missing"]
 
 
@@ -30,6 +33,8 @@ class Row(Noun, frozen=True, kw_only=True):
     trained_in: str | None  # the framework whose weights these are
     format: str | None
     runtime: str
+    server: str = OURS
+    copy: int = 0  # of the same deployment under another name
     precision: str | None
     device: str
     settings: str = "default"  # options of the runtime
@@ -61,13 +66,14 @@ class Row(Noun, frozen=True, kw_only=True):
     lag_p99_us: float | None = None
     throughput: float | None = None  # answered images per second
     # The network and its proof.
+    task: Task | None = None  # with several labels per image, accuracies are of labels
     accuracy: float | None = None  # share of the test split
-    balanced_accuracy: float | None = None  # mean share of the classes
+    balanced_accuracy: float | None = None  # mean share of the classes; sensitivity and specificity of labels
     auc: float | None = None
     variant: str | None = None  # the recipe, where a study has several
     seed: int = 0
     parity_max_abs: float | None = None  # largest difference of probabilities from the trainer's
-    decisions_changed: int | None = None  # images of the test split
+    decisions_changed: int | None = None  # images of the test split, or labels
     source_artifact: str = ""
     limit_ms: float | None = None  # the least time that arithmetic and memory of this machine allow, in float32
     unofficial: bool | None = None
@@ -114,6 +120,11 @@ class Row(Noun, frozen=True, kw_only=True):
         """The row with a further reason and other changed fields."""
         reasons = f"{self.reason}; {reason}" if self.reason else reason
         return msgspec.structs.replace(self, reason=reasons, **changed)
+
+
+def of_labels(task: Task | None) -> str:
+    """What stands beside the accuracy of a task: it is not comparable between shares of labels and of images."""
+    return "of labels" if task == "multi-label" else ""
 
 
 def published(row: Row) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from loadtest.analysis import intervals
 from loadtest.analysis.limit import Limit, limit
 from loadtest.results import flags, latency, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
-from loadtest.results.row import PERCENTILES, Row, Status
+from loadtest.results.row import OURS, PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
@@ -184,6 +184,8 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         trained_in=None if null else training.framework,
         format=None if null else deployed.export.format,
         runtime=cell.deployment.runtime,
+        server=cell.deployment.server.name if cell.deployment.server else OURS,
+        copy=cell.deployment.copy,
         precision=None if null else deployed.export.precision,
         device=cell.deployment.device,
         settings=cell.deployment.settings,
@@ -205,6 +207,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         **by_name,
         # Without a model and without HTTP there is nothing whose throughput could be meant.
         throughput=images / total if total and not (null and profile.mode == "in-process") else None,
+        task=checkpoint.task if test and checkpoint else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
         auc=lossy.auc if lossy else test.auc if test else None,

@@ -182,7 +182,14 @@ class _Verification:
                     references = {truth / beside: files.get(beside, "") for beside in REFERENCE[: 1 + labelled]}
                     scores, trainers, *labels = _arrays({path.parent / name: artifact.files[name], **references})
                     truths = labels[0] if labels else None
-                    found = compare(scores, trainers, truths, runtime=proof.runtime, versions={})
+                    found = compare(
+                        scores,
+                        trainers,
+                        truths,
+                        task=artifact.checkpoint.task,
+                        runtime=proof.runtime,
+                        versions={},
+                    )
                     by = "" if proof is artifact.certificate else f" by {proof.runtime}"
                     for field in CERTIFIED:
                         self._check(f"{path}: {field}{by}", getattr(proof, field), getattr(found, field))

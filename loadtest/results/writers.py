@@ -7,7 +7,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loadtest.results.row import Row, published
+from loadtest.results.row import OURS, Row, of_labels, published
 from loadtest.results.tabular import (
     Cell,
     Column,
@@ -92,8 +92,12 @@ def _page(rows: list[Row]) -> Table:
         cells += [interval_cell(found) for found in (row.p50, row.p90, row.p99)]
         cells += [number_cell(row.p99_uncorrected_ms), number_cell(row.throughput)]
         cells += [Cell(str(count)) for count in (row.failed, row.wrong, row.n, row.launches)]
-        lines.append(Line((*cells, Cell(percent(row.accuracy)), Cell(_status(row)))))
+        lines.append(Line((*cells, _accuracy_cell(row), Cell(_status(row)))))
     return Table("", tuple(columns), tuple(lines), notes=tuple(_notes([row for row in rows if row.reason])))
+
+
+def _accuracy_cell(row: Row) -> Cell:
+    return Cell(percent(row.accuracy), of_labels(row.task))
 
 
 def _status(row: Row) -> str:
@@ -133,7 +137,7 @@ def short(rows: list[Row], asked: str | None = None, run: str = "RUN") -> tuple[
                 marked_cell(closed, "p50"),
                 marked_cell(closed, "p99"),
             ]
-            lines.append(Line((*named, *cells, Cell(percent(row.accuracy)))))
+            lines.append(Line((*named, *cells, _accuracy_cell(row))))
             if opened:
                 cells = [number_cell(opened.rate_asked), number_cell(opened.rate_delivered)]
                 cells += [
@@ -179,14 +183,18 @@ def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     served += f", {row.threads or 'all'} threads" if row.threads != 1 else ""
     served += f", {row.settings}" if row.settings != "default" else ""
     served += f", {row.variant}" if row.variant else ""
+    served += f", {row.server}" if row.server != OURS else ""
+    served += f", copy {row.copy}" if row.copy else ""
     seed = f" seed {row.seed}" if several else ""
     return Cell(title(row.framework or "-") + seed), Cell(title(row.runtime) + reduced + served)
 
 
 def _summary(rows: list[Row], run: str) -> list[str]:
-    """At most six lines: what the marks mean, and how many rows have each, with the most frequent reason."""
+    """At most seven lines: what rows and marks mean, and how many rows have each, with the most frequent reason."""
+    null = ["null: a runtime that computes nothing, for what wrapper and load generator take"]
+    lines = null if any(row.framework is None for row in rows) else []
     if not any(map(_mark, rows)):
-        return []
+        return lines
     measured = [row for row in rows if row.status == "done"]
     kinds = {
         "not measured": [row for row in rows if row.status != "done"],
@@ -194,7 +202,9 @@ def _summary(rows: list[Row], run: str) -> list[str]:
         "without a steady state": [row for row in measured if row.valid and row.steady is False],
         "disturbed": [row for row in measured if row.valid and row.disturbed],
     }
-    lines = [f"{INVALID} not valid   {DOUBTFUL} disturbed, or without a steady state"]
+    lines.append(
+        f"{INVALID} not valid   {DOUBTFUL} disturbed by something else on the machine, or without a steady state"
+    )
     for kind, found in kinds.items():
         words = Counter(_clause(row, "steady" if "steady" in kind else kind) for row in found)
         if found:

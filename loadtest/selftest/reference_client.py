@@ -26,6 +26,7 @@ from medserve.errors import CannotRun
 from medserve.timing import gc_paused, now
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+CHUNKED, LAST_CHUNK = re.compile(rb"transfer-encoding:[^\r]*chunked", re.IGNORECASE), b"\r\n0\r\n\r\n"
 CONNECTIONS = 32
 """Opened before the clock starts; more are opened when all of them are in use."""
 SPIN_NS = 2_000_000
@@ -65,7 +66,9 @@ class Exchange:
             return None
         length = LENGTH.search(self.answer[: end + 2])
         if length is None:
-            raise CannotRun("the server's answer has no Content-Length, which the independent client needs")
+            if not CHUNKED.search(self.answer[: end + 2]):
+                raise CannotRun("the server's answer has no length, which the independent client needs")
+            return int(self.answer[9:12]) if self.answer.endswith(LAST_CHUNK) else None
         return int(self.answer[9:12]) if len(self.answer) >= end + 4 + int(length[1]) else None
 
 

@@ -1,6 +1,7 @@
 """Models that were made elsewhere: their answers follow from the bytes of an image by hand, in every format."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medserve import store
+from medserve.adopted import adoption
 from medserve.models import Contract
 from medserve.tables import ADAPTER
 
@@ -46,13 +48,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def expected(images: NDArray[np.uint8], channels: int = 3, classes: int = 3) -> NDArray[np.float64]:
-    """The probabilities of the linear classifier, in double precision."""
+def expected(
+    images: NDArray[np.uint8], channels: int = 3, classes: int = 3, *, several: bool = False
+) -> NDArray[np.float64]:
+    """The probabilities of the linear classifier, in double precision: of classes, or of `several` labels."""
     mean, std = np.array(MEAN)[:channels], np.array(STD)[:channels]
     logits = ((images / 255 - mean) / std).mean((1, 2)) @ WEIGHT[:channels, :classes] + BIAS[:classes]
-    if classes == 1:
+    if classes == 1 or several:
         right = 1 / (1 + np.exp(-logits))
-        return np.concatenate([1 - right, right], 1)
+        return right if several else np.concatenate([1 - right, right], 1)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
@@ -140,6 +144,43 @@ def test_labels_and_expected_scores_are_held_against_the_file(
         assert not (tmp_path / "other").exists()
 
 
+def test_a_model_of_several_labels_is_scored_by_each_of_them(
+    stage: Stage, foreign: Foreign, images: Path, tmp_path: Path
+) -> None:
+    with np.load(images) as given:
+        drawn, by_hand = given["images"], expected(given["images"], several=True)
+    labels = (by_hand > 0.5).astype(np.uint8)
+    assert 0 < labels.sum(1).min() < labels.sum(1).max(), "of some images several labels apply"
+    np.savez(tmp_path / "several.npz", images=drawn, labels=labels)
+    words = ("export.adopt", str(foreign("onnx")), *PREPARED, "--classes", "a,b,c")
+    done = stage(*words, "--out", str(tmp_path / "mine"), "--images", str(tmp_path / "several.npz"))
+    assert done.returncode == 0, done.stderr
+    assert "right on 100.00 % of 120 labels of 40 images, where the commoner value of each alone has " in done.stderr
+    artifact = store.read_artifact(tmp_path / "mine")
+    assert artifact.checkpoint.task == "multi-label"
+    assert (artifact.checkpoint.test.accuracy, artifact.certificate.accuracy, artifact.certificate.valid) == (
+        1,
+        1,
+        True,
+    )
+    assert np.abs(np.load(tmp_path / "mine" / "scores.npy") - by_hand).max() < 1e-6
+    drawn_ones = stage(*words, "--out", str(tmp_path / "other"), "--activation", "sigmoid")
+    assert drawn_ones.returncode == 0, drawn_ones.stderr
+    assert store.read_artifact(tmp_path / "other").checkpoint.task == "multi-label"
+    for wrong, more, what in (
+        (labels, ("--activation", "softmax"), "several labels per image, which a softmax excludes; use --activation"),
+        (labels + 1, (), "labels hold 1 to 2; expected 0 or 1 per class"),
+        (labels[:, :2], (), "labels of shape (40, 2); "),
+        (1 - labels, (), "AUC 0.000, below chance; is it prepared as it was trained?"),
+    ):
+        np.savez(tmp_path / "wrong.npz", images=drawn, labels=wrong)
+        out = ("--out", str(tmp_path / "refused"), "--images", str(tmp_path / "wrong.npz"))
+        refused = stage(*words, *out, *more)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+        assert what in refused.stderr.splitlines()[-1]
+        assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "what"),
     [
@@ -199,7 +240,27 @@ def test_images_of_a_folder_have_one_size_and_their_classes_by_name(
     assert "expected images of one size" in refused.stderr.splitlines()[-1]
     Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "set" / "0-odd.png")
     refused = stage(*words, "--images", str(tmp_path / "set"))
-    assert "an image of 16 bits" in refused.stderr.splitlines()[-1]
+    assert "0-odd.png: has grey values of more than 8 bits; state the values" in refused.stderr.splitlines()[-1]
+
+
+def test_images_of_more_than_8_bits_are_read_through_the_window_that_the_manifest_states(
+    stage: Stage, foreign: Foreign, tmp_path: Path
+) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        for index in range(3):
+            Image.new("I;16", (SIZE, SIZE), 1024 * index).save(tmp_path / "set" / split / "a" / f"{index}.png")
+    words = ("export.adopt", str(foreign("grey")), "--mean", "0.4", "--std", "0.2", "--images", str(tmp_path / "set"))
+    done = stage(*words, "--out", str(tmp_path / "mine"), "--window", "0:4096", "--classes", "x,y,z", "--anyway")
+    assert done.returncode == 0, done.stderr
+    artifact = store.read_artifact(tmp_path / "mine")
+    assert artifact.checkpoint.window == (0.0, 4096.0)
+    assert "--window=0.0:4096.0" in adoption(artifact)
+    assert artifact.certificate.images == 3, "of the folder's own splits the last"
+    with np.load(tmp_path / "mine" / "golden.npz") as golden:
+        assert sorted(golden["images"][:, 0, 0, 0].tolist()) == [0, 64, 128]
+    refused = stage(*words[:-1], "synthetic", "--out", str(tmp_path / "other"), "--window", "0:4096")
+    assert "synthetic: a window is for a folder of image files" in refused.stderr.splitlines()[-1]
 
 
 STUDY = """
@@ -240,3 +301,37 @@ def test_a_study_of_an_adopted_model_is_measured_and_verified(
     failed = stage("medserve.cli", "run", str(study), "--out", str(other), "--json")
     assert failed.returncode == 1
     assert "reference.npy" in json.loads((other / "failures" / "export-mine.json").read_text())["reason"]
+
+
+def test_what_contradicts_the_file_or_the_folders_is_refused(stage: Stage, onnx: Path, tmp_path: Path) -> None:
+    """A model that takes bytes and gives probabilities: our own, as somebody else's."""
+    model, mine = tmp_path / "theirs.onnx", ("--out", str(tmp_path / "mine"))
+    shutil.copyfile(onnx / "1" / "model.onnx", model)
+    for words, line in (
+        (("--mean", "0.5"), "takes bytes as they are; leave out --scale, --mean and --std"),
+        (("--gives", "logits"), "its scores are probabilities already (--gives probabilities)"),
+        (("--images", "scnas/"), "scnas/: no such folder or file"),
+    ):
+        refused = stage("export.adopt", str(model), *mine, *words)
+        assert (refused.returncode, line in refused.stderr.splitlines()[-1]) == (2, True), refused.stderr
+    # The model's order is not that of the alphabet.
+    names = [f"{letter}-cell" for letter in "hgfedcba"]
+    with np.load(onnx / "golden.npz") as golden:
+        labels = golden["scores"].argmax(1)
+        for place, image in enumerate(golden["images"]):
+            path = tmp_path / "cells" / names[labels[place]] / f"{place}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        lacking = [name for name in names if not (tmp_path / "cells" / name).is_dir()]
+        for name in lacking:
+            (tmp_path / "cells" / name).mkdir()
+            Image.fromarray(golden["images"][0]).save(tmp_path / "cells" / name / "0.png")
+    given = ("--images", str(tmp_path / "cells"), "--size", "28")
+    right = stage("export.adopt", str(model), *mine, *given, "--classes", ",".join(names))
+    assert right.returncode == 0, right.stderr
+    artifact = store.read_artifact(tmp_path / "mine")
+    assert artifact.checkpoint.classes == tuple(names)
+    assert artifact.checkpoint.test.accuracy == pytest.approx(32 / (32 + len(lacking)))
+    other = stage("export.adopt", str(model), *mine, *given, "--classes", "1,2,3,4,5,6,7,8")
+    assert other.returncode == 2
+    assert "the images lie in the folders a-cell, b-cell" in other.stderr

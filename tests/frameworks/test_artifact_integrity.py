@@ -98,6 +98,11 @@ def reverse_classes(_: Path, manifest: Manifest) -> None:
     manifest["checkpoint"]["classes"].reverse()
 
 
+def other_task(_: Path, manifest: Manifest) -> None:
+    """Softmax scores of one label per image, called those of several."""
+    manifest["checkpoint"]["task"] = "multi-label"
+
+
 def other_scores(folder: Path, manifest: Manifest) -> None:
     np.save(folder / "scores.npy", np.load(folder / "scores.npy")[::-1])
     manifest["files"] = store.digests(folder, without=store.ARTIFACT)
@@ -127,6 +132,7 @@ NOT_ABOUT = "is not about the model, golden file, scores and class names of this
         (other_scores, NOT_ABOUT),
         (claim(subject=""), NOT_ABOUT),
         (claim(subject="0" * 64), NOT_ABOUT),
+        (other_task, NOT_ABOUT),
         (reverse_classes, "its class names are not those of synthetic in label order; train and export it again"),
         (claim(**LOSSY), "is of kind lossy, limit None and tie margin 0.0002; float32 has float32, 0.0001 and 0.0002"),
         (claim(limit_abs=1.0, max_abs=0.99), "is of kind float32, limit 1.0 and tie margin 0.0002; float32 has"),
@@ -159,6 +165,16 @@ def test_class_names_of_a_known_data_set_are_in_its_order_even_where_all_digests
 def test_the_known_class_names_are_those_that_training_takes(name: str) -> None:
     classes = tuple(synthetic.CLASSES) if name == "synthetic" else official(name, 28).classes
     assert DATASETS[name].class_digest == class_digest(classes)
+
+
+def test_a_manifest_without_a_task_is_of_one_label_per_image_and_keeps_its_certificate(copy: Path) -> None:
+    def forget(_: Path, manifest: Manifest) -> None:
+        assert manifest["checkpoint"].pop("task") == "multi-class"
+
+    forge(copy, forget)
+    artifact = store.read_artifact(copy)
+    assert artifact.checkpoint.task == "multi-class"
+    check(artifact)
 
 
 def test_class_names_of_another_data_set_are_held_by_the_certificate(copy: Path) -> None:

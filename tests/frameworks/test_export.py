@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Artifacts, Checkpoints, Stage
 
-from export.__main__ import triton_config
+from export.artifact import triton_config
 from medserve import plugins, store
 from medserve.certificate import compare
 from medserve.models import Artifact, Certificate
@@ -54,6 +54,28 @@ def test_a_changed_decision_counts_unless_it_is_a_near_tie(gap: float) -> None:
     proof = certificate(scores.astype(np.float32), reference.astype(np.float32))
     assert proof.decisions_changed == (3 if gap > 2e-4 else 0)
     assert proof.near_ties == (0 if gap > 2e-4 else 3)
+
+
+@pytest.mark.parametrize(("distance", "changed", "ties"), [(0.9e-4, 0, 3), (1.1e-4, 3, 0)])
+def test_each_label_decides_by_its_side_of_one_half(distance: float, changed: int, ties: int) -> None:
+    """Three of eight decisions change; no class of an image is the best one, and none excludes another."""
+    reference = np.array([[0.5 + distance] * 3 + [0.9], [0.9, 0.8, 0.1, 0.0]], np.float32)
+    scores = reference.copy()
+    scores[0, :3] = 0.5 - distance
+    labels = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
+    proof = compare(scores, reference, labels, task="multi-label", runtime="null", versions={})
+    assert (proof.decisions_changed, proof.near_ties, proof.images) == (changed, ties, 2)
+    assert proof.accuracy == pytest.approx(4 / 8)
+    assert not proof.valid
+
+
+@pytest.mark.parametrize("distance", [0.99e-4, 1.01e-4])
+def test_within_the_limit_no_clear_decision_about_a_label_changes(distance: float) -> None:
+    reference = np.array([[0.5 + distance / 2, 0.5 - distance / 2]], np.float32)
+    proof = compare(1 - reference, reference, None, task="multi-label", runtime="null", versions={})
+    assert (proof.decisions_changed, proof.near_ties) == (0, 2)
+    assert proof.valid == (distance < 1e-4)
+    assert (proof.accuracy, proof.auc) == (None, None)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -125,6 +125,22 @@ def test_adam_puts_epsilon_outside_and_spares_batch_norm_and_biases_from_decay(
     assert_near(outcome.weights("gentle"), reference.weights("gentle"), 1e-6)
 
 
+def test_several_labels_lose_and_learn_equally(outcome: Outcome, reference: Outcome) -> None:
+    """Behind so small a head the steps follow the gradients of all labels, as in the test above."""
+    assert outcome.found["losses_labelling"] == pytest.approx(reference.found["losses_labelling"], abs=1e-5)
+    assert_near(outcome.weights("labelling"), reference.weights("labelling"), 1e-6)
+    given, learned = reference.weights("given-labelling"), reference.weights("labelling")
+    assert any(np.abs(learned[name] - given[name]).max() > 2e-5 for name in learned), "nothing was learned"
+
+
+def test_several_labels_have_a_sigmoid_each(outcome: Outcome, reference: Outcome) -> None:
+    """The logits are those of the softmax, which determine them up to a constant per image."""
+    scores = outcome.found["scores_labelling"].astype(np.float64)
+    assert np.abs(scores - reference.found["scores_labelling"]).max() <= 1e-5
+    powers = scores / (1 - scores)
+    assert powers / powers.sum(1, keepdims=True) == pytest.approx(outcome.found["scores"], abs=1e-5)
+
+
 def test_a_resumed_training_goes_on_exactly(outcome: Outcome) -> None:
     assert outcome.found["loss_resumed"] == outcome.found["loss_on"]
     assert_equal(outcome.weights("resumed"), outcome.weights("on"))

@@ -8,11 +8,12 @@ from conftest import Artifacts, Checkpoints, Stage, check_stage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.verify import paired_change, relax
+from export.verify import relax
 from medserve import plugins, store
 from medserve.certificate import compare, unproven
 from medserve.matrix import plan
 from medserve.models import Certificate
+from medserve.scores import paired_change
 from medserve.study import Measure, Study
 
 RNG = np.random.default_rng(7)
@@ -57,10 +58,11 @@ def test_scores_that_are_not_finite_stay_invalid() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
 def test_the_interval_is_of_a_share_and_turns_with_its_sides(pairs: list[tuple[bool, bool]]) -> None:
     now, before = np.array(pairs).T
-    low, high = paired_change(now, before)
-    assert low <= high
-    assert (-high, -low) == pytest.approx(paired_change(before, now), abs=1e-12)
-    assert low <= now.mean() - before.mean() + 1 / len(pairs)
+    now, before = now.astype(float), before.astype(float)
+    change, error = paired_change(now, before)
+    assert error > 0
+    assert (-change, error) == pytest.approx(paired_change(before, now), abs=1e-12)
+    assert abs(change) <= abs(now.mean() - before.mean())
 
 
 # As Agresti & Min work it: n = 1600, 150 and 86 in the discordant cells.
@@ -68,8 +70,24 @@ def test_the_interval_agrees_with_one_worked_by_hand() -> None:
     now = np.array([True] * 150 + [False] * 86 + [True] * 1364)
     before = np.array([False] * 150 + [True] * 86 + [True] * 1364)
     gained, lost, count = 150.5, 86.5, 1602
-    error = 1.96 * np.sqrt((gained + lost) / count - ((gained - lost) / count) ** 2) / np.sqrt(count)
-    assert paired_change(now, before) == pytest.approx((64 / count - error, 64 / count + error))
+    error = np.sqrt((gained + lost) / count - ((gained - lost) / count) ** 2) / np.sqrt(count)
+    assert paired_change(now.astype(float), before.astype(float)) == pytest.approx((64 / count, error))
+
+
+def test_the_labels_of_an_image_change_together() -> None:
+    """The interval of a mean over images, each with the share of its labels that are right: no more images than are."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 2, (400, 5))
+    reference = np.where(rng.random(truth.shape) < 0.9, truth, 1 - truth).astype(np.float32)
+    scores = np.where(rng.random((400, 1)) < 0.02, 1 - reference, reference).astype(np.float32)
+    found = relax(
+        compare(scores, reference, truth, task="multi-label", runtime="null", versions={}), scores, reference, truth
+    )
+    changes = np.append((scores == truth).mean(1) - (reference == truth).mean(1), [np.sqrt(0.5), -np.sqrt(0.5)])
+    error = 1.96 * changes.std() / np.sqrt(402)
+    assert found.accuracy_change == pytest.approx((changes.mean() - error, changes.mean() + error))
+    assert found.decisions_changed == (scores != reference).sum() > 0
+    assert found.accuracy == pytest.approx((scores == truth).mean())
 
 
 LOSSY = [

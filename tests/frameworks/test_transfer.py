@@ -17,7 +17,7 @@ from job import Jobs
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_train import TINY, WORDS, tiny  # noqa: F401 (a fixture)
-from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, NETWORKS, WHOLE
+from transfer_job import BRIEF, CASES, CLASS_WEIGHTS, CLASSES, LABEL_WEIGHTS, NETWORKS, WHOLE
 
 from medserve import plugins
 from medserve.errors import BadInput, CannotRun
@@ -89,8 +89,15 @@ def test_the_loss_is_the_mean_of_the_weighed_cross_entropies(jobs: Jobs, framewo
     if case == "last-stage":
         pytest.skip("its batch norm learns")
     found = jobs[framework].found
-    logs, labels = np.log(found[f"{name}-{case}-scores"].astype(np.float64)), found["labels"][0]
-    smoothing = CASES[case].label_smoothing
+    scores, smoothing = found[f"{name}-{case}-scores"].astype(np.float64), CASES[case].label_smoothing
+    if case == "labels":
+        labels = found["several"][0]
+        targets = labels * (1 - smoothing) + smoothing / 2
+        losses = -(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
+        expected = (losses * np.where(labels == 1, LABEL_WEIGHTS[1], LABEL_WEIGHTS[0])).mean()
+        assert found[f"{name}-{case}-losses"][0] == pytest.approx(expected, rel=1e-4)
+        return
+    logs, labels = np.log(scores), found["labels"][0]
     targets = np.eye(CLASSES)[labels] * (1 - smoothing) + smoothing / CLASSES
     weights = CLASS_WEIGHTS[labels] if case == "balanced" else np.ones(len(labels))
     expected = (-(targets * logs).sum(1) * weights).mean()
@@ -145,6 +152,23 @@ def test_two_phases_end_alike_whether_they_are_interrupted_or_not(
     loop.train(data, "cnn", "pytorch", recipe, out)
     one, other = (load_file(folder / "weights.safetensors") for folder in (whole, out))
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_of_several_labels_each_weighs_as_much_as_its_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path))
+    given = {}
+    for split in ("train", "val", "test"):
+        labels = (np.arange(40)[:, None] % np.arange(2, 16) == 0).astype(np.uint8)
+        given |= {f"{split}_images": np.zeros((40, 28, 28), np.uint8), f"{split}_labels": labels}
+    np.savez(tmp_path / "chestmnist.npz", **given)
+    data = open_dataset("chestmnist", 28, unofficial=True)
+    labels, weights = data.labels("train"), loop._class_weights(Recipe(balanced=True), data)
+    assert weights is not None
+    assert weights.shape == (2, 14)
+    applied = np.where(labels == 1, weights[1], weights[0])
+    assert (applied * labels).sum(0) == pytest.approx((applied * (1 - labels)).sum(0), rel=1e-6)
+    assert applied.mean(0) == pytest.approx(np.ones(14), rel=1e-6)
+    assert loop._class_weights(Recipe(), data) is None
 
 
 def test_a_checkpoint_says_what_it_began_with(

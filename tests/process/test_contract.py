@@ -1,4 +1,4 @@
-"""The house itself: nouns survive JSON, tables hold, plug-ins are found unimported, listing imports nothing heavy."""
+"""The vocabulary: nouns survive JSON, tables hold, plug-ins are found unimported, listing imports nothing heavy."""
 
 import ast
 import importlib.util
@@ -46,6 +46,10 @@ def test_rows_agree_with_the_medmnist_package() -> None:
             assert info[name]["n_samples"] == {"train": row.train, "val": row.val, "test": row.test}
             assert len(info[name]["label"]) == row.classes
             assert row.licence.startswith(info[name]["license"])
+            # Its words say further that two classes, and each of several labels, are binary.
+            words = info[name]["task"].removesuffix(", binary-class").removesuffix("-class").removesuffix("-regression")
+            assert row.task.removesuffix("-class") == words.removesuffix("-class")
+            assert row.channels == info[name]["n_channels"]
 
 
 def test_every_format_has_a_reader_and_a_writer() -> None:

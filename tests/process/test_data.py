@@ -30,7 +30,9 @@ def arrays(size=28, name="bloodmnist", **splits):
     made = {}
     for split, count in (splits or SPLITS).items():
         made[f"{split}_images"] = rng.integers(0, 256, (count, *shape), np.uint8)
-        made[f"{split}_labels"] = (np.arange(count) % spec.classes).astype(np.uint8)[:, None]
+        labels = (np.arange(count) % spec.classes).astype(np.uint8)
+        several = (np.arange(spec.classes) + labels[:, None]) % 3 == 0
+        made[f"{split}_labels"] = several.astype(np.uint8) if spec.task == "multi-label" else labels[:, None]
     return made
 
 
@@ -73,6 +75,9 @@ def test_every_data_set_opens_in_medmnists_layout(home, name):
     assert found.images("test").shape == (24, 28, 28, channels)
     assert np.array_equal(found.images("test").reshape(given["test_images"].shape), given["test_images"])
     assert len(found.classes) == DATASETS[name].classes
+    labels = given["test_labels"] if DATASETS[name].task == "multi-label" else given["test_labels"][:, 0]
+    assert np.array_equal(found.labels("test"), labels)
+    assert found.labels("test").dtype == np.int64
     other = (24, 28, 28, 3) if channels == 1 else (24, 28, 28)
     np.savez(home / f"{name}.npz", **given | {"train_images": np.zeros(other, np.uint8)})
     with pytest.raises(BadInput, match="train_images is uint8"):
@@ -147,6 +152,22 @@ def test_a_bad_archive_is_refused_in_one_line(home, changes, message):
     assert "bloodmnist.npz" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert os.listdir(home / "unpacked") == [".bloodmnist.lock"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((24, 1), np.uint8), r"val_labels is uint8 \(24, 1\); expected integers \(24, 14\), 0 or 1 per class"),
+        (np.full((24, 14), 2, np.uint8), "val_labels holds 2 to 2; expected 0 to 1"),
+        (np.eye(24, 14, k=-1, dtype=np.uint8)[:, ::-1] * (np.arange(14) != 13), r"no image of class 13 \(hernia\)"),
+        (np.eye(24, 14, dtype=np.uint8) | (np.arange(14) == 0).astype(np.uint8), "no image without class 0"),
+    ],
+)
+def test_several_labels_per_image_have_the_layout_and_values_of_theirs(home, labels, message):
+    given = arrays(name="chestmnist", train=24, val=24, test=24)
+    np.savez(home / "chestmnist.npz", **given | {"val_labels": labels})
+    with pytest.raises(BadInput, match=message):
+        data.open_dataset("chestmnist", 28, unofficial=True)
 
 
 def test_a_missing_array_is_named(home):

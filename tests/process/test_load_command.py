@@ -148,7 +148,7 @@ def test_wrong_scores_are_counted_as_failures(stage: Stage, tmp_path: Path) -> N
         )
     assert len(good) == 28
     assert not any(good)
-    assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.200 s into the run: other scores")
+    assert reason(other, out).startswith("20 of 20 answers are wrong, the first 0.200 s into the run: a score")
     assert search.returncode == 1
     assert "error: at 16 requests/s: " in search.stderr
     assert "answers are wrong" in search.stderr
@@ -347,3 +347,31 @@ def test_files_are_checked_before_anything_is_sent(stage: Stage, tmp_path: Path)
             assert (done.returncode, done.stderr.count("\n")) == (2, 1)
             assert line in done.stderr
         assert server.asked == 0
+
+
+def test_a_server_of_another_body_is_loaded_and_its_answers_are_compared(stage: Stage, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    expected = np.arange(4 * CLASSES, dtype=np.float32).reshape(4, CLASSES) / 100
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "scores.npy", expected)
+
+    def answer(handler: Handler) -> None:
+        (sent,) = json.loads(handler.body)["instances"]
+        (at,) = np.flatnonzero((images == sent).all((1, 2, 3)))
+        handler.reply(
+            200 if handler.path == "/mine" else 404, json.dumps({"predictions": [expected[at].tolist()]}).encode()
+        )
+
+    with stub(answer) as server:
+        words = ["--body", "instances", "--path", "/mine", "--seconds", "0.5", "--warmup", "0.1", "--json"]
+        refused = load(stage, server, *words)
+        assert "a server of the body instances does not say what images it takes; give --images" in refused.stderr
+        words += ["--images", str(tmp_path / "images.npy"), "--expect", str(tmp_path / "scores.npy")]
+        done = load(stage, server, *words)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["failed"], found["n"] > 0) == (0, True), found
+        expected[:] += 0.1
+        wrong = load(stage, server, *words)
+    assert wrong.returncode == 1
+    assert "a score of " in wrong.stderr, wrong.stderr

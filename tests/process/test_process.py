@@ -12,8 +12,9 @@ import pytest
 from mini_study import children_of, gone, mini, tried
 
 from loadtest.results import table
-from medserve import matrix, process, run_folder, runner, study, study_file
+from medserve import matrix, process, run_folder, runner, store, study, study_file
 from medserve.errors import BadInput
+from medserve.result import Result
 
 LEFT = """
 import subprocess, sys
@@ -32,7 +33,7 @@ def of_study(folder: Path) -> runner._Run:
 @pytest.mark.parametrize("where", ["group", "session"])
 def test_a_job_ends_although_what_it_left_holds_its_pipe(tmp_path: Path, where: str) -> None:
     waited, said = tmp_path / "waited", []
-    reason = of_study(tmp_path)._run("data", "x", ["-c", LEFT, str(waited), "60", where], said=said)
+    reason = of_study(tmp_path)._jobs.run("data", "x", ["-c", LEFT, str(waited), "60", where], said=said)
     assert reason is None
     assert not waited.exists(), "the runner waited for a process that was not its own"
     left = int(b"".join(said))
@@ -81,11 +82,14 @@ def test_a_job_above_its_time_limit_is_a_failed_row(root: Path, tmp_path: Path) 
         str(row.reason).endswith("ended after 1e-09 h, the time limit; raise 'job_hours' in the study") for row in rows
     )
     path.write_text(text.replace('"in-process-1"', '"closed-1"'))
+    changed = study_file.read(str(path))
+    run_folder.check(changed, out)  # what came to nothing may change
+    cell = matrix.plan(store.read_json(out / "study.json", study.Study)).deployed[0].cells[0]
+    measured = Result(study="mini", cell=cell, launch=0, status="done", started="2026-11-20T08:00:00+00:00")
+    (out / "results" / cell.name / "0").mkdir(parents=True)
+    store.write_json(out / "results" / cell.name / "0" / "result.json", measured)
     with pytest.raises(BadInput, match="another 'measure', 'job_hours', in which .*in-process-1 is measured otherwise"):
-        runner.run(study_file.read(str(path)), out, lambda step: None)
-    # A run that met the limit goes on with a higher one.
-    path.write_text(text)
-    run_folder.check(study_file.read(str(path)), out)
+        run_folder.check(changed, out)
 
 
 def test_ctrl_c_at_a_terminal_ends_a_study_with_all_its_processes(root: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mini_study import MINI, kinds, mini, results, start, trained, tried
 from medserve import run_folder, runner, store, study_file
 from medserve import study as studies
 from medserve.errors import CannotRun
+from medserve.job_runner import JobRunner
 from medserve.jobs import Tuned
 from medserve.result import Check, Explained, SelfTest
 
@@ -99,7 +100,7 @@ def test_a_failed_self_test_stops_a_study_and_what_is_measured_anyway_is_measure
     )
     trained(path, out, checkpoint, torchscript, onnx)
     store.write_json(out / "study.json", study)
-    real, false = runner._Run._run, Check(name="stall", measured=4.0, truth=900.0, limit=45.0, unit="ms", ok=False)
+    real, false = JobRunner.run, Check(name="stall", measured=4.0, truth=900.0, limit=45.0, unit="ms", ok=False)
     made: list[tuple[Check, ...]] = [(false,), (false,), ()]
 
     def run(self: Any, kind: str, *rest: Any, **named: Any) -> str | None:
@@ -107,7 +108,7 @@ def test_a_failed_self_test_stops_a_study_and_what_is_measured_anyway_is_measure
             return real(self, kind, *rest, **named)
         return "load-generator self-test failed: stall" if tried(out, checks=made.pop(0)).failed else None
 
-    monkeypatch.setattr(runner._Run, "_run", run)
+    monkeypatch.setattr(JobRunner, "run", run)
     with pytest.raises(CannotRun, match="self-test failed: stall; nothing was measured: .* or measure with --anyway"):
         runner.run(study, out, lambda _: None)
     assert results(out) == {}

@@ -3,52 +3,42 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 import psutil
 import pytest
 from conftest import Artifacts, Stage
+from test_servers import STRANGER
 
 from loadtest.benchmark.bench import Bench
-from loadtest.benchmark.serving import comparison, environments, peers
+from loadtest.benchmark.serving import comparison
+from medserve import environments, study_file
 from medserve.errors import CannotRun
-
-STRANGER = """
-import http.server, json, os
-import numpy as np
-from onnx_model import Model
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    model = Model()
-
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        image = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["image"]
-        scores = self.model(np.array([image], np.uint8))[0] + float(os.environ["OFF"])
-        body = json.dumps({"probabilities": scores.tolist()}).encode()
-        head = b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
-        self.wfile.write(head + body)
-
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"""
+from medserve.spec import Environment, Server
 
 
-def beside(stranger: peers.Peer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[comparison.Row]:
-    monkeypatch.setattr(peers, "PEERS", (stranger,))
-    monkeypatch.setattr(comparison, "install", lambda _folder, _packages: Path(sys.executable).parent)
-    bench = Bench(tmp_path, 1.0, model)
-    return comparison.compare(bench, model, tmp_path, [stranger.name], rounds=2, count=60)
+def beside(server: Server, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[comparison.Row]:
+    # An environment of its own would have to be downloaded.
+    here = Path(sys.executable).parent
+    known = environments.Installed(environment=Environment(name="here"), python="3", versions={"numpy": "2"})
+    monkeypatch.setattr(environments, "make", lambda _: here)
+    monkeypatch.setattr(environments, "programs", lambda _: here)
+    monkeypatch.setattr(environments, "installed", lambda _: known)
+    made = msgspec.structs.replace(
+        study_file.read("servers"), servers=(server,), environments=(Environment(name="here"),)
+    )
+    return comparison.compare(Bench(tmp_path, 1.0, model), model, made, [server.name], rounds=2, count=60)
 
 
-def stranger(tmp_path: Path, off: float) -> peers.Peer:
+def stranger(tmp_path: Path, off: float) -> Server:
     (tmp_path / "stranger.py").write_text(STRANGER)
-    command = ("python", str(tmp_path / "stranger.py"))
-    return peers.Peer("Stranger", (), command, "/predict", peers.LISTS, (("OFF", str(off)),))
+    return Server(
+        name="stranger",
+        command=("python", str(tmp_path / "stranger.py"), "{port}"),
+        variables={"MODEL": "{file}", "OFF": str(off)},
+        environment="here",
+        body="instances",
+    )
 
 
 @pytest.mark.full
@@ -58,9 +48,9 @@ def test_another_server_is_measured_in_turn_and_ends(
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     rows = beside(stranger(tmp_path, 0.0), artifact_of("pytorch", "onnx"), tmp_path, monkeypatch)
     assert [(row.server, row.body) for row in rows] == [
-        ("medserve", "OIP v2, binary"),
-        ("medserve", "OIP v2, JSON"),
-        ("Stranger", "JSON, nested lists"),
+        ("medserve", "oip"),
+        ("medserve", "oip_json"),
+        ("stranger", "instances"),
     ]
     for row in rows:
         assert row.requests == 120
@@ -76,47 +66,29 @@ def test_another_server_is_measured_in_turn_and_ends(
 def test_a_server_that_answers_something_else_is_not_compared(
     artifact_of: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CannotRun, match="Stranger answers .*; the model gives"):
+    with pytest.raises(CannotRun, match="stranger answers .*; the model gives"):
         beside(stranger(tmp_path, 1e-3), artifact_of("pytorch", "onnx"), tmp_path, monkeypatch)
 
 
-def test_a_program_that_does_not_listen_says_why(
-    artifact_of: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = peers.Peer("Stranger", (), ("python", "-c", "raise SystemExit('no such model')"), "/", peers.LISTS)
-    with pytest.raises(CannotRun, match="Stranger does not listen: no such model"):
-        beside(broken, artifact_of("pytorch", "onnx"), tmp_path, monkeypatch)
-
-
-def test_what_cannot_be_installed_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match=r"nothing cannot be installed: .*/absent") as refused:
-        environments.install(tmp_path / "nothing", [str(tmp_path / "absent")])
-    assert "\n" not in str(refused.value)
-    assert not (tmp_path / "nothing" / "packages.txt").exists()
-
-
-def test_the_names_of_peers_and_their_versions_are_pinned() -> None:
-    for peer in peers.PEERS:
-        assert peer.packages
-        assert all(package.count("==") == 1 for package in (*peer.packages, *peers.MODEL))
-    words = [word for peer in peers.PEERS for word in peer.command]
-    for word in words:
-        if word.startswith("{applications}/"):
-            assert (environments.APPLICATIONS / word.removeprefix("{applications}/")).is_file()
-
-
-def test_every_body_says_the_same_image() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    sent: list[Any] = [body.encode(image)[1] for body in (peers.LISTS, peers.BYTES, peers.JSON_TENSORS)]
-    assert np.array_equal(json.loads(sent[0])["image"], image)
-    assert sent[1] == image.tobytes()
-    assert msgspec.json.decode(sent[2])["inputs"][0]["data"] == image.ravel().tolist()
-    assert peers.BINARY_TENSORS.encode(image)[1].endswith(image.tobytes())
+def test_the_servers_of_the_study_are_pinned() -> None:
+    made = study_file.read("servers")
+    for environment in made.environments:
+        assert all(package.count("==") == 1 for package in environment.packages), environment
+    words = [word for server in made.servers for word in server.command]
+    applications = [word.removeprefix("{studies}/") for word in words if word.endswith(".py")]
+    assert applications
+    assert all((study_file.STUDIES / name).is_file() for name in applications)
+    named = {server.environment for server in made.servers if server.environment}
+    assert named == {environment.name for environment in made.environments}
+    assert set(comparison.installable(made)) == {server.name for server in made.servers} - {
+        "openvino-model-server",
+        "tensorflow-serving",
+    }
 
 
 @pytest.mark.full
 def test_the_whole_of_it_without_others(artifact_of: Artifacts, stage: Stage) -> None:
-    words = ["--peers", "", "--rounds", "1", "--requests", "100", "--json"]
+    words = ["--only", "", "--rounds", "1", "--requests", "100", "--json"]
     done = stage("loadtest.benchmark", "serving", str(artifact_of("pytorch", "onnx")), *words)
     # A target that is missed here says nothing: it is a glance, beside other tests.
     assert done.returncode in (0, 1), done.stderr
@@ -127,10 +99,10 @@ def test_the_whole_of_it_without_others(artifact_of: Artifacts, stage: Stage) ->
     assert all(line["value"] > 0 for line in found["figures"])
 
 
-def test_an_unknown_peer_is_refused(stage: Stage) -> None:
-    done = stage("loadtest.benchmark", "serving", "--peers", "Starlet")
+def test_an_unknown_server_is_refused(stage: Stage) -> None:
+    done = stage("loadtest.benchmark", "serving", "--only", "starlet")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "unknown peer 'Starlet'" in done.stderr
+    assert "unknown server 'starlet'" in done.stderr
 
 
 def test_what_is_no_onnx_artifact_is_refused_before_anything_is_installed(
@@ -140,8 +112,7 @@ def test_what_is_no_onnx_artifact_is_refused_before_anything_is_installed(
         (tmp_path / "nowhere", "nowhere/artifact.json: no such file"),
         (artifact_of("pytorch", "torchscript"), "its format is torchscript; all these servers run onnx"),
     ):
-        done = stage("loadtest.benchmark", "serving", str(folder), "--environments", str(tmp_path / "peers"))
+        done = stage("loadtest.benchmark", "serving", str(folder))
         assert (done.returncode, done.stdout) == (2, "")
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "peers").exists()

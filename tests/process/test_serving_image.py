@@ -57,8 +57,9 @@ def test_a_runtime_has_an_extra_with_what_it_requires(name: str) -> None:
     assert set(EXTRAS[canonical(name)]) <= set(EXTRAS["bench"])
 
 
-def test_an_extra_is_a_runtime() -> None:
-    assert set(EXTRAS) == {canonical(name) for name in WITH_MODULES} | {"bench"}
+def test_an_extra_is_a_runtime_or_a_kind_of_image_files() -> None:
+    assert set(EXTRAS) == {canonical(name) for name in WITH_MODULES} | {"bench", "dicom"}
+    assert set(EXTRAS["dicom"]) <= set(EXTRAS["bench"])
 
 
 def test_the_wrapper_needs_nothing_but_the_basic_dependencies(empty: Path) -> None:
@@ -90,7 +91,7 @@ def test_the_image_is_built_from_what_there_is() -> None:
     text = (ROOT / "Dockerfile").read_text()
     default = re.search(r"ARG RUNTIME=([\w-]+)", text)
     assert default is not None
-    assert default[1] in set(EXTRAS) - {"bench"}
+    assert default[1] in set(EXTRAS) - {"bench", "dicom"}
     copied = set(" ".join(re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)).split())
     assert all((ROOT / name).exists() for name in copied)
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

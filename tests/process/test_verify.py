@@ -11,6 +11,7 @@ import pytest
 from made_run import build, prove, restate, study
 
 from loadtest.report import page
+from loadtest.results.agreement import agreements
 from loadtest.results.verify import seal, verify
 from medserve import store
 from medserve.errors import BadInput
@@ -146,6 +147,32 @@ def test_a_certificate_that_the_scores_do_not_give_is_found(
     seal(carried)
     (difference,) = [one for one in verify(carried).differences if str(path) in one]
     assert f"{field} is given as {given}, and derived as " in difference
+
+
+def test_several_labels_per_image_are_derived_by_their_own_scores(tmp_path: Path) -> None:
+    """The 200 labels whose probability is one half are near ties, and no decision about an image is derived of them."""
+    made = study(
+        datasets=("chestmnist",),
+        sizes=(28,),
+        frameworks=("pytorch",),
+        measure=(Measure(profiles=("in-process-1", "closed-1")),),
+    )
+    folder = build(tmp_path / "made", made, lambda *_: 1.0)
+    prove(folder)
+    page.write(folder)
+    found = verify(folder)
+    assert (found.differences, found.underivable) == ([], [])
+    artifact = store.read_json(folder / "artifacts" / "chestmnist-28-cnn-pytorch-s0.onnx" / "artifact.json", Artifact)
+    assert artifact.certificate.near_ties == 200
+    assert all(
+        proof.near_ties == 200 for known in agreements(folder, artifacts_of(folder)) for proof in known.pairs.values()
+    )
+    rows = msgspec.json.decode((folder / "results.json").read_bytes())
+    assert {row["task"] for row in rows if row["framework"]} == {"multi-label"}
+
+
+def artifacts_of(run: Path) -> list[Artifact]:
+    return [store.read_json(path, Artifact) for path in sorted(run.glob("artifacts/*/artifact.json"))]
 
 
 def test_a_checkpoint_without_labels_is_told_in_one_line_and_is_no_failure(run: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from medserve import plugins
 from medserve.errors import BadInput
-from medserve.models import Recipe
+from medserve.models import Recipe, Task
 from medserve.tables import ARCHITECTURES
-from train.frameworks import Trainer, restore, save
+from train.frameworks import RANDOM, InitialState, Trainer, restore, save
 
 ARCHITECTURE = ARCHITECTURES["cnn"]
 CLASSES = 8
@@ -54,8 +54,10 @@ def main(framework: str, folder: Path) -> None:
     module = plugins.load("train.frameworks", framework)
     found: dict[str, object] = {}
 
-    def create(rates: NDArray[np.float32] = RATES, **recipe: float) -> Trainer:
-        trainer: Trainer = module.create(ARCHITECTURE, CLASSES, msgspec.convert(recipe, Recipe), rates)
+    def create(
+        rates: NDArray[np.float32] = RATES, initial: InitialState = RANDOM, task: Task = "multi-class", **recipe: float
+    ) -> Trainer:
+        trainer: Trainer = module.create(ARCHITECTURE, CLASSES, msgspec.convert(recipe, Recipe), rates, initial, task)
         return trainer
 
     def saved(trainer: Trainer, name: str) -> Weights:
@@ -105,6 +107,15 @@ def main(framework: str, folder: Path) -> None:
     gentle = transplant(create(GENTLE_RATES, weight_decay=1.0), drawn(fresh, head=1e-6), folder / "given-gentle")
     found["losses_gentle"] = [gentle.step(images[at], labels[at]) for at in range(STEPS)]
     saved(gentle, "gentle")
+
+    # Several labels per image, rare and frequent ones weighed alike: in many images none applies, or several do.
+    several = (rng.random((STEPS, 16, CLASSES)) < np.linspace(0.05, 0.6, CLASSES)).astype(np.int64)
+    weighed = InitialState(class_weights=np.linspace(0.2, 3, 2 * CLASSES).astype(np.float32).reshape(2, CLASSES))
+    labelling = create(GENTLE_RATES, initial=weighed, task="multi-label", weight_decay=1.0)
+    transplant(labelling, drawn(fresh, head=1e-6), folder / "given-labelling")
+    found["losses_labelling"] = [labelling.step(images[at], several[at]) for at in range(STEPS)]
+    saved(labelling, "labelling")
+    found["scores_labelling"] = transplant(labelling, drawn(fresh), folder / "given-labels").predict(images[0])
 
     broken = drawn(fresh)
     del broken["fc.bias"]

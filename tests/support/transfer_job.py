@@ -34,7 +34,10 @@ CASES = {
     "last-stage": Recipe(trains="last stage"),
     "dense": Recipe(trains="head", hidden=6),
     "balanced": Recipe(trains="head"),
+    "labels": Recipe(trains="head"),
 }
+LABEL_WEIGHTS = np.linspace(0.2, 1.8, 2 * CLASSES).astype(np.float32).reshape(2, CLASSES)
+WEIGHTS = {"balanced": CLASS_WEIGHTS, "labels": LABEL_WEIGHTS}
 WHOLE = [(name, case) for name in NETWORKS for case in CASES]
 # What the head is does not depend on the network before it.
 BRIEF = [(name, case) for name, case in WHOLE if name == "resnet" or case == "last-stage"]
@@ -44,6 +47,7 @@ def main(framework: str, folder: Path, extent: str) -> None:
     create = plugins.load("train.frameworks", framework).create
     rng = np.random.default_rng(4)
     images, labels = patches(rng, 64, STEPS, 16), rng.integers(0, CLASSES, (STEPS, 16))
+    several = rng.integers(0, 2, (STEPS, 16, CLASSES))
     found: dict[str, object] = {}
     fresh: dict[tuple[str, int], Weights] = {}
     for name, case in WHOLE if extent == "whole" else BRIEF:
@@ -51,16 +55,17 @@ def main(framework: str, folder: Path, extent: str) -> None:
         if (name, recipe.hidden) not in fresh:
             fresh[name, recipe.hidden] = create(architecture, CLASSES, recipe, RATES).weights()
         weights = drawn(fresh[name, recipe.hidden])
-        weighed = CLASS_WEIGHTS if case == "balanced" else None
-        trainer: Trainer = create(
-            architecture, CLASSES, recipe, RATES, InitialState(weights=weights, class_weights=weighed)
-        )
+        initial = InitialState(weights=weights, class_weights=WEIGHTS.get(case))
+        task = "multi-label" if case == "labels" else "multi-class"
+        trainer: Trainer = create(architecture, CLASSES, recipe, RATES, initial, task)
         save_file(trainer.weights(), folder / f"{name}-{case}-before.safetensors")
         found[f"{name}-{case}-parameters"] = trainer.parameters
         found[f"{name}-{case}-scores"] = trainer.predict(images[0])
-        found[f"{name}-{case}-losses"] = [trainer.step(images[at], labels[at]) for at in range(STEPS)]
+        found[f"{name}-{case}-losses"] = [
+            trainer.step(images[at], (several if case == "labels" else labels)[at]) for at in range(STEPS)
+        ]
         save_file(trainer.weights(), folder / f"{name}-{case}-after.safetensors")
-    found["labels"] = labels
+    found["labels"], found["several"] = labels, several
     np.savez(folder / "found.npz", **{name: np.asarray(value) for name, value in found.items()})
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import Response, response
-from loadtest.results.claims import JudgedClaim, judge
+from loadtest.results.claims import Answers, JudgedClaim, judge
 from loadtest.results.pairs import BY, By, Comparisons, compare
 from loadtest.results.row import Row
 from medserve.study import Claim, Subject
@@ -86,9 +86,11 @@ def claim(test: str, **other: Any) -> Claim:
 TRAINED = {(framework, size): [share] for (framework, share), size in product(ACCURACY.items(), SIZES)}
 
 
-def judged(one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED) -> list[JudgedClaim]:
+def judged(
+    one: Claim, *others: Row, trained: Mapping[tuple[str, int], list[float]] = TRAINED, answers: Answers | None = None
+) -> list[JudgedClaim]:
     rows = [*ROWS, *others]
-    return judge([one], rows, Comparisons(rows, percentiles), responses, trained, images=3421)
+    return judge([one], rows, Comparisons(rows, percentiles), responses, trained, answers or {}, images=3421)
 
 
 JAX, PYTORCH, KERAS = Subject(framework="flax_nnx"), Subject(framework="pytorch"), Subject(framework="keras_tf")
@@ -153,7 +155,7 @@ def test_the_defaults_are_held_against_tuned_rows_and_may_turn_the_ranking() -> 
         measured = row(framework, 224, settings)
         rows.append(replace(measured, format="native", settings=settings))
     one = claim("faster", first=JAX, second=PYTORCH)
-    tuned, default = judge([one], rows, Comparisons(rows, percentiles), responses, TRAINED, images=3421)
+    tuned, default = judge([one], rows, Comparisons(rows, percentiles), responses, TRAINED, {}, images=3421)
     assert (tuned.settings, tuned.sound, tuned.finding) == ("tuned", None, "holds")
     assert (default.settings, default.finding) == ("default", "does not hold")
     assert default.sound == ("in-process-1", 1, "tuned")
@@ -190,6 +192,42 @@ def test_a_difference_of_accuracies_needs_to_be_clear() -> None:
     assert judged(claim("more-accurate", first=JAX, second=KERAS, at_least=0.0))[0].finding == "holds"
     assert judged(claim("more-accurate", first=JAX, second=PYTORCH, at_least=0.0))[0].finding == "undecided"
     assert judged(claim("more-accurate", first=KERAS, second=JAX, at_least=0.0))[0].finding == "does not hold"
+
+
+def answers_of(shares: Mapping[str, float], spread: float = 0.0) -> Answers:
+    """Networks that are right on the first images: no image is right by the worse one only. Two seeds of each."""
+    return {
+        (framework, size): [
+            np.stack([(np.arange(3421) < round((share + seed * spread) * 3421)).astype(float) for seed in (-1, 1)])
+        ]
+        for (framework, share), size in product(shares.items(), SIZES)
+    }
+
+
+def test_accuracies_on_the_same_images_are_compared_as_pairs_and_with_the_variance_between_seeds() -> None:
+    one = claim("more-accurate", first=JAX, second=PYTORCH, at_least=0.0)
+    shares = ACCURACY | {"flax_nnx": 0.988}
+    (apart,) = judged(one, trained={(name, size): [share] for (name, share), size in product(shares.items(), SIZES)})
+    (paired,) = judged(one, answers=answers_of(shares))
+    assert (apart.finding, paired.finding) == ("undecided", "holds")
+    assert paired.measured.value == pytest.approx(0.003, abs=2e-4)
+    assert paired.measured.low is not None
+    assert apart.measured.low is not None
+    assert paired.measured.low > apart.measured.low
+    (spread,) = judged(one, answers=answers_of(shares, spread=0.003))
+    assert spread.finding == "undecided", "two seeds differ by more than the frameworks"
+
+
+def test_a_trade_off_corrects_for_the_pairs_that_it_looks_at() -> None:
+    shares = {"pytorch": 0.985, "keras_tf": 0.99, "flax_nnx": 0.986}
+    one = claim("trade-off")
+    (entry,) = judged(one, answers=answers_of(shares))
+    assert entry.finding == "holds"
+    assert entry.measured.value == pytest.approx(0.005, abs=2e-4)
+    assert entry.measured.low is not None
+    gain = judged(claim("more-accurate", first=KERAS, second=PYTORCH, at_least=0.0), answers=answers_of(shares))[0]
+    assert gain.measured.low is not None
+    assert entry.measured.low < gain.measured.low, "an interval of several pairs is wider than one alone"
 
 
 def test_latency_that_grows_with_the_side_grows_more_slowly_than_the_pixels() -> None:
@@ -233,6 +271,8 @@ def test_every_pair_stands_once_under_its_kind() -> None:
         ("threads", {"threads": 2}),
         ("dispatch", {"dispatch": "thread", "batch_images": 8}),
         ("variant", {"variant": "frozen"}),
+        ("server", {"server": "theirs"}),
+        ("copy", {"copy": 1}),
     ],
 )
 def test_a_pair_differs_by_one_axis_and_in_nothing_else(by: By, changed: dict[str, object]) -> None:

@@ -1,21 +1,27 @@
 """Image files: what a person posts is what the model sees, and what is no image is refused in one line."""
 
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 from server_process import Server, serving
 
 from medserve import store
 from medserve.errors import BadInput
-from serve import images
+from medserve.models import Artifact, Task
+from medserve.spec import Deployment
+from serve import images, pages
 
 SHAPE = (28, 28, 3)
 
@@ -47,12 +53,21 @@ def test_a_jpeg_is_nearly_its_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
-    [("L", 100, (100, 100, 100)), ("RGBA", (9, 8, 7, 6), (9, 8, 7)), ("I;16", 100 << 8, (100, 100, 100))],
+    [("L", 100, (100, 100, 100)), ("RGBA", (9, 8, 7, 6), (9, 8, 7))],
 )
 def test_other_modes_become_three_channels_of_eight_bits(mode: str, colour: object, expected: tuple[int, ...]) -> None:
     file = io.BytesIO()
     Image.new(mode, (28, 28), colour).save(file, "PNG")
     assert (images.decode(file.getvalue(), SHAPE).images == expected).all()
+
+
+def test_more_than_eight_bits_pass_the_models_window_or_are_refused() -> None:
+    file = io.BytesIO()
+    Image.new("I;16", (28, 28), 1024).save(file, "PNG")
+    assert (images.decode(file.getvalue(), SHAPE, (0.0, 4096.0)).images == 64).all()
+    for window in (None, "file"):
+        with pytest.raises(BadInput, match="the model states no window for them, so send 8 bits"):
+            images.decode(file.getvalue(), SHAPE, window)
 
 
 def test_another_size_is_resized_and_said() -> None:
@@ -164,6 +179,28 @@ def test_a_posted_file_is_ranked(served: Server, onnx: Path) -> None:
     assert [one["probability"] for one in ranked] == pytest.approx(expected[order], abs=1e-4)
     assert "decode;dur=" in answer.headers["server-timing"]
     assert answer.json["resized_from"] is None
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_an_answer_names_what_the_task_decides_as_the_document_says(empty: Path, task: Task) -> None:
+    artifact = store.read_json(empty / store.ARTIFACT, Artifact)
+    checkpoint = replace(artifact.checkpoint, task=task, classes=("a", "b", "c"))
+    artifact, deployment = replace(artifact, checkpoint=checkpoint), Deployment(artifact="empty", runtime="null")
+    scores = np.array([[0.25, 0.75, 0.5]], np.float32)
+    file = images.File(np.zeros((1, *SHAPE), np.uint8), None)
+    answer = json.loads(images.encode("empty", "1", checkpoint.classes, task, scores, file)[1])
+    document = json.loads(pages.pages(artifact, deployment)["/openapi.json"])
+    told = document["paths"]["/v2/models/empty/classify"]["post"]["responses"]["200"]
+    jsonschema.validate(answer, told["content"]["application/json"]["schema"])
+    ranked = [("b", 0.75), ("c", 0.5), ("a", 0.25)]
+    if task == "multi-label":
+        assert "none excludes another" in told["description"]
+        found = [(one["name"], one["probability"], one["applies"]) for one in answer["labels"]]
+        assert found == [(*one, applies) for one, applies in zip(ranked, (True, False, False), strict=True)]
+        assert "classes" not in answer
+    else:
+        assert [(one["name"], one["probability"]) for one in answer["classes"]] == ranked
+        assert "labels" not in answer
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])

@@ -203,3 +203,17 @@ def test_a_cell_goes_on_only_where_it_is_measured_as_before() -> None:
     )
     other = msgspec.structs.replace(deployment, threads=2)
     assert not run_folder.extends(Cell(deployment=other, profile=profile), old)
+
+
+def test_copies_are_the_same_deployments_under_other_names(tmp_path: Path) -> None:
+    made = read(tmp_path, MINIMAL)
+    once, twice = (matrix.plan(msgspec.structs.replace(made, copies=copies)) for copies in (0, 1))
+    known = {one.deployment.name: one for one in twice.deployed}
+    assert len(known) == len(twice.deployed)
+    for one in once.deployed:
+        assert known.pop(one.deployment.name) == one
+    for name, copied in known.items():
+        original = msgspec.structs.replace(copied.deployment, copy=0)
+        assert name == f"{original.name}-copy1"
+        assert original in [one.deployment for one in once.deployed]
+    assert len(known) == sum(one.computes for one in once.deployed)

@@ -154,7 +154,9 @@ def straightforward(noted: list[dict[str, Any]], measured_from: int) -> list[dic
         if one["status"] == 200 and "body" in one:
             try:
                 scores = wire.decode_response(one["body"], one["head_length"])
-                wrong = samples.differs(scores, EXPECTED[CHOSEN[one["request"]]])
+                right = EXPECTED[CHOSEN[one["request"]]]
+                wrong = samples.differs(scores, right)
+                error = samples.difference(scores, right) if wrong else error
             except BadInput as refusal:
                 wrong, error = True, str(refusal)
         found.append(

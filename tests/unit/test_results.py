@@ -34,12 +34,12 @@ from medserve.result import Result
 from medserve.study import Measure, Study
 
 KEYS = (
-    "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, precision, device, settings, "
-    "threads, dispatch, batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, status, reason, "
-    "n, failed, wrong, launches, p50_ms, p50_low, p50_high, "
+    "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, server, copy, precision, "
+    "device, settings, threads, dispatch, batch_images, batch, mode, profile, trap, rate_asked, rate_delivered, "
+    "status, reason, n, failed, wrong, launches, p50_ms, p50_low, p50_high, "
     "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_service_ms, p99_service_ms, "
     "p50_uncorrected_ms, p99_uncorrected_ms, "
-    "lag_p50_us, lag_p99_us, throughput, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "
+    "lag_p50_us, lag_p99_us, throughput, task, accuracy, balanced_accuracy, auc, variant, seed, parity_max_abs, "
     "decisions_changed, "
     "source_artifact, limit_ms, unofficial, valid, late, cpu_ms, faults, switches, peak_memory_bytes, "
     "import_seconds, load_seconds, ready_seconds, "
@@ -242,10 +242,11 @@ def test_rows_are_written_in_every_form(run: Path, stage: Stage) -> None:
     assert [len(table.lines) for table in tables] == [3, 3]
     assert len(notes) <= 6
     missing = [row for row in found if row.status != "done"]
-    assert notes[1].startswith(f"{len(missing)} of {len(found)} rows not measured: ")
+    assert notes[0].startswith("null: ")
+    assert notes[2].startswith(f"{len(missing)} of {len(found)} rows not measured: ")
     assert len(reasons(found)) == len({row.reason for row in missing})
     denied = msgspec.structs.replace(found[0], status="failed", valid=False, reason="it said \x1b[2J")
-    for note in (short([denied])[1][1], *reasons([denied])):
+    for note in (short([denied])[1][-2], *reasons([denied])):
         assert note.endswith(": it said \\x1b[2J"), "a terminal would obey it"
     steady = msgspec.structs.replace(
         found[0], status="done", valid=True, reason="bimodal: x; no steady state: y", steady=False

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from minimal_study import MINIMAL, read
 
-from medserve import document, matrix, run_folder, study, study_file
+from medserve import document, forecast, matrix, run_folder, study, study_file
 from medserve.errors import BadInput
 from medserve.models import Recipe
 from medserve.spec import Deployment, LoadProfile
@@ -21,6 +21,17 @@ from medserve.spec import Deployment, LoadProfile
     ("old", "new", "line"),
     [
         ('"synthetic"', '"bloodmist"', r"unknown data set 'bloodmist' \(did you mean bloodmnist\?\)"),
+        ('"synthetic"', '"scans"', r"unknown data set 'scans'.*; a folder of one's own has a slash: \./scans"),
+        ('"synthetic"', '"./scans"', r"data set ./scans: no such folder or file, from the folder that you are in"),
+        ('"synthetic"', '"x/synthetic.npz"', "x/synthetic.npz: is called as the data set synthetic of `medserve list`"),
+        ('title = "Mini"', 'title = "Mini"\nwindow = [0, 4095]', "'window' is for images of one's own; 'datasets'"),
+        ('title = "Mini"', 'title = "Mini"\nwindow = [9, 3]', "window 9 to 3; expected two finite numbers"),
+        (
+            'title = "Mini"',
+            'title = "Mini"\nwindow = [1, 2, 3]',
+            r"'window' is \[1, 2, 3\]; expected 2 numbers",
+        ),
+        ('title = "Mini"', 'title = "Mini"\nwindow = "own"', "unknown value of 'window' 'own'; there is: file"),
         ('"cnn"', '"vit"', "unknown architecture 'vit'; there is: cnn"),
         ('["pytorch"]', '["torch"]', "unknown framework 'torch'.*pytorch"),
         ('"onnx"', '"pickle"', "unknown format 'pickle'.*onnx"),
@@ -105,6 +116,30 @@ def test_a_name_in_a_manifest_cannot_lead_elsewhere(name: str) -> None:
     for noun, kind in (({"artifact": name, "runtime": "null"}, Deployment), (profile, LoadProfile)):
         with pytest.raises(msgspec.ValidationError, match="Expected `str` matching regex"):
             msgspec.convert(noun, kind)
+
+
+def test_a_study_names_images_of_ones_own_by_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan needs no images, so that a run is read on any machine."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my scans", "other/my_scans"):
+        (tmp_path / folder).mkdir(parents=True)
+    text = MINIMAL.replace('"synthetic"', '"./my scans/"').replace('"Mini"', '"Mini"\nwindow = "file"')
+    asked = read(tmp_path, text)
+    (tmp_path / "my scans").rmdir()
+    trainings = matrix.plan(asked).trainings
+    assert {(made.dataset, made.path) for made in trainings} == {("my_scans", "./my scans/")}
+    assert {made.name for made in trainings} == {f"my_scans-{size}-cnn-pytorch-s0" for size in (28, 64)}
+    assert asked.window == "file"
+    (tmp_path / "my scans").mkdir()
+    seconds = {}
+    for count in (0, 5000):
+        for index in range(count):
+            (tmp_path / "my scans" / str(index)).touch()
+        (work,) = (one for one in forecast.forecast(asked, tmp_path / "out").work if one.kind == "train")
+        seconds[count] = work.seconds
+    assert seconds[5000] > 2 * seconds[0], "the more files, the longer a training takes"
+    with pytest.raises(BadInput, match="'datasets': several are called my_scans; rename the folders or files"):
+        read(tmp_path, text.replace('"./my scans/"', '"./my scans", "other/my_scans"'))
 
 
 def test_an_unknown_study_lists_the_studies() -> None:

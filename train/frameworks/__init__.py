@@ -1,10 +1,11 @@
-"""One file per framework: REQUIRES (modules) and `create(architecture, classes, recipe, learning_rates, initial)`.
+"""One file per framework: REQUIRES (modules) and `create(architecture, classes, recipe, rates, initial, task)`.
 
-`create` returns a trainer that starts from `initial`, its random weights seeded; `learning_rates` holds one rate per
+`create` returns a trainer that starts from `initial`, its random weights seeded; `rates` holds one learning rate per
 step. A trainer computes one step and one prediction; `train.loop` does the rest for all of them: batches, augmentation,
-epochs, scores, checkpoints. The loss is the mean cross-entropy with label smoothing. The optimiser is AdamW: betas 0.9
-and 0.999, epsilon 1e-8 outside the bias correction, weight decay decoupled and multiplied by the step's learning rate,
-no weight decay on batch norm and biases.
+epochs, scores, checkpoints. The loss is the mean cross-entropy of a softmax over the classes, with label smoothing; for
+the task `multi-label` the binary cross-entropy of a sigmoid per label, averaged over labels and images; smoothing by s
+makes y (1 - s) + s / 2 of a label y. The optimiser is AdamW: betas 0.9 and 0.999, epsilon 1e-8 outside the bias
+correction, weight decay decoupled and multiplied by the step's learning rate, no weight decay on batch norm and biases.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from medserve import plugins
-from medserve.models import Architecture, Recipe
+from medserve.models import Architecture, Recipe, Task
 from medserve.store import write_bytes
 
 Weights = dict[str, NDArray[np.float32]]
@@ -30,15 +31,17 @@ class InitialState(msgspec.Struct, frozen=True):
     """The state in which a training starts.
 
     Canonical `weights` replace the random ones; without any, all weights are random. They may leave out the head.
-    `class_weights`, float32 (classes,), multiply the loss of each image by the weight of its class; null means 1.
+    `class_weights`, float32 (classes,), multiply the loss of each image by the weight of its class. With several labels
+    per image they are float32 (2, classes): the weights of each label where it is 0, and where it is 1. Null means 1.
     """
 
     class_weights: NDArray[np.float32] | None = None
     weights: Mapping[str, NDArray[np.float32]] = {}
 
-    def loss_weights(self, classes: int) -> NDArray[np.float32]:
-        """The weight of each class in the loss, float32 (classes,)."""
-        return np.ones(classes, np.float32) if self.class_weights is None else self.class_weights
+    def loss_weights(self, classes: int, task: Task) -> NDArray[np.float32]:
+        """The weights of the loss, in the shape of `class_weights`."""
+        shape = (2, classes) if task == "multi-label" else (classes,)
+        return np.ones(shape, np.float32) if self.class_weights is None else self.class_weights
 
 
 COMMON = "common"
@@ -94,7 +97,7 @@ class Trainer(Protocol):
     def step(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
         """Take one optimiser step at the next of `learning_rates`; returns the loss.
 
-        `images` are uint8 (N, H, W, C), `labels` int64 (N,).
+        `images` are uint8 (N, H, W, C), `labels` int64 (N,), or 0 or 1 (N, classes) with several labels per image.
         """
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from medserve.models import Architecture, Recipe
+from medserve.models import Architecture, Recipe, Task
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("jax", "flax", "optax")
@@ -27,18 +27,25 @@ class FlaxTrainer:
     _rest: nnx.State
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        rates: Rates,
+        initial: InitialState = RANDOM,
+        task: Task = "multi-class",
     ) -> None:
         # XLA uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         jax.config.update("jax_default_matmul_precision", "float32")
         self._classes = classes
+        self._task = task
         self._smoothing = recipe.label_smoothing
         schedule = jnp.array(rates)
         self._optimiser = optax.adamw(
             lambda step: schedule[step], b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=_has_decay
         )
         network, self._canonical = build("flax_nnx", architecture, classes, recipe, initial)
-        self._class_weights = jnp.array(initial.loss_weights(classes))
+        self._class_weights = jnp.array(initial.loss_weights(classes, task))
         self.parameters = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
         def path_is_trained(path: tuple[str | int, ...]) -> bool:
@@ -95,17 +102,24 @@ class FlaxTrainer:
     ) -> tuple[nnx.State, nnx.State, optax.OptState, jax.Array]:
         def loss_of(parameters: nnx.State) -> tuple[jax.Array, nnx.State]:
             network = nnx.merge(self._graph, parameters, rest, copy=True)
-            targets = optax.smooth_labels(jax.nn.one_hot(labels, self._classes), self._smoothing)
-            losses = optax.softmax_cross_entropy(network(images), targets)
-            loss = (losses * self._class_weights[labels]).mean()
+            loss = self._loss(network(images), labels)
             return loss, nnx.state(network, nnx.Not(self._trained))
 
         (loss, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
         updates, moments = self._optimiser.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), rest, moments, loss
 
+    def _loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        if self._task == "multi-label":
+            smoothed = labels * (1 - self._smoothing) + self._smoothing / 2
+            losses = optax.sigmoid_binary_cross_entropy(logits, smoothed)
+            return (losses * jnp.where(labels == 1, self._class_weights[1], self._class_weights[0])).mean()
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, self._classes), self._smoothing)
+        return (optax.softmax_cross_entropy(logits, targets) * self._class_weights[labels]).mean()
+
     def _probabilities(self, parameters: nnx.State, rest: nnx.State, images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(nnx.merge(self._evaluation, parameters, rest)(images))
+        logits = nnx.merge(self._evaluation, parameters, rest)(images)
+        return jax.nn.sigmoid(logits) if self._task == "multi-label" else jax.nn.softmax(logits)
 
     def _resumable(self) -> tuple[optax.OptState, nnx.State]:
         """The optimiser's state, and how often each drop-out layer has drawn; its key follows from the seed."""

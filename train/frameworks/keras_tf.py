@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from medserve.models import Architecture, Recipe
+from medserve.models import Architecture, Recipe, Task
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("tensorflow", "keras")
@@ -40,7 +40,13 @@ class KerasTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        rates: Rates,
+        initial: InitialState = RANDOM,
+        task: Task = "multi-class",
     ) -> None:
         # TensorFlow uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -48,10 +54,12 @@ class KerasTrainer:
         self._classes = classes
         self._rates = rates
         self._step = 0
-        self._loss = keras.losses.CategoricalCrossentropy(
+        self._task = task
+        self._smoothing = recipe.label_smoothing
+        self._cross_entropy = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing, reduction="none"
         )
-        self._class_weights = tf.constant(initial.loss_weights(classes))
+        self._class_weights = tf.constant(initial.loss_weights(classes, task))
         self.parameters = sum(value.numpy().size for value in self._network.trainable_variables)
         # A frozen layer updates no batch-norm statistics and applies no drop-out.
         for layer in self._network.layers:
@@ -97,16 +105,24 @@ class KerasTrainer:
     @tf.function
     def _compiled_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            logits = self._network(images, training=True)
-            losses = self._loss(tf.one_hot(labels, self._classes), logits)
-            loss = tf.reduce_mean(losses * tf.gather(self._class_weights, labels))
+            loss = self._loss(self._network(images, training=True), labels)
         parameters = self._network.trainable_variables
         self._optimiser.apply(tape.gradient(loss, parameters), parameters)
         return loss
 
     @tf.function(reduce_retracing=True)
     def _compiled_predict(self, images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(self._network(images, training=False))
+        logits = self._network(images, training=False)
+        return tf.sigmoid(logits) if self._task == "multi-label" else tf.nn.softmax(logits)
+
+    def _loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if self._task == "multi-label":
+            smoothed = tf.cast(labels, tf.float32) * (1 - self._smoothing) + self._smoothing / 2
+            # Keras' BinaryCrossentropy takes no weights of single labels.
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(smoothed, logits)
+            return tf.reduce_mean(losses * tf.where(labels == 1, self._class_weights[1], self._class_weights[0]))
+        losses = self._cross_entropy(tf.one_hot(labels, self._classes), logits)
+        return tf.reduce_mean(losses * tf.gather(self._class_weights, labels))
 
 
 create = KerasTrainer

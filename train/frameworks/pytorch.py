@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as cross_entropies
 from numpy.typing import NDArray
 
 from medserve.machine import keep_memory
-from medserve.models import Architecture, Recipe
+from medserve.models import Architecture, Recipe, Task
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
 REQUIRES = ("torch",)
@@ -17,7 +18,13 @@ class PyTorchTrainer:
     """See `train.frameworks.Trainer`."""
 
     def __init__(
-        self, architecture: Architecture, classes: int, recipe: Recipe, rates: Rates, initial: InitialState = RANDOM
+        self,
+        architecture: Architecture,
+        classes: int,
+        recipe: Recipe,
+        rates: Rates,
+        initial: InitialState = RANDOM,
+        task: Task = "multi-class",
     ) -> None:
         # Without it, training at 64 px takes twice as long. The other frameworks have allocators of their own.
         keep_memory()
@@ -29,8 +36,9 @@ class PyTorchTrainer:
         self._seed = recipe.seed
         self._rates = rates
         self._step = 0
-        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing, reduction="none")
-        self._class_weights = self._tensor(initial.loss_weights(classes))
+        self._task = task
+        self._smoothing = recipe.label_smoothing
+        self._class_weights = self._tensor(initial.loss_weights(classes, task))
         self.parameters = sum(value.numel() for value in self._network.parameters())
         for name, value in self._network.named_parameters():
             value.requires_grad_(is_trained(architecture, recipe, name))
@@ -53,9 +61,7 @@ class PyTorchTrainer:
         for module in self._frozen:
             module.eval()
         self._optimiser.zero_grad(set_to_none=True)
-        targets = self._tensor(labels)
-        losses = self._loss(self._network(self._tensor(images)), targets)
-        loss = (losses * self._class_weights[targets]).mean()
+        loss = self._loss(self._network(self._tensor(images)), self._tensor(labels))
         loss.backward()
         self._optimiser.step()
         self._step += 1
@@ -64,7 +70,8 @@ class PyTorchTrainer:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._network.eval()
         with torch.inference_mode():
-            return self._network(self._tensor(images)).softmax(1).cpu().numpy()
+            logits = self._network(self._tensor(images))
+            return (logits.sigmoid() if self._task == "multi-label" else logits.softmax(1)).cpu().numpy()
 
     def weights(self) -> Weights:
         return self._canonical.read(self._network)
@@ -83,6 +90,14 @@ class PyTorchTrainer:
             moments.setdefault(int(index), {})[name] = torch.from_numpy(state[key].copy())
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._task == "multi-label":
+            smoothed = labels * (1 - self._smoothing) + self._smoothing / 2
+            losses = cross_entropies.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+            return (losses * torch.where(labels == 1, self._class_weights[1], self._class_weights[0])).mean()
+        losses = cross_entropies.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="none")
+        return (losses * self._class_weights[labels]).mean()
 
     def _tensor(self, values: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)

@@ -13,8 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from loadtest.benchmark.bench import Bench, Line, tell
-from loadtest.benchmark.serving.comparison import MODEL_FILE, golden_image
-from loadtest.benchmark.serving.environments import InProcess
+from loadtest.benchmark.serving.comparison import MODEL_FILE, InProcess, golden_image
 from loadtest.generator.payload import infer_url
 from loadtest.measure.server_process import ServerProcess
 from loadtest.selftest.reference_client import closed_loop

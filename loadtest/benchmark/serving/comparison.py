@@ -1,49 +1,45 @@
-"""The overhead per request of this wrapper and of the servers of `peers`, beyond the model.
+"""The overhead per request of this wrapper and of the servers of a study, beyond the model.
 
 Every server has the same ONNX file on one thread, on the same core as all the others, which are suspended while one is
-measured; the client has another core. Each round measures every server, in a new random order: one connection, many
-connections, and the model in a process of the same environment. Comparisons are made within the rounds.
+measured; the client, which never sleeps, has another core. Each round measures every server, in a new random order: one
+connection, many connections, and the model in a process of the same environment. They are compared within the rounds.
 """
 
+import http.client
 import json
+import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from loadtest.benchmark.bench import SIZE, Bench, Line, columns, run, tell
-from loadtest.benchmark.serving import peers
-from loadtest.benchmark.serving.environments import (
-    APPLICATIONS,
-    InProcess,
-    Program,
-    cpu_seconds,
-    install,
-    resume,
-    suspend,
-    versions,
-)
-from loadtest.benchmark.serving.peers import BINARY_TENSORS, BYTES, JSON_TENSORS, MODEL, Body, Image, Peer
-from loadtest.generator.payload import infer_url
-from loadtest.measure.locust_process import free_ports
+from loadtest.generator.payload import Load, address_of, body_of, target
+from loadtest.measure.foreign_server import ForeignServer
 from loadtest.selftest.reference_client import Block, closed_loop
-from medserve import machine, store, wire
+from medserve import environments, machine, process, store, study_file, wire
 from medserve.errors import BadInput, CannotRun
 from medserve.numbers import number
+from medserve.spec import Deployment, Environment, Server
+from medserve.study import Study
+from medserve.tables import FORMATS, profile
 
 CONNECTIONS = 8
 WARMUP = 50
 READY_SECONDS = 120.0
-SOURCE = Path(__file__).parents[3]
-MODEL_FILE = "1/model.onnx"
+MODEL_FILE = FORMATS["onnx"].path
+IN_PROCESS = study_file.STUDIES / "servers" / "onnx_model.py"
 AGREE = 1e-5
 """Largest difference of the scores of two servers: some send them as text."""
 OURS = "medserve"
+ANY = profile("closed-loop", users=1)
+
 COLUMNS = columns(
     ("server", "body"),
     (
@@ -73,20 +69,19 @@ class Row(msgspec.Struct, frozen=True):
     def cells(self) -> tuple[str, ...]:
         """The cells of a row of COLUMNS."""
         behind = f"{number(self.behind)} ({number(self.behind_low)} to {number(self.behind_high)})"
-        ours = self.server == OURS and self.body == BINARY_TENSORS.words
+        ours = self.server == OURS and self.body == "oip"
         before = map(number, (self.p50, self.p99, self.in_process, self.overhead))
         return self.server, self.body, *before, "" if ours else behind, number(self.per_second), number(self.cpu)
 
 
 class Contestant(msgspec.Struct):
-    """A server that is measured: its address, its process, and its requests."""
+    """A server that is measured: where its requests go and what they are, its process, and the model alone."""
 
+    load: Load
     name: str
-    url: str
-    body: Body
-    image: Image
+    image: NDArray[np.uint8]
     pid: int
-    alone: InProcess
+    alone: "InProcess"
     versions: dict[str, str]
     blocks: list[Block] = []
     in_process: list[float] = []
@@ -96,21 +91,16 @@ class Contestant(msgspec.Struct):
     @property
     def request(self) -> bytes:
         """A request for the scores of its image."""
-        return wire.http_request(self.url, *self.body.encode(self.image))
+        return wire.http_request(target(self.load), *body_of(self.load).encode(self.image[None]))
 
-    def wait_answering(self, seconds: float) -> None:
-        """Suspend it when it answers. Raises CannotRun when it does not, or with other scores than the model's."""
-        resume(self.pid)
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                block = closed_loop(self.url, self.request, 1, 1)
-                break
-            except (CannotRun, OSError):  # it listens before its model is loaded
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-        found, expected = np.asarray(self.body.decode(block.body), np.float32).ravel(), self.alone.scores(self.image)
+    def check(self) -> None:
+        """Suspend it when it answers rightly. Raises CannotRun when it answers with other scores than the model's."""
+        headers, body = body_of(self.load).encode(self.image[None])
+        with closing(http.client.HTTPConnection(*address_of(self.load.url), timeout=READY_SECONDS)) as connection:
+            connection.request("POST", urlsplit(target(self.load)).path, body, headers)
+            answer = connection.getresponse()
+            found = body_of(self.load).decode(answer.read(), answer.getheader(wire.HEAD_LENGTH))[0]
+        expected = self.alone.scores(self.image)
         if found.shape != expected.shape or np.abs(found - expected).max() > AGREE:
             raise CannotRun(f"{self.name} answers {found[:4].tolist()}...; the model gives {expected[:4].tolist()}...")
         suspend(self.pid)
@@ -119,11 +109,11 @@ class Contestant(msgspec.Struct):
         """Measure it once, while all others are suspended."""
         resume(self.pid)
         request = self.request
-        closed_loop(self.url, request, 1, WARMUP)
+        closed_loop(self.load.url, request, 1, WARMUP)
         before = cpu_seconds(self.pid)
-        self.blocks.append(closed_loop(self.url, request, 1, count))
+        self.blocks.append(closed_loop(self.load.url, request, 1, count))
         self.cpu += cpu_seconds(self.pid) - before
-        self.rates.append(closed_loop(self.url, request, CONNECTIONS, count).per_second)
+        self.rates.append(closed_loop(self.load.url, request, CONNECTIONS, count).per_second)
         suspend(self.pid)
         self.in_process.append(float(np.median(self.alone.times(1, count))) / 1e3)
 
@@ -138,7 +128,7 @@ class Contestant(msgspec.Struct):
         low, behind, high = np.quantile(self.overheads - ours.overheads, (0.25, 0.5, 0.75))
         return Row(
             server=self.name,
-            body=self.body.words,
+            body=self.load.body,
             requests=len(latencies),
             p50=float(np.median(latencies)),
             p99=float(np.quantile(latencies, 0.99, method="inverted_cdf")),
@@ -153,22 +143,22 @@ class Contestant(msgspec.Struct):
         )
 
 
-def compare(bench: Bench, model: Path, environments: Path, names: Sequence[str], rounds: int, count: int) -> list[Row]:
-    """Measure the wrapper and the peers of these names in `rounds` of `count` requests; the first row is ours.
+def compare(bench: Bench, model: Path, study: Study, names: Sequence[str], rounds: int, count: int) -> list[Row]:
+    """Measure the wrapper and the servers of a study by these names in `rounds` of `count` requests; first is ours.
 
-    `model` is an artifact in ONNX. Raises CannotRun when a peer cannot be installed, does not start, or gives
-    other scores than the model.
+    `model` is an artifact in ONNX. Raises CannotRun when a server cannot be installed, does not start, or gives other
+    scores than the model.
     """
-    chosen = [peer for peer in peers.PEERS if peer.name in names]
-    places = []
-    for at, peer in enumerate(chosen):
-        tell(f"environment of {peer.name}, {at + 1} of {len(chosen)}")
-        places.append(install(environments / peer.name.split()[0].lower(), (*peer.packages, *MODEL)))
+    made_in = {one.name: one for one in study.environments}
+    chosen = [server for server in study.servers if server.name in names]
+    for at, server in enumerate(chosen):
+        tell(f"environment of {server.name}, {at + 1} of {len(chosen)}")
+        environments.make(made_in[server.environment])
     with ExitStack() as stack:
         contestants = list(_ours(bench, model, stack))
-        for peer, place in zip(chosen, places, strict=True):
-            tell(f"starting {peer.name}")
-            contestants.append(_theirs(bench, model, peer, place, stack))
+        for server in chosen:
+            tell(f"starting {server.name}")
+            contestants.append(_theirs(bench, model, server, made_in[server.environment], stack))
         stack.callback(machine.pin, machine.usable_cpus())
         machine.pin(bench.client_cpus)
         random = np.random.default_rng(0)
@@ -179,41 +169,41 @@ def compare(bench: Bench, model: Path, environments: Path, names: Sequence[str],
     return [one.row(contestants[0]) for one in contestants]
 
 
+def installable(study: Study) -> list[str]:
+    """The servers of a study that start in an environment which it names: the others are not there to be compared."""
+    return [server.name for server in study.servers if server.command and server.environment]
+
+
 def _ours(bench: Bench, model: Path, stack: ExitStack) -> Iterator[Contestant]:
-    """The wrapper twice: with the bodies of its load tests, and with those for MLServer."""
+    """The wrapper twice: with the bodies of its load tests, and with JSON."""
     server = stack.enter_context(bench.serving("onnx_runtime", artifact=model))
     stack.callback(resume, server.pid)  # a suspended process cannot be told to end
     alone = InProcess(Path(sys.executable), model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
-    url = infer_url(server.url, server.model)
-    for body in (BINARY_TENSORS, JSON_TENSORS):
+    for body in ("oip", "oip_json"):
         ours = machine.versions("onnxruntime-gpu", "onnxruntime", "numpy", "uvicorn", "uvloop", "httptools")
-        contestant = Contestant(OURS, url, body, golden_image(model), server.pid, alone, ours)
-        contestant.wait_answering(READY_SECONDS)
+        load = Load(url=server.url, model=server.model, profile=ANY, body=body)
+        contestant = Contestant(load, OURS, golden_image(model), server.pid, alone, ours)
+        contestant.check()
+        resume(server.pid)
         yield contestant
+    suspend(server.pid)
 
 
-def _theirs(bench: Bench, model: Path, peer: Peer, programs: Path, stack: ExitStack) -> Contestant:
-    scratch = bench.new()
-    port, spare, another = free_ports(3)
-    settings = {"name": "cells", "implementation": "mlserver_tensors.Cells"}
-    (scratch / "model-settings.json").write_text(json.dumps(settings))
-
-    def fill(text: str) -> str:
-        return text.format(
-            port=port, spare=spare, another=another, source=SOURCE, applications=APPLICATIONS, scratch=scratch
-        )
-
-    env = {"MODEL": str(model / MODEL_FILE), "PORT": str(port)} | {name: fill(text) for name, text in peer.variables}
-    words = [fill(word) for word in peer.command]
-    program = Program([str(programs / words[0]), *words[1:]], bench.server_cpus, env, scratch / f"{peer.name}.log")
-    stack.callback(program.stop)
-    program.wait_listening(port, READY_SECONDS)
-    alone = InProcess(programs / "python", model / MODEL_FILE, bench.server_cpus)
+def _theirs(bench: Bench, model: Path, asked: Server, made_in: Environment, stack: ExitStack) -> Contestant:
+    deployment = Deployment(artifact=model.name, runtime=asked.runtime, server=asked, environment=made_in)
+    server = ForeignServer(model, deployment, bench.server_cpus, bench.new())
+    stack.callback(server.stop)
+    server.wait_ready()
+    image = golden_image(model)
+    server.answer_first(image[None])
+    assert server.pid is not None
+    stack.callback(resume, server.pid)
+    alone = InProcess(environments.programs(made_in) / "python", model / MODEL_FILE, bench.server_cpus)
     stack.callback(alone.stop)
-    url = f"http://127.0.0.1:{port}{peer.path}"
-    contestant = Contestant(peer.name, url, peer.body, golden_image(model), program.pid, alone, versions(programs))
-    contestant.wait_answering(READY_SECONDS)
+    load = Load(url=server.url, model=server.model, profile=ANY, body=asked.body, path=asked.path)
+    contestant = Contestant(load, asked.name, image, server.pid, alone, server.facts()["versions"])
+    contestant.check()
     return contestant
 
 
@@ -233,10 +223,10 @@ def check_model(model: Path) -> Path:
     return model.resolve()
 
 
-def golden_image(model: Path) -> Image:
+def golden_image(model: Path) -> NDArray[np.uint8]:
     """An image whose scores the artifact has, (H, W, C)."""
     with np.load(model / "golden.npz") as golden:
-        image: Image = golden["images"][0]
+        image: NDArray[np.uint8] = golden["images"][0]
         return image
 
 
@@ -244,6 +234,65 @@ def targets(rows: Sequence[Row]) -> Iterator[Line]:
     """The overheads of the others less ours. A server without the protocol has less to do, so it has no target."""
     for row in rows:
         if row.server != OURS:
-            name, low = f"overhead of {row.server} less ours", None if row.body == BYTES.words else 0.0
+            name, low = f"overhead of {row.server} less ours", None if row.body == "image_bytes" else 0.0
             note = f"quartiles of the rounds {number(row.behind_low)} to {number(row.behind_high)}"
-            yield Line(part="peers", name=name, value=row.behind, unit="us", low=low, note=note)
+            yield Line(part="servers", name=name, value=row.behind, unit="us", low=low, note=note)
+
+
+def members(pid: int) -> list[psutil.Process]:
+    """A process and all its children; none when it has ended."""
+    try:
+        parent = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return []
+    return [parent, *parent.children(recursive=True)]
+
+
+def suspend(pid: int) -> None:
+    """Suspend a process and all its children, while others are measured."""
+    for one in members(pid):
+        one.suspend()
+
+
+def resume(pid: int) -> list[psutil.Process]:
+    """Resume a process and all its children, and return them."""
+    found = members(pid)
+    for one in found:
+        one.resume()
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and all its children."""
+    return sum(sum(one.cpu_times()[:2]) for one in members(pid))
+
+
+class InProcess:
+    """The model alone in a process of an environment: the time of a prediction without a server."""
+
+    def __init__(self, python: Path, model: Path, cpus: tuple[int, ...]) -> None:
+        words = ["-m", "medserve.environments", "start", ",".join(map(str, cpus)), str(python), str(IN_PROCESS)]
+        pipe = subprocess.PIPE
+        self._child = process.start(words, stdin=pipe, stdout=pipe, env={"MODEL": str(model)})
+
+    def times(self, images: int, count: int) -> NDArray[np.int64]:
+        """int64 nanoseconds of `count` predictions of so many images each."""
+        return np.array(json.loads(self._ask(f"time {images} {count}")), np.int64)
+
+    def scores(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The model's scores of one (H, W, C) image: float32 (classes,)."""
+        return np.array(json.loads(self._ask(f"score {json.dumps(image.tolist())}")), np.float32)
+
+    def stop(self) -> None:
+        """End it."""
+        with self._child:  # closes its pipes
+            process.stop(self._child)
+
+    def _ask(self, line: str) -> bytes:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(line.encode() + b"\n")
+        self._child.stdin.flush()
+        if answer := self._child.stdout.readline():
+            return answer
+        raise CannotRun("the model in process ended: its own lines above say why")

@@ -4,6 +4,7 @@ from loadtest.report import tables, wording
 from loadtest.report.facts import Facts
 from loadtest.report.tables import Field, field, text
 from loadtest.results.agreement import Agreement
+from loadtest.results.row import of_labels
 from loadtest.results.tabular import Cell, Mark, Table
 from medserve.models import Artifact, Certificate, Checkpoint
 from medserve.numbers import ABSENT, number
@@ -28,13 +29,16 @@ def certificates(facts: Facts) -> Table | None:
         field("limit", lambda proof: proof.limit_abs, "", group),
         field("decisions changed", lambda proof: proof.decisions_changed, "", group),
         field("near ties", lambda proof: proof.near_ties, "", group),
-        field("accuracy", lambda proof: tables.share(proof.accuracy), "%"),
+    ]
+    scored: list[Field[Certificate]] = [
         field("AUC", lambda proof: Cell(ABSENT if proof.auc is None else f"{proof.auc:.4f}", value=proof.auc)),
     ]
     fields: list[Field[Item]] = [
         text("artifact", _artifact),
         field("size", lambda item: item[0].training.size, "px"),
         *tables.of(_proof, certified),
+        field("accuracy", _accuracy, "%"),
+        *tables.of(_proof, scored),
         field("opset", lambda item: item[1].opset if item[1] else None),
         text("certificate", _verdict),
     ]
@@ -50,6 +54,11 @@ def certificates(facts: Facts) -> Table | None:
 
 def _proof(item: Item) -> Certificate | None:
     return item[2]
+
+
+def _accuracy(item: Item) -> Cell | None:
+    _, artifact, proof = item
+    return tables.share(proof.accuracy, of_labels(artifact.checkpoint.task)) if artifact and proof else None
 
 
 def _artifact(item: Item) -> Cell:

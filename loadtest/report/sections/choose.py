@@ -19,7 +19,7 @@ from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, field, text
 from loadtest.results import objective
 from loadtest.results.objective import Held
-from loadtest.results.row import Row
+from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Table, Tone
 from medserve.numbers import interval, number, percent
 from medserve.spec import LoadProfile
@@ -77,7 +77,7 @@ def study_objective(facts: Facts) -> Table | None:
         tables.deployment_field(facts, lambda one: one.row),
         field("size", lambda one: one.row.size, "px"),
         field(name, lambda one: one.latency, "ms"),
-        field("accuracy", lambda one: tables.share(one.accuracy), "%"),
+        field("accuracy", lambda one: tables.share(one.accuracy, of_labels(one.row.task)), "%"),
         text("holds it", lambda one: Cell(one.standing, tone=tones.get(one.standing, "muted"))),
         text("because", lambda one: Cell(_because(one), tone="muted")),
     ]
@@ -114,7 +114,7 @@ def objectives(facts: Facts) -> Table | None:
         text("objective", lambda known: _objective(facts, known)),
         text("choose", lambda known: tables.deployment(facts, known.best)),
         field("size", lambda known: known.best.size, "px"),
-        field("accuracy", lambda known: tables.share(accuracy(facts, known.best)), "%"),
+        field("accuracy", lambda known: _share(facts, known.best), "%"),
         field("that percentile", lambda known: known.best.percentile(known.choice.percentile), "ms"),
         field("median", lambda known: known.best.p50, "ms"),
         text("not separated from", lambda known: _listed(facts, known, known.choice.alike)),
@@ -154,7 +154,7 @@ def fronts(facts: Facts) -> Table | None:
     rows = {name: row for plane in planes for name, row in plane.rows.items()}
     fields: list[Field[str]] = [
         *tables.deployment_fields(facts, rows.__getitem__),
-        field("accuracy", lambda name: tables.share(accuracy(facts, rows[name])), "%"),
+        field("accuracy", lambda name: _share(facts, rows[name]), "%"),
     ]
     for profile in dict.fromkeys(plane.profile for plane in planes):
         here = {name: plane for plane in planes if plane.profile == profile for name in plane.rows}
@@ -180,8 +180,11 @@ def _standings(facts: Facts, profile: str, planes: dict[str, Plane]) -> Field[st
 def figure(facts: Facts) -> Figure | None:
     """Each plane as a panel; null where nothing competes."""
     planes = planes_of(facts)
-    accuracies = [_percent(point.accuracy) for plane in planes for point in plane.points.values()]
-    y = Axis(title="accuracy, %", over=accuracies, scale="percent")
+    accuracies: dict[str, list[Interval]] = {}
+    for plane in planes:
+        accuracies.setdefault(_of(plane), []).extend(_percent(point.accuracy) for point in plane.points.values())
+    # Accuracies of images and of labels have an axis each.
+    axes = {of: Axis(title=f"accuracy{of}, %", over=over, scale="percent") for of, over in accuracies.items()}
     panels = []
     for plane in planes:
         labelled = _labelled(plane)
@@ -190,8 +193,13 @@ def figure(facts: Facts) -> Figure | None:
         said = f"on the front are {wording.listed([facts.named(plane.rows[point.series]) for point in front])}"
         x = Axis(title="median, ms (log)", over=[point.x for point in points.values()])
         where = [wording.profile(facts.profiles[plane.profile]), *facts.shown_dataset(plane.dataset)]
-        panels.append(drawing.lines(list(points.values()), x, y, ", ".join(where), said, front))
+        panels.append(drawing.lines(list(points.values()), x, axes[_of(plane)], ", ".join(where), said, front))
     return compose("front", "Accuracy against latency", panels, UNEQUAL * facts.unequal)
+
+
+def _of(plane: Plane) -> str:
+    """What the accuracies of a plane are of, behind the word; empty for images."""
+    return f" {known}" if (known := of_labels(next(iter(plane.rows.values())).task)) else ""
 
 
 def _labelled(plane: Plane) -> set[str]:
@@ -217,9 +225,16 @@ def _percent(share: Interval) -> Interval:
 
 
 def accuracy(facts: Facts, row: Row) -> Interval:
-    """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares."""
+    """The accuracy of a row's network on the test split with its interval (Wilson 1927), as shares.
+
+    With several labels per image the interval is too wide rather than too narrow: their number counts as one image.
+    """
     assert row.accuracy is not None
     return intervals.wilson(row.accuracy, _images(facts, row))
+
+
+def _share(facts: Facts, row: Row) -> Cell:
+    return tables.share(accuracy(facts, row), of_labels(row.task))
 
 
 def _images(facts: Facts, row: Row) -> int:

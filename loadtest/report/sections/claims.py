@@ -1,5 +1,9 @@
 """Published claims beside what this run found, and what timing mistakes do to the rankings."""
 
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
 from loadtest.analysis import scaling
 from loadtest.analysis.scaling import Response
 from loadtest.report import tables as fields_of
@@ -8,8 +12,11 @@ from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import framework, profile
 from loadtest.results import claims
 from loadtest.results.claims import Effect, Finding, JudgedClaim
+from loadtest.results.row import of_labels
 from loadtest.results.tabular import Cell, Table, Tone, interval_cell
+from medserve.models import Recipe
 from medserve.numbers import ABSENT, interval, number
+from medserve.scores import shares_right
 from medserve.study import Subject
 from medserve.tables import TIMING_MISTAKES
 
@@ -28,6 +35,8 @@ EFFECTS: dict[Effect, Tone] = {
 UNITS = {"faster": "times", "sublinear": "exponent"}
 """Of what was measured; of the other tests, a share of the test split."""
 NEEDED = {"sublinear": "below 1", "trade-off": "above 0"}
+OF_ACCURACY = ("accurate", "more-accurate", "configuration", "trade-off")
+"""The tests that compare accuracies."""
 CLOSED = "a closed loop, which omits the requests that it delays"
 
 
@@ -74,8 +83,26 @@ def _judged(facts: Facts) -> list[JudgedClaim]:
     for checkpoint in facts.checkpoints.values():
         if checkpoint.test.accuracy is not None:
             accuracies.setdefault((checkpoint.framework, checkpoint.size), []).append(checkpoint.test.accuracy)
-    rows = [*facts.rows, *facts.mistaken]
-    return claims.judge(facts.study.claims, rows, facts.comparisons, response, accuracies, images)
+    rows, asked = [*facts.rows, *facts.mistaken], facts.study.claims
+    if len({of_labels(checkpoint.task) for checkpoint in facts.checkpoints.values()}) > 1:
+        why = "its data sets have accuracies of images and of labels, which are not comparable"
+        asked = tuple(replace(one, test="none", why=why) if one.test in OF_ACCURACY else one for one in asked)
+    return claims.judge(asked, rows, facts.comparisons, response, accuracies, _answers(facts), images)
+
+
+def _answers(facts: Facts) -> claims.Answers:
+    """The answers of all checkpoints whose scores of the test split are kept; none where these are of several sets."""
+    found: dict[tuple[str, int], dict[tuple[str, Recipe], list[NDArray[np.float64]]]] = {}
+    folder = facts.measured.folder / "checkpoints"
+    if len({checkpoint.dataset for checkpoint in facts.checkpoints.values()}) > 1:
+        return {}
+    for name, checkpoint in facts.checkpoints.items():
+        labels, scores = (folder / name / f"test_{part}.npy" for part in ("labels", "scores"))
+        if labels.is_file() and scores.is_file():
+            right = shares_right(np.load(labels), np.load(scores))
+            made_by = checkpoint.architecture, replace(checkpoint.recipe, seed=0)
+            found.setdefault((checkpoint.framework, checkpoint.size), {}).setdefault(made_by, []).append(right)
+    return {key: [np.stack(seeds) for seeds in every.values()] for key, every in found.items()}
 
 
 def _protocol(facts: Facts, judged: JudgedClaim) -> str:

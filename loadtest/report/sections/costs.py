@@ -14,7 +14,7 @@ from loadtest.report.drawing import Drawn
 from loadtest.report.facts import Facts
 from loadtest.report.figures import figure
 from loadtest.report.tables import Field, field, text
-from loadtest.results.row import Row
+from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Table
 from medserve.models import Checkpoint, Epoch, Recipe
 from medserve.numbers import number
@@ -51,7 +51,8 @@ def serving(facts: Facts) -> Table | None:
 
 
 def _per_correct(row: Row) -> float | None:
-    return row.cpu_ms / row.accuracy if row.cpu_ms and row.accuracy else None
+    is_of_images = not of_labels(row.task)
+    return row.cpu_ms / row.accuracy if row.cpu_ms and row.accuracy and is_of_images else None
 
 
 def _mebibytes(size: float | None) -> float | None:
@@ -67,8 +68,8 @@ def training(facts: Facts) -> Table | None:
     """One line per checkpoint of the study, with the reason if it is missing."""
     target = facts.study.target_accuracy or 0.0
     trained: list[Field[Checkpoint]] = [
-        field("accuracy", lambda known: tables.share(known.test.accuracy), "%", TEST),
-        field("balanced", lambda known: tables.share(known.test.balanced_accuracy), "%", TEST),
+        field("accuracy", lambda known: tables.share(known.test.accuracy, of_labels(known.task)), "%", TEST),
+        field("balanced", lambda known: tables.share(known.test.balanced_accuracy, of_labels(known.task)), "%", TEST),
         field("AUC", lambda known: _auc(known.test.auc), "", TEST),
         field("images/s", lambda known: known.images_per_second, "median", SPEED),
         field("compile", lambda known: known.compile_seconds, "s", SPEED),
@@ -131,7 +132,8 @@ def seeds(facts: Facts) -> Table | None:
     def spread(group: SeedGroup, name: str, scale: int, digits: int) -> Cell:
         values = [scale * getattr(checkpoint.test, name) for checkpoint in group[1]]
         deviation = f"\N{PLUS-MINUS SIGN} {stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return Cell(f"{fmean(values):.{digits}f}", deviation, fmean(values))
+        note = " ".join(filter(None, (deviation, of_labels(group[1][0].task) * (name != "auc"))))
+        return Cell(f"{fmean(values):.{digits}f}", note, fmean(values))
 
     fields: list[Field[SeedGroup]] = [
         text("framework", lambda group: tables.framework(group[0].framework)),
@@ -154,7 +156,8 @@ def curves(facts: Facts) -> Figure | None:
             shares = [(at, epoch, epoch.val_accuracy * 100, "%") for at in group for epoch in at.history]
             panels.append(_curve(facts, losses, last, "training loss", "linear", f"Loss, {place}"))
             title = f"Validation accuracy, {place}"
-            panels.append(_curve(facts, shares, last, "validation accuracy, %", "percent", title))
+            accuracy = " ".join(filter(None, ("validation accuracy", of_labels(group[0].task))))
+            panels.append(_curve(facts, shares, last, f"{accuracy}, %", "percent", title))
     return figure("training", "Training", panels, paired=True)
 
 

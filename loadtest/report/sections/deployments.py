@@ -11,7 +11,7 @@ from loadtest.report.drawing import Drawn
 from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped
 from loadtest.report.figures import figure
 from loadtest.report.tables import Field, Value, field, text
-from loadtest.results.row import Row
+from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import interval, number
 from medserve.spec import LoadProfile
@@ -29,7 +29,7 @@ def tables(facts: Facts) -> list[Table]:
         for profile in facts.main.values():
             fields += _profile_fields(profile) if profile.name in names else []
         fields += [
-            field("accuracy", lambda group: fields_of.share(fields_of.first(group).accuracy), "%"),
+            field("accuracy", _accuracy, "%"),
             field("parity error", lambda group: fields_of.first(group).parity_max_abs, "max |Δp|"),
             text("status", lambda group: _status(facts, list(group.values()))),
         ]
@@ -37,6 +37,11 @@ def tables(facts: Facts) -> list[Table]:
         notes = _notes(facts, groups)
         found.append(fields_of.table(title, fields, groups, remarks=lambda group: _remarks(facts, group), notes=notes))
     return [table for table in found if table is not None]
+
+
+def _accuracy(group: Group) -> Cell:
+    row = fields_of.first(group)
+    return fields_of.share(row.accuracy, of_labels(row.task))
 
 
 def _deployment(facts: Facts, group: Group) -> Cell:

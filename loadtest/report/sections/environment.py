@@ -32,7 +32,9 @@ def data(facts: Facts) -> Terms:
     for known in facts.checkpoints.values():
         unofficial = "unofficial files" if known.unofficial else ""
         digest = f"digest of the {known.size} px images: {known.data_digest[:16]}" if known.data_digest else ""
-        pairs += [(wording.dataset(known.dataset), word) for word in (known.licence, unofficial, digest)]
+        ends = "each file's" if known.window == "file" else " to ".join(f"{end:g}" for end in known.window or ())
+        window = f"window of grey values: {ends}" if ends else ""
+        pairs += [(wording.dataset(known.dataset), word) for word in (known.licence, unofficial, window, digest)]
     return _terms("Data", pairs)
 
 

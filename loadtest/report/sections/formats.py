@@ -10,6 +10,7 @@ from loadtest.report.facts import Facts
 from loadtest.report.figures import figure as compose
 from loadtest.report.tables import Field, Value, field, text
 from loadtest.results.pairs import SHOWN, Kind, Pair
+from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Table, Tone
 from medserve.numbers import interval, times
 from medserve.spec import LoadProfile
@@ -56,8 +57,8 @@ def _of_kind(facts: Facts, kind: Kind) -> Table | None:
         field("second", lambda group: _any(group).second.batch, "images", "Batches", shown=of_batches),
     ]
     if kind == "reduced precision against float32":
-        change: list[Field[Pair]] = [field("accuracy", lambda pair: tables.share(pair.first.accuracy), "%", "float32")]
-        change.append(field("accuracy", lambda pair: tables.share(pair.second.accuracy), "%", "reduced"))
+        change: list[Field[Pair]] = [field("accuracy", lambda pair: _accuracy(pair.first), "%", "float32")]
+        change.append(field("accuracy", lambda pair: _accuracy(pair.second), "%", "reduced"))
         fields += tables.of(_any, change)
     for profile in dict.fromkeys(name for group in pairs.values() for name in group):
         ratio = [field("ratio", _ratio, "", wording.profile(facts.profiles[profile]))]
@@ -82,6 +83,10 @@ def figure(facts: Facts) -> Figure | None:
         for profile, panel in points.items()
     ]
     return compose("native-onnx", "Native against ONNX", panels)
+
+
+def _accuracy(row: Row) -> Cell:
+    return tables.share(row.accuracy, of_labels(row.task))
 
 
 def _any(group: dict[str, Pair]) -> Pair:

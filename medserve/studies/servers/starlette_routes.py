@@ -25,9 +25,9 @@ async def infer(request: Request) -> Response:
     """The Open Inference Protocol v2, JSON or binary."""
     body, head_length = await request.body(), request.headers.get(wire.HEAD_LENGTH)
     asked = wire.decode_request(body, head_length, tuple(model.shape))
-    headers, answer = wire.encode_response("cells", "1", model(asked.images), asked)
+    headers, answer = wire.encode_response("model", "1", model(asked.images), asked)
     return Response(answer, headers={name.decode(): value.decode() for name, value in headers})
 
 
-routes = [("/predict", predict), ("/v2/models/cells/infer", infer)]
+routes = [("/predict", predict), ("/v2/models/model/infer", infer)]
 app = Starlette(routes=[Route(path, answer, methods=["POST"]) for path, answer in routes])

@@ -12,7 +12,7 @@ class Cells:
     def __init__(self) -> None:
         self.model = Model()
 
-    @bentoml.api
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities of one image."""
-        return self.model(image.astype(np.uint8)[None])[0]
+    @bentoml.api(route="/v1/models/model:predict")
+    def predict(self, instances: np.ndarray) -> dict[str, list[list[float]]]:
+        """Probabilities of images."""
+        return {"predictions": self.model(instances.astype(np.uint8)).tolist()}
