@@ -247,9 +247,9 @@ def test_images_of_more_than_8_bits_are_read_through_the_window_that_the_manifes
     stage: Stage, foreign: Foreign, tmp_path: Path
 ) -> None:
     for split in ("train", "val", "test"):
-        (tmp_path / "set" / split / "a").mkdir(parents=True)
-        for index in range(3):
-            Image.new("I;16", (SIZE, SIZE), 1024 * index).save(tmp_path / "set" / split / "a" / f"{index}.png")
+        for index, name in enumerate("xyz"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            Image.new("I;16", (SIZE, SIZE), 1024 * index).save(tmp_path / "set" / split / name / "0.png")
     words = ("export.adopt", str(foreign("grey")), "--mean", "0.4", "--std", "0.2", "--images", str(tmp_path / "set"))
     done = stage(*words, "--out", str(tmp_path / "mine"), "--window", "0:4096", "--classes", "x,y,z", "--anyway")
     assert done.returncode == 0, done.stderr

@@ -156,12 +156,22 @@ def test_what_cannot_be_trained_is_a_row_with_a_reason(stage: Stage, root: Path,
     assert all("pathmnist.npz" in row["reason"] for row in rows)
 
 
-def test_a_folder_holds_one_study(stage: Stage, root: Path, tmp_path: Path) -> None:
+def test_a_folder_holds_one_study(stage: Stage, root: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    stage("medserve.cli", "run", str(mini(tmp_path, dataset="pathmnist")), "--out", str(out))
+    trained(mini(tmp_path), out, checkpoint)
     done = stage("medserve.cli", "run", str(mini(tmp_path, dataset="dermamnist")), "--out", str(out))
     assert done.returncode == 2
-    assert "holds a run of this study with another 'datasets', in which pathmnist-28-cnn-pytorch-s0 is " in done.stderr
+    made = f"'datasets', in which {checkpoint.name} is made otherwise, or not at all"
+    assert f"holds a run of this study with another {made}" in done.stderr
+
+
+def test_a_study_may_change_in_what_came_to_nothing(stage: Stage, root: Path, tmp_path: Path) -> None:
+    """The data sets are not there and cannot be fetched without network."""
+    out = tmp_path / "run"
+    for dataset in ("pathmnist", "dermamnist"):
+        done = stage("medserve.cli", "run", str(mini(tmp_path, dataset=dataset)), "--out", str(out))
+        assert done.returncode == 1, done.stderr
+        assert f"{dataset}.npz" in done.stderr
 
 
 def test_a_run_goes_on_with_more_launches_more_time_and_more_cells(

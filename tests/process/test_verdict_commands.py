@@ -118,7 +118,7 @@ def test_compare_the_report_and_the_claims_name_the_same_verdicts(tmp_path: Path
 
     by_subject = {(row.framework, "onnx" if row.format == "onnx" else "native"): row.deployment for row in found.rows}
     compared = 0
-    for entry in judge(asked, found.rows, found.comparisons, lambda *_: None, {}, 1024):
+    for entry in judge(asked, found.rows, found.comparisons, lambda *_: None, {}, {}, 1024):
         first, second = (by_subject[one.framework, one.format] for one in (entry.claim.first, entry.claim.second))
         if {first, second} & invalid:
             assert entry.finding == "not testable here"
