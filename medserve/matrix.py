@@ -85,6 +85,13 @@ def plan(study: Study) -> Plan:
     )
 
 
+def _has_loads(study: Study) -> bool:
+    """Whether anything is measured at a share of its capacity."""
+    with suppress(BadInput):  # `_problems` says what is wrong with a line
+        return any(one.load is not None for measure in study.measure for one in measures.profiles_of(measure))
+    return False
+
+
 def _adopted(model: Model) -> Export:
     """A model that was made elsewhere, in the words of those that are made here."""
     training = Training(
@@ -172,6 +179,8 @@ def _problems(study: Study) -> Iterator[str]:
         given = [limit for limit in (objective.p50_ms, objective.p90_ms, objective.p99_ms) if limit is not None]
         if len(given) != 1:
             yield "[objective]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"
+        if objective.rate is None and not _has_loads(study):
+            yield "[objective]: give a 'rate', or measure loads, which tell the highest: profiles = [\"load-50\", ...]"
     for dispatch, batch_images in _queues(study):
         deployment = Deployment(
             artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=dispatch,
@@ -311,7 +320,8 @@ def _served(study: Study, export: Export, server: Server, threads: int, profiles
 def _fits(study: Study, profile: LoadProfile, runtime: str, threads: int, offered: tuple[str, ...]) -> bool:
     """Whether a deployment is measured under a profile: a timing mistake where it applies, all threads in process."""
     if runtime == "null":
-        return profile.mistake is None
+        # Without a model the generator is what is full, not the server.
+        return profile.mistake is None and profile.load is None
     if profile.mistake is None:
         return threads in study.threads and bool(threads or profile.mode == "in-process")
     if profile.mistake == "default-threads":

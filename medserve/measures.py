@@ -11,11 +11,13 @@ from medserve.study import Measure, Objective, Study
 from medserve.tables import DEFAULTS, find_profile, profile_name
 
 DURATIONS = ("seconds", "warmup_seconds", "requests")
-TERMS = ("rate", "arrivals", "burst", "users", "gap_seconds", "batch", "payload")
+TERMS = ("rate", "load", "arrivals", "burst", "users", "gap_seconds", "batch", "payload")
+CAPACITY_USERS = 8
+"""Users back to back who keep a server busy: while it computes for one, the requests of the others wait for it."""
 LOOPS = {
     "in-process": (),
     "closed-loop": ("users", "gap_seconds", "payload"),
-    "open-loop": ("rate", "arrivals", "burst", "payload"),
+    "open-loop": ("rate", "load", "arrivals", "burst", "payload"),
 }
 """The terms that a mode has, besides the batch."""
 
@@ -34,11 +36,21 @@ def profiles_of(measure: Measure) -> tuple[LoadProfile, ...]:
         if foreign := [term for term in terms if term not in ("batch", *LOOPS[base.mode])]:
             raise BadInput(f"mode {base.mode} has no '{foreign[0]}'; it has 'batch', {str(LOOPS[base.mode])[1:-1]}")
         made = msgspec.structs.replace(base, **terms, **durations)
-        if made.mode == "open-loop" and (made.rate is None or made.arrivals == "trace"):
-            raise BadInput("an open loop needs a 'rate', and its arrivals are constant, poisson or bursts")
+        if made.mode == "open-loop" and ((made.rate is None) == (made.load is None) or made.arrivals == "trace"):
+            raise BadInput("an open loop needs a 'rate' or a 'load', and its arrivals are constant, poisson or bursts")
         named = terms or measure.mode is not None
         found.append(msgspec.structs.replace(made, name=profile_name(made)) if named else made)
     return tuple(found)
+
+
+def capacity_profile(study: Study, load: LoadProfile) -> LoadProfile:
+    """The closed loop that tells what a load is a share of: as long, of the same requests, of users who never idle it.
+
+    A server that batches needs two batches' worth of them: one that it computes, and one that waits.
+    """
+    users = max(CAPACITY_USERS, 2 * max(study.batch_images))
+    durations = {name: getattr(load, name) for name in DURATIONS}
+    return tables.profile("closed-loop", users=users, batch=load.batch, payload=load.payload, **durations)
 
 
 def objective_profile(objective: Objective) -> LoadProfile:
@@ -73,8 +85,12 @@ def profiles(study: Study, size: int) -> tuple[LoadProfile, ...]:
     """All profiles that a study measures at a size, without repetition."""
     lines = [profiles_of(measure) for measure in study.measure if not measure.sizes or size in measure.sizes]
     found = {profile.name: profile for line in lines for profile in line}
-    if study.objective is not None:
+    if study.objective is not None and study.objective.rate is not None:
         asked = objective_profile(study.objective)
         found.setdefault(asked.name, asked)
-    # What is measured soundly comes first.
-    return tuple(sorted(found.values(), key=lambda profile: profile.mistake is not None))
+    for name, load in [(name, profile) for name, profile in found.items() if profile.load is not None]:
+        capacity = capacity_profile(study, load)
+        found.setdefault(capacity.name, capacity)
+        found[name] = msgspec.structs.replace(load, capacity=capacity.name)
+    # What is measured soundly comes first, and a capacity before its shares.
+    return tuple(sorted(found.values(), key=lambda profile: (profile.mistake is not None, profile.load is not None)))

@@ -124,6 +124,9 @@ def extends(new: Cell, old: Cell) -> bool:
     if _padded(new) != _padded(old):
         return False
     same = msgspec.structs.replace(new.profile, **{name: getattr(old.profile, name) for name in DURATIONS})
+    if new.profile.load is not None:
+        # A record has the rate that its launch found, or of a study none.
+        same = msgspec.structs.replace(same, rate=old.profile.rate)
     deployment = msgspec.structs.replace(new.deployment, batch_sizes=old.deployment.batch_sizes)
     if deployment.settings == "tuned":
         # They are chosen on the machine, not in the study.

@@ -163,7 +163,10 @@ MOST_SECONDS = 60.0
 
 
 class LoadProfile(Noun, frozen=True, kw_only=True):
-    """One way of measuring. `rate` in requests a second (open loop only); durations in seconds.
+    """One way of measuring. `rate` in requests per second (open loop only); durations in seconds.
+
+    In place of a rate an open loop may have a `load`, a share of the deployment's capacity: what the same server has
+    answered per second just before, under the closed loop named `capacity`. A record of it has its rate too.
 
     A measurement takes `seconds`, and goes on, up to MOST_SECONDS, where that gives so many `requests`: a p99 with its
     interval needs 368. `burst` is how many requests arrive together (arrivals `bursts`); `trace` a text file of arrival
@@ -177,6 +180,8 @@ class LoadProfile(Noun, frozen=True, kw_only=True):
     batch: int = 1
     users: int = 1
     rate: float | None = None
+    load: float | None = None
+    capacity: Name | None = None
     arrivals: Arrivals = "constant"
     burst: int = 1
     trace: str | None = None

@@ -50,6 +50,8 @@ Size = Annotated[int, Meta(ge=8, le=1024)]
 NotNegativeInteger = Annotated[int, Meta(ge=0)]
 
 
+MOST_LOAD = 4.0
+"""The largest share of its capacity that a deployment is given."""
 ADOPTED = "adopted"
 """The framework of a model that was made elsewhere."""
 
@@ -60,6 +62,7 @@ class Measure(Noun, frozen=True, kw_only=True):
     profiles: tuple[ProfileName, ...] = ()
     mode: Mode | None = None
     rate: Positive | None = None
+    load: Annotated[float, Meta(gt=0, le=MOST_LOAD)] | None = None
     arrivals: Arrivals | None = None
     burst: Count | None = None
     users: Count | None = None
@@ -73,9 +76,12 @@ class Measure(Noun, frozen=True, kw_only=True):
 
 
 class Objective(Noun, frozen=True, kw_only=True):
-    """What a deployment must hold: one percentile of its latency at a rate, and an accuracy."""
+    """What a deployment must hold: one percentile of its latency at a rate, and an accuracy.
 
-    rate: Positive
+    Without a rate, the highest rate at which each deployment holds it is asked for, which its loads tell.
+    """
+
+    rate: Positive | None = None
     p50_ms: Positive | None = None
     p90_ms: Positive | None = None
     p99_ms: Positive | None = None

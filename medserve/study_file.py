@@ -37,6 +37,7 @@ EXAMPLES: dict[str, object] = {
     "recipe.initial": "imagenet",
     "measure.mode": "open-loop",
     "measure.rate": 100.0,
+    "measure.load": 0.8,
     "measure.arrivals": "poisson",
     "measure.burst": 8,
     "measure.users": 4,

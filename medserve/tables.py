@@ -139,7 +139,11 @@ def profile_name(profile: LoadProfile) -> str:
             words = [f"closed-{profile.users}"]
         else:
             word = next((word for word, arrivals in SCHEDULES.items() if arrivals == profile.arrivals), "trace")
-            words = [f"{word}-{plain(profile.rate or 0.0)}"] + [f"x{profile.burst}"] * (profile.burst not in (1, BURST))
+            if profile.load is None:
+                words = [f"{word}-{plain(profile.rate or 0.0)}"]
+            else:
+                words = [f"load-{plain(round(100 * profile.load, 6))}"] + [word] * (profile.arrivals != "poisson")
+            words += [f"x{profile.burst}"] * (profile.burst not in (1, BURST))
         words += [f"b{profile.batch}"] * (profile.batch > 1)
     words += ["as-json"] * (profile.payload == "json") + [profile.mistake or ""]
     return "-".join(filter(None, words))
@@ -161,6 +165,8 @@ def _profiles() -> Iterator[LoadProfile]:
     for arrivals in ("constant", "poisson"):
         for rate in (10.0, 50.0, 200.0, 500.0):
             yield profile("open-loop", arrivals=arrivals, rate=rate)
+    for share in (0.2, 0.5, 0.8, 0.9):
+        yield profile("open-loop", arrivals="poisson", load=share)
     # As many requests per second as open-50, eight at a time.
     yield profile("open-loop", arrivals="bursts", burst=BURST, rate=50.0)
 
@@ -173,20 +179,25 @@ def find_profile(name: str) -> LoadProfile:
     if (found := PROFILES.get(name) or _numbered(name)) is not None:
         return found
     kind, _, number = name.rpartition("-")
-    near = [f"{one}-{number}" for one in get_close_matches(kind, (*SCHEDULES, "in-process", "closed", "idle"), n=1)]
+    words = (*SCHEDULES, "load", "in-process", "closed", "idle")
+    near = [f"{one}-{number}" for one in get_close_matches(kind, words, n=1)]
     others = [known for known in near if known not in PROFILES and _numbered(known)]
     error = unknown("profile", name, [*PROFILES, *others])
-    raise BadInput(f"{error}; and any number in in-process-BATCH, closed-USERS, open-RATE, poisson-RATE, idle-GAPms")
+    raise BadInput(
+        f"{error}; and any number in in-process-BATCH, closed-USERS, open-RATE, poisson-RATE, load-PERCENT, idle-GAPms"
+    )
 
 
 def _numbered(name: str) -> LoadProfile | None:
     """A profile of any number, by its name; null for other names."""
-    if found := re.fullmatch(r"(in-process|closed|idle|open|poisson|bursts)-([0-9.]{1,12})(?:ms)?", name):
+    if found := re.fullmatch(r"(in-process|closed|idle|open|poisson|bursts|load)-([0-9.]{1,12})(?:ms)?", name):
         with suppress(ValueError):
             kind, number = found[1], float(found[2])
             if kind in SCHEDULES:
                 burst = BURST if kind == "bursts" else 1
                 made = profile("open-loop", arrivals=SCHEDULES[kind], rate=number, burst=burst)
+            elif kind == "load":
+                made = profile("open-loop", arrivals="poisson", load=number / 100)
             elif kind == "in-process":
                 made = profile("in-process", batch=int(number))
             elif kind == "closed":

@@ -105,6 +105,7 @@ def measure(trials: int) -> Iterator[Line]:
     """All figures, in per cent of the trials."""
     for part in (_within, _launches, _pairs, _flags, queues.measure, _verdicts):
         yield from part(trials)
+    yield from queues.theory(1000 * trials)
 
 
 def _holds(part: str, name: str, trials: int, truth: float, draw: Callable[[np.random.Generator], Interval]) -> Line:

@@ -29,7 +29,7 @@ from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
 from medserve.models import Artifact
 from medserve.result import Result, Window
-from medserve.spec import Cell
+from medserve.spec import Cell, LoadProfile
 
 
 def launch(plan: Launch) -> list[str]:
@@ -43,9 +43,10 @@ def launch(plan: Launch) -> list[str]:
 
 
 class _Measured(msgspec.Struct):
-    """What a measurement leaves: files in `folder`, facts of the processes, windows of the monitor."""
+    """What a measurement of a cell leaves: files in `folder`, facts of the processes, windows of the monitor."""
 
     folder: Path
+    cell: Cell
     process: dict[str, Any] = {}
     windows: tuple[Window, ...] = ()
 
@@ -124,10 +125,25 @@ class _Launch:
                         self._fail(cells[index:], str(error), *([server.log] if server else []))
                         return
                 with self._cell(cell) as result:
-                    self._load(cell, server, result)
+                    result.cell = self._at_rate(cell)
+                    self._load(result.cell, server, result)
         finally:
             if server is not None:
                 server.stop()
+
+    def _at_rate(self, cell: Cell) -> Cell:
+        """The cell with the rate that is its share of what this launch found its capacity to be. Raises CannotRun."""
+        profile = cell.profile
+        if profile.load is None:
+            return cell
+        folder = Path(self._plan.results) / f"{cell.deployment.name}.{profile.capacity}" / str(self._plan.index)
+        if not (folder / "samples.parquet").is_file():
+            raise CannotRun(f"its capacity is unknown: {profile.capacity} of this launch came to nothing")
+        capacity = latency.answered_rate(samples.read(folder / "samples.parquet", latency.COLUMNS))
+        if not capacity:
+            raise CannotRun(f"its capacity is unknown: under {profile.capacity} nothing was answered")
+        rate = round(profile.load * capacity, 3)
+        return msgspec.structs.replace(cell, profile=msgspec.structs.replace(profile, rate=rate))
 
     def _load(self, cell: Cell, server: ServerProcess | ForeignServer, result: _Measured) -> None:
         out = result.folder / "samples.parquet"
@@ -171,7 +187,7 @@ class _Launch:
         """A cell's folder of results, written as a whole when the block ends, with or without an error."""
         began = time.monotonic()
         with store.new_folder(self._folder(cell)) as folder:
-            measured = _Measured(folder)
+            measured = _Measured(folder, cell)
             reason = None
             started = _utc()
             try:
@@ -179,21 +195,22 @@ class _Launch:
                 record = folder / "samples.parquet"
                 reason = _why_unusable(record)
                 if reason is None and cell.profile.mistake != "compile-inside":
-                    measured.process["steady"] = _mark_warmup(record)
+                    measured.process["steady"] = _mark_warmup(record, cell.profile)
             except (BadInput, CannotRun) as error:
                 reason = str(error)
             except Exception as error:  # a framework may raise anything; it is this cell's result
                 reason = f"{type(error).__name__}: {error}"
-            self._write(measured, cell, reason, started, time.monotonic() - began)
+            self._write(measured, reason, started, time.monotonic() - began)
 
     def _fail(self, cells: tuple[Cell, ...], reason: str, *logs: Path) -> None:
         for cell in cells:
             with store.new_folder(self._folder(cell)) as folder:
                 for log in logs:
                     shutil.copy(log, folder / log.name)
-                self._write(_Measured(folder), cell, reason, _utc(), 0.0)
+                self._write(_Measured(folder, cell), reason, _utc(), 0.0)
 
-    def _write(self, measured: _Measured, cell: Cell, reason: str | None, started: str, seconds: float) -> None:
+    def _write(self, measured: _Measured, reason: str | None, started: str, seconds: float) -> None:
+        cell = measured.cell
         if reason is not None:
             reason = " ".join(reason.split())[:1000]
             self._failed.append(f"{cell.name}: {reason}")
@@ -218,9 +235,9 @@ class _Launch:
         return Path(self._plan.results) / cell.name / str(self._plan.index)
 
 
-def _mark_warmup(path: Path) -> dict[str, Any]:
+def _mark_warmup(path: Path, profile: LoadProfile | None = None) -> dict[str, Any]:
     """Mark the rows before the steady state as warm-up. Returns where it begins, or why there is none."""
-    table, steadiness = latency.mark_warmup(samples.read(path))
+    table, steadiness = latency.mark_warmup(samples.read(path), profile)
     samples.write_tables(path, [table.combine_chunks()], facts=samples.read_facts(path))
     found: dict[str, Any] = msgspec.to_builtins(steadiness)
     return found

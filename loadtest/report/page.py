@@ -96,6 +96,9 @@ def compose(found: Facts, folder: str) -> Page:
         ),
         section(
             "load",
+            load.utilisation(found),
+            load.held_up_to(found),
+            load.loads(found),
             load.rates(found),
             load.users(found),
             load.definitions(found),

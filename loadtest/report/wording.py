@@ -75,7 +75,7 @@ def profile(load: LoadProfile) -> str:
     """A way of measuring in a few words."""
     where = {"in-process": "In process", "closed-loop": "HTTP, closed loop", "open-loop": "HTTP, open loop"}[load.mode]
     words = [where]
-    words += [schedule(load)] if load.rate else []
+    words += [schedule(load)] if load.rate or load.load else []
     words += [f"pauses of {pause(load.gap_seconds)}"] if load.gap_seconds else []
     words += [f"{load.users} users"] if load.users > 1 else []
     words += [f"timing mistake {load.mistake}"] if load.mistake else []
@@ -87,6 +87,7 @@ def under(load: LoadProfile) -> str:
     """A load over HTTP in a sentence: `at 50 requests per second, Poisson`."""
     if load.mode == "open-loop":
         rate = f"at {load.rate:g} requests per second" if load.rate else ""
+        rate = f"at {load.load * 100:g} % of the capacity" if load.load else rate
         return ", ".join(filter(None, (rate, _arrivals(load))))
     pauses = f"with pauses of {pause(load.gap_seconds)}" if load.gap_seconds else "back to back"
     return f"{several(load.users, 'user')}, {pauses}"
@@ -95,7 +96,8 @@ def under(load: LoadProfile) -> str:
 def schedule(load: LoadProfile) -> str:
     """The arrivals of an open loop: `50/s`, `50/s Poisson, batches of 8`."""
     batches = f", batches of {load.batch}" if load.batch > 1 else ""
-    return " ".join(filter(None, (f"{load.rate:g}/s" if load.rate else "", _arrivals(load)))) + batches
+    asked = f"{load.load * 100:g} % of capacity" if load.load else f"{load.rate:g}/s" if load.rate else ""
+    return " ".join(filter(None, (asked, _arrivals(load)))) + batches
 
 
 def _arrivals(load: LoadProfile) -> str:

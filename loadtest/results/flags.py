@@ -42,7 +42,7 @@ def above_roofline(
 ) -> str | None:
     """Why a rate is too near to what the generator itself can do; null for one user, whose latency sets the rate."""
     total = sum(launch.seconds for launch in launches)
-    one_user = profile.rate is None and profile.users == 1
+    one_user = profile.mode == "closed-loop" and profile.users == 1
     if selftest is None or size not in selftest.roofline or not total or one_user:
         return None
     answered = sum(launch.count - launch.failed for launch in launches) / total

@@ -5,7 +5,7 @@ what a back-to-back client would have measured in the same run; it leaves out th
 omission; Tene, "How NOT to Measure Latency", 2013). A request that failed or was answered wrongly is infinitely slow.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from loadtest.analysis import steady
 from loadtest.analysis.breakdown import UNATTRIBUTED, Term, break_down
 from loadtest.analysis.steady import Steady
 from loadtest.samples import SERVER_STAGES
+from medserve.spec import LoadProfile
 
 LATENCY_COLUMNS = ("intended_ns", "sent_ns", "done_ns", "status", "wrong")
 """The columns that the definitions of latency need."""
@@ -67,6 +68,25 @@ def duration_seconds(table: pa.Table, at_least: float = 0.0) -> float:
     return max(at_least, (last - first) / 1e9)
 
 
+def answered_rate(table: pa.Table) -> float:
+    """Right answers per second after the warm-up; 0 where there are none."""
+    rows = after_warmup(table)
+    seconds = duration_seconds(rows)
+    return int(succeeded(rows).sum()) / seconds if seconds else 0.0
+
+
+def busy_ns(table: pa.Table, stages: Sequence[str]) -> float | None:
+    """What the server's own stages took of it per right answer, their mean (ns); null where it does not say."""
+    good = pa.array(succeeded(table))
+    total = 0.0
+    for stage in stages:
+        values = table[f"{stage}_ns"].filter(good)
+        if not len(values) or values.null_count:
+            return None
+        total += pc.mean(values).as_py()
+    return total
+
+
 def from_intended_start(table: pa.Table) -> NDArray[np.float64]:
     """From the intended start, or from sending where there is none (a closed loop), to the whole answer."""
     return _latency(table, pc.coalesce(table["intended_ns"], table["sent_ns"]))
@@ -93,15 +113,29 @@ def uncorrected(table: pa.Table) -> NDArray[np.float64]:
     return service_time(table)[_back_to_back(planned_start(table), table["done_ns"].to_numpy())]
 
 
-def mark_warmup(table: pa.Table) -> tuple[pa.Table, Steady]:
+def level(rows: pa.Table, profile: LoadProfile | None) -> NDArray[np.float64]:
+    """What tells whether a record is steady (ns): its latencies.
+
+    At a share of the capacity it is the server's own predictions, where the server tells them: a queue comes and goes
+    in a steady state too, and is the longer, the nearer the load is to the capacity.
+    """
+    if profile is None or profile.load is None or "infer_ns" not in rows.column_names:
+        return from_intended_start(rows)
+    good = succeeded(rows)
+    if rows["infer_ns"].filter(pa.array(good)).null_count:
+        return from_intended_start(rows)
+    return np.where(good, np.asarray(pc.fill_null(rows["infer_ns"], 0).to_numpy(), np.float64), np.inf)
+
+
+def mark_warmup(table: pa.Table, profile: LoadProfile | None = None) -> tuple[pa.Table, Steady]:
     """Mark as warm-up also the rows before the steady state that change points find; returns what was found.
 
     `table` has the columns of samples.SCHEMA; `Steady.start` counts the rows after the configured warm-up, in order of
     planned start.
     """
-    rest = by_planned_start(after_warmup(table.select((*LATENCY_COLUMNS, "warmup"))))
+    rest = by_planned_start(after_warmup(table.select((*LATENCY_COLUMNS, "infer_ns", "warmup"))))
     planned = planned_start(rest)
-    found = steady.find(from_intended_start(rest), planned)
+    found = steady.find(level(rest, profile), planned)
     if found.start:
         warm = pc.or_(table["warmup"], pa.array(planned_start(table) < planned[found.start]))
         table = table.set_column(table.column_names.index("warmup"), "warmup", warm)

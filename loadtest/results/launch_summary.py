@@ -32,8 +32,10 @@ class LaunchSummary(Struct, frozen=True, kw_only=True):
     """One launch: its manifest, and what its record was reduced to. `beside` has latency.DEFINITIONS of an open loop.
 
     `count` and `mean_ns`, from the intended start, are of what was measured; `requests` also counts the warm-up and the
-    audit. `lateness` is a percentile from the intended start over that of the service time, of the requests that found
-    a free connection.
+    audit. `busy_ns` is the server's own time per right answer, where load is told as a share of its capacity;
+    `unfinished` are the requests of an open loop without a right answer when its last one is due, `in_time` those
+    answered rightly within the deadline. `lateness` is a percentile from the intended start over that of the service
+    time, of the requests that found a free connection.
     """
 
     count: int
@@ -52,21 +54,29 @@ class LaunchSummary(Struct, frozen=True, kw_only=True):
     modes: Modes | None
     audit: CacheAudit | None
     result: Result
+    busy_ns: float | None = None
+    unfinished: int = 0
+    in_time: int = 0
 
 
-def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> LaunchSummary:
+def summarise(
+    folder: Path, result: Result, *, with_breakdown: bool = False, deadline_ms: float | None = None
+) -> LaunchSummary:
     """The launch whose record lies in `folder`. Raises BadInput when the record is not the one that `result` names."""
-    wanted = dict.fromkeys((*latency.COLUMNS, *(latency.BREAKDOWN_COLUMNS if with_breakdown else ())))
+    stages = tuple(f"{stage}_ns" for stage in _occupying(result))
+    wanted = dict.fromkeys((*latency.COLUMNS, *stages, *(latency.BREAKDOWN_COLUMNS if with_breakdown else ())))
     record = samples.read(_named(folder, result, "samples.parquet"), wanted)
     terms = latency.breakdown(record) if with_breakdown else ()
-    record = record.select(latency.COLUMNS)  # frees the memory of the others
+    busy = latency.busy_ns(latency.after_warmup(record), _occupying(result)) if stages else None
+    predicted = ("infer_ns",) if "infer_ns" in stages and result.cell.profile.load is not None else ()
+    record = record.select((*latency.COLUMNS, *predicted))  # frees the memory of the others
     table = latency.by_planned_start(latency.after_warmup(record))
     seconds, requests = _seconds(record, table, result.cell.profile), len(record)
     del record
     good = latency.succeeded(table)
     latencies = latency.from_intended_start(table)
     # In order of time, before the quantiles sort it.
-    steadiness = steady.find(latencies, latency.planned_start(table), result.limits)
+    steadiness = steady.find(latency.level(table, result.cell.profile), latency.planned_start(table), result.limits)
     modes = bimodality.detect(latencies)
     is_open = result.cell.profile.mode == "open-loop"
     cache_audit = _audit(folder, result)
@@ -89,7 +99,36 @@ def summarise(folder: Path, result: Result, *, with_breakdown: bool = False) -> 
         modes=modes,
         audit=cache_audit,
         result=result,
+        busy_ns=busy,
+        unfinished=_unfinished(table, result.limits) if is_open else 0,
+        in_time=0 if deadline_ms is None else int((latencies <= deadline_ms * 1e6).sum()),
     )
+
+
+def _occupying(result: Result) -> tuple[str, ...]:
+    """The stages of which a server has one at a time, where load is told as a share of its capacity; else none.
+
+    Behind a queue it decodes and encodes while it predicts. Of a batch that it puts together each request has the whole
+    time, and predictions that overlap have no share of a server.
+    """
+    profile, deployment = result.cell.profile, result.cell.deployment
+    if deployment.batch_images > 1 or (profile.load is None and profile.users == 1):
+        return ()
+    return {"inline": ("decode", "infer", "encode"), "thread": ("infer",), "concurrent": ()}[deployment.dispatch]
+
+
+def _unfinished(table: pa.Table, limits: Limits) -> int:
+    """The requests of an open loop that the server has not answered rightly when the last one is due.
+
+    What the client had not sent by then is not the server's, unless the server held all connections.
+    """
+    planned = latency.planned_start(table)
+    if not len(planned):
+        return 0
+    sent = np.asarray(pc.fill_null(table["sent_ns"], np.iinfo(np.int64).max).to_numpy()) <= planned[-1]
+    waiting = table["done_ns"].to_numpy() > planned[-1]
+    held = int((waiting & sent).sum()) >= limits.busy * limits.connections
+    return int(((waiting & (sent | held)) | ~latency.succeeded(table)).sum())
 
 
 def lateness(table: pa.Table, intended: Quantiles, service: Quantiles, limits: Limits) -> dict[float, float]:

@@ -11,7 +11,7 @@ from loadtest.analysis.compare import ENOUGH
 from loadtest.analysis.intervals import Interval, half_width, log_t_interval, wilson
 from loadtest.results.row import PERCENTILES, Row
 from medserve.measures import objective_profile
-from medserve.study import Objective
+from medserve.study import Objective, Study
 
 Standing = Literal["passes", "undecided", "fails", "not measured"]
 Launches = Callable[[str, str], Mapping[int, float]]
@@ -41,7 +41,8 @@ def in_words(objective: Objective) -> str:
     """`p99 < 5 ms at 100 requests/s (Poisson arrivals), accuracy at least 90 %`."""
     name, limit = percentile(objective)
     arrivals = f"{objective.arrivals.capitalize()} arrivals" if objective.arrivals == "poisson" else "constant rate"
-    words = f"{name} < {limit:g} ms at {objective.rate:g} requests/s ({arrivals})"
+    words = f"{name} < {limit:g} ms"
+    words += f" at {objective.rate:g} requests/s ({arrivals})" if objective.rate is not None else ""
     return words + ("" if objective.accuracy is None else f", accuracy at least {objective.accuracy * 100:g} %")
 
 
@@ -49,6 +50,11 @@ def percentile(objective: Objective) -> tuple[str, float]:
     """The percentile that is limited, and its limit in milliseconds."""
     limits = {"p50": objective.p50_ms, "p90": objective.p90_ms, "p99": objective.p99_ms}
     return next((name, limit) for name, limit in limits.items() if limit is not None)
+
+
+def deadline_ms(study: Study) -> float | None:
+    """The milliseconds within which an answer of an open loop counts: the objective's, else the server's deadline."""
+    return study.deadline_ms if study.objective is None else percentile(study.objective)[1]
 
 
 def judge(objective: Objective, rows: Iterable[Row], launches: Launches, images: Callable[[Row], int]) -> list[Held]:

@@ -46,7 +46,8 @@ class Row(Noun, frozen=True, kw_only=True):
     mode: Literal["in-process", "closed-loop", "open-loop"]
     profile: str
     mistake: str | None = None  # the timing mistake that is made on purpose; `trap` in results.json
-    rate_asked: float | None = None  # requests per second, of an open loop
+    load: float | None = None  # what was asked for, as a share of the capacity
+    rate_asked: float | None = None  # requests per second, of an open loop; of a load the median over launches
     rate_delivered: float | None = None  # answered requests per second, of an open loop
     # What came of it.
     status: Status
@@ -65,6 +66,10 @@ class Row(Noun, frozen=True, kw_only=True):
     lag_p50_us: float | None = None  # sending after the intended start, microseconds
     lag_p99_us: float | None = None
     throughput: float | None = None  # answered images per second
+    utilisation: float | None = None  # measured share of the time that the server is busy
+    deadline_ms: float | None = None  # of the goodput
+    goodput: float | None = None  # requests per second that are answered rightly within the deadline
+    overloaded: bool | None = None  # whether an open loop asks for more than the server completes
     # The network and its proof.
     task: Task | None = None  # with several labels per image, accuracies are of labels
     accuracy: float | None = None  # share of the test split

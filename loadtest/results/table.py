@@ -1,6 +1,6 @@
 """The results of a run as rows: one per deployment and way of measuring, with a reason wherever a number is missing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from loadtest.analysis import intervals
+from loadtest.analysis.intervals import Interval
 from loadtest.analysis.limit import Limit, limit
-from loadtest.results import flags, latency, launch_summary
+from loadtest.results import capacity, flags, latency, launch_summary
 from loadtest.results.launch_summary import LaunchSummary
+from loadtest.results.objective import deadline_ms
 from loadtest.results.row import OURS, PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
@@ -116,7 +118,8 @@ def check_version(run: Path) -> None:
 
 def rows(run: Run) -> list[Row]:
     """The rows of a run, in the order of its study."""
-    found = flags.spread_caching([_row(run, cell) for cell in run.cells])
+    known = {cell.cell.name: cell for cell in run.cells}
+    found = flags.spread_caching([_row(run, cell, _capacity(cell, known)) for cell in run.cells])
     ladders: dict[tuple[str, int], list[tuple[int, Row]]] = {}
     for cell, row in zip(run.cells, found, strict=True):
         profile = cell.cell.profile
@@ -126,7 +129,12 @@ def rows(run: Run) -> list[Row]:
     return [changed.get(row.cell, row) for row in found]
 
 
-def _row(run: Run, measured: MeasuredCell) -> Row:
+def _capacity(measured: MeasuredCell, known: Mapping[str, MeasuredCell]) -> MeasuredCell | None:
+    """The cell that tells what the load of another one is a share of; null for a cell without a load."""
+    return known.get(f"{measured.cell.deployment.name}.{measured.cell.profile.capacity}")
+
+
+def _row(run: Run, measured: MeasuredCell, full: MeasuredCell | None) -> Row:
     study, folder, selftest = run.study, run.folder, run.selftest
     deployed, cell, artifact, missing = measured.deployed, measured.cell, measured.artifact, measured.missing
     launches, reasons = list(measured.summaries.values()), list(measured.reasons)
@@ -146,6 +154,7 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         reasons.append("the null runtime computes no scores")
     least = limit_of(run, deployed, profile, checkpoint)
     total = sum(launch.seconds for launch in launches)
+    deadline = deadline_ms(study) if profile.mode == "open-loop" and launches else None
     intended = [launch.intended for launch in launches]
     percentiles = {name: intervals.combine(intended, p) for name, p in PERCENTILES.items()}
     if launches:
@@ -157,6 +166,13 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     shares = {name: _per_request(launches, name) for name in USED}
     if (faults := shares["minor_faults"]) is not None and faults > MANY_FAULTS:
         reasons.append(f"{number(faults)} minor page faults per request")
+    used_shares = capacity.utilisations(measured.summaries, full.summaries) if full else []
+    utilisation = median(used_shares) if used_shares else None
+    overload = capacity.overload(launches, utilisation) if profile.mode == "open-loop" and launches else None
+    if overload is not None:
+        reasons.append(overload)
+        by_name |= dict.fromkeys(PERCENTILES, Interval(reason=overload))
+    rates = [rate for launch in launches if (rate := launch.result.cell.profile.rate) is not None]
     certificate = None if null or artifact is None else artifact.certificate_of(cell.deployment.runtime)
     lossy = certificate if certificate and certificate.kind == "lossy" else None
     test = None if null or checkpoint is None else checkpoint.test
@@ -168,7 +184,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
     over_http = profile.mode != "in-process" and bool(launches)
     near = flags.above_roofline(profile, training.size, launches, selftest) if over_http and not null else None
     failed_test = flags.failed_selftest(launches, selftest)
-    late, certified = flags.late(launches), status == "done" and (null or bool(certificate and certificate.valid))
+    # Of a queue that grows the client's share is not told.
+    late = None if overload else flags.late(launches)
+    certified = status == "done" and (null or bool(certificate and certificate.valid))
     invalid = list(filter(None, (failed_test, late, near, caching)))
     untested = flags.NO_SELFTEST if over_http and selftest is None else None
     reasons += filter(None, (*invalid, unsteady, populations, drift, disturbance, untested))
@@ -196,8 +214,9 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         mode=profile.mode,
         profile=profile.name,
         mistake=profile.mistake,
-        rate_asked=profile.rate,
-        rate_delivered=answered / total if total and profile.rate else None,
+        load=profile.load,
+        rate_asked=profile.rate if profile.load is None else median(rates) if rates else None,
+        rate_delivered=answered / total if total and profile.mode == "open-loop" and not profile.trace else None,
         status=status,
         reason="; ".join(reasons) or None,
         n=sum(launch.count for launch in launches),
@@ -207,6 +226,10 @@ def _row(run: Run, measured: MeasuredCell) -> Row:
         **by_name,
         # Without a model and without HTTP there is nothing whose throughput could be meant.
         throughput=images / total if total and not (null and profile.mode == "in-process") else None,
+        utilisation=utilisation,
+        deadline_ms=deadline,
+        goodput=sum(launch.in_time for launch in launches) / total if total and deadline is not None else None,
+        overloaded=overload is not None if profile.mode == "open-loop" and launches else None,
         task=checkpoint.task if test and checkpoint else None,
         accuracy=lossy.accuracy if lossy else test.accuracy if test else None,
         balanced_accuracy=test.balanced_accuracy if test and not lossy else None,
@@ -284,7 +307,9 @@ def _measured(run: Path, study: Study, deployed: Deployed, cell: Cell, with_brea
             machine = machine or result.machine
             if result.status == "failed":
                 raise BadInput(result.reason or "no reason was given")
-            summaries[index] = launch_summary.summarise(folder, result, with_breakdown=with_breakdown)
+            summaries[index] = launch_summary.summarise(
+                folder, result, with_breakdown=with_breakdown, deadline_ms=deadline_ms(study)
+            )
         except BadInput as error:
             failed.setdefault(str(error), []).append(str(index))
     reasons = list(failed)

@@ -17,7 +17,8 @@ from medserve.certificate import compare
 from medserve.models import Certificate
 from medserve.tables import ARCHITECTURES
 
-pytestmark = pytest.mark.full
+# One at a time: a conversion of the largest network takes 13 GB.
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("full width")]
 FRAMEWORKS = sorted(plugins.names("train.frameworks"), key=lambda name: name != "pytorch")
 
 
@@ -28,13 +29,15 @@ def test_all_exports_at_full_width_hold_their_certificates(architecture: str, tm
     for framework in FRAMEWORKS:
         folder = tmp_path / framework
         folder.mkdir()
-        job.run("full_width_job.py", framework, architecture, str(folder))
+        forms = plugins.literals("export.frameworks", framework)["WRITES"]
+        for step in ("scores", *forms):
+            job.run("full_width_job.py", framework, architecture, str(folder), step)
         exact = np.load(tmp_path / "exact.npy")
         # Otherwise everything would agree with everything.
         assert np.ptp(exact, 0).max() > 0.2
         scores = np.load(folder / "scores.npy")
         proofs = {framework: compare(scores, exact, exact.argmax(1), runtime=framework, versions={})}
-        for form in plugins.literals("export.frameworks", framework)["WRITES"]:
+        for form in forms:
             proofs[form] = certificate(folder / form, form, tmp_path)
         for name, proof in proofs.items():
             print(f"{architecture} {framework} {name}: {proof.max_abs:.1e}")

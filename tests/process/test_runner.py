@@ -145,6 +145,29 @@ def test_a_mistake_on_purpose_has_a_process_of_its_own(
     assert {row["threads"] for row in rows if row["trap"] == "default-threads"} == {0}
 
 
+def test_a_load_is_a_share_of_what_the_same_launch_found_the_capacity_to_be(
+    stage: Stage, checkpoint: Path, torchscript: Path, onnx: Path, tmp_path: Path
+) -> None:
+    study, out = mini(tmp_path, profiles='["load-30"]'), tmp_path / "run"
+    trained(study, out, checkpoint, torchscript, onnx)
+    tried(out)
+    done = stage("medserve.cli", "run", str(study), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(stage("loadtest", "results", str(out), "--format", "json").stdout)
+    by_profile = {row["profile"]: row for row in rows if row["runtime"] == "onnx_runtime"}
+    assert list(by_profile) == ["closed-8", "load-30"]
+    loaded = by_profile["load-30"]
+    assert loaded["rate_asked"] == pytest.approx(0.3 * by_profile["closed-8"]["throughput"], rel=0.001)
+    assert 0 < loaded["utilisation"] < 2, "of a machine that does something else too"
+    (result,) = (found for name, found in results(out).items() if "onnx_runtime" in name and "load-30" in name)
+    assert result.cell.profile.rate == pytest.approx(loaded["rate_asked"])
+    assert stage("medserve.cli", "report", str(out)).returncode == 0
+    verified = stage("medserve.cli", "verify", str(out))
+    assert verified.returncode == 0, verified.stderr
+    # A record whose rate stands in it is one of this study.
+    assert "http" not in kinds(stage("medserve.cli", "run", str(study), "--out", str(out), "--json").stdout)
+
+
 def test_what_cannot_be_trained_is_a_row_with_a_reason(stage: Stage, root: Path, tmp_path: Path) -> None:
     """The data set is not there and cannot be fetched without network."""
     out = tmp_path / "run"

@@ -1,7 +1,8 @@
-"""`python full_width_job.py FRAMEWORK ARCHITECTURE FOLDER`: a network at full width and 224 px in one framework.
+"""`python full_width_job.py FRAMEWORK ARCHITECTURE FOLDER STEP`: a network at full width and 224 px in one framework.
 
-Its scores and exports go into FOLDER. Weights, images and the scores in float64 lie beside it; PyTorch, which is asked
-first, makes them.
+STEP is `scores`, or a format: scores and exports go into FOLDER. Each is a process of its own, as in `medserve export`,
+for the next would need the memory that one leaves. Weights, images and the scores in float64 lie beside FOLDER;
+PyTorch, which is asked first, makes them.
 """
 
 import sys
@@ -54,7 +55,7 @@ def draw(architecture: Architecture, images: NDArray[np.uint8], folder: Path) ->
     np.save(folder / "exact.npy", exact.astype(np.float32))
 
 
-def main(framework: str, name: str, folder: Path) -> None:
+def score(framework: str, name: str, folder: Path) -> None:
     architecture = ARCHITECTURES[name]
     coarse = np.random.default_rng(3).integers(0, 256, (IMAGES, SIZE // 8, SIZE // 8, 3), np.uint8)
     images = np.ascontiguousarray(coarse.repeat(8, 1).repeat(8, 2))
@@ -65,15 +66,19 @@ def main(framework: str, name: str, folder: Path) -> None:
     create = plugins.load("train.frameworks", framework).create
     trainer = create(architecture, CLASSES, Recipe(), np.zeros(1, np.float32), InitialState(weights=weights))
     np.save(folder / "scores.npy", trainer.predict(images))
-    del trainer
-    exporter = plugins.load("export.frameworks", framework)
+
+
+def export(framework: str, name: str, folder: Path, form: str) -> None:
+    weights = load_file(folder.with_name("weights.safetensors"))
     empty = store.read_json(empty_artifact(folder, SIZE) / "artifact.json", Artifact)
     checkpoint = msgspec.structs.replace(empty.checkpoint, architecture=name, framework=framework)
-    for form in exporter.WRITES:
-        path = folder / form / FORMATS[form].path
-        path.parent.mkdir(parents=True)
-        exporter.export(checkpoint, weights, form, path)
+    path = folder / form / FORMATS[form].path
+    path.parent.mkdir(parents=True)
+    plugins.load("export.frameworks", framework).export(checkpoint, weights, form, path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    if sys.argv[4] == "scores":
+        score(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    else:
+        export(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4])

@@ -19,7 +19,15 @@ SLACK = 6.0
 
 def test_what_the_analysis_promises_holds_on_simulated_series() -> None:
     lines = list(coverage.measure(100))
-    assert {line.part for line in lines} == {"one launch", "launches", "ratio", "flags", "records", "verdicts"}
+    assert {line.part for line in lines} == {
+        "one launch",
+        "launches",
+        "ratio",
+        "flags",
+        "records",
+        "verdicts",
+        "theory",
+    }
     for line in lines:
         assert line.value is not None
         assert (line.low or 0.0) - SLACK <= line.value <= (line.high or 100.0) + SLACK, line

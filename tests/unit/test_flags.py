@@ -154,9 +154,11 @@ def test_waiting_for_a_server_that_holds_every_connection_is_not_the_clients_fau
     with_selftest(run)
     with_limits(run, connections=8)
     row = pick(run, OPEN)
-    assert row.p50.value > 5 * row.p50_service_ms
     assert row.valid
-    assert "no steady state" in row.reason
+    assert row.overloaded
+    assert row.p50.value is None
+    assert row.p50_service_ms == pytest.approx(20)
+    assert "beyond capacity: latency depends on duration; 40.0 requests/s are completed" in row.reason
     with_limits(run, connections=1000)
     assert "the client sent late" in pick(run, OPEN).reason
 

@@ -8,7 +8,7 @@ from loadtest.analysis.compare import Ratio
 from loadtest.report import tables, wording
 from loadtest.report.document import Sentence, say
 from loadtest.report.facts import NETWORK, Facts, grouped, network
-from loadtest.report.sections import choose, environment, measurement
+from loadtest.report.sections import choose, environment, load, measurement
 from loadtest.report.tables import Field, field, text
 from loadtest.report.wording import listed, several
 from loadtest.results import objective
@@ -77,7 +77,7 @@ def in_short(facts: Facts, run: str) -> list[str]:
 
 def settling(facts: Facts, run: str) -> str:
     """How many more launches would decide what is undecided in the answer, and about how long they take."""
-    if facts.study.objective is not None:
+    if facts.study.objective is not None and facts.study.objective.rate is not None:
         wanted = [one.more for one in choose.held(facts) if one.standing == "undecided" and one.more]
     else:
         judged = [facts.comparisons.judge(found.row, row) for found in _winners(facts) for row in found.rivals]
@@ -96,6 +96,8 @@ def settling(facts: Facts, run: str) -> str:
 def _objective(facts: Facts) -> Sentence:
     if facts.study.objective is None:
         return ()
+    if facts.study.objective.rate is None:
+        return _capacity(facts)
     by: dict[str, list[Held]] = {}
     for one in choose.held(facts):
         by.setdefault(one.standing, []).append(one)
@@ -115,6 +117,22 @@ def _objective(facts: Facts) -> Sentence:
             parts += say("; " + words + "{names}", names=_named(facts, found))
     failing = len(by.get("fails", []))
     return (*parts, *say(f"; {failing} of {count} fail." if failing else "."))
+
+
+def _capacity(facts: Facts) -> Sentence:
+    """Which deployments hold the objective at the highest rate."""
+    assert facts.study.objective is not None
+    asked = objective.in_words(facts.study.objective)
+    known = [one for one in load.capacities(facts) if one.rate.value is not None]
+    if not known:
+        return say("{asked}: **no deployment has a rate at which it is just held**.", asked=asked)
+    first, *others = known
+    rate = f"{number(first.rate.value)} requests/s {interval(first.rate.low, first.rate.high)}"
+    parts = say("{asked}: **{name}** holds it up to **{rate}**", asked=asked, name=facts.named(first.row), rate=rate)
+    if others:
+        last = f"{facts.named(others[-1].row)} up to {number(others[-1].rate.value)}"
+        parts += say(", the last of {count}, {last}", count=str(len(known)), last=last)
+    return (*parts, *say("."))
 
 
 def _named(facts: Facts, found: Sequence[Held]) -> str:

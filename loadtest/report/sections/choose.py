@@ -56,7 +56,7 @@ class Advice(Struct, frozen=True):
 
 def held(facts: Facts) -> list[Held]:
     """How every deployment stands against the study's objective, those that hold it first, then by median."""
-    if facts.study.objective is None:
+    if facts.study.objective is None or facts.study.objective.rate is None:
         return []
 
     def launches(name: str, cell: str) -> Mapping[int, float]:
@@ -69,7 +69,7 @@ def held(facts: Facts) -> list[Held]:
 
 def study_objective(facts: Facts) -> Table | None:
     """How each deployment stands against the study's objective; null where the study has none."""
-    if facts.study.objective is None:
+    if facts.study.objective is None or facts.study.objective.rate is None:
         return None
     name, _ = objective.percentile(facts.study.objective)
     tones: dict[objective.Standing, Tone] = {"passes": "good", "fails": "bad", "undecided": "warn"}

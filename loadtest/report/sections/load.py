@@ -1,8 +1,9 @@
-"""Under load: latency by three definitions, closed loops by users with their saturation point, pauses, and rates."""
+"""Under load: at shares of the capacity, by three definitions of latency, by users, with pauses, and by rates."""
 
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import saturation_point
@@ -13,7 +14,8 @@ from loadtest.report.drawing import Drawn, Point
 from loadtest.report.facts import NETWORK, Facts, Group, by_deployment, grouped
 from loadtest.report.figures import figure
 from loadtest.report.tables import Field, Value, field, text
-from loadtest.results.row import Row
+from loadtest.results import capacity, objective
+from loadtest.results.row import PERCENTILES, Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import number
 from medserve.spec import LoadProfile
@@ -43,6 +45,119 @@ def definitions(facts: Facts) -> Table | None:
 
 def _strong(value: float | None) -> Cell:
     return msgspec.structs.replace(tables.cell(value), tone="strong")
+
+
+class Held(Struct, frozen=True):
+    """The highest rate (requests per second) at which a deployment holds the study's objective; `row` is one of it.
+
+    `words` say how the rate is known where it lies beyond the loads that were measured.
+    """
+
+    row: Row
+    rate: Interval
+    words: str
+
+
+def capacities(facts: Facts) -> list[Held]:
+    """The deployments that were measured at shares of their capacity, the highest rate first."""
+    if facts.study.objective is None:
+        return []
+    name, limit = objective.percentile(facts.study.objective)
+    summaries = {cell.cell.name: cell.summaries for cell in facts.measured.cells}
+    found = []
+    for group in grouped(_by_share(facts), "deployment").values():
+        rates = [
+            {index: launch.result.cell.profile.rate or 0.0 for index, launch in summaries[row.cell].items()}
+            for row in group
+        ]
+        reached = [
+            {
+                # What waits in a queue that grows has no latency of its own.
+                index: float("inf") if row.overloaded else launch.intended.values[PERCENTILES[name]] / 1e6
+                for index, launch in summaries[row.cell].items()
+            }
+            for row in group
+        ]
+        rate, words = capacity.rate_within(zip(rates, reached, strict=True), limit)
+        found.append(Held(group[0], rate, words))
+    return sorted(found, key=lambda one: -(one.rate.value or one.rate.low or one.rate.high or 0.0))
+
+
+def _by_share(facts: Facts) -> list[Row]:
+    """The valid rows of single images with Poisson arrivals at a share of the capacity."""
+    profiles = facts.profiles
+    rows = (row for row in facts.rows if row.load is not None and row.valid and row.framework and row.batch == 1)
+    return [row for row in rows if profiles[row.profile].arrivals == "poisson"]
+
+
+def held_up_to(facts: Facts) -> Table | None:
+    """Each deployment's capacity, and the highest rate at which it holds the objective; null without loads."""
+    by_deployment = {one.row.deployment: one for one in capacities(facts)}
+    rows = [row for row in facts.rows if row.deployment in by_deployment and row.profile == _capacity_of(facts, row)]
+    asked = objective.in_words(facts.study.objective) if facts.study.objective else ""
+
+    def rate(row: Row) -> Cell:
+        found = by_deployment[row.deployment]
+        cell = tables.cell(found.rate)
+        end = found.rate.low if found.words == "at least" else found.rate.high
+        return Cell(f"{found.words} {number(end)}", "", end) if found.words else cell
+
+    fields: list[Field[Row]] = [
+        *tables.deployment_fields(facts, lambda row: row),
+        field("capacity", lambda row: row.throughput and row.throughput / row.batch, "per second"),
+        field("holds it up to", rate, "per second"),
+    ]
+    return tables.table("Capacity for the objective", fields, rows, f"{asked}.")
+
+
+def _capacity_of(facts: Facts, row: Row) -> str | None:
+    profiles = [facts.profiles[other.profile] for other in facts.rows if other.deployment == row.deployment]
+    return next((profile.capacity for profile in profiles if profile.capacity), None)
+
+
+def loads(facts: Facts) -> Table | None:
+    """Each deployment at shares of its capacity: measured utilisation, what is completed and latency; null without."""
+    deadlines = {row.deadline_ms for row in facts.rows if row.load is not None and row.deadline_ms}
+    fields: list[Field[Row]] = [
+        *tables.deployment_fields(facts, lambda row: row),
+        text("load", lambda row: wording.schedule(facts.profiles[row.profile])),
+        field("asked", lambda row: row.rate_asked, "per second", "Rate"),
+        field("completed", lambda row: row.rate_delivered, "per second", "Rate"),
+        field("utilisation", lambda row: row.utilisation and row.utilisation * 100, "%"),
+        field("p50", lambda row: row.p50, "ms"),
+        field("p99", lambda row: row.p99, "ms"),
+    ]
+    if deadlines:
+        title = f"within {wording.listed([f'{deadline:g} ms' for deadline in sorted(deadlines)])}"
+        fields.insert(-3, field(title, lambda row: row.goodput, "per second", "Rate"))
+    fields.append(text("", lambda row: Cell("depends on duration" if row.overloaded else "", tone="warn")))
+    return tables.table("Loads", fields, [row for row in facts.rows if row.load is not None and row.status == "done"])
+
+
+def utilisation(facts: Facts) -> Figure | None:
+    """p50 and p99 against the measured utilisation, and the goodput against the offered load; null without loads."""
+    panels = []
+    for group in grouped(_by_share(facts), *NETWORK).values():
+        for name in ("p50", "p99"):
+            points = [
+                _point(facts, row, words, row.percentile(name), row.utilisation * 100, ringed=False)
+                for row in group
+                if row.utilisation and row.percentile(name).value
+                for words in [f"{row.utilisation:.0%} utilised: {name} {wording.estimate(row, name)}"]
+            ]
+            title = f"{name}, {facts.place(group[0])}"
+            x = Axis(title="measured utilisation, %", over=[point.x for point in points], scale="percent")
+            y = Axis(title=f"{name}, ms (log)", over=[point.value for point in points])
+            panels += [drawing.lines(points, x, y, title)] if len(points) > 1 else []
+        points = [
+            _point(facts, row, words, Interval(value=row.goodput), row.rate_asked, ringed=False)
+            for row in group
+            if row.rate_asked and row.goodput
+            for words in [f"{number(row.goodput)} of {number(row.rate_asked)} requests/s within {row.deadline_ms:g} ms"]
+        ]
+        title = f"Goodput, {facts.place(group[0])}"
+        panels += _panel(points, "offered, requests/s (log)", "in time, requests/s (log)", title)
+    return figure("utilisation", "Latency against utilisation", panels, paired=True)
 
 
 def ladder(facts: Facts) -> Table | None:
@@ -81,6 +196,7 @@ def pauses(facts: Facts) -> Table | None:
 def rates(facts: Facts) -> Figure | None:
     """p50 and p99 against the delivered rate; null if no kind of arrivals was measured at several rates."""
     rows = [row for row in facts.rows if row.mode == "open-loop" and row.rate_delivered and row.p50.value]
+    rows = [row for row in rows if row.load is None]
     by_kind: dict[str, list[Row]] = {}
     for row in (row for row in rows if row.usable and row.batch == 1):
         by_kind.setdefault(facts.profiles[row.profile].arrivals, []).append(row)
