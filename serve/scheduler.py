@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -96,13 +96,25 @@ def check_scores(scores: NDArray[np.float32], count: int, classes: int) -> None:
         raise RuntimeError("the runtime returned scores that are not finite")
 
 
+TURN_NS = 1_000_000
+"""After so long the event loop looks for what has arrived before it predicts again."""
+
+
 class Inline(Dispatch):
-    """Predict in the event loop: nothing waits here, the next request waits in its socket."""
+    """Predict in the event loop, first come first served.
+
+    A turn of the loop reads every socket that is ready, but accepts one connection. If it predicted for all that it has
+    read, new connections would wait for many predictions each, behind requests that came later. So it predicts for
+    TURN_NS, and lets what waits go on in its next turns.
+    """
 
     def __init__(self, predict: Predict) -> None:
         self.batches: Counter[int] = Counter()
         self._began: int | None = None
         self._predict = predict
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._spent = self._latest = 0
+        self._is_ending = False
 
     def busy_since(self) -> int | None:
         """See Dispatch."""
@@ -110,14 +122,43 @@ class Inline(Dispatch):
 
     async def __call__(self, images: NDArray[np.uint8], _timeout_ns: int | None = None) -> Outcome:
         """See Dispatch."""
+        loop = asyncio.get_running_loop()
+        if self._spent >= TURN_NS or self._waiting:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._end_turn(loop)
+                raise
         self._began = started = now()
         try:
             scores = self._predict(images)
         finally:
             self._began = None
-        done = now()
+            done = now()
+            self._latest = done - started
+            self._spent += self._latest
+            self._end_turn(loop)
         self.batches[len(images)] += 1
         return scores, started, done
+
+    def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_ending:
+            self._is_ending = True
+            loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Let as many of those that wait go on as a turn has time for. Until they have, no later one overtakes them."""
+        self._is_ending = False
+        self._spent = left = 0
+        while self._waiting and left < TURN_NS:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._spent = TURN_NS
+                left += self._latest + 1
+                turn.set_result(None)
 
 
 class Concurrent(Dispatch):

@@ -75,7 +75,8 @@ def exceedance(latencies: NDArray[np.float64], limit: float, p: float, level: fl
 
     The objective holds when the interval of the share above the limit ends below 1 - p, and fails when it begins
     above. The interval uses the effective sample size: n divided by the integrated autocorrelation time, because
-    neighbouring requests wait in the same queue (Korn & Graubard, Survey Methodology 24, 1998, for clustered samples).
+    neighbouring requests wait in the same queue, times the squared ratio of two quantiles of Student's t, because that
+    time is estimated too (Korn & Graubard, Survey Methodology 24, 1998, for clustered samples).
     """
     count = len(latencies)
     if not count:
@@ -84,6 +85,8 @@ def exceedance(latencies: NDArray[np.float64], limit: float, p: float, level: fl
     # Without a single exceedance their clusters are unknown; those above the record's own percentile stand in.
     own = latencies > percentile(np.sort(latencies), p)
     effective = count / max(autocorrelation_time(above), autocorrelation_time(own))
+    known, estimated = scipy.special.stdtrit(np.maximum([count - 1, effective - 1], 1.0), (1 + level) / 2)
+    effective *= float(known / estimated) ** 2
     share = float(above.mean())
     low, high = clopper_pearson(share * effective, effective, level)
     allowed = 1 - p

@@ -10,6 +10,11 @@ schedule   send lag of Poisson schedules against the null server
 generator  requests per second of one Locust process on 8 connections to a canned server, and the cost of recording
 wrk        closed loop: the same model less the null server, as wrk measures it and as this generator does
 poller     open loop: a delay server, as an independent client that never sleeps measures it and as this generator does
+waits      busy servers at 50 and 80 % of their capacity, against Lindley's recursion over their own service times
+planted    differences of 20 and 50 us between busy servers
+overload   what a server completes of 1.5 times its capacity, and refuses of 0.8 times
+campaigns  how often a server is said to differ from itself, and from one that is 10 % slower
+loadgen    MLPerf's LoadGen: in process, and under Poisson arrivals
 blocking   what `medserve load` prints of servers that answer one request at a time, against Lindley's recursion
 objective  twenty searches for p99 < 5 ms, against trials of a minute around their answers
 check      forty verdicts on a rate, of servers that meet the objective or miss it by a known share
@@ -26,7 +31,7 @@ import msgspec
 import typer
 
 import loadtest
-from loadtest.benchmark import blocking, other_clients, rooflines, searches
+from loadtest.benchmark import blocking, busy, loadgen, other_clients, rooflines, searches
 from loadtest.benchmark.bench import FIGURES, Bench, Line
 from loadtest.results.tabular import Cell, Column, Table, as_markdown
 from loadtest.results.tabular import Line as TableLine
@@ -42,6 +47,11 @@ PARTS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "generator": rooflines.generator,
     "wrk": other_clients.closed_loop,
     "poller": other_clients.open_loop,
+    "waits": busy.waits,
+    "planted": busy.planted,
+    "overload": busy.overload,
+    "campaigns": busy.campaigns,
+    "loadgen": loadgen.measure,
     "blocking": blocking.measure,
     "objective": searches.measure,
     "check": searches.checks,
@@ -61,7 +71,7 @@ def load(
     scale: Annotated[float, typer.Option(min=0.01, help="Factor on all durations and sizes.")] = 1.0,
     json: Json = False,
 ) -> None:
-    """Measure the load generator against its targets and other clients. Takes about an hour and a half.
+    """Measure the load generator against its targets and other clients. Takes about two and a half hours.
 
     Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """

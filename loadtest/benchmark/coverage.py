@@ -179,6 +179,10 @@ def _flags(trials: int) -> Iterator[Line]:
 
     for rise, words in ((0.2, "20 % from the first to the last"), (0.0, "no trend")):
         yield flagged(f"drift: 5 launches, {words}", partial(_drifts, rise=rise), rise > 0)
+    # What the flag is worth where launches differ as real ones do, and with as few as most studies have.
+    for count in (5, 3):
+        name = f"drift: {count} launches that differ by 5 %, 20 % from the first to the last"
+        yield flagged(name, partial(_drifts, rise=0.2, noise=EFFECT, count=count), None)
     records = (
         ("rises by 50 %", ramp(0.5), 3000, True),
         ("rises by 100 %", ramp(1.0), 1000, True),
@@ -203,9 +207,9 @@ def _flags(trials: int) -> Iterator[Line]:
         yield flagged(f"bimodal: one mode, {words}, 1,000 requests", partial(_bimodal, series=series), False)
 
 
-def _drifts(generator: np.random.Generator, rise: float) -> bool:
-    trend = np.linspace(0.0, log(1 + rise), compare.DRIFT)
-    return compare.drifting(np.exp(trend + generator.normal(0.0, 0.01, compare.DRIFT)).tolist())
+def _drifts(generator: np.random.Generator, rise: float, noise: float = 0.01, count: int = compare.DRIFT) -> bool:
+    trend = np.linspace(0.0, log(1 + rise), count)
+    return compare.drifting(np.exp(trend + generator.normal(0.0, noise, count)).tolist())
 
 
 def _unsteady(generator: np.random.Generator, series: Series, count: int) -> bool:

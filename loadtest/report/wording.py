@@ -96,8 +96,11 @@ def under(load: LoadProfile) -> str:
 def schedule(load: LoadProfile) -> str:
     """The arrivals of an open loop: `50/s`, `50/s Poisson, batches of 8`."""
     batches = f", batches of {load.batch}" if load.batch > 1 else ""
-    asked = f"{load.load * 100:g} % of capacity" if load.load else f"{load.rate:g}/s" if load.rate else ""
-    return " ".join(filter(None, (asked, _arrivals(load)))) + batches
+    asked = f"{load.rate:g}/s" if load.rate else ""
+    words = " ".join(filter(None, (asked, _arrivals(load))))
+    if load.load:
+        words = f"{load.load * 100:g} % of capacity" + (f" {_arrivals(load)}" if load.arrivals != "poisson" else "")
+    return words + batches
 
 
 def _arrivals(load: LoadProfile) -> str:

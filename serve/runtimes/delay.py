@@ -29,7 +29,8 @@ class Options(RuntimeOptions, frozen=True, kw_only=True):
     """The script. Delays apply in turn or, with `shares` as weights, at random with `seed`.
 
     A stall begins `stall_at` seconds after the first prediction and lasts `stall_seconds`, and so again `stall_every`
-    seconds later, unless that is 0. A prediction that runs or starts during a stall is done at its end.
+    seconds later, unless that is 0. A prediction that runs or starts during a stall is done at its end. A `busy` server
+    computes all that time; any other sleeps.
     """
 
     delays_ms: Annotated[tuple[NotNegative, ...], msgspec.Meta(min_length=1)] = (0.0,)
@@ -38,6 +39,7 @@ class Options(RuntimeOptions, frozen=True, kw_only=True):
     stall_at: NotNegative = 0.0
     stall_seconds: NotNegative = 0.0
     stall_every: NotNegative = 0.0
+    busy: bool = False
 
 
 class DelayRuntime(Runtime):
@@ -50,6 +52,7 @@ class DelayRuntime(Runtime):
         self._delays = _delays(options)
         self._stall_at, self._stall = round(options.stall_at * 1e9), round(options.stall_seconds * 1e9)
         self._every = round(options.stall_every * 1e9)
+        self._busy = options.busy
         self._first: int | None = None
 
     def run(self, x: NDArray[np.uint8]) -> tuple[int, int]:
@@ -73,7 +76,8 @@ class DelayRuntime(Runtime):
 
     def synchronise(self, y: tuple[int, int]) -> None:
         while (left := y[0] - now()) > 0:
-            time.sleep(left / 1e9)
+            if not self._busy:
+                time.sleep(left / 1e9)
 
     def fetch(self, y: tuple[int, int]) -> NDArray[np.float32]:
         self.synchronise(y)

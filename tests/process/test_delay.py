@@ -134,3 +134,22 @@ def test_the_record_of_each_request_is_the_delay_that_it_received(empty: Path, i
     truth = [wire.parse_server_timing(answer.headers["server-timing"])["infer"] / MS for answer in answers]
     assert all(received >= scripted for received, scripted in zip(truth, delays * 2, strict=True))
     assert [min(delays, key=lambda scripted: abs(scripted - received)) for received in truth] == delays * 2
+
+
+def test_a_busy_server_never_sleeps(monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8]) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(delay.time, "sleep", slept.append)
+    for busy in (True, False):
+        runtime, clock = scripted(monkeypatch, delays_ms=[2.0], busy=busy)
+        y = runtime.run(image)
+        looked = [0]
+
+        def ticking(clock: Clock = clock, looked: list[int] = looked) -> int:
+            looked[0] += 1
+            clock.time += MS // 10
+            return clock.time
+
+        monkeypatch.setattr(delay, "now", ticking)
+        runtime.synchronise(y)
+        assert looked == [20], "until the prediction is due, and no longer"
+    assert len(slept) == 19, "the other server sleeps for what is left each time"

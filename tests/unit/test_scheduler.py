@@ -237,3 +237,67 @@ def test_a_runtime_that_is_never_due_cannot_be_concurrent() -> None:
     deployment = Deployment(artifact="empty", runtime="null", dispatch="concurrent")
     with pytest.raises(BadInput, match="does not say when a prediction is due; 'dispatch' must be inline or thread"):
         scheduler.dispatch(Plain(lambda images: np.zeros((len(images), 8), np.float32)), deployment, 8)
+
+
+def inline(took_ns: int, monkeypatch: pytest.MonkeyPatch) -> tuple[scheduler.Dispatch, list[int]]:
+    """Inline dispatch by a clock that only predictions move, and the numbers of the requests as they are predicted."""
+    clock, order = [1_000], list[int]()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        order.append(int(images[0, 0, 0, 0]))
+        clock[0] += took_ns
+        return np.full((len(images), 8), 1 / 8, np.float32)
+
+    monkeypatch.setattr(scheduler, "now", lambda: clock[0])
+    deployment = Deployment(artifact="empty", runtime="null", batch_sizes=(1,))
+    return scheduler.dispatch(Runtime(predict), deployment, 8), order  # type: ignore[arg-type]  # what it needs of one
+
+
+def numbered(number: int) -> NDArray[np.uint8]:
+    return np.full((1, 2, 2, 3), number, np.uint8)
+
+
+@pytest.mark.parametrize(("took_ns", "turns"), [(2_000_000, 8), (400_000, 3), (1_000, 1)])
+def test_the_event_loop_looks_for_what_arrives_between_predictions(
+    took_ns: int, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight requests that were read in one turn, and one that arrives in the next, which comes behind them."""
+    predicts, order = inline(took_ns, monkeypatch)
+
+    async def scenario() -> int:
+        loop, seen = asyncio.get_running_loop(), list[int]()
+
+        def turn() -> None:
+            seen.append(len(order))
+            if len(order) < 9:
+                loop.call_soon(turn)
+
+        first = [asyncio.create_task(predicts(numbered(at))) for at in range(8)]  # type: ignore[arg-type]
+        loop.call_soon(turn)
+        await asyncio.sleep(0)
+        await asyncio.gather(*first, predicts(numbered(8)))
+        return len(set(seen) - {0})
+
+    reached = asyncio.run(scenario())
+    assert order == list(range(9))
+    assert reached >= turns
+
+
+@pytest.mark.parametrize("cut", [range(1, 8), [1], [3, 4]])
+def test_requests_that_are_cut_off_while_they_wait_hold_up_no_other(
+    cut: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicts, order = inline(2_000_000, monkeypatch)
+
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(predicts(numbered(at))) for at in range(8)]  # type: ignore[arg-type]
+        for _ in range(2):
+            await asyncio.sleep(0)  # one is answered, and the next one is let go on
+        for at in cut:
+            tasks[at].cancel()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await predicts(numbered(9))
+
+    asyncio.run(scenario())
+    assert order == [at for at in range(8) if at not in cut] + [9]

@@ -156,7 +156,9 @@ def utilisation(facts: Facts) -> Figure | None:
             for words in [f"{number(row.goodput)} of {number(row.rate_asked)} requests/s within {row.deadline_ms:g} ms"]
         ]
         title = f"Goodput, {facts.place(group[0])}"
-        panels += _panel(points, "offered, requests/s (log)", "in time, requests/s (log)", title)
+        x = Axis(title="offered, requests/s", over=[point.x for point in points], scale="linear")
+        y = Axis(title="in time, requests/s", over=[point.value for point in points], scale="linear")
+        panels += [drawing.lines(points, x, y, title)] if len(points) > 1 else []
     return figure("utilisation", "Latency against utilisation", panels, paired=True)
 
 
