@@ -26,6 +26,8 @@ STAGES = ("decode", "infer", "encode")
 SECONDS, FULL_SECONDS = 20.0, 3.0
 """Of a record, and of the closed loop that tells a server's capacity."""
 USERS = 8
+AHEAD_NS = 1e6
+"""By so much a request is due before the answer that it waits for: it has arrived by then."""
 
 PLANTED = (20.0, 50.0)
 """Microseconds by which one server is slower than another."""
@@ -49,13 +51,12 @@ def waits(bench: Bench) -> Iterator[Line]:
             for seed in range(runs):
                 options = {"delays_ms": delays, "shares": shares, "seed": seed, "busy": True}
                 with bench.serving("delay", dispatch="inline", options=options) as server:
-                    beside = _beside(bench, server, seed)
-                    service = float(np.dot(delays, shares)) / 1e3 + beside / 1e9
+                    service = float(np.dot(delays, shares)) / 1e3 + _beside(bench, server, seed) / 1e9
                     load = bench.plan(
                         server.url, SECONDS, seed=seed, mode="open-loop", arrivals="poisson", rate=utilised / service
                     )
                     bench.ours(load)
-                for key, value in _away(Path(load.out or ""), beside).items():
+                for key, value in _away(Path(load.out or "")).items():
                     found[key].append(value)
                 tell(f"{name} at {utilised:.0%}, {seed + 1}/{runs}: " + ", ".join(
                     f"{key} {values[-1]:+.1f} %" for key, values in found.items()
@@ -78,14 +79,20 @@ def _beside(bench: Bench, server: ServerProcess, seed: int) -> float:
     return 1e9 / latency.answered_rate(rows) - busy
 
 
-def _away(record: Path, beside: float) -> dict[str, float]:
+def _away(record: Path) -> dict[str, float]:
     """Per cent by which the waits and p99 of a record differ from the recursion, and how far the server was utilised.
 
-    The way there and back is the median difference from the recursion.
+    What a request costs beside the server's stages is, in the same record, the median of what lies between two answers
+    of which the second's request had arrived before the first was sent. The way there and back is the median difference
+    from the recursion.
     """
     rows = latency.by_planned_start(samples.read(record))
     arrivals = latency.planned_start(rows).astype(np.float64)
-    service = sum(rows[f"{stage}_ns"].to_numpy().astype(np.float64) for stage in STAGES) + beside
+    service = sum(rows[f"{stage}_ns"].to_numpy().astype(np.float64) for stage in STAGES)
+    answered = rows["server_sent_ns"].to_numpy().astype(np.float64)
+    order = np.argsort(answered)
+    back_to_back = arrivals[order[1:]] < answered[order[:-1]] - AHEAD_NS
+    service += np.median((np.diff(answered[order]) - service[order[1:]])[back_to_back])
     expected = queued(arrivals - arrivals[0], service)
     measured = latency.from_intended_start(rows)
     kept = ~rows["warmup"].to_numpy()
