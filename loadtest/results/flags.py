@@ -46,7 +46,8 @@ def above_roofline(
     if selftest is None or size not in selftest.roofline or not total or one_user:
         return None
     answered = sum(launch.count - launch.failed for launch in launches) / total
-    rate, roof, limit = max(answered, profile.rate or 0.0), selftest.roofline[size], selftest.roofline_limit
+    asked = max(launch.result.cell.profile.rate or 0.0 for launch in launches)
+    rate, roof, limit = max(answered, asked), selftest.roofline[size], selftest.roofline_limit
     if rate <= limit * roof:
         return None
     share = f"{rate / roof * 100:.0f} % of the generator's roofline, {roof:,.0f}"

@@ -20,9 +20,10 @@ from loadtest.results.table import read, rows
 from medserve import store
 from medserve.errors import BadInput
 from medserve.matrix import plan
+from medserve.numbers import number
 from medserve.result import Result
 from medserve.spec import Cell
-from medserve.study import Measure, Objective
+from medserve.study import Measure, Objective, Study
 from medserve.tables import find_profile
 
 INFER, BESIDE = 1.6, 0.4
@@ -126,14 +127,31 @@ def test_the_report_says_who_holds_the_objective_up_to_which_rate(run: Path) -> 
     assert "holds it up to " in said
     table = load.held_up_to(found)
     assert table is not None
-    assert len(table.lines) == 2
+    assert [line.cells[-1].text for line in table.lines] == [
+        number(one.rate.value) for row in table_rows(found) for one in known if one.row.deployment == row
+    ]
     loads = load.loads(found)
     assert loads is not None
     assert sum("depends on duration" in line.cells[-1].text for line in loads.lines) == 2
     assert load.utilisation(found) is not None
 
 
-RATES = {0: 100.0, 1: 200.0, 2: 400.0}
+def table_rows(found: facts.Facts) -> list[str]:
+    """The deployments in the order of the study."""
+    return [row.deployment for row in found.rows if row.profile == "closed-8" and row.framework]
+
+
+def test_what_is_too_inaccurate_for_the_objective_has_no_rate(run: Path) -> None:
+    study = store.read_json(run / "study.json", Study)
+    for least, inaccurate in ((0.5, 0), (0.999, 2)):
+        asked = msgspec.structs.replace(study, objective=Objective(p99_ms=15.0, accuracy=least))
+        store.write_json(run / "study.json", asked)
+        found = facts.read(run)
+        assert sum(one.words == load.INACCURATE for one in load.capacities(found)) == inaccurate
+        table = load.held_up_to(found)
+        assert table is not None
+        assert sum(line.cells[-1].text == load.INACCURATE for line in table.lines) == inaccurate
+    store.write_json(run / "study.json", study)
 
 
 @given(st.floats(1.1, 40.0), st.floats(1.05, 8.0))

@@ -47,10 +47,13 @@ def _strong(value: float | None) -> Cell:
     return msgspec.structs.replace(tables.cell(value), tone="strong")
 
 
+INACCURATE = "too inaccurate"
+
+
 class Held(Struct, frozen=True):
     """The highest rate (requests per second) at which a deployment holds the study's objective; `row` is one of it.
 
-    `words` say how the rate is known where it lies beyond the loads that were measured.
+    `words` say how the rate is known where it lies beyond the loads that were measured, or why there is none.
     """
 
     row: Row
@@ -63,9 +66,13 @@ def capacities(facts: Facts) -> list[Held]:
     if facts.study.objective is None:
         return []
     name, limit = objective.percentile(facts.study.objective)
+    least = facts.study.objective.accuracy or 0.0
     summaries = {cell.cell.name: cell.summaries for cell in facts.measured.cells}
     found = []
     for group in grouped(_by_share(facts), "deployment").values():
+        if (group[0].accuracy or 0.0) < least:
+            found.append(Held(group[0], Interval(), INACCURATE))
+            continue
         rates = [
             {index: launch.result.cell.profile.rate or 0.0 for index, launch in summaries[row.cell].items()}
             for row in group
@@ -98,9 +105,10 @@ def held_up_to(facts: Facts) -> Table | None:
 
     def rate(row: Row) -> Cell:
         found = by_deployment[row.deployment]
-        cell = tables.cell(found.rate)
+        if not found.words:
+            return tables.cell(found.rate)
         end = found.rate.low if found.words == "at least" else found.rate.high
-        return Cell(f"{found.words} {number(end)}", "", end) if found.words else cell
+        return Cell(found.words if end is None else f"{found.words} {number(end)}", "", end)
 
     fields: list[Field[Row]] = [
         *tables.deployment_fields(facts, lambda row: row),
