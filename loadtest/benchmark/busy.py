@@ -144,7 +144,7 @@ def overload(bench: Bench) -> Iterator[Line]:
             note = f"of {full:.0f} requests/s; {refused:,} of {len(rows):,} refused in {length:g} s"
             at = f"at {share:g} times the capacity"
             if share > 1:
-                value = 100 * good.sum() / length / full
+                value = 100 * int(good.sum()) / length / full
                 yield Line(part="overload", name=f"completed {at}", value=value, unit="%", low=90, note=note)
                 value = 100 * in_time / length / full
                 name = f"completed {at} within {DEADLINE_MS:g} ms"
