@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import msgspec
@@ -15,9 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medserve import __version__, doctor, errors, forecast, machine, plugins, run_folder, runner, study_file
+from medserve import __version__, doctor, errors, forecast, machine, matrix, plugins, run_folder, runner, study_file
 from medserve.errors import BadInput
-from medserve.job_runner import Step
+from medserve.job_runner import Listener, Step
 from medserve.progress import duration
 from medserve.spec import Noun
 from medserve.study import Study
@@ -65,6 +66,15 @@ def run(
     more_launches: Annotated[
         int, typer.Option(min=0, help="Launches of each deployment beyond those that the study or its run has.")
     ] = 0,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only this part of so many, as 2/5: one a network and data set.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Have it done by the workers of a Dask scheduler.")
+    ] = None,
+    shards: Annotated[
+        int, typer.Option(min=1, help="With --scheduler: parts that may be measured on different machines.")
+    ] = 1,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and about how long it takes.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step instead of text.")] = False,
 ) -> None:
@@ -75,6 +85,8 @@ def run(
     """
     study = study_file.read(name)
     folder = out or study_file.folder_of(name) or Path("runs") / study.name
+    if shard is not None:
+        study = _shard(study, shard)
     asked, study = study.launches, run_folder.with_launches(study, folder, more_launches)
     if plan:
         run_folder.check(study, folder)
@@ -86,21 +98,79 @@ def run(
         kept = f"; its {study.launches} launches are kept" * (study.launches > asked + more_launches)
         return f"{study.title}: about {left} on this machine (--plan says of what){kept}"
 
+    listen = errors.print_event if json else _Screen(expected).show
+    if anyway and scheduler is not None:
+        raise BadInput("--anyway is for this machine; on a worker's, mend what fails the self-test")
+    if shards > 1 and scheduler is None:
+        raise BadInput("--shards needs a --scheduler; without one --shard 1/5 does the first fifth here")
     try:
-        failed = runner.run(study, folder, errors.print_event if json else _Screen(expected).show, anyway)
+        if scheduler is None:
+            runs, failed = [folder], runner.run(study, folder, listen, anyway)
+        else:
+            runs, failed = _run_there(study, folder, listen, scheduler, shards)
     except KeyboardInterrupt:
-        words = f"medserve run {shlex.quote(name)}" + (f" --out {shlex.quote(str(out))}" if out else "")
+        options = {"--out": str(out) if out else None, "--shard": shard, "--scheduler": scheduler}
+        options["--shards"] = str(shards) if shards > 1 else None
+        given = [word for option, value in options.items() if value is not None for word in (option, value)]
+        words = shlex.join(["medserve", "run", name, *given])
         raise KeyboardInterrupt(f"interrupted; what is measured is kept: {words} goes on") from None
     if json:
-        errors.print_event({"state": "finished", "run": str(folder.resolve()), "failed": failed})
+        found = {"run": str(folder.resolve()), "runs": [str(run.resolve()) for run in runs], "failed": failed}
+        errors.print_event({"state": "finished", **found})
     else:
-        _finish("results", str(folder), "--format", "table")
-        _finish("report", str(folder), stdout=subprocess.DEVNULL)
-        print(f"\nReport:  {folder.resolve()}/report.html\nResults: {folder.resolve()}")
+        for run in runs:
+            _finish("results", str(run), "--format", "table")
+            _finish("report", str(run), stdout=subprocess.DEVNULL)
+            print(f"\nReport:  {run.resolve()}/report.html\nResults: {run.resolve()}")
+        if len(runs) > 1:
+            _finish("report", *map(str, runs), "--out", str(folder / "comparison" / "report.html"))
     if failed:
         raise errors.CannotRun(
             f"{failed} job{'s' * (failed > 1)} or cells failed; the reasons stand in the table above"
         )
+
+
+def _shard(study: Study, words: str) -> Study:
+    """The part of a study that --shard names. Raises BadInput."""
+    part, _, parts = words.partition("/")
+    if not (part.isascii() and part.isdecimal() and parts.isascii() and parts.isdecimal()):
+        raise BadInput(f"--shard {words!r}: expected a part of so many, as 2/5")
+    found = msgspec.structs.replace(study, shard=(int(part), int(parts)))
+    matrix.plan(found)
+    return found
+
+
+def _run_there(study: Study, folder: Path, listen: Listener, scheduler: str, shards: int) -> tuple[list[Path], int]:
+    from medserve import remote_runner
+
+    engine = _dask().Cluster(scheduler)
+    try:
+        return remote_runner.run(study, folder, listen, engine, shards)
+    finally:
+        engine.close()
+
+
+def _dask() -> ModuleType:
+    try:
+        from medserve import cluster
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{error.name} is not installed; pip install 'medserve[cluster]'") from None
+    return cluster
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of a Dask scheduler.")],
+    kind: Annotated[str, typer.Option(help="Kind of this machine, as a study's 'machines' names it.")] = "any",
+    folder: Annotated[
+        Path, typer.Option(help="Where studies are worked on.", show_default="~/.cache/medserve/worker")
+    ] = Path("~/.cache/medserve/worker"),
+) -> None:
+    """Work for the studies that are sent to a scheduler, until it is interrupted. One a machine is enough.
+
+    Nothing of it runs beside a measurement but a heartbeat. Example: medserve worker 127.0.0.1:8786 --kind large
+    """
+    _dask().keep_working(scheduler, kind, folder.expanduser().resolve())
 
 
 study_app = typer.Typer(help="Write a study of your own, and check it.", no_args_is_help=True)

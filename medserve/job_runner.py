@@ -54,12 +54,12 @@ class JobRunner:
     ) -> str | None:
         """Run one job to its end. Returns None, or the reason why it failed; appends what it prints to `said`."""
         started = time.monotonic()
-        self._say("started", kind, name)
+        self.say("started", kind, name)
         log = self._out / "logs" / f"{kind}.{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
 
         def show(event: Progressed) -> None:
-            self._say("progress", kind, name, describe(event))
+            self.say("progress", kind, name, describe(event))
 
         code, printed, reason = stage.run(words, log, seconds=self._seconds, env=env, show=show)
         if self.stopped:
@@ -74,7 +74,7 @@ class JobRunner:
         seconds = time.monotonic() - started
         with self._lock:
             self._jobs.done(kind, seconds)
-            self._say("failed" if reason else "done", kind, name, reason or "", seconds)
+            self.say("failed" if reason else "done", kind, name, reason or "", seconds)
 
     def skip(self, kind: str) -> None:
         """Count a job that is done already, or that cannot begin."""
@@ -91,7 +91,8 @@ class JobRunner:
             with self._lock:
                 self.failed += 1
 
-    def _say(self, state: str, kind: str, name: str, note: str = "", seconds: float | None = None) -> None:
+    def say(self, state: str, kind: str, name: str, note: str = "", seconds: float | None = None) -> None:
+        """Tell the listener, with the jobs that are done and the time left."""
         with self._lock:
             jobs = self._jobs
             self._listen(Step(state, kind, name, jobs.finished, jobs.total, note, seconds, jobs.left()))

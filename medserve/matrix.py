@@ -30,7 +30,11 @@ def plan(study: Study) -> Plan:
         dict.fromkeys(study.architectures),
     )
     groups: list[tuple[int, list[Export]]] = []
+    part, parts = study.shard
+    mine = {*parts_of(study)[part - 1 :: parts]}
     for dataset, size, architecture in product(datasets, sizes, networks):
+        if (dataset, architecture) not in mine:
+            continue
         made: list[Export] = []
         for framework in dict.fromkeys(study.frameworks):
             for training in _trainings(study, dataset, size, architecture, framework):
@@ -43,8 +47,9 @@ def plan(study: Study) -> Plan:
             formats, precisions = (", ".join(names) for names in (study.formats, study.precisions))
             raise BadInput(f"nothing to export: no framework has any of the formats {formats} in {precisions}")
         groups.append((size, made))
-    for size in dict.fromkeys(model.size for model in study.models):
-        groups.append((size, [_adopted(model) for model in study.models if model.size == size]))
+    models = [model for model in study.models if (ADOPTED, model.name) in mine]
+    for size in dict.fromkeys(model.size for model in models):
+        groups.append((size, [_adopted(model) for model in models if model.size == size]))
     for size, made in groups:
         exports += made
         profiles = measures.profiles(study, size)
@@ -75,6 +80,8 @@ def plan(study: Study) -> Plan:
         if not any(one.deployment.server == server for one in measured):
             form = title(server.format)
             left_out.append(f"{server.name}: it serves {form}, and the study has no {form} with a load over HTTP")
+    if parts > 1:
+        left_out.append(f"this is part {part} of {parts} of the study: the networks and data sets of the others")
     if len(study.seeds) > 1:
         left_out.append(f"seeds {', '.join(map(str, study.seeds[1:]))}: trained, not measured, for they are as fast")
     return Plan(
@@ -83,6 +90,12 @@ def plan(study: Study) -> Plan:
         deployed=measured,
         left_out=tuple(dict.fromkeys(left_out)),
     )
+
+
+def parts_of(study: Study) -> list[tuple[str, str]]:
+    """What a study can be divided into: each data set with each network, and each model that was made elsewhere."""
+    made = product(dict.fromkeys(study.datasets), dict.fromkeys(study.architectures))
+    return [*made, *((ADOPTED, model.name) for model in study.models)]
 
 
 def _has_loads(study: Study) -> bool:
@@ -166,6 +179,10 @@ def _problems(study: Study) -> Iterator[str]:
     for name in dict.fromkeys(name for name in called if called.count(name) > 1):
         yield f"'datasets': several are called {name}; rename the folders or files"
     yield from refused("", check_window, study.window)
+    part, parts = study.shard
+    if not part <= parts <= max(1, len(parts_of(study))):
+        most = len(parts_of(study))
+        yield f"'shard' is part {part} of {parts}; the study has {most}: its data sets with their networks, its models"
     if study.window is not None and not own:
         yield "'window' is for images of one's own; 'datasets' names no path"
     for dataset, size in product((name for name in study.datasets if name in DATASETS), study.sizes):

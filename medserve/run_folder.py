@@ -108,8 +108,17 @@ def _lost(before: Study, now: Study, out: Path) -> str | None:
 
 
 def _is_measured(out: Path, cell: Cell) -> bool:
-    paths = (out / "results" / cell.name).glob("*/result.json")
-    return any(store.read_json(path, Result).status == "done" for path in paths)
+    return any(result.status == "done" for result in _results(out, cell))
+
+
+def launches_done(out: Path, cell: Cell) -> int:
+    """In how many launches a run in `out` has measured a cell, for as long as it asks or longer."""
+    return sum(result.status == "done" and extends(result.cell, cell) for result in _results(out, cell))
+
+
+def _results(out: Path, cell: Cell) -> Iterator[Result]:
+    for path in (out / "results" / cell.name).glob("*/result.json"):
+        yield store.read_json(path, Result)
 
 
 def extends(new: Cell, old: Cell) -> bool:

@@ -43,6 +43,15 @@ def run(study: Study, out: Path, listen: Listener, anyway: bool = False) -> int:
         return _Run(study, plan(study), out, listen, anyway).walk()
 
 
+def refuse(study: Study, out: Path, listen: Listener, reason: str) -> None:
+    """Give every cell of a study that is not measured in the folder `out` a result that says why."""
+    walker = _Run(study, plan(study), out, listen)
+    for deployed in plan(study).deployed:
+        for cell in deployed.cells:
+            for index in range(study.launches):
+                walker.close(cell, index, reason)
+
+
 class _Run:
     def __init__(self, study: Study, matrix: Plan, out: Path, listen: Listener, anyway: bool = False) -> None:
         self._study, self._plan, self._out, self._anyway = study, matrix, out, anyway
@@ -166,7 +175,7 @@ class _Run:
         environment = deployed.deployment.environment
         if environment is not None and (reason := self._made.environment(environment)) is not None:
             for cell in cells:
-                self._close(cell, index, reason)
+                self.close(cell, index, reason)
             self._jobs.skip(kind)
             return
         foreign = deployed.deployment.server
@@ -191,7 +200,7 @@ class _Run:
         env = {} if kind == "http" else machine.thread_environment(deployed.deployment.threads)
         reason = self._jobs.run(kind, name, ["-m", "loadtest", "launch", str(path)], env)
         for cell in cells:
-            self._close(cell, index, reason)
+            self.close(cell, index, reason)
 
     def _test_load_generator(self) -> None:
         """The self-test, until it holds once in this folder, where there is anything to measure over HTTP.
@@ -232,10 +241,10 @@ class _Run:
                 f"{cell.profile.rate:g} requests a second are more than {ROOFLINE * 100:.0f} % of the {roofline:,.0f} "
                 f"that the load generator reaches here at {size} px; take a profile of a lower rate, or faster cores"
             )
-            self._close(cell, index, reason)
+            self.close(cell, index, reason)
         return tuple(cell for cell in cells if cell not in above)
 
-    def _close(self, cell: Cell, index: int, reason: str | None) -> None:
+    def close(self, cell: Cell, index: int, reason: str | None) -> None:
         """Count a cell; one that a dead launch left without a result gets a failed one with the reason."""
         folder = self._out / "results" / cell.name / str(index)
         if not (folder / "result.json").is_file():

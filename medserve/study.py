@@ -4,11 +4,13 @@
 the template of `medserve study new` and the reference in the manual are made of both.
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, field
 
 from medserve import plugins
+from medserve.errors import check_name
 from medserve.models import Recipe
 from medserve.spec import (
     Arrivals,
@@ -45,6 +47,7 @@ ArchitectureName = Annotated[str, Meta(extra={"kind": "architecture", "names": l
 FrameworkName = Annotated[str, Meta(extra={"kind": "framework", "names": lambda: plugins.names("train.frameworks")})]
 FormatName = Annotated[str, Meta(extra={"kind": "format", "names": lambda: ("native", *FORMATS)})]
 RuntimeName = Annotated[str, Meta(extra={"kind": "runtime", "names": lambda: plugins.names("serve.runtimes")})]
+MachineName = Annotated[str, Meta(extra={"kind": "machine", "check": partial(check_name, "machine")})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile", "check": find_profile})]
 Size = Annotated[int, Meta(ge=8, le=1024)]
 NotNegativeInteger = Annotated[int, Meta(ge=0)]
@@ -162,6 +165,8 @@ class Study(Noun, frozen=True, kw_only=True):
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     serves: tuple[str, ...] = ()
     target_accuracy: Share | None = None
+    machines: tuple[MachineName, ...] = ()
+    shard: tuple[Count, Count] = (1, 1)
     job_hours: Annotated[float, Meta(gt=0, le=MOST_HOURS)] = 24.0
     epochs_at: dict[int, Count] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()

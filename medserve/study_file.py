@@ -31,6 +31,7 @@ EXAMPLES: dict[str, object] = {
     "trained_in": "pytorch",
     "window": [-1000.0, 400.0],
     "target_accuracy": 0.9,
+    "machines": ["small", "large"],
     "variants": {"small_batch": {"batch": 32, "epochs": 4}},
     "serves": ["small_batch"],
     "epochs_at": {"64": 2},

@@ -82,9 +82,9 @@ def _beside(bench: Bench, server: ServerProcess, seed: int) -> float:
 def _away(record: Path) -> dict[str, float]:
     """Per cent by which the waits and p99 of a record differ from the recursion, and how far the server was utilised.
 
-    What a request costs beside the server's stages is, in the same record, the median of what lies between two answers
-    of which the second's request had arrived before the first was sent. The way there and back is the median difference
-    from the recursion.
+    What a request costs beside the server's stages is, in the same record, the mean of what lies between two answers
+    of which the second's request had arrived before the first was sent: a stall of the machine there is a part of the
+    service. The way there and back is the median difference from the recursion.
     """
     rows = latency.by_planned_start(samples.read(record))
     arrivals = latency.planned_start(rows).astype(np.float64)
@@ -92,7 +92,7 @@ def _away(record: Path) -> dict[str, float]:
     answered = rows["server_sent_ns"].to_numpy().astype(np.float64)
     order = np.argsort(answered)
     back_to_back = arrivals[order[1:]] < answered[order[:-1]] - AHEAD_NS
-    service += np.median((np.diff(answered[order]) - service[order[1:]])[back_to_back])
+    service += np.mean((np.diff(answered[order]) - service[order[1:]])[back_to_back])
     expected = queued(arrivals - arrivals[0], service)
     measured = latency.from_intended_start(rows)
     kept = ~rows["warmup"].to_numpy()
