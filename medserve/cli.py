@@ -159,18 +159,30 @@ def _dask() -> ModuleType:
 
 
 @app.command()
+def scheduler(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where it listens.")] = "127.0.0.1:8786",
+) -> None:
+    """Hand the units of studies to workers on other machines, until it is interrupted.
+
+    Example: medserve scheduler
+    """
+    _dask().schedule(address)
+
+
+@app.command()
 def worker(
     scheduler: Annotated[str, typer.Argument(metavar="ADDRESS", help="Address of a Dask scheduler.")],
     kind: Annotated[str, typer.Option(help="Kind of this machine, as a study's 'machines' names it.")] = "any",
     folder: Annotated[
         Path, typer.Option(help="Where studies are worked on.", show_default="~/.cache/medserve/worker")
     ] = Path("~/.cache/medserve/worker"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its own, for a tunnel.", show_default="any")] = 0,
 ) -> None:
     """Work for the studies that are sent to a scheduler, until it is interrupted. One a machine is enough.
 
     Nothing of it runs beside a measurement but a heartbeat. Example: medserve worker 127.0.0.1:8786 --kind large
     """
-    _dask().keep_working(scheduler, kind, folder.expanduser().resolve())
+    _dask().keep_working(scheduler, kind, folder.expanduser().resolve(), port)
 
 
 study_app = typer.Typer(help="Write a study of your own, and check it.", no_args_is_help=True)

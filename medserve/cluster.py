@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client, Future, Worker, wait
+from distributed import Client, Future, Scheduler, Worker, wait
 from distributed.comm.core import CommClosedError
 
 from medserve import errors, process, units
@@ -30,7 +30,10 @@ from medserve.units import Facts, Lost, Outcome, Unit
 Value = TypeVar("Value")
 
 CONNECT_SECONDS, AGAIN_SECONDS = 10.0, 2.0
+UNREACHED = (OSError, ValueError, RuntimeError, TypeError)
+"""What Dask raises where there is no scheduler, or where certificates are missing or wrong."""
 QUIET = {
+    "distributed.scheduler.work-stealing": False,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "1h",
     "distributed.admin.system-monitor.disk": False,
@@ -43,7 +46,7 @@ QUIET = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
 }
-"""What a worker must not do beside a measurement."""
+"""What a worker, or a scheduler on the same machine, must not do beside a measurement."""
 
 
 class MedserveWorker(Worker):
@@ -61,7 +64,7 @@ def check_address(address: str) -> str:
     if found.scheme == "tcp" and not _is_loopback(found.hostname):
         raise BadInput(
             f"scheduler {address}: whoever reaches its port runs code there; give tls://{found.netloc} with"
-            " certificates in Dask's configuration (see SECURITY.md), or reach it through a tunnel at 127.0.0.1"
+            " certificates, or 127.0.0.1 with a tunnel; see SECURITY.md"
         )
     return full
 
@@ -80,9 +83,9 @@ class Cluster:
         self._address = check_address(address)
         try:
             self._client = Client(self._address, timeout=CONNECT_SECONDS, name="medserve")
-        except (OSError, ValueError) as error:
+        except UNREACHED as error:
             raise BadInput(
-                f"no scheduler at {address}: {str(error).splitlines()[0]}; start one: dask scheduler --host 127.0.0.1"
+                f"no scheduler at {address}: {str(error).splitlines()[0]}; start one: medserve scheduler"
             ) from None
         self._units: dict[str, tuple[str, Future[Outcome]]] = {}
         self._facts: dict[str, Facts | None] = {}
@@ -169,14 +172,14 @@ def _facts(dask_worker: Any) -> Facts | None:
     return found
 
 
-def keep_working(address: str, kind: str, folder: Path) -> None:
+def keep_working(address: str, kind: str, folder: Path, port: int) -> None:
     """Have a worker at a scheduler, and another one when it ends, until this process is interrupted."""
     full = check_address(address)
     errors.check_name("machine", kind)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"worker of the kind {kind} for the scheduler {full}, in {folder}; Ctrl-C ends it", file=sys.stderr)
     while True:
-        child = process.start(["-m", "medserve.cluster", full, kind, str(folder)])
+        child = process.start(["-m", "medserve.cluster", full, kind, str(folder), str(port)])
         try:
             child.wait()
         finally:
@@ -184,11 +187,39 @@ def keep_working(address: str, kind: str, folder: Path) -> None:
         time.sleep(AGAIN_SECONDS)
 
 
-async def _work(address: str, kind: str, folder: Path) -> None:
+def schedule(address: str) -> None:
+    """Be the scheduler at an address, until interrupted."""
+    full = check_address(address)
+    _be_quiet()
+
+    async def serve() -> None:
+        async with Scheduler(host=full, dashboard=False) as scheduler:
+            print(f"scheduler at {scheduler.address}; Ctrl-C ends it", file=sys.stderr)
+            await scheduler.finished()
+
+    try:
+        asyncio.run(serve())
+    except UNREACHED as error:
+        raise CannotRun(f"no scheduler can be at {address}: {error}") from None
+
+
+def _be_quiet() -> None:
+    dask.config.set(QUIET)
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+
+
+async def _work(address: str, kind: str, folder: Path, port: int) -> None:
     host = "127.0.0.1" if _is_loopback(urlsplit(address).hostname or "") else None
     name = f"{kind}-{platform.node()}-{os.getpid()}"
     worker = MedserveWorker(
-        address, name=name, host=host, nthreads=1, memory_limit=0, dashboard=False, local_directory=str(folder / "dask")
+        address,
+        name=name,
+        host=host,
+        port=port,
+        nthreads=1,
+        memory_limit=0,
+        dashboard=False,
+        local_directory=str(folder / "dask"),
     )
     worker.facts = units.facts(kind, folder)
     async with worker:
@@ -196,12 +227,11 @@ async def _work(address: str, kind: str, folder: Path) -> None:
 
 
 def _main() -> None:
-    address, kind, folder = sys.argv[1:]
-    dask.config.set(QUIET)
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    address, kind, folder, port = sys.argv[1:]
+    _be_quiet()
     try:
-        asyncio.run(_work(address, kind, Path(folder)))
-    except (OSError, RuntimeError) as error:
+        asyncio.run(_work(address, kind, Path(folder), int(port)))
+    except UNREACHED as error:
         raise CannotRun(f"no scheduler at {address}: {str(error).splitlines()[0]}; trying again") from None
 
 

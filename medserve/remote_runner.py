@@ -59,6 +59,11 @@ class _Job(msgspec.Struct, kw_only=True):
     losses: int = 0
 
     @property
+    def title(self) -> str:
+        """What it is called on the screen."""
+        return f"{self.unit.name} on {self.machine}" if self.machine else self.unit.name
+
+    @property
     def name(self) -> str:
         """Its name among all units."""
         where = f".{self.machine}" if self.machine else ""
@@ -195,7 +200,7 @@ class _Work:
                 continue
             del self._waiting[job.name]
             self._begun[job.name] = job, address, now
-            self._jobs.say("started", job.unit.kind, job.unit.name)
+            self._jobs.say("started", job.unit.kind, job.title)
             return
 
     def _host(self, address: str) -> str | None:
@@ -251,7 +256,7 @@ class _Work:
             runner.refuse(job.unit.study, job.out, lambda _: None, reason)
             run_folder.adopt(job.unit.study, job.out)
         self._jobs.failed += reason is not None
-        self._jobs.ended(job.unit.kind, job.unit.name, started, reason)
+        self._jobs.ended(job.unit.kind, job.title, started, reason)
 
 
 def _folders(made: Export) -> list[str]:

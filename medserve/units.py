@@ -77,9 +77,9 @@ class Facts(Noun, frozen=True, kw_only=True):
 
 
 def facts(kind: str, folder: Path) -> Facts:
-    """Of this process. Workers of one running system have one host."""
-    boot = machine.read_text("/proc/sys/kernel/random/boot_id")
-    return Facts(kind=kind, host=f"{platform.node()} {boot}", folder=str(folder), versions=machine.versions())
+    """Of this process. All workers under one kernel, those in containers too, have one host."""
+    host = machine.read_text("/proc/sys/kernel/random/boot_id") or platform.node()
+    return Facts(kind=kind, host=host, folder=str(folder), versions=machine.versions())
 
 
 def key(study: Study) -> str:

@@ -3,13 +3,14 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -52,9 +53,9 @@ def write(tmp_path: Path, launches: int = 1, **instead: str) -> Path:
 
 
 @contextmanager
-def running(*words: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def running(*words: str, log: Path, **env: str) -> Iterator["subprocess.Popen[bytes]"]:
     with log.open("ab") as file:
-        child = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file)
+        child = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file, env={**os.environ, **env})
         try:
             yield child
         finally:
@@ -73,10 +74,8 @@ def wait_for(what: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def scheduler(port: int, tmp_path: Path) -> "subprocess.Popen[bytes]":
-    log = tmp_path / "scheduler.log"
-    words = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    return running(*words, log=log)  # type: ignore[return-value]
+def scheduler(port: int, tmp_path: Path) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    return running("medserve.cli", "scheduler", f"127.0.0.1:{port}", log=tmp_path / "scheduler.log")
 
 
 @pytest.fixture
@@ -86,9 +85,9 @@ def port() -> int:
         return int(one.getsockname()[1])
 
 
-def worker(port: int, name: str, tmp_path: Path) -> "subprocess.Popen[bytes]":
+def worker(port: int, name: str, tmp_path: Path) -> AbstractContextManager["subprocess.Popen[bytes]"]:
     words = ("medserve.cli", "worker", f"127.0.0.1:{port}", "--kind", name[0], "--folder", str(tmp_path / name))
-    return running(*words, log=tmp_path / f"{name}.log")  # type: ignore[return-value]
+    return running(*words, log=tmp_path / f"{name}.log")
 
 
 def processes(*words: str) -> list[psutil.Process]:
@@ -238,6 +237,34 @@ def test_a_scheduler_or_a_client_that_dies_and_comes_back(stage: Stage, tmp_path
     assert "train" not in {json.loads(line)["kind"] for line in done.stdout.splitlines()[:-1]}
     assert {result.status for result in results(out)} == {"done"}
     assert len(results(out)) == 2 * 2 * 6
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_with_certificates_and_without(stage: Stage, tmp_path: Path, port: int) -> None:
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key")}
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=medserve"]
+    subprocess.run([*words, "-keyout", files["key"], "-out", files["cert"]], check=True, capture_output=True)
+    prefix = "DASK_DISTRIBUTED__COMM__"
+    env = {f"{prefix}REQUIRE_ENCRYPTION": "true", f"{prefix}TLS__CA_FILE": files["cert"]}
+    for part in ("SCHEDULER", "WORKER", "CLIENT"):
+        env |= {f"{prefix}TLS__{part}__CERT": files["cert"], f"{prefix}TLS__{part}__KEY": files["key"]}
+    study, out, address = write(tmp_path), tmp_path / "run", f"tls://127.0.0.1:{port}"
+    study.write_text(study.read_text().replace('machines = ["a", "b"]', ""))
+    run = ("medserve.cli", "run", str(study), "--out", str(out), "--json", "--scheduler")
+    own = ("medserve.cli", "worker", address, "--folder", str(tmp_path / "w"))
+    with (
+        running("medserve.cli", "scheduler", address, log=tmp_path / "scheduler.log", **env),
+        running(*own, log=tmp_path / "w.log", **env),
+    ):
+        done = stage(*run, address, **env)
+        assert done.returncode == 0, done.stderr
+        for without in (stage(*run, address), stage(*run, f"127.0.0.1:{port}")):
+            assert without.returncode == 2, without.stderr
+            assert "no scheduler at" in without.stderr
+    # Without kinds, and undivided, it is an ordinary run.
+    verified = stage("medserve.cli", "run", str(study), "--out", str(out))
+    assert verified.returncode == 0, verified.stderr
 
 
 @pytest.mark.full
