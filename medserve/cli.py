@@ -21,7 +21,7 @@ from medserve.errors import BadInput
 from medserve.job_runner import Listener, Step
 from medserve.progress import duration
 from medserve.spec import Noun
-from medserve.study import Study
+from medserve.study import Study, check_shard
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
 
 app = typer.Typer(
@@ -86,7 +86,9 @@ def run(
     study = study_file.read(name)
     folder = out or study_file.folder_of(name) or Path("runs") / study.name
     if shard is not None:
-        study = _shard(study, shard)
+        check_shard(shard)
+        study = msgspec.structs.replace(study, shard=shard)
+        matrix.plan(study)
     asked, study = study.launches, run_folder.with_launches(study, folder, more_launches)
     if plan:
         run_folder.check(study, folder)
@@ -128,16 +130,6 @@ def run(
         raise errors.CannotRun(
             f"{failed} job{'s' * (failed > 1)} or cells failed; the reasons stand in the table above"
         )
-
-
-def _shard(study: Study, words: str) -> Study:
-    """The part of a study that --shard names. Raises BadInput."""
-    part, _, parts = words.partition("/")
-    if not (part.isascii() and part.isdecimal() and parts.isascii() and parts.isdecimal()):
-        raise BadInput(f"--shard {words!r}: expected a part of so many, as 2/5")
-    found = msgspec.structs.replace(study, shard=(int(part), int(parts)))
-    matrix.plan(found)
-    return found
 
 
 def _run_there(study: Study, folder: Path, listen: Listener, scheduler: str, shards: int) -> tuple[list[Path], int]:

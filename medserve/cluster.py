@@ -63,7 +63,7 @@ def check_address(address: str) -> str:
         raise BadInput(f"scheduler {address!r}: expected HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
     if found.scheme == "tcp" and not _is_loopback(found.hostname):
         raise BadInput(
-            f"scheduler {address}: whoever reaches its port runs code there; give tls://{found.netloc} with"
+            f"scheduler {address}: its port runs the code of every client; give tls://{found.netloc} with"
             " certificates, or 127.0.0.1 with a tunnel; see SECURITY.md"
         )
     return full

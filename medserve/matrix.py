@@ -30,7 +30,7 @@ def plan(study: Study) -> Plan:
         dict.fromkeys(study.architectures),
     )
     groups: list[tuple[int, list[Export]]] = []
-    part, parts = study.shard
+    part, parts = study.part
     mine = {*parts_of(study)[part - 1 :: parts]}
     for dataset, size, architecture in product(datasets, sizes, networks):
         if (dataset, architecture) not in mine:
@@ -179,10 +179,8 @@ def _problems(study: Study) -> Iterator[str]:
     for name in dict.fromkeys(name for name in called if called.count(name) > 1):
         yield f"'datasets': several are called {name}; rename the folders or files"
     yield from refused("", check_window, study.window)
-    part, parts = study.shard
-    if not part <= parts <= max(1, len(parts_of(study))):
-        most = len(parts_of(study))
-        yield f"'shard' is part {part} of {parts}; the study has {most}: its data sets with their networks, its models"
+    if (most := max(1, len(parts_of(study)))) < study.part[1]:
+        yield f"'shard' is {study.shard}; it has at most {most} parts: its data sets with their networks, its models"
     if study.window is not None and not own:
         yield "'window' is for images of one's own; 'datasets' names no path"
     for dataset, size in product((name for name in study.datasets if name in DATASETS), study.sizes):

@@ -67,7 +67,7 @@ class _Job(msgspec.Struct, kw_only=True):
     def name(self) -> str:
         """Its name among all units."""
         where = f".{self.machine}" if self.machine else ""
-        return f"{self.unit.kind}.{self.unit.name}.{self.unit.study.shard[0]}{where}"
+        return f"{self.unit.kind}.{self.unit.name}.{self.unit.study.part[0]}{where}"
 
 
 def run(
@@ -79,7 +79,7 @@ def run(
     `medserve.runner.run`, and CannotRun when the scheduler is gone or no worker comes.
     """
     out = out.resolve()
-    parts = [study] if shards == 1 else [replace(study, shard=(index + 1, shards)) for index in range(shards)]
+    parts = [study] if shards == 1 else [replace(study, shard=f"{index + 1}/{shards}") for index in range(shards)]
     homes = [out] if shards == 1 else [out / f"shard-{index + 1}" for index in range(shards)]
     for part, home in zip(parts, homes, strict=True):
         run_folder.check(part, home)

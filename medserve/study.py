@@ -4,13 +4,14 @@
 the template of `medserve study new` and the reference in the manual are made of both.
 """
 
+import re
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, field
 
 from medserve import plugins
-from medserve.errors import check_name
+from medserve.errors import BadInput, check_name
 from medserve.models import Recipe
 from medserve.spec import (
     Arrivals,
@@ -51,6 +52,14 @@ MachineName = Annotated[str, Meta(extra={"kind": "machine", "check": partial(che
 ProfileName = Annotated[str, Meta(extra={"kind": "profile", "check": find_profile})]
 Size = Annotated[int, Meta(ge=8, le=1024)]
 NotNegativeInteger = Annotated[int, Meta(ge=0)]
+
+
+def check_shard(words: str) -> None:
+    """Raise BadInput for anything but a part of so many, as 2/5."""
+    if (found := re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", words, re.ASCII)) is None or int(found[1]) > int(
+        found[2]
+    ):
+        raise BadInput(f"shard {words!r}: expected a part of so many, as 2/5")
 
 
 MOST_LOAD = 4.0
@@ -166,10 +175,16 @@ class Study(Noun, frozen=True, kw_only=True):
     serves: tuple[str, ...] = ()
     target_accuracy: Share | None = None
     machines: tuple[MachineName, ...] = ()
-    shard: tuple[Count, Count] = (1, 1)
+    shard: Annotated[str, Meta(extra={"kind": "shard", "check": check_shard})] = "1/1"
     job_hours: Annotated[float, Meta(gt=0, le=MOST_HOURS)] = 24.0
     epochs_at: dict[int, Count] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part it is, from 1, and of how many."""
+        part, _, parts = self.shard.partition("/")
+        return int(part), int(parts)
 
     @property
     def dispatches(self) -> tuple[Dispatch, ...]:

@@ -109,8 +109,8 @@ def results(out: Path) -> list[Result]:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("10.0.0.1:8786", "whoever reaches its port runs code there"),
-        ("tcp://example.org:8786", "whoever reaches its port runs code there"),
+        ("10.0.0.1:8786", "its port runs the code of every client"),
+        ("tcp://example.org:8786", "its port runs the code of every client"),
         ("http://127.0.0.1:8786", "expected HOST:PORT"),
         ("127.0.0.1", "expected HOST:PORT"),
     ],

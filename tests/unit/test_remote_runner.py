@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from medserve import machine, remote_runner, store, units
 from medserve.errors import BadInput, CannotRun
 from medserve.result import Result
-from medserve.study import Measure, Study
+from medserve.study import Measure, Study, check_shard
 from medserve.units import Facts, Lost, Outcome, Part, Unit
 
 STUDY = Study(
@@ -234,14 +234,14 @@ def test_a_part_that_changes_on_the_way_is_refused_and_one_outside_its_folder_to
 def test_shards_are_disjoint_and_whole_and_take_no_more_than_there_is() -> None:
     from medserve.matrix import plan
 
-    parts = [plan(msgspec.structs.replace(STUDY, shard=(part, 2))) for part in (1, 2)]
+    parts = [plan(msgspec.structs.replace(STUDY, shard=f"{part}/2")) for part in (1, 2)]
     whole = plan(STUDY)
     names = [{made.name for made in one.exports} for one in parts]
     assert not names[0] & names[1]
     assert names[0] | names[1] == {made.name for made in whole.exports}
     assert all(any("part" in words for words in one.left_out) for one in parts)
-    for part in ((3, 2), (1, 3)):
-        with pytest.raises(BadInput, match="'shard' is part"):
+    for part in ("1/3", "3/3"):
+        with pytest.raises(BadInput, match="it has at most 2 parts"):
             plan(msgspec.structs.replace(STUDY, shard=part))
 
 
@@ -263,3 +263,9 @@ def test_what_is_measured_is_known_by_its_results(tmp_path: Path) -> None:
         store.write_json(tmp_path / "results" / cell.name / "0" / "result.json", result)
     assert units.is_measured(STUDY, tmp_path)
     assert not units.is_measured(msgspec.structs.replace(STUDY, launches=2), tmp_path)
+
+
+@pytest.mark.parametrize("words", ["", "2", "0/2", "3/2", "-1/2", "1/2/3", "1/2\n", "\u0661/2", "1/9999999"])
+def test_what_is_no_part_of_so_many_is_refused(words: str) -> None:
+    with pytest.raises(BadInput, match="expected a part of so many"):
+        check_shard(words)
