@@ -75,8 +75,8 @@ def compose(found: Mapping[str, Facts]) -> Page:
     kinds = by_machine(found)
     counts = [sum(one.agreement == word for one in across) for word in ("agree", "flip")]
     answer = say(
-        "**{agree} of {all} pairs** have the same verdict in all runs, and **{flip}** the opposite in two of them.",
-        agree=str(counts[0]), all=str(len(across)), flip=str(counts[1]),
+        "**{agree} of {all} pairs** have the same verdict in all runs that have them, and **{flip}** the opposite in two.",
+        agree=str(counts[0]), all=str(sum(len(one.pairs) > 1 for one in across)), flip=str(counts[1]),
     )  # fmt: skip
     sections = [page.section("verdicts", _verdicts(found, across))]
     sections += [page.section("spread", *(_spread(kind, same) for kind, same in kinds.items() if len(same) > 1))]
@@ -106,10 +106,11 @@ def pairs_across(found: Mapping[str, Facts]) -> list[Across]:
 
 
 def by_machine(found: Mapping[str, Facts]) -> dict[str, dict[str, Facts]]:
-    """The runs by the kind of their machine, those together that can be compared."""
+    """The runs by the kind of their machine, those together that can be compared: of the same shard of the study."""
     kinds: dict[tuple[str, ...], dict[str, Facts]] = {}
     for name, facts in found.items():
-        kinds.setdefault(tuple(str(_machine(facts).get(field)) for field in MACHINE), {})[name] = facts
+        machine = (str(_machine(facts).get(field)) for field in MACHINE)
+        kinds.setdefault((*machine, facts.study.shard), {})[name] = facts
     titles = [_kind(next(iter(same.values()))) for same in kinds.values()]
     repeated = [title if titles.count(title) == 1 else f"{title} ({place})" for place, title in enumerate(titles, 1)]
     return dict(zip(repeated, kinds.values(), strict=True))
