@@ -75,7 +75,8 @@ def compose(found: Mapping[str, Facts]) -> Page:
     kinds = by_machine(found)
     counts = [sum(one.agreement == word for one in across) for word in ("agree", "flip")]
     answer = say(
-        "**{agree} of {all} pairs** have the same verdict in all runs that have them, and **{flip}** the opposite in two.",
+        "**{agree} of {all} pairs** have the same verdict in all runs that have them, and **{flip}** the opposite in "
+        "two of these.",
         agree=str(counts[0]), all=str(sum(len(one.pairs) > 1 for one in across)), flip=str(counts[1]),
     )  # fmt: skip
     sections = [page.section("verdicts", _verdicts(found, across))]
