@@ -100,6 +100,8 @@ def run(
         kept = f"; its {study.launches} launches are kept" * (study.launches > asked + more_launches)
         return f"{study.title}: about {left} on this machine (--plan says of what){kept}"
 
+    if study.machines and scheduler is None:
+        print(f"measured on this machine alone; --scheduler measures on {', '.join(study.machines)}", file=sys.stderr)
     listen = errors.print_event if json else _Screen(expected).show
     if anyway and scheduler is not None:
         raise BadInput("--anyway is for this machine; on a worker's, mend what fails the self-test")

@@ -256,10 +256,14 @@ def _trainings(study: Study, dataset: str, size: int, architecture: str, framewo
 def _exports(study: Study, training: Training, framework: str, left_out: list[str]) -> Iterator[Export]:
     """The study's formats in the precisions that this framework has for them; the others are added to `left_out`.
 
-    A format that it cannot write becomes a row with a reason.
+    So is a format that another framework of the study writes; one that none does becomes rows with a reason.
     """
     literals = plugins.literals("export.frameworks", framework)
+    written = {name for each in study.frameworks for name in plugins.literals("export.frameworks", each)["WRITES"]}
     for form in dict.fromkeys(literals["WRITES"][0] if name == "native" else name for name in study.formats):
+        if form in written and form not in literals["WRITES"]:
+            left_out.append(f"{title(form)} from {title(framework)}: its exporter does not write it")
+            continue
         for precision in dict.fromkeys(study.precisions):
             if precision == "float32" or form in literals.get(precision.upper(), ()):
                 yield Export(training=training, framework=framework, format=form, precision=precision)

@@ -152,7 +152,7 @@ def _measure(unit: Unit, folder: Path) -> Outcome:
     )
     if code:
         raise CannotRun(reason)
-    parts = {name: pack(folder / name) for name in MEASURED if (folder / name).is_dir()}
+    parts = {name: pack(folder / name, unit.study.launches) for name in MEASURED if (folder / name).is_dir()}
     return Outcome(parts=parts, failed=json.loads(printed)["failed"])
 
 
@@ -182,11 +182,18 @@ def is_measured(study: Study, folder: Path) -> bool:
     return all(run_folder.launches_done(folder, cell) >= study.launches for cell in cells)
 
 
-def pack(folder: Path) -> Part:
-    """A folder as it may travel, without what a killed writer left there."""
+def pack(folder: Path, launches: int | None = None) -> Part:
+    """A folder as it may travel: without what a killed writer left there, and of `results` with no more launches."""
+
+    def kept(one: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        path = Path(one.name)
+        number = int(path.name) if folder.name == "results" and len(path.parts) == 2 else 0
+        is_beyond = launches is not None and number >= launches
+        return None if is_beyond or store.PARTIAL.fullmatch(path.name) else one
+
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
-        archive.add(folder, ".", filter=lambda one: None if store.PARTIAL.fullmatch(Path(one.name).name) else one)
+        archive.add(folder, ".", filter=kept)
     return Part(made.getvalue(), hashlib.sha256(made.getvalue()).hexdigest())
 
 
@@ -203,7 +210,8 @@ def unpack(part: Part, target: Path) -> None:
 
 def _main() -> None:
     asked, out = map(Path, sys.argv[1:])
-    study = store.read_json(asked, Study)
+    # An earlier command may have asked for more launches.
+    study = run_folder.with_launches(store.read_json(asked, Study), out, 0)
     failed = runner.run(study, out, lambda _: None)
     print(json.dumps({"failed": failed}))
 

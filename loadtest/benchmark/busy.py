@@ -38,7 +38,7 @@ OVER, UNDER = 1.5, 0.8
 """Shares of the capacity at which requests must be refused, and at which none may be."""
 OVER_SECONDS = 60.0
 
-CAMPAIGNS, LAUNCHES = 40, 3
+CAMPAIGNS, LAUNCHES = 40, 5
 SLOWER = 1.1
 
 

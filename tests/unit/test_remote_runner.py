@@ -231,6 +231,13 @@ def test_a_part_that_changes_on_the_way_is_refused_and_one_outside_its_folder_to
     assert (tmp_path / "there" / "file").read_text() == "content"
 
 
+def test_of_more_launches_than_a_study_has_only_its_own_travel(tmp_path: Path) -> None:
+    for launch in range(4):
+        store.write_json(tmp_path / "results" / "cell" / str(launch) / "result.json", {})
+    units.unpack(units.pack(tmp_path / "results", 2), tmp_path / "there")
+    assert sorted(path.parent.name for path in tmp_path.glob("there/*/*/result.json")) == ["0", "1"]
+
+
 def test_shards_are_disjoint_and_whole_and_take_no_more_than_there_is() -> None:
     from medserve.matrix import plan
 
