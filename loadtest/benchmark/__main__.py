@@ -71,7 +71,7 @@ def load(
     scale: Annotated[float, typer.Option(min=0.01, help="Factor on all durations and sizes.")] = 1.0,
     json: Json = False,
 ) -> None:
-    """Measure the load generator against its targets and other clients. Takes about two and a half hours.
+    """Measure the load generator against its targets and other clients. Takes about three hours.
 
     Example: python -m loadtest.benchmark load artifacts/cells --only wrk,poller
     """
