@@ -57,8 +57,8 @@ def test_a_runtime_has_an_extra_with_what_it_requires(name: str) -> None:
     assert set(EXTRAS[canonical(name)]) <= set(EXTRAS["bench"])
 
 
-def test_an_extra_is_a_runtime_or_a_kind_of_image_files() -> None:
-    assert set(EXTRAS) == {canonical(name) for name in WITH_MODULES} | {"bench", "dicom"}
+def test_an_extra_is_a_runtime_a_kind_of_image_files_or_many_machines() -> None:
+    assert set(EXTRAS) == {canonical(name) for name in WITH_MODULES} | {"bench", "cluster", "dicom"}
     assert set(EXTRAS["dicom"]) <= set(EXTRAS["bench"])
 
 
