@@ -69,6 +69,10 @@ def check_address(address: str) -> str:
     return full
 
 
+def _brief(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -84,9 +88,7 @@ class Cluster:
         try:
             self._client = Client(self._address, timeout=CONNECT_SECONDS, name="medserve")
         except UNREACHED as error:
-            raise BadInput(
-                f"no scheduler at {address}: {str(error).splitlines()[0]}; start one: medserve scheduler"
-            ) from None
+            raise BadInput(f"no scheduler at {address}: {_brief(error)}; start one: medserve scheduler") from None
         self._units: dict[str, tuple[str, Future[Outcome]]] = {}
         self._facts: dict[str, Facts | None] = {}
         self._count = 0
@@ -200,7 +202,7 @@ def schedule(address: str) -> None:
     try:
         asyncio.run(serve())
     except UNREACHED as error:
-        raise CannotRun(f"no scheduler can be at {address}: {error}") from None
+        raise CannotRun(f"no scheduler can be at {address}: {_brief(error)}") from None
 
 
 def _be_quiet() -> None:
@@ -232,7 +234,7 @@ def _main() -> None:
     try:
         asyncio.run(_work(address, kind, Path(folder), int(port)))
     except UNREACHED as error:
-        raise CannotRun(f"no scheduler at {address}: {str(error).splitlines()[0]}; trying again") from None
+        raise CannotRun(f"no scheduler at {address}: {_brief(error)}; trying again") from None
 
 
 if __name__ == "__main__":
