@@ -211,7 +211,7 @@ def test_workers_killed_at_twenty_moments_lose_and_double_nothing(stage: Stage, 
     ended = [(step["kind"], step["name"]) for step in steps if step["state"] == "done"]
     assert sorted(ended) == sorted([
         ("train", "synthetic-28-cnn-pytorch-s0"), ("export", "synthetic-28-cnn-pytorch-s0.onnx"),
-        ("measure", "mini"), ("measure", "mini"),
+        ("measure", "mini on a"), ("measure", "mini on b"),
     ])  # fmt: skip
 
 
