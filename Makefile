@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-full search tables bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report clean
+.PHONY: bench test test-full search tables bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report gpu-wheels gpu-check clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -52,6 +52,16 @@ bench-load: $(READY)
 # Intervals, flags and verdicts on simulated series whose truth is known; nothing is measured.
 bench-statistics: $(READY)
 	$(BIN)/python -m loadtest.benchmark coverage
+
+# Wheels of what a machine with a GPU and without a network may lack, for its Python: make gpu-wheels FOR=3.12
+FOR := 3.12
+WHEELS := build/gpu-wheels
+gpu-wheels:
+	$(PYTHON) medserve/gpu_check.py collect $(WHEELS) $(FOR) $(MORE)
+
+# The whole way in minutes with what that Python has: make gpu-check OUT=folder PYTHON=python3. Needs no network.
+gpu-check:
+	$(PYTHON) medserve/gpu_check.py run $(OUT) $(WHEELS)
 
 # The report of 200 cells and ten million samples: time, memory, size, first paint.
 bench-report: $(READY)

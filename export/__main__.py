@@ -14,7 +14,8 @@ from medserve import errors, plugins, stage, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Prepared
 from medserve.models import Artifact, Checkpoint, Golden
-from medserve.spec import Precision
+from medserve.process import python_of
+from medserve.spec import Device, Precision
 from medserve.tables import FORMATS, pick
 
 
@@ -27,8 +28,9 @@ def export(
         typer.Option(help="Transplant the weights into this one's network.", show_default="the one that trained it"),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="int8 (ONNX, calibrated on the training split) and bfloat16 are lossy.")
+        Precision, typer.Option(help="All but float32 are lossy; int8 is calibrated on the training split.")
     ] = "float32",
+    device: Annotated[Device, typer.Option(help="Where it is certified, by its format's own runtime.")] = "cpu",
     runtime: Annotated[
         list[str] | None, typer.Option(help="Certify it for this one too, beside the format's own; repeatable.")
     ] = None,
@@ -62,19 +64,24 @@ def export(
     if precision != "float32" and form not in getattr(exporter, precision.upper(), ()):
         offered = ", ".join(getattr(exporter, precision.upper(), ())) or "no format"
         raise CannotRun(f"{framework} does not export {form} in {precision}; it writes {precision} in {offered}")
+    if precision == "tf32" and device == "cpu":
+        raise CannotRun("TF32 is a way of NVIDIA's GPUs to compute, which a processor has not; use --device cuda")
     further = further_runtimes(runtime or (), form)
     data = _test_split(checkpoint)
     with store.new_folder(out) as partial:
         path = partial / row.path
         path.parent.mkdir()
-        reduced = {"precision": precision} if precision == "bfloat16" else {}
-        exporter.export(checkpoint, load_file(checkpoint_folder / "weights.safetensors"), form, path, **reduced)
-        if precision == "int8":
-            stage.ask(["-m", "export.quantise", str(path), str(data / "train_images.npy")])
+        weights = load_file(checkpoint_folder / "weights.safetensors")
+        exporter.export(checkpoint, weights, form, path, "float32" if form == "onnx" else precision)
+        if form == "onnx" and precision in ("int8", "float16"):
+            stage.ask(
+                ["-m", "export.quantise", str(path), str(data / "train_images.npy"), precision],
+                python_of("onnx_runtime"),
+            )
         if golden == "test":
             write_test(partial, checkpoint_folder, data)
         else:
-            stage.ask(["-m", "export.golden", str(partial), str(checkpoint_folder)])
+            stage.ask(["-m", "export.golden", str(partial), str(checkpoint_folder)], python_of(checkpoint.framework))
         artifact = complete(
             partial,
             out.name,
@@ -86,6 +93,7 @@ def export(
             precision=precision,
             golden=golden,
             transplanted=framework if framework != checkpoint.framework else None,
+            device=device,
         )
     _report(artifact, out)
     if not artifact.certificate.valid:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medserve import machine, plugins, stage, store
+from medserve import machine, plugins, process, stage, store
 from medserve.certificate import check, unproven
 from medserve.errors import BadInput, CannotRun
 from medserve.models import Adopted, Artifact, Certificate, Checkpoint, Golden
-from medserve.spec import Precision
+from medserve.spec import Device, Precision
 from medserve.tables import FORMATS, INPUT, OUTPUT
 
 
@@ -35,8 +35,9 @@ def complete(
     golden: Golden = "test",
     transplanted: str | None = None,
     adopted: Adopted | None = None,
+    device: Device = "cpu",
 ) -> Artifact:
-    """Certify the model in `folder`, whose golden file is there, and write the manifest.
+    """Certify the model in `folder`, whose golden file is there, on a device, and write the manifest.
 
     `home` is the folder of the checkpoint with the scores that it must give, `data` that of the unpacked images. A
     runtime of `further` that cannot run it has a certificate that says why.
@@ -46,11 +47,11 @@ def complete(
     if row.triton_platform is not None:
         (folder / "config.pbtxt").write_text(triton_config(row.triton_platform, checkpoint))
     words = ["-m", "export.verify", *map(str, (folder, home, data)), form]
-    certificate = _certify(folder, [*words, row.runtime, precision, golden])
+    certificate = _certify(folder, row.runtime, words, [precision, golden, device])
     others = []
     for other in further:
         try:
-            others.append(_certify(folder, [*words, other, precision, golden]))
+            others.append(_certify(folder, other, words, [precision, golden, device]))
         except CannotRun as error:
             # Other runtimes keep their certificates.
             others.append(unproven(certificate.images, other, str(error)))
@@ -89,8 +90,8 @@ output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {len(checkpoint.classe
 """
 
 
-def _certify(folder: Path, words: list[str]) -> Certificate:
-    stage.ask(words)
+def _certify(folder: Path, runtime: str, words: list[str], more: list[str]) -> Certificate:
+    stage.ask([*words, runtime, *more], process.python_of(runtime))
     path = folder / "certificate.json"
     certificate = store.read_json(path, Certificate)
     path.unlink()

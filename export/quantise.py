@@ -1,4 +1,4 @@
-"""ONNX in float32 to ONNX in int8: static quantisation, calibrated on images of the training split.
+"""ONNX in float32 to ONNX in int8, by static quantisation that is calibrated on training images, or in float16.
 
 Runs in a process of its own (`python -m export.quantise`), for it loads ONNX Runtime.
 """
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from export.frameworks import drop_unused_domains
 from medserve import errors, plugins
+from medserve.spec import Precision
 from medserve.tables import INPUT
 
 IMAGES = 256
@@ -30,11 +31,28 @@ class Calibration:
         return next(self._batches, None)
 
 
+def reduce(model: Path, images: Path, precision: Precision) -> None:
+    """Reduce MODEL, an ONNX file, to a precision, in place.
+
+    IMAGES are uint8 (N, H, W, C) of the training split, as .npy; float16 needs none.
+    """
+    if precision == "int8":
+        quantise(model, images)
+    else:
+        halve(model)
+
+
+def halve(model: Path) -> None:
+    """Weights and activations in float16; the scores stay in float32."""
+    onnx = plugins.need("onnx", "float16")
+    library = plugins.need("onnxruntime.transformers.float16", "float16")
+    onnx.save(library.convert_float_to_float16(onnx.load(model), keep_io_types=True), model)
+
+
 def quantise(model: Path, images: Path) -> None:
     """Quantise weights (per channel, signed) and activations (per tensor, unsigned) to 8 bits.
 
-    MODEL is an ONNX file, which the quantised model replaces; IMAGES are uint8 (N, H, W, C) of the training split, as
-    .npy.
+    The quantised model replaces the ONNX file `model`; `images` as above.
     """
     onnx = plugins.need("onnx", "quantisation")
     library = plugins.need("onnxruntime.quantization", "quantisation")
@@ -58,4 +76,4 @@ def quantise(model: Path, images: Path) -> None:
 
 
 if __name__ == "__main__":
-    errors.main(lambda: typer.run(quantise))
+    errors.main(lambda: typer.run(reduce))

@@ -29,21 +29,27 @@ QUANTILE = 1.96
 
 
 def scores_of(
-    folder: Path, form: str, classes: int, images: NDArray[np.uint8], runtime: str | None = None
+    folder: Path,
+    form: str,
+    classes: int,
+    images: NDArray[np.uint8],
+    runtime: str | None = None,
+    device: Device = "cpu",
+    precision: Precision = "float32",
 ) -> NDArray[np.float32]:
     """Scores of the model in `folder` through a runtime (its format's own), in batches of 256 and the first 32 singly.
 
     Both batch sizes must be the trainer's function, so the single ones replace theirs in the result.
     """
     runtime = runtime or FORMATS[form].runtime
-    device: Device = "cuda" if plugins.literals("serve.runtimes", runtime).get("DEVICES") == ("cuda",) else "cpu"
     batch = min(BATCH, len(images))
     deployment = Deployment(
         artifact=folder.name,
         runtime=runtime,
-        device=device,
+        device=device_of(runtime, device),
         threads=os.cpu_count() or 1,
         batch_sizes=(1, batch),
+        precision=precision,
     )
     height, width, channels = images.shape[1:]
     loaded = load_runtime(folder, form, classes, (height, width, channels), deployment)
@@ -57,32 +63,45 @@ def scores_of(
     return scores
 
 
+def device_of(runtime: str, device: Device) -> Device:
+    """Where a runtime is certified: on the device that is asked for, or the only one that it has."""
+    return "cuda" if plugins.literals("serve.runtimes", runtime).get("DEVICES") == ("cuda",) else device
+
+
 def certify(
-    folder: Path, checkpoint: Path, data: Path, form: str, runtime: str, precision: Precision, golden: Golden
+    folder: Path,
+    checkpoint: Path,
+    data: Path,
+    form: str,
+    runtime: str,
+    precision: Precision,
+    golden: Golden,
+    device: Device = "cpu",
 ) -> None:
     """Write `certificate.json` and the scores that it certifies into FOLDER, which has an exported model.
 
     CHECKPOINT is the folder of the checkpoint that the model must equal, DATA the folder of the unpacked data set. The
-    model, of format FORM and a precision, runs in RUNTIME; GOLDEN says where its golden images are from.
+    model, of format FORM and a precision, runs in RUNTIME on a device; GOLDEN says where its golden images are from.
     """
     trained = store.read_json(checkpoint / "checkpoint.json", Checkpoint)
     reference = np.load(checkpoint / "test_scores.npy")
     images = np.load(data / "test_images.npy", mmap_mode="r")
     known = data / "test_labels.npy"
     labels = np.load(known) if known.is_file() else None
-    scores = scores_of(folder, form, reference.shape[1], images, runtime)
+    scores = scores_of(folder, form, reference.shape[1], images, runtime, device, precision)
     certificate = compare(scores, reference, labels, task=trained.task, runtime=runtime, versions=machine.versions())
     if precision != "float32" and labels is not None:
         certificate = relax(certificate, scores, reference, labels)
     if golden == "drawn":
         with np.load(folder / "golden.npz") as drawn:
-            found = scores_of(folder, form, reference.shape[1], drawn["images"], runtime)
+            found = scores_of(folder, form, reference.shape[1], drawn["images"], runtime, device, precision)
             certificate = add_golden(certificate, float(np.abs(found - drawn["scores"]).max()))
     # With them the certificate can be derived again, and artifacts can be compared with one another.
     np.save(folder / scores_file(form, runtime), scores)
     files = store.digests(folder, without="certificate.json")
     made_of = subject(trained, form, precision, golden, runtime, files)
-    store.write_json(folder / "certificate.json", msgspec.structs.replace(certificate, subject=made_of))
+    certificate = msgspec.structs.replace(certificate, subject=made_of, device=device_of(runtime, device))
+    store.write_json(folder / "certificate.json", certificate)
 
 
 def add_golden(certificate: Certificate, error: float) -> Certificate:

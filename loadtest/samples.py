@@ -41,7 +41,15 @@ SCHEMA = pa.schema(
 )
 SERVER_STAGES = ("queue", "decode", "infer", "encode")
 """The stages that a server reports, in this order; their columns end in _ns."""
-STAGES = pa.schema([("place_ns", pa.int64()), ("run_ns", pa.int64()), ("fetch_ns", pa.int64()), ("warmup", pa.bool_())])
+STAGES = pa.schema(
+    [
+        ("place_ns", pa.int64()),  # by the host's clock
+        ("run_ns", pa.int64()),
+        ("fetch_ns", pa.int64()),
+        ("warmup", pa.bool_()),
+        ("device_ns", pa.int64()),  # of another run, by the device's own events; null where it has none
+    ]
+)
 
 NEVER_NULL = ("done_ns", "status", "batch", "warmup", "place_ns", "run_ns", "fetch_ns")
 

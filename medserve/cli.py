@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -20,7 +21,7 @@ from medserve import __version__, doctor, errors, forecast, machine, matrix, plu
 from medserve.errors import BadInput
 from medserve.job_runner import Listener, Step
 from medserve.progress import duration
-from medserve.spec import Noun
+from medserve.spec import Device, Noun
 from medserve.study import Study, check_shard
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
 
@@ -66,6 +67,9 @@ def run(
     more_launches: Annotated[
         int, typer.Option(min=0, help="Launches of each deployment beyond those that the study or its run has.")
     ] = 0,
+    device: Annotated[
+        Device | None, typer.Option(help="Where predictions run.", show_default="as the study says")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only this part of so many, as 2/5: one a network and data set.")
     ] = None,
@@ -85,6 +89,7 @@ def run(
     """
     study = study_file.read(name)
     folder = out or study_file.folder_of(name) or Path("runs") / study.name
+    study = msgspec.structs.replace(study, device=device or study.device)
     if shard is not None:
         check_shard(shard)
         study = msgspec.structs.replace(study, shard=shard)
@@ -113,7 +118,7 @@ def run(
         else:
             runs, failed = _run_there(study, folder, listen, scheduler, shards)
     except KeyboardInterrupt:
-        options = {"--out": str(out) if out else None, "--shard": shard, "--scheduler": scheduler}
+        options = {"--out": str(out) if out else None, "--device": device, "--shard": shard, "--scheduler": scheduler}
         options["--shards"] = str(shards) if shards > 1 else None
         given = [word for option, value in options.items() if value is not None for word in (option, value)]
         words = shlex.join(["medserve", "run", name, *given])
@@ -122,11 +127,16 @@ def run(
         found = {"run": str(folder.resolve()), "runs": [str(run.resolve()) for run in runs], "failed": failed}
         errors.print_event({"state": "finished", **found})
     else:
+        can_draw = all(find_spec(name) for name in ("altair", "vl_convert"))
         for run in runs:
-            _finish("results", str(run), "--format", "table")
-            _finish("report", str(run), stdout=subprocess.DEVNULL)
-            print(f"\nReport:  {run.resolve()}/report.html\nResults: {run.resolve()}")
-        if len(runs) > 1:
+            _finish("results", str(run), "--format", "table" if can_draw else "markdown")
+            if can_draw:
+                _finish("report", str(run), stdout=subprocess.DEVNULL)
+                print(f"\nReport:  {run.resolve()}/report.html", end="")
+            else:
+                print("\nThe report needs altair and vl-convert-python: write it where they are, of `medserve bundle`")
+            print(f"\nResults: {run.resolve()}")
+        if len(runs) > 1 and can_draw:
             _finish("report", *map(str, runs), "--out", str(folder / "comparison" / "report.html"))
     if failed:
         raise errors.CannotRun(
@@ -275,7 +285,7 @@ def _print_plan(study: Study, folder: Path, json: bool) -> None:
         console.print(f"  {deployment}: {', '.join(profiles)}", markup=False, highlight=False, soft_wrap=True)
     if len(found.cells) > MOST_NAMED:
         console.print(f"  and {len(found.cells) - MOST_NAMED} more deployments (--json names all)")
-    if study.device == "cuda" and not machine.fingerprint()["gpus"]:
+    if study.device == "cuda" and not machine.gpus():
         console.print("This machine has no GPU: every cell would fail.", style="yellow")
     for server in study.servers:
         if server.command:

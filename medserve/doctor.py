@@ -32,9 +32,6 @@ ONNX_RUNTIME = "onnxruntime-gpu" if platform.system() == "Linux" and platform.ma
 DISK_BYTES = 5 << 30
 """Free disk space that the artifacts and records of a study need."""
 
-CUDNN = {"nvidia-cudnn-cu12", "nvidia-cudnn-cu13"}
-"""Distributions of CUDA libraries for Python; one is enough."""
-
 
 class Finding(Noun, frozen=True, kw_only=True):
     """The result of a check: what was checked, what was seen, and how to mend it unless the level is good."""
@@ -59,7 +56,9 @@ def examine(folder: Path) -> list[Finding]:
         _gpu,
         _precisions,
     )
-    return [check() for check in checks] + [_runtime(name) for name in plugins.names("serve.runtimes")]
+    runtimes = plugins.names("serve.runtimes")
+    on_gpu = [_on_gpu(name) for name in runtimes if "CUDA" in plugins.literals("serve.runtimes", name)]
+    return [check() for check in checks] + [_runtime(name) for name in runtimes] + on_gpu * bool(machine.gpus())
 
 
 def _finding(what: str, seen: str, mend: str | None = None, level: Level = "warn") -> Finding:
@@ -153,13 +152,18 @@ def _onnx_runtime() -> Finding:
 
 
 def _gpu() -> Finding:
-    gpus = machine.fingerprint()["gpus"]
-    if not gpus:
-        return _finding("GPU", "none: deployments run on the CPU")
-    if not CUDNN & machine.versions(*CUDNN).keys():
-        mend = "install the CUDA builds of the frameworks (torch with CUDA, jax[cuda12], tensorflow[and-cuda])"
-        return _finding("GPU", f"{gpus[0]}, but no CUDA libraries for Python", mend)
-    return _finding("GPU", "; ".join(gpus))
+    return _finding("GPU", "; ".join(machine.gpus()) or "none: deployments run on the CPU")
+
+
+def _on_gpu(name: str) -> Finding:
+    """Which libraries a runtime has for the GPU, by the distributions that bring them, without importing it."""
+    what, literals = f"runtime {name} on the GPU", plugins.literals("serve.runtimes", name)
+    known = machine.versions(*literals["CUDA"])
+    if found := [f"{one} {known[one]}" for one in literals["CUDA"] if one in known]:
+        return _finding(what, ", ".join(found))
+    wanted = " ".join(f"'{package}'" for package in literals["CUDA_PACKAGES"])
+    seen = f"none of {', '.join(literals['CUDA'])} is installed; libraries of the system may take their place"
+    return _finding(what, seen, f"pip install {wanted}, in an environment of its own where versions of CUDA differ")
 
 
 def _runtime(name: str) -> Finding:
@@ -168,7 +172,7 @@ def _runtime(name: str) -> Finding:
     if absent := plugins.missing("serve.runtimes", name):
         mend = f"pip install --constraint constraints.txt --editable '.[{name.replace('_', '-')}]'"
         return _finding(what, f"{', '.join(absent)} is not installed", mend)
-    if "cpu" not in literals.get("DEVICES", ("cpu",)) and not machine.fingerprint()["gpus"]:
+    if "cpu" not in literals.get("DEVICES", ("cpu",)) and not machine.gpus():
         mend = "use a machine with an NVIDIA GPU, or another runtime of its format"
         return _finding(what, "runs on a GPU only, and this machine has none", mend)
     if absent := [library for library in literals.get("LIBRARIES", ()) if find_library(library) is None]:

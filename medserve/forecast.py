@@ -5,7 +5,7 @@ from math import inf
 from pathlib import Path
 
 from medserve import environments, run_folder, store
-from medserve.matrix import plan, readers
+from medserve.matrix import environments_of, plan, readers
 from medserve.preparation import EXPORTS_AT_A_TIME
 from medserve.result import Result
 from medserve.spec import MOST_SECONDS, LoadProfile, Noun
@@ -70,8 +70,7 @@ def forecast(study: Study, out: Path) -> Forecast:
     missing = [_missing(out, deployed, index) for deployed, index in launches]
     over_http = {one.export.training.size for one in found.deployed if any(_http(profile) for profile in one.profiles)}
     tested = (out / "selftest" / "selftest.json").is_file()
-    behind = [made.deployment.environment for made in found.deployed]
-    needed = {one.name: environments.place(one) for one in behind if one is not None}
+    needed = {one.name: environments.place(one) for one in environments_of(study, found)}
     made = sum(environments.installed(folder) is not None for folder in needed.values())
     cells = sum(len(deployed.profiles) for deployed in found.deployed)
     seconds = {
@@ -87,8 +86,8 @@ def forecast(study: Study, out: Path) -> Forecast:
         for deployment, done in zip(tuned, chosen, strict=True)
         if not done
     )
-    threads = {one.deployment.threads for one in found.deployed if one.on_processor}
-    peaked = sum((out / "peaks" / f"{known}.json").is_file() for known in threads)
+    peaks = {one.peaks for one in found.deployed if one.computes}
+    peaked = sum((out / "peaks" / f"{known}.json").is_file() for known in peaks)
     inside = [
         (one.deployment, (out / "explained" / f"{one.deployment.name}.{batch}.json").is_file())
         for one in found.deployed
@@ -118,8 +117,8 @@ def forecast(study: Study, out: Path) -> Forecast:
         ),
         Work(kind="tune", jobs=len(tuned), done=sum(chosen), what="deployments", seconds=seconds["tune"]),
         Work(
-            kind="peaks", jobs=len(threads), done=peaked, what="of the machine",
-            seconds=PEAKS_SECONDS * (len(threads) - peaked),
+            kind="peaks", jobs=len(peaks), done=peaked, what="of the machine",
+            seconds=PEAKS_SECONDS * (len(peaks) - peaked),
         ),
         Work(
             kind="measure", jobs=len(launches), done=sum(not profiles for profiles in missing),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from medserve import stage, store
+from medserve import process, stage, store
+from medserve.errors import CannotRun
 from medserve.jobs import Failure
 from medserve.progress import Jobs, Progressed, describe
 
@@ -51,8 +52,12 @@ class JobRunner:
         words: list[str],
         env: Mapping[str, str] | None = None,
         said: list[bytes] | None = None,
+        by: str = "",
     ) -> str | None:
-        """Run one job to its end. Returns None, or the reason why it failed; appends what it prints to `said`."""
+        """Run one job to its end. Returns None, or the reason why it failed; appends what it prints to `said`.
+
+        `by` is the framework or runtime that does it, whose environment may be another.
+        """
         started = time.monotonic()
         self.say("started", kind, name)
         log = self._out / "logs" / f"{kind}.{name}.log"
@@ -61,7 +66,11 @@ class JobRunner:
         def show(event: Progressed) -> None:
             self.say("progress", kind, name, describe(event))
 
-        code, printed, reason = stage.run(words, log, seconds=self._seconds, env=env, show=show)
+        try:
+            python = process.python_of(by)
+            code, printed, reason = stage.run(words, log, seconds=self._seconds, env=env, python=python, show=show)
+        except CannotRun as error:
+            code, printed, reason = 1, b"", str(error)
         if self.stopped:
             raise KeyboardInterrupt
         if said is not None:

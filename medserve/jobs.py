@@ -3,7 +3,7 @@
 from typing import Any
 
 from medserve.result import SelfTestOutcome
-from medserve.spec import Cell, Deployment, Noun
+from medserve.spec import Cell, Deployment, Device, Noun
 
 
 class Launch(Noun, frozen=True, kw_only=True):
@@ -27,12 +27,16 @@ class Launch(Noun, frozen=True, kw_only=True):
 
 
 class Setting(Noun, frozen=True, kw_only=True):
-    """A value of a runtime's option that may make it faster, why, and the document that offers it."""
+    """A value of a runtime's option that may make it faster, why, and the document that offers it.
+
+    `device` is the only one on which it means something, null where it does on each.
+    """
 
     option: str
     value: str
     why: str
     source: str
+    device: Device | None = None
 
 
 class Candidate(Noun, frozen=True, kw_only=True):

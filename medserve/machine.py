@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -50,7 +51,7 @@ def fingerprint() -> dict[str, Any]:
         "virtual": "hypervisor" in (read_text("/proc/cpuinfo") or ""),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": list(os.getloadavg()),
-        "gpus": _gpus(),
+        "gpus": gpus(),
         "versions": versions(),
     }
 
@@ -159,7 +160,7 @@ def usage(pid: int | None = None) -> dict[str, float]:
 
 
 def process_facts() -> dict[str, Any]:
-    """Effective settings of this process: affinity, threads, allocator, peak memory."""
+    """Effective settings of this process: affinity, threads, allocator, peak memory, the folder of its packages."""
     status = dict(re.findall(r"^(\w+):\s*(\d+)", read_text("/proc/self/status") or "", re.MULTILINE))
     return {
         "affinity": list(usable_cpus()),
@@ -167,6 +168,7 @@ def process_facts() -> dict[str, Any]:
         "allocator": os.environ.get("LD_PRELOAD") or "system",
         "peak_memory_bytes": int(status["VmHWM"]) * 1024 if "VmHWM" in status else None,
         "openmp_threads": os.environ.get("OMP_NUM_THREADS"),
+        "environment": Path(sys.prefix).name,
     }
 
 
@@ -199,7 +201,8 @@ def _cpu_model() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """Name, driver and memory of each NVIDIA GPU; none where its driver does not answer."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]

@@ -10,7 +10,7 @@ import msgspec
 from medserve import document, measures, plugins, tables
 from medserve.errors import BadInput, check_name, unknown
 from medserve.models import DatasetSpec, Recipe
-from medserve.spec import PLACES, Deployment, Dispatch, LoadProfile, Server, Settings, check_window
+from medserve.spec import PLACES, Deployment, Dispatch, Environment, LoadProfile, Server, Settings, check_window
 from medserve.study import ADOPTED, Deployed, Export, Model, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, pick, title
 
@@ -96,6 +96,14 @@ def parts_of(study: Study) -> list[tuple[str, str]]:
     """What a study can be divided into: each data set with each network, and each model that was made elsewhere."""
     made = product(dict.fromkeys(study.datasets), dict.fromkeys(study.architectures))
     return [*made, *((ADOPTED, model.name) for model in study.models)]
+
+
+def environments_of(study: Study, found: Plan) -> list[Environment]:
+    """The environments that a study needs: of its frameworks and runtimes, and of the servers that it measures."""
+    behind = [made.deployment.environment for made in found.deployed]
+    return list(
+        {one.name: one for one in (*study.environments, *behind) if one and (one.runs or one in behind)}.values()
+    )
 
 
 def _has_loads(study: Study) -> bool:
@@ -214,6 +222,12 @@ def _server_problems(study: Study, refused: Callable[..., Iterator[str]]) -> Ite
         for name in dict.fromkeys(name for name in named if named.count(name) > 1):
             yield f"[[{table}]]: several have the name {name}"
     known = dict.fromkeys(one.name for one in study.environments)
+    plugged = dict.fromkeys((*plugins.names("train.frameworks"), *plugins.names("serve.runtimes")))
+    runs = [(one.name, name) for one in study.environments for name in one.runs]
+    for environment, name in runs:
+        yield from refused(f"[[environments]] {environment}: ", pick, plugged, "framework or runtime", name)
+    for name in dict.fromkeys(name for _, name in runs if [one for _, one in runs].count(name) > 1):
+        yield f"[[environments]]: several run {name}"
     for server in study.servers:
         where = f"[[servers]] {server.name}: "
         if bool(server.url) == bool(server.command):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field, structs
 
-from medserve.spec import SCHEMA, Count, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne, Window
+from medserve.spec import SCHEMA, Count, Device, Name, NotNegative, Noun, Positive, Precision, ShareBelowOne, Window
 
 Split = Literal["train", "val", "test"]
 Golden = Literal["test", "drawn"]
@@ -262,10 +262,12 @@ class Certificate(Noun, frozen=True, kw_only=True):
     An error that is not finite is null, and so is an AUC that is undefined. One of reduced precision is `lossy`: it has
     no `limit_abs`, and says by the 95 % interval of `accuracy_change` what the precision costs. `golden_max_abs` is the
     largest |difference| on drawn golden images, null where they are of the test split. `subject` is the SHA-256 of what
-    was certified (`medserve.certificate.subject`); without it the certificate cannot be used.
+    was certified (`medserve.certificate.subject`); without it the certificate cannot be used. `device` is where the
+    runtime computed.
     """
 
     runtime: Name
+    device: Device = "cpu"
     images: int
     max_abs: float | None
     max_log_abs: float | None

@@ -45,7 +45,9 @@ class Preparation:
         words += ["--architecture", training.architecture, "--framework", training.framework, "--out", str(folder)]
         for field, value in msgspec.to_builtins(training.recipe).items():
             words += ["--set", f"{field}={value}"]
-        self._jobs.remember("train", training.name, self._jobs.run("train", training.name, words))
+        self._jobs.remember(
+            "train", training.name, self._jobs.run("train", training.name, words, by=training.framework)
+        )
 
     def export_all(self, exports: Sequence[Export]) -> None:
         """The artifacts of the study, a few side by side."""
@@ -79,6 +81,16 @@ class Preparation:
             self._jobs.remember("environment", name, reason)
             self._environments[name] = reason
         return self._environments[name]
+
+    def environments(self) -> None:
+        """Make those in which frameworks and runtimes run, whose jobs fail where one cannot be made."""
+        pythons: dict[str, str] = {}
+        for environment in self._study.environments:
+            if environment.runs:
+                self.environment(environment)
+                pythons |= dict.fromkeys(environment.runs, str(environments.place(environment) / "bin" / "python"))
+        if pythons:
+            process.use_pythons(pythons)
 
     def images(self, deployed: Deployed) -> Path | None:
         """What a deployment is measured with: images of the test split, or golden ones; null where there are none."""
@@ -119,11 +131,11 @@ class Preparation:
             return
         words = ["-m", "export", str(checkpoint), "--format", export.format, "--framework", export.framework]
         words += ["--out", str(folder)]
-        words += ["--precision", export.precision]
+        words += ["--precision", export.precision, "--device", self._study.device]
         behind = (server.runtime for server in self._study.servers if server.format == export.format)
         for runtime in dict.fromkeys((*readers(self._study, export.format), *behind)):
             words += ["--runtime", runtime]
-        self._jobs.remember("export", export.name, self._jobs.run("export", export.name, words))
+        self._jobs.remember("export", export.name, self._jobs.run("export", export.name, words, by=export.framework))
 
     def _adopt(self, export: Export, model: Model) -> None:
         """Copy the artifact of a model that was made elsewhere, with its golden images and the scores it must keep."""

@@ -5,6 +5,7 @@ reaches the process in front alone, and that one stops its children.
 """
 
 import ctypes
+import json
 import os
 import selectors
 import signal
@@ -19,6 +20,9 @@ from tempfile import TemporaryFile
 from typing import IO
 
 PARENT = "MEDSERVE_PARENT"
+PYTHONS = "MEDSERVE_PYTHONS"
+"""The Python of each framework and runtime that has one of its own, as JSON; all children know it."""
+_HOME = str(Path(__file__).parents[1])
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PIPE = 1 << 20
 """Bytes; a pipe holds no more, unless a privileged process enlarged it."""
@@ -50,22 +54,42 @@ def quiet() -> Iterator[None]:
             raise
 
 
+def use_pythons(pythons: Mapping[str, str]) -> None:
+    """Run the jobs of these frameworks and runtimes by other Pythons, here and in all children from now on."""
+    # Under the empty name the one of all others: a child of an environment has another sys.executable.
+    os.environ[PYTHONS] = json.dumps({"": sys.executable} | dict(pythons))
+
+
+def python_of(name: str) -> str:
+    """The Python that runs the jobs of a framework or runtime."""
+    known: dict[str, str] = json.loads(os.environ.get(PYTHONS, "{}"))
+    return known.get(name) or known.get("") or sys.executable
+
+
 def start(
     arguments: Iterable[str],
     *,
+    python: str | None = None,
     stdin: int = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start `python -m ...` as a child that ends when the thread that calls this ends, however it ends."""
+    """Start `python -m ...` as a child that ends when the thread that calls this ends, however it ends.
+
+    `python` is an interpreter; by default this process's own.
+    """
+    env = dict(env or {})
+    if python is not None and python != sys.executable:
+        # It need not have this program installed.
+        env["PYTHONPATH"] = os.pathsep.join([_HOME, *filter(None, [os.environ.get("PYTHONPATH")])])
     child = subprocess.Popen(
-        [sys.executable, *arguments],
+        [python or sys.executable, *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         process_group=0,
-        env={**os.environ, **(env or {}), PARENT: str(os.getpid())},
+        env={**os.environ, **env, PARENT: str(os.getpid())},
     )
     _CHILDREN.add(child)
     return child

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from medserve.models import Artifact
-from medserve.spec import Cell, Noun
+from medserve.spec import Cell, Device, Noun, Precision
 from medserve.tables import LIMITS, ROOFLINE, Limits
 
 SCHEMA = 2
@@ -17,12 +17,23 @@ has a default, which is what holds for older records.
 OLDEST = 2
 
 
+class Gpu(Noun, frozen=True, kw_only=True):
+    """The GPU at one moment: clock of its processors, degrees Celsius, power; what slows it; others that use it."""
+
+    clock_mhz: int
+    temperature: int
+    watts: float
+    slowed_by: tuple[str, ...] = ()
+    others: int = 0
+
+
 class Window(Noun, frozen=True, kw_only=True):
     """The system during an interval of a measurement; values that it does not report are null.
 
     `stolen` and `others` are CPU seconds of the measured cores that the hypervisor and other processes took;
     `throttled` counts throttling events by heat or CPU quota, `switches` involuntary context switches of the server
-    and the client. `reason` says why the window is disturbed, null if it is not.
+    and the client. `gpu` is that at its end, null without one. `reason` says why the window is disturbed, null if it is
+    not.
     """
 
     start_ns: int
@@ -33,6 +44,7 @@ class Window(Noun, frozen=True, kw_only=True):
     switches: int | None
     load: float | None
     reason: str | None
+    gpu: Gpu | None = None
 
 
 class Check(Noun, frozen=True, kw_only=True):
@@ -85,13 +97,16 @@ class SelfTest(Noun, frozen=True, kw_only=True):
 class Peaks(Noun, frozen=True, kw_only=True):
     """`peaks/<threads>.json`: what this machine computes and reads at most, with so many threads on these CPUs.
 
-    `flops` are float32 operations per second of a matrix product, two per multiply-add; `bandwidth` maps the bytes of a
-    working set to the bytes per second at which it is read.
+    `flops` are float32 operations per second of a matrix product, two per multiply-add, `reduced` those in other
+    precisions; `bandwidth` maps the bytes of a working set to the bytes per second at which it is read.
+    `peaks/cuda.json` is of the first GPU, with the bytes that it copies, read and written.
     """
 
     threads: int
     cpus: tuple[int, ...]
+    device: Device = "cpu"
     flops: float
+    reduced: dict[Precision, float] = msgspec.field(default_factory=dict)
     bandwidth: dict[int, float]
     machine: dict[str, Any] = msgspec.field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from medserve import machine, run_folder, store
 from medserve.errors import CannotRun
 from medserve.job_runner import JobRunner, Listener
 from medserve.jobs import Launch, Tuned
-from medserve.matrix import plan
+from medserve.matrix import environments_of, plan
 from medserve.preparation import EXPORTS_AT_A_TIME, Preparation
 from medserve.result import Result, SelfTest
 from medserve.spec import Cell, Deployment, LoadProfile
@@ -58,7 +58,7 @@ class _Run:
         launched = Counter(kind for deployed in matrix.deployed for kind in {_kind(one) for one in deployed.profiles})
         over_http = (one for one in matrix.deployed if any(_kind(profile) == "http" for profile in one.profiles))
         self._computing = [deployed for deployed in matrix.deployed if deployed.computes]
-        self._threads = list(dict.fromkeys(one.deployment.threads for one in self._computing if one.on_processor))
+        self._peaks = {one.peaks: one.deployment for one in self._computing}
         self._sizes = list(dict.fromkeys(one.export.training.size for one in over_http))
         self._jobs = JobRunner(
             out,
@@ -67,10 +67,10 @@ class _Run:
                 "data": len({(training.dataset, training.size) for training in matrix.trainings}),
                 "train": len(matrix.trainings),
                 "export": len(matrix.exports),
-                "environment": len({name for one in matrix.deployed if (name := _environment(one))}),
+                "environment": len(environments_of(study, matrix)),
                 "selftest": int(bool(self._sizes)),
                 "tune": sum(deployed.deployment.settings == "tuned" for deployed in matrix.deployed),
-                "peaks": len(self._threads),
+                "peaks": len(self._peaks),
                 **{kind: study.launches * launched[kind] for kind in KINDS},
                 "explain": study.explain * sum(len(one.batches_in_process) for one in self._computing),
             },
@@ -81,6 +81,7 @@ class _Run:
         self._selftest: SelfTest | None = None
 
     def walk(self) -> int:
+        self._made.environments()
         for training in self._plan.trainings:
             self._made.train(training)
         self._made.export_all(self._plan.exports)
@@ -90,8 +91,8 @@ class _Run:
         self._test_load_generator()
         for deployed in self._plan.deployed:
             self._tune(deployed)
-        for threads in self._threads:
-            self._measure_peaks(threads)
+        for name, deployment in self._peaks.items():
+            self._measure_peaks(name, deployment)
         for index in range(self._study.launches):
             block = list(self._plan.deployed)
             # A fixed order would give each deployment the same place in the machine's drift in every block.
@@ -116,16 +117,19 @@ class _Run:
             return
         words = ["-m", "loadtest", "tune", str(artifact), "--out", str(path)]
         words += ["--deployment", msgspec.json.encode(deployment).decode()]
-        self._jobs.remember("tune", deployment.name, self._jobs.run("tune", deployment.name, words))
+        self._jobs.remember(
+            "tune", deployment.name, self._jobs.run("tune", deployment.name, words, by=deployment.runtime)
+        )
 
-    def _measure_peaks(self, threads: int) -> None:
-        """What the machine computes and reads at most with so many threads, once a folder."""
-        path = self._out / "peaks" / f"{threads}.json"
+    def _measure_peaks(self, name: str, deployment: Deployment) -> None:
+        """What the machine computes and reads at most, as a deployment uses it, once a folder."""
+        path = self._out / "peaks" / f"{name}.json"
         if path.is_file() or not self._has_artifacts():
             self._jobs.skip("peaks")
             return
-        words = ["-m", "loadtest", "peaks", "--threads", str(threads), "--out", str(path)]
-        self._jobs.remember("peaks", str(threads), self._jobs.run("peaks", f"{threads}", words))
+        words = ["-m", "loadtest", "peaks", "--threads", str(deployment.threads), "--device", deployment.device]
+        words += ["--out", str(path)]
+        self._jobs.remember("peaks", name, self._jobs.run("peaks", name, words))
 
     def _explain(self, deployed: Deployed, batch: int) -> None:
         """Where the time of a deployment goes inside the model, with the options that it was measured with."""
@@ -139,7 +143,7 @@ class _Run:
         words = ["-m", "loadtest", "explain", str(artifact), "--runtime", deployment.runtime, "--out", str(path)]
         words += ["--threads", str(deployment.threads), "--batch", str(batch)]
         words += ["--options", msgspec.json.encode(options).decode()]
-        reason = self._jobs.run("explain", name, words)
+        reason = self._jobs.run("explain", name, words, by=deployment.runtime)
         # A runtime without a profiler has a file that says so.
         self._jobs.remember("explain", name, None if path.is_file() else reason)
 
@@ -198,7 +202,9 @@ class _Run:
         path = self._out / "logs" / f"{kind}.{name}.json"
         store.write_json(path, launch)
         env = {} if kind == "http" else machine.thread_environment(deployed.deployment.threads)
-        reason = self._jobs.run(kind, name, ["-m", "loadtest", "launch", str(path)], env)
+        reason = self._jobs.run(
+            kind, name, ["-m", "loadtest", "launch", str(path)], env, by=deployed.deployment.runtime
+        )
         for cell in cells:
             self.close(cell, index, reason)
 
@@ -270,11 +276,6 @@ class _Run:
             return False
         holds = self._selftest is not None and not self._selftest.failed
         return not (holds and result.selftest is not None and result.selftest.failed)
-
-
-def _environment(deployed: Deployed) -> str | None:
-    """The name of the environment that a deployment needs; null where it needs none."""
-    return deployed.deployment.environment.name if deployed.deployment.environment else None
 
 
 def _kind(profile: LoadProfile) -> str:

@@ -20,7 +20,7 @@ Dispatch = Literal["inline", "thread", "concurrent"]
 Arrivals = Literal["constant", "poisson", "bursts", "trace"]
 Settings = Literal["default", "tuned"]
 Payload = Literal["binary", "json"]
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "tf32", "float16", "bfloat16", "int8"]
 Mistake = Literal["predict", "unsynchronised", "compile-inside", "one-image", "default-threads", "json"]
 Name = Annotated[str, Meta(pattern=NAME)]
 Count = Annotated[int, Meta(ge=1)]
@@ -62,13 +62,15 @@ threads; an empty folder; the folders of the studies and of the packages that co
 class Environment(Noun, frozen=True, kw_only=True):
     """Packages of their own, by pip's words, for what cannot or should not share those of this program.
 
-    `constraints` is the path of a constraints file, `python` an interpreter; this program's own when it is empty.
+    `constraints` is the path of a constraints file, `python` an interpreter, by default this program's own. `runs` names
+    frameworks and runtimes whose jobs run there; `packages` then has what this program itself depends on, too.
     """
 
     name: Name
     packages: tuple[str, ...] = ()
     constraints: str = ""
     python: str = ""
+    runs: tuple[Name, ...] = ()
 
 
 class Server(Noun, frozen=True, kw_only=True):
@@ -106,7 +108,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
     the runtime's own, and it checks them; with tuned `settings` they are those that `medserve tune` found.
     `threads = 0` are as many as there are usable cores. `server` is one that others wrote, null for this program's own;
     its programs are those of the `environment`, null for what is found on the path. Deployments that differ in `copy`
-    alone are the same under two names: what differs between their latencies is noise.
+    alone are the same under two names: what differs between their latencies is noise. `precision` becomes that of the
+    artifact when it is loaded: TF32 is a setting of the runtime, and the model is the one in float32.
     """
 
     artifact: Name
@@ -125,6 +128,7 @@ class Deployment(Noun, frozen=True, kw_only=True):
     server: Server | None = None
     environment: Environment | None = None
     copy: int = 0
+    precision: Precision = "float32"
 
     @property
     def name(self) -> str:

@@ -19,16 +19,20 @@ def run(
     *,
     seconds: float = math.inf,
     env: Mapping[str, str] | None = None,
+    python: str | None = None,
     show: Callable[[Progressed], None] = lambda _event: None,
 ) -> tuple[int, bytes, str]:
     """Run `python WORDS` to its end, asleep but for its events; its standard error goes to the file `log`.
 
     Returns the exit code, what it printed beside events, and the reason for an exit code other than 0. A stage that
-    runs for longer than `seconds` is ended.
+    runs for longer than `seconds` is ended. `python` is that of its framework, by default this one. Raises CannotRun
+    where there is none.
     """
+    if python is not None and not Path(python).is_file():
+        raise CannotRun(f"its environment is not made: there is no {python}")
     printed, reason = [], ""
     with log.open("wb") as file:
-        child = process.start(words, stdout=PIPE, stderr=file, env={**(env or {}), errors.EVENTS: "1"})
+        child = process.start(words, python=python, stdout=PIPE, stderr=file, env={**(env or {}), errors.EVENTS: "1"})
         try:
             for line in process.output(child, seconds):
                 event = _event(line)
@@ -49,10 +53,10 @@ def run(
     return code, b"".join(printed), reason
 
 
-def ask(words: Iterable[str]) -> bytes:
+def ask(words: Iterable[str], python: str | None = None) -> bytes:
     """Run `python WORDS` and return its standard output. Raises BadInput or CannotRun with the reason of a failure."""
     with NamedTemporaryFile() as log:
-        code, printed, reason = run(words, Path(log.name))
+        code, printed, reason = run(words, Path(log.name), python=python)
     if code:
         raise BadInput(reason) if code == 2 else CannotRun(reason)
     return printed

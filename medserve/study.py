@@ -257,6 +257,11 @@ class Deployed(Noun, frozen=True, kw_only=True):
         return self.computes and self.deployment.device == "cpu"
 
     @property
+    def peaks(self) -> str:
+        """The name of what its processor or GPU computes at most, in the run's folder `peaks`."""
+        return str(self.deployment.threads) if self.deployment.device == "cpu" else self.deployment.device
+
+    @property
     def batches_in_process(self) -> tuple[int, ...]:
         """The images per call that are timed in process, without a timing mistake."""
         timed = (one for one in self.profiles if one.mode == "in-process" and one.mistake is None)

@@ -67,6 +67,7 @@ EXAMPLES: dict[str, object] = {
     "environments.packages": ["fastapi==0.165.0", "onnxruntime==1.31.1"],
     "environments.constraints": "constraints.txt",
     "environments.python": "python3.12",
+    "environments.runs": ["saved_model"],
     "claims.who": "A. Author, 2026",
     "claims.what": "PyTorch is faster than JAX",
     "claims.where": "Table 2",

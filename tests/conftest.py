@@ -196,8 +196,7 @@ def why_not(name: str) -> str | None:
 
 @functools.cache
 def find_gpus() -> list[str]:
-    gpus: list[str] = machine.fingerprint()["gpus"]
-    return gpus
+    return machine.gpus()
 
 
 def _need(package: str, name: str) -> None:

@@ -1,10 +1,10 @@
 """One file per framework: REQUIRES (modules), WRITES (formats, the native one first), `export` and `scores`.
 
-INT8 and BFLOAT16 are those of its formats that exist in this precision too. For bfloat16 `export` takes a `precision`;
-the int8 model is made from the exported one.
+INT8, FLOAT16, BFLOAT16 and TF32 are those of its formats that exist in this precision too. An ONNX model in int8 or
+float16 is made of the exported one. TF32 is a setting of the runtime, or one of the model's operations.
 
-`export(checkpoint, weights, form, path)` builds the checkpoint's network, puts the canonical `weights` into it and
-writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
+`export(checkpoint, weights, form, path, precision)` builds the checkpoint's network, puts the canonical `weights` into
+it and writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
 `probabilities` float32 (N, classes), by a softmax, or a sigmoid where the task is `multi-label`. It raises
 CannotRun with the reason when the framework's exporter cannot.
 

@@ -14,19 +14,22 @@ from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint
+from medserve.spec import Precision
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("jax", "flax")
 WRITES = ("stablehlo", "onnx")
 INT8 = ("onnx",)
+FLOAT16 = ("onnx",)
+TF32 = ("stablehlo", "onnx")
 
 Classifier = Callable[[jax.Array], jax.Array]
 
 
-def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
     """See `export.frameworks`."""
     shape = checkpoint.size, checkpoint.size, checkpoint.channels
-    write(_classifier(checkpoint, weights), shape, form, path)
+    write(_classifier(checkpoint, weights), shape, form, path, precision=precision)
 
 
 def write(
@@ -35,12 +38,13 @@ def write(
     form: str,
     path: Path,
     platforms: Sequence[str] = ("cpu", "cuda"),
+    precision: Precision = "float32",
 ) -> None:
     """Write a function from uint8 (N, H, W, C) images of that shape to probabilities. See `export.frameworks`."""
     (batch,) = jax.export.symbolic_shape("batch")
     image = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     # Every operation carries its precision, for XLA's default on a GPU is TF32, with an error above the certificate's.
-    with jax.default_matmul_precision("float32"):
+    with jax.default_matmul_precision("tensorfloat32" if precision == "tf32" else "float32"):
         if form == "stablehlo":
             _stablehlo(classifier, image, path, platforms)
         else:

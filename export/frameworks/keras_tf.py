@@ -20,6 +20,7 @@ from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint, Task
+from medserve.spec import Precision
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")
@@ -28,9 +29,11 @@ REQUIRES = ("tensorflow", "keras")
 tf.config.list_physical_devices("GPU")
 WRITES = ("saved_model", "onnx", "tflite")
 INT8 = ("onnx",)
+FLOAT16 = ("onnx",)
+TF32 = ("saved_model", "onnx")
 
 
-def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path) -> None:
+def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, _precision: Precision = "float32") -> None:
     """See `export.frameworks`."""
     network = build("keras_tf", checkpoint, weights)
     trained = [value.numpy() for value in network.trainable_variables]

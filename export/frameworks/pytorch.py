@@ -18,7 +18,9 @@ from medserve.tables import INPUT, OPSET, OUTPUT, SINGLE
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
 INT8 = ("onnx",)
+FLOAT16 = ("torchscript", "onnx")
 BFLOAT16 = ("torchscript", "aotinductor")
+TF32 = ("torchscript", "onnx")
 
 BATCH_IS_FREE = {0: torch.export.Dim("batch")}
 
@@ -40,8 +42,8 @@ class Classifier(torch.nn.Module):
 def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
     """See `export.frameworks`."""
     network = build("pytorch", checkpoint, weights)
-    if precision == "bfloat16":
-        _reduce(network)
+    if precision in ("bfloat16", "float16"):
+        _reduce(network, getattr(torch, precision))
     classifier = Classifier(network, checkpoint.task).eval()
     write(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), form, path)
 
@@ -60,11 +62,11 @@ def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) 
         return classifier(torch.from_numpy(images)).numpy()
 
 
-def _reduce(network: torch.nn.Module) -> None:
-    """All in bfloat16 but the normalisation of the image, whose bytes would not fit, and the activation."""
-    network.bfloat16()
+def _reduce(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """All in 16 bits but the normalisation of the image, whose bytes would not fit, and the activation."""
+    network.to(dtype)
     network.normalise.float()
-    network.normalise.register_forward_hook(lambda _module, _images, normalised: normalised.bfloat16())
+    network.normalise.register_forward_hook(lambda _module, _images, normalised: normalised.to(dtype))
 
 
 def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:

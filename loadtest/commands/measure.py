@@ -14,7 +14,7 @@ from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
 from medserve.models import Artifact
-from medserve.spec import Deployment, LoadProfile
+from medserve.spec import Deployment, Device, LoadProfile
 from medserve.tables import FORMATS, pick
 
 
@@ -128,7 +128,8 @@ def tune(
             asked = msgspec.json.decode(deployment, type=Deployment)
         except msgspec.MsgspecError as error:
             raise BadInput(f"--deployment is not a deployment in JSON: {error}") from None
-    if not tuning.settings(asked.runtime):
+    declared = tuning.settings(asked.runtime, asked.device)
+    if not declared:
         raise BadInput(f"{asked.runtime} has no options to choose from")
     with tempfile.TemporaryDirectory() as scratch:
         found = tuning.tune(artifact, asked, Path(scratch), lambda line: print(line, file=sys.stderr, flush=True))
@@ -138,7 +139,7 @@ def tune(
     lines = [f"{asked.name}: {found.ratio:.3g} times the latency of the defaults, after {found.seconds:.0f} s"]
     lines += [
         f"{setting.option}={setting.value}: {setting.why} ({setting.source})"
-        for setting in tuning.settings(asked.runtime)
+        for setting in declared
         if found.chosen.get(setting.option) == setting.value
     ]
     lines.append(
@@ -151,6 +152,7 @@ def tune(
 
 def peaks(
     threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: all usable cores.")] = 1,
+    device: Annotated[Device, typer.Option(help="What computes.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="File for what was found.")] = None,
     json: Json = False,
 ) -> None:
@@ -161,12 +163,15 @@ def peaks(
     # NumPy's BLAS sizes its thread pool when it is imported.
     os.environ.update(machine.thread_environment(threads))
     machine.pin(machine.divide_cpus(threads)[0])
+    from loadtest.measure import gpu
     from loadtest.measure.peaks import peaks
 
-    found = peaks(threads)
+    found = peaks(threads) if device == "cpu" else gpu.peaks()
     if out is not None:
         store.write_json(out, found)
-    lines = [f"{found.flops / 1e9:.3g} GFLOP/s in float32 on CPUs {', '.join(map(str, found.cpus))}"]
+    where = f"CPUs {', '.join(map(str, found.cpus))}" if device == "cpu" else "the GPU"
+    lines = [f"{found.flops / 1e9:.3g} GFLOP/s in float32 on {where}"]
+    lines += [f"{speed / 1e9:.3g} GFLOP/s in {precision}" for precision, speed in found.reduced.items()]
     lines += [f"{speed / 1e9:.3g} GB/s from {size / 2**20:g} MiB" for size, speed in found.bandwidth.items()]
     print_figures(msgspec.to_builtins(found, str_keys=True), lines, json)
 

@@ -2,8 +2,9 @@
 
 The timed call is `serve.runtimes.predict` on prepared images; loading, compiling and choosing the image are not timed.
 Each measurement has a warm-up that is kept and marked, then the headline pass, then a shorter pass that times `place`,
-`run` with `synchronise`, and `fetch` separately: to synchronise in between costs time, so it is not the headline. A
-profile with a timing mistake makes it in the headline pass, and has no stages.
+`run` with `synchronise`, and `fetch` separately, and `run` once more by the events of a device that has them: to
+synchronise in between costs time, so it is not the headline. A profile with a timing mistake makes it in the headline
+pass, and has no stages.
 """
 
 from typing import Any
@@ -110,6 +111,7 @@ def _stages(
 ) -> dict[str, Any]:
     padded = [pad(images, sizes) for images in ready]
     stages: list[tuple[int, int, int]] = []
+    by_device: list[int | None] = []
 
     def call(index: int) -> None:
         images = padded[index % len(padded)]
@@ -121,8 +123,13 @@ def _stages(
         computed = now()
         runtime.fetch(y)
         stages.append((placed - start, computed - placed, now() - computed))
+        by_device.append(runtime.device_ns(x))
 
     first = len(timed_loop(call, 0.0))
     timed_loop(call, seconds * STAGED_SHARE, MIN_CALLS, most)
     place, run, fetch = np.array(stages, np.int64).T
-    return {"place_ns": place, "run_ns": run, "fetch_ns": fetch, "warmup": np.arange(len(stages)) < first}
+    columns: dict[str, Any] = {"place_ns": place, "run_ns": run, "fetch_ns": fetch}
+    columns["warmup"] = np.arange(len(stages)) < first
+    if by_device[0] is not None:
+        columns["device_ns"] = np.array(by_device, np.int64)
+    return columns

@@ -96,7 +96,7 @@ class _Launch:
             return
         for cell in cells:
             with self._cell(cell) as result:
-                monitor = Monitor(os.getpid(), self._plan.server_cpus)
+                monitor = Monitor(os.getpid(), self._plan.server_cpus, deployment.device)
                 timed = inprocess.measure(
                     runtime, deployment, cell.profile, self._images, self._expected, self._plan.seed
                 )
@@ -165,7 +165,7 @@ class _Launch:
             load = msgspec.structs.replace(load, body=foreign.body, path=foreign.path)
         before = server.facts()
         log = self._scratch / "locust.log"
-        monitor = Monitor(server.pid, measured)
+        monitor = Monitor(server.pid, measured, cell.deployment.device)
         try:
             with machine.avoid_cpus(measured):
                 generate(load, log, server.why_dead, look=monitor.look)

@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from loadtest.measure.gpu import Nvml
 from medserve import machine
-from medserve.result import Window
+from medserve.result import Gpu, Window
+from medserve.spec import Device
 from medserve.timing import now
 
 WINDOW_SECONDS = 1.0
@@ -21,6 +23,8 @@ MAX_STOLEN = 0.01
 """Share of the measured cores' time: it delays as many requests, and one in a hundred is enough to move the p99."""
 MAX_OTHERS = 0.05
 """Share of the measured cores' time: interrupts and the kernel's own threads use less, a busy process uses more."""
+MAX_FALL, FALLEN = 0.03, 0.5
+"""Share by which the GPU's clock may fall in a window; one below half of what it was is idle."""
 TICKS_OFF = 3
 """Ticks per core by which a difference of the counters may be off; a smaller difference has no meaning."""
 
@@ -42,25 +46,28 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     throttled: int | None = None
     switches: int | None = None
     load: float | None = None
+    gpu: Gpu | None = None
 
 
 class Monitor:
     """Windows over the measured `cpus` (all usable ones when empty) from its creation to `close`.
 
-    `server_pid` is null for a server that is not ours; its time on the measured CPUs then counts as others'.
+    Of the GPU too where that is the `device`. `server_pid` is null for a server that is not ours; its time on the
+    measured CPUs then counts as others'.
     """
 
-    def __init__(self, server_pid: int | None, cpus: tuple[int, ...]) -> None:
+    def __init__(self, server_pid: int | None, cpus: tuple[int, ...], device: Device = "cpu") -> None:
         self._server = server_pid
+        self._gpu = Nvml() if device == "cuda" else None
         self._cpus = frozenset(cpus or machine.usable_cpus())
         self._throttles = _throttle_files(self._cpus)
-        self._counters = [_read_counters(self._pids(None), self._cpus, self._throttles)]
+        self._counters = [self._read(None)]
         self._latest = self._counters[0]
 
     def look(self, client_pid: int | None = None) -> None:
         """Read the counters: of the system, of the server and, if there is one, of the client with its workers."""
         try:
-            self._latest = _read_counters(self._pids(client_pid), self._cpus, self._throttles)
+            self._latest = self._read(client_pid)
         except (OSError, psutil.Error):  # a process has just ended: the look before this one was the last
             return
         if self._latest.at - self._counters[-1].at >= WINDOW_SECONDS * 1e9:
@@ -74,6 +81,14 @@ class Monitor:
         if self._latest is not counters[-1]:
             counters.append(self._latest)
         return tuple(window(before, after, len(self._cpus)) for before, after in itertools.pairwise(counters))
+
+    def _read(self, client: int | None) -> Counters:
+        pids = self._pids(client)
+        found = _read_counters(pids, self._cpus, self._throttles)
+        if self._gpu is None:
+            return found
+        ours = tuple(member for pid in pids for member in _process_tree(pid))
+        return msgspec.structs.replace(found, gpu=self._gpu.read(ours))
 
     def _pids(self, client: int | None) -> tuple[int, ...]:
         return tuple(pid for pid in (self._server, client) if pid is not None)
@@ -96,6 +111,7 @@ def window(before: Counters, after: Counters, cores: int) -> Window:
         reasons.append(f"the cores were throttled {throttled:.0f} times, by heat or by quota")
     if others is not None and others > max(MAX_OTHERS * seconds, cores * TICKS_OFF / _TICKS):
         reasons.append(f"other processes took {others / seconds:.1%} of the measured cores' time")
+    reasons += _of_gpu(before.gpu, after.gpu)
     switches = _increase(before.switches, after.switches)
     return Window(
         start_ns=before.at,
@@ -106,7 +122,21 @@ def window(before: Counters, after: Counters, cores: int) -> Window:
         switches=None if switches is None else int(switches),
         load=after.load,
         reason="; ".join(reasons) or None,
+        gpu=after.gpu,
     )
+
+
+def _of_gpu(before: Gpu | None, after: Gpu | None) -> list[str]:
+    """What disturbed a window of the GPU."""
+    if before is None or after is None:
+        return []
+    found = [f"the GPU was slowed by {why}" for why in after.slowed_by]
+    if after.others:
+        found.append(f"{after.others} other processes used the GPU")
+    # An idle GPU lowers its clock by itself; one that heats up under load loses a few per cent.
+    if FALLEN * before.clock_mhz < after.clock_mhz < (1 - MAX_FALL) * before.clock_mhz:
+        found.append(f"the GPU's clock fell from {before.clock_mhz} to {after.clock_mhz} MHz")
+    return found
 
 
 def cpu_times(text: str, cpus: frozenset[int]) -> tuple[float, float] | None:

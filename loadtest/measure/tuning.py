@@ -21,7 +21,7 @@ from medserve import machine, plugins, stage, store
 from medserve.errors import CannotRun
 from medserve.jobs import Candidate, Launch, Setting, Tuned
 from medserve.result import Result
-from medserve.spec import Cell, Deployment
+from medserve.spec import Cell, Deployment, Device
 from medserve.tables import profile
 
 LAUNCHES = 2
@@ -40,19 +40,21 @@ SHARED = {
         value="kept",
         why="each call frees what it allocates, and glibc returns large blocks to the kernel",
         source="https://man7.org/linux/man-pages/man3/mallopt.3.html",
+        device="cpu",
     )
 }
 """What several runtimes declare by its name alone."""
 
 
-def settings(runtime: str) -> tuple[Setting, ...]:
-    """What a runtime's file declares, nothing where it computes nothing."""
+def settings(runtime: str, device: Device) -> tuple[Setting, ...]:
+    """What a runtime's file declares for a device, nothing where it computes nothing."""
     declared = cast(Sequence[str | Sequence[str]], plugins.literal("serve.runtimes", runtime, "TUNING") or ())
-    return tuple(SHARED[each] if isinstance(each, str) else _setting(*each) for each in declared)
+    found = (SHARED[each] if isinstance(each, str) else _setting(*each) for each in declared)
+    return tuple(setting for setting in found if setting.device in (None, device))
 
 
-def _setting(option: str, value: str, why: str, source: str) -> Setting:
-    return Setting(option=option, value=value, why=why, source=source)
+def _setting(option: str, value: str, why: str, source: str, device: str | None = None) -> Setting:
+    return Setting(option=option, value=value, why=why, source=source, device=cast(Device | None, device))
 
 
 def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[str], None]) -> Tuned:
@@ -62,7 +64,7 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
     """
     began = time.monotonic()
     tuning = _Tuning(artifact, deployment, scratch)
-    declared = settings(deployment.runtime)
+    declared = settings(deployment.runtime, deployment.device)
     alone = [{setting.option: setting.value} for setting in declared]
     tried: list[dict[str, str]] = [{}, *alone]
     for _ in range(LAUNCHES):

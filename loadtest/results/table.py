@@ -48,13 +48,13 @@ class MeasuredCell(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """A run's folder, its records reduced to what all published numbers are made of; `peaks` are by threads."""
+    """A run's folder, its records reduced to what all published numbers are made of; `peaks` by `Deployed.peaks`."""
 
     folder: Path
     study: Study
     selftest: SelfTest | None
     cells: list[MeasuredCell]
-    peaks: dict[int, Peaks]
+    peaks: dict[str, Peaks]
 
     def central_latencies(self) -> dict[str, dict[int, float]]:
         """Milliseconds of each launch of each cell: the median, or the mean when the timing mistake is to print it."""
@@ -95,7 +95,8 @@ def read(folder: Path, with_breakdown: Callable[[LoadProfile], bool] = lambda _:
         for cell in deployed.cells
     ]
     peaks = [store.read_json(path, Peaks) for path in sorted((folder / "peaks").glob("*.json"))]
-    return Run(folder, study, selftest, cells, {known.threads: known for known in peaks})
+    by_name = {str(known.threads) if known.device == "cpu" else known.device: known for known in peaks}
+    return Run(folder, study, selftest, cells, by_name)
 
 
 def check_run(run: Path) -> None:
@@ -256,13 +257,12 @@ def _row(run: Run, measured: MeasuredCell, full: MeasuredCell | None) -> Row:
 
 
 def limit_of(run: Run, deployed: Deployed, profile: LoadProfile, checkpoint: Checkpoint | None) -> Limit | None:
-    """The least time of one request in float32 on the run's machine; null where it is not known."""
-    peaks = run.peaks.get(deployed.deployment.threads)
-    if peaks is None or checkpoint is None or checkpoint.computation is None:
+    """The least time of one request on the run's machine, in float32 or TF32; null where it is not known."""
+    peaks, precision = run.peaks.get(deployed.peaks), deployed.export.precision
+    if peaks is None or checkpoint is None or checkpoint.computation is None or not deployed.computes:
         return None
-    if not deployed.on_processor or deployed.export.precision != "float32":
-        return None
-    return limit(checkpoint.computation, profile.batch, peaks.flops, peaks.bandwidth)
+    flops = {"float32": peaks.flops, "tf32": peaks.reduced.get("tf32")}.get(precision)
+    return None if flops is None else limit(checkpoint.computation, profile.batch, flops, peaks.bandwidth)
 
 
 def _per_request(launches: Iterable[LaunchSummary], name: str) -> float | None:

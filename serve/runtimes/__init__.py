@@ -2,9 +2,10 @@
 
 One that computes has a class Options for `Deployment.options`, a `CacheOptions` where CACHES is ("cache",). Defaults
 are what the first example of the library's documentation does; TUNING has the other values that `medserve tune` tries:
-(option, value, why, source), or the name of one that several have. One that does not run on every processor says so:
-DEVICES (the only ones, the usual one first), LIBRARIES (shared ones that it loads beside its modules), PROGRAMS (that
-must be on the path to export for it).
+(option, value, why, source), with the only device where there is one, or the name of one that several have. One that
+does not run on every processor says so: DEVICES (the only ones, the usual one first), LIBRARIES (shared ones that it
+loads beside its modules), PROGRAMS (that must be on the path to export for it). CUDA are distributions, of which one is
+enough, that hold its libraries for GPUs; CUDA_PACKAGES what pip installs to have them.
 
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """
@@ -55,6 +56,10 @@ class Runtime(Protocol):
 
     def fetch(self, y: Any, /) -> NDArray[np.float32]:
         """Device to host: float32 (N, classes) probabilities whose bytes are there when this returns."""
+
+    def device_ns(self, _x: Any, /) -> int | None:
+        """The nanoseconds of one `run` by the device's own events; null where it has none."""
+        return None
 
     def profile(self, _predict: Callable[[], object], _count: int, _folder: Path, /) -> list[Operator]:
         """Call the prediction so often under the runtime's profiler, and once before where it compiles the model again.
@@ -120,6 +125,7 @@ def open_runtime(
     _check_cache(folder, deployment)
     shape, classes = artifact.image_shape, len(artifact.checkpoint.classes)
     _check_target(artifact)
+    deployment = msgspec.structs.replace(deployment, precision=artifact.precision)
     runtime = load_runtime(folder, artifact.format, classes, shape, deployment, cold=cold)
     if reads and not cold:
         # One of reduced precision may be as far off as its certificate says.

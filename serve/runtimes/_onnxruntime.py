@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -20,8 +20,11 @@ from serve.runtimes import Runtime, operators
 
 Provider = tuple[str, dict[str, str]]
 CPU: Provider = ("CPUExecutionProvider", {})
-# This provider uses TF32 by default; its error is ten times the limit on the golden images.
-CUDA: Provider = ("CUDAExecutionProvider", {"use_tf32": "0"})
+
+
+def cuda(deployment: Deployment, **settings: str) -> Provider:
+    """The provider for NVIDIA's GPUs, with TF32, its default, only where the deployment's artifact allows its error."""
+    return "CUDAExecutionProvider", {"use_tf32": str(int(deployment.precision == "tf32"))} | settings
 
 
 class CpuRuntime(Runtime):
@@ -97,8 +100,13 @@ class BoundRuntime(CpuRuntime):
 class CudaRuntime(CpuRuntime):
     """See `serve.runtimes.Runtime`. Inputs and outputs stay in device memory; only `place` and `fetch` copy."""
 
-    def place(self, images: NDArray[np.uint8]) -> Any:
+    @staticmethod
+    def place_once(images: NDArray[np.uint8]) -> onnxruntime.OrtValue:
+        """New device memory with the images."""
         return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0)
+
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        return self.place_once(images)
 
     def run(self, x: Any) -> Any:
         binding = self._session.io_binding()
@@ -114,10 +122,60 @@ class CudaRuntime(CpuRuntime):
         return y.copy_outputs_to_cpu()[0]
 
 
+class Bound(NamedTuple):
+    """What is made once for a batch size: an input in device memory, the binding to it, and the options of its runs."""
+
+    images: onnxruntime.OrtValue
+    binding: onnxruntime.IOBinding
+    options: onnxruntime.RunOptions
+
+
+class BoundCudaRuntime(CudaRuntime):
+    """See `serve.runtimes.Runtime`. Inputs and outputs of each batch size are always at the same addresses.
+
+    A CUDA graph, which the provider captures in a session's first runs, replays the kernels on these addresses.
+    """
+
+    def __init__(self, name: str, session: onnxruntime.InferenceSession, model: Path, *, captured: bool) -> None:
+        super().__init__(name, session, model)
+        self._captured = captured
+        self._bound: dict[int, Bound] = {}
+
+    def place(self, images: NDArray[np.uint8]) -> Any:
+        if (bound := self._bound.get(len(images))) is None:
+            bound = self._bound.setdefault(len(images), self._bind(images))
+        bound.images.update_inplace(images)
+        return bound
+
+    def run(self, x: Any) -> Any:
+        self._session.run_with_iobinding(x.binding, x.options)
+        return x.binding
+
+    def _bind(self, images: NDArray[np.uint8]) -> Bound:
+        found = self.place_once(images)
+        shape = [len(images), self._session.get_outputs()[0].shape[1]]
+        scores = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        binding, options = self._session.io_binding(), onnxruntime.RunOptions()
+        binding.bind_ortvalue_input(INPUT, found)
+        binding.bind_ortvalue_output(OUTPUT, scores)
+        if self._captured:
+            # One graph a batch size.
+            options.add_run_config_entry("gpu_graph_id", str(len(images)))
+        return Bound(found, binding, options)
+
+
 def open_session(
-    name: str, model: Path, deployment: Deployment, *providers: Provider, arena: bool = True, bound: bool = False
+    name: str,
+    model: Path,
+    deployment: Deployment,
+    *providers: Provider,
+    arena: bool = True,
+    bound: bool = False,
+    captured: bool = False,
 ) -> CpuRuntime:
     """The runtime `name`: a session on the first provider; the others run the operators that it does not support.
+
+    Input and output of each batch size are `bound` once, which a `captured` CUDA graph needs.
 
     Raises CannotRun if the first provider is not available.
     """
@@ -137,5 +195,7 @@ def open_session(
             "libraries of CUDA, cuDNN or TensorRT (named in the lines above); use --device cpu"
         )
     if deployment.device == "cuda":
+        if bound or captured:
+            return BoundCudaRuntime(name, session, model, captured=captured)
         return CudaRuntime(name, session, model)
     return (BoundRuntime if bound else CpuRuntime)(name, session, model)

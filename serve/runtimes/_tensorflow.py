@@ -94,7 +94,7 @@ class TensorFlowRuntime(Runtime):
 def read(model: Path, deployment: Deployment) -> tuple[tf.Module, str]:
     """The model on the deployment's device, and the device's name. Raises CannotRun if the device is missing."""
     # The error of TF32 is ten times the limit on the golden images.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.experimental.enable_tensor_float_32_execution(deployment.precision == "tf32")
     gpus = tf.config.list_physical_devices("GPU")
     if deployment.device == "cuda" and not gpus:
         raise CannotRun(f"tensorflow {tf.__version__} sees no GPU; use --device cpu or a machine with a GPU")

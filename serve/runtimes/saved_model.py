@@ -13,6 +13,8 @@ from serve.runtimes import RuntimeOptions, _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
+CUDA = ("nvidia-cudnn-cu12",)
+CUDA_PACKAGES = ("tensorflow[and-cuda]",)
 MISTAKES = ("predict",)
 TUNING = ("heap",)
 Options = RuntimeOptions

@@ -10,6 +10,8 @@ from serve.runtimes import RuntimeOptions, _tensorflow
 
 REQUIRES = ("tensorflow",)
 READS = ("saved_model",)
+CUDA = ("nvidia-cudnn-cu12",)
+CUDA_PACKAGES = ("tensorflow[and-cuda]",)
 TUNING = ("heap",)
 Options = RuntimeOptions
 

@@ -19,6 +19,8 @@ from serve.runtimes import CacheOptions, Runtime, operators, read_options
 
 REQUIRES = ("jax",)
 READS = ("stablehlo",)
+CUDA = ("jax-cuda13-plugin", "jax-cuda12-plugin")
+CUDA_PACKAGES = ("jax[cuda13]",)
 CACHES = ("cache",)
 TUNING = (
     "heap",

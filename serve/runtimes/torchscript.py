@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from serve.runtimes import Runtime, RuntimeOptions, _pytorch, read_options
 
 REQUIRES = ("torch",)
 READS = ("torchscript",)
+CUDA = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+CUDA_PACKAGES = ("torch",)
 TUNING = (
     "heap",
     (
@@ -38,14 +40,33 @@ TUNING = (
         "the profiling executor compiles each shape and guards every call",
         "https://docs.pytorch.org/docs/stable/generated/torch.jit.optimized_execution.html",
     ),
+    (
+        "kernels",
+        "captured",
+        "a CUDA graph starts all kernels of a batch size at once",
+        "https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs",
+        "cuda",
+    ),
+    (
+        "cudnn",
+        "benchmark",
+        "cuDNN tries its algorithms for each shape of a convolution, and takes the fastest",
+        "https://docs.pytorch.org/docs/stable/backends.html#torch.backends.cudnn.torch.backends.cudnn.benchmark",
+        "cuda",
+    ),
 )
 
 
 class Options(RuntimeOptions, frozen=True, kw_only=True):
-    """`graph`: the module as it was saved, frozen, or optimised for inference; `executor`: how it is interpreted."""
+    """`graph`: the module as it was saved, frozen, or optimised for inference; `executor`: how it is interpreted.
+
+    On a GPU: `kernels`, whether they are started one by one; how `cudnn` chooses its algorithms.
+    """
 
     graph: Literal["saved", "frozen", "optimised"] = "saved"
     executor: Literal["profiling", "simple"] = "profiling"
+    kernels: Literal["one by one", "captured"] = "one by one"
+    cudnn: Literal["default", "benchmark"] = "default"
 
 
 class TorchScriptRuntime(Runtime):
@@ -71,6 +92,16 @@ class TorchScriptRuntime(Runtime):
         if self._cuda:
             torch.cuda.synchronize(self._device)
 
+    def device_ns(self, x: Any) -> int | None:
+        if not self._cuda:
+            return None
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        self.run(x)
+        after.record()
+        after.synchronize()
+        return round(before.elapsed_time(after) * 1e6)
+
     def fetch(self, y: torch.Tensor) -> NDArray[np.float32]:
         return y.cpu().numpy() if self._cuda else y.numpy()
 
@@ -94,6 +125,51 @@ class TorchScriptRuntime(Runtime):
         return bool((torch.nn.functional.conv2d(value, unit) == value).all())
 
 
+class Captured(NamedTuple):
+    """A CUDA graph of one batch size, and the memory that it reads and writes: pinned, and on the device."""
+
+    graph: torch.cuda.CUDAGraph
+    pinned: torch.Tensor
+    images: torch.Tensor
+    scores: torch.Tensor
+
+
+class CapturedRuntime(TorchScriptRuntime):
+    """See `serve.runtimes.Runtime`. Each batch size is captured when it first runs, and replayed from then on."""
+
+    WARMUPS = 3
+    """Calls before a capture, in which libraries choose algorithms and allocate, which a graph cannot hold."""
+
+    def __init__(self, module: torch.jit.ScriptModule, device: torch.device, options: Options) -> None:
+        super().__init__(module, device, options)
+        self._captured: dict[int, Captured] = {}
+
+    def place(self, images: NDArray[np.uint8]) -> Captured:
+        if (found := self._captured.get(len(images))) is None:
+            found = self._captured.setdefault(len(images), self._capture(images))
+        found.pinned.copy_(torch.from_numpy(images))
+        found.images.copy_(found.pinned, non_blocking=True)
+        return found
+
+    def run(self, x: Any) -> torch.Tensor:
+        x.graph.replay()
+        return x.scores
+
+    def _capture(self, images: NDArray[np.uint8]) -> Captured:
+        pinned = torch.from_numpy(images).pin_memory()
+        placed = pinned.to(self._device)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(self.WARMUPS):
+                super().run(placed)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            scores = super().run(placed)
+        return Captured(graph, pinned, placed, scores)
+
+
 def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRuntime:
     """The module on the deployment's device. Raises CannotRun if that is missing, BadInput for unknown options."""
     options = read_options(deployment, Options)
@@ -102,8 +178,8 @@ def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRunti
     with contextlib.suppress(RuntimeError):
         torch.set_num_interop_threads(1)
     # cuDNN uses TF32 for convolutions by default; its error is ten times the limit on the golden images.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = deployment.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if deployment.precision == "tf32" else "highest")
     if deployment.device == "cuda" and not torch.cuda.is_available():
         raise CannotRun(f"torch {torch.__version__} sees no CUDA device; use --device cpu or a machine with a GPU")
     device = torch.device(deployment.device)
@@ -116,4 +192,6 @@ def load(model: Path, _classes: int, deployment: Deployment) -> TorchScriptRunti
         module = torch.jit.load(str(model), map_location=device).eval()
         if options.graph != "saved":
             module = (torch.jit.freeze if options.graph == "frozen" else torch.jit.optimize_for_inference)(module)
-    return TorchScriptRuntime(module, device, options)
+    torch.backends.cudnn.benchmark = options.cudnn == "benchmark"
+    captured = options.kernels == "captured" and deployment.device == "cuda"
+    return (CapturedRuntime if captured else TorchScriptRuntime)(module, device, options)

@@ -93,7 +93,7 @@ def test_the_labels_of_an_image_change_together() -> None:
 LOSSY = [
     (framework, form, precision)
     for framework in plugins.names("export.frameworks")
-    for precision in ("int8", "bfloat16")
+    for precision in ("int8", "float16", "bfloat16")
     for form in plugins.literals("export.frameworks", framework).get(precision.upper(), ())
 ]
 
@@ -137,6 +137,12 @@ def test_a_precision_that_the_format_has_not_is_a_reason(stage: Stage, checkpoin
         done.stderr.strip()
         == "error: pytorch does not export onnx in bfloat16; it writes bfloat16 in torchscript, aotinductor"
     )
+
+
+def test_tf32_is_of_gpus_alone(stage: Stage, checkpoint: Path, tmp_path: Path) -> None:
+    done = stage("export", str(checkpoint), "--format", "onnx", "--precision", "tf32", "--out", str(tmp_path / "a"))
+    assert done.returncode == 1
+    assert "TF32 is a way of NVIDIA's GPUs to compute, which a processor has not; use --device cuda" in done.stderr
 
 
 def test_int8_is_made_of_whole_numbers(artifact_of: Artifacts) -> None:

@@ -91,9 +91,9 @@ def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch: pytes
 
 def test_a_runtime_for_gpus_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.plugins, "missing", lambda _package, _name: [])
-    monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": []})
+    monkeypatch.setattr(machine, "gpus", list)
     assert doctor._runtime("onnx_tensorrt").seen == "runs on a GPU only, and this machine has none"
-    monkeypatch.setattr(machine, "fingerprint", lambda: {"gpus": ["a GPU"]})
+    monkeypatch.setattr(machine, "gpus", lambda: ["a GPU"])
     monkeypatch.setattr(doctor, "find_library", lambda _name: None)
     assert doctor._runtime("onnx_tensorrt").seen == "the library nvinfer is not found"
     monkeypatch.setattr(doctor, "find_library", lambda name: f"lib{name}.so")

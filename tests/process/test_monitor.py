@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from loadtest.measure import monitor
 from loadtest.measure.monitor import Counters, Monitor, window
 from medserve import machine
 from medserve.machine import usable_cpus
+from medserve.result import Gpu
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 STAT = """cpu  60 1 20 900 40 0 7 12 0 0
@@ -83,6 +86,27 @@ def test_the_steps_of_the_counters_are_no_disturbance() -> None:
     steps = 2.5 * TICK
     assert window(seen(0), seen(0.1, idle=0.1 - steps), cores=1).reason is None
     assert window(seen(0), seen(0.1, idle=0.1 - 2 * steps), cores=1).reason is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ({}, {}, None),
+        ({}, {"clock_mhz": 1950}, None),
+        ({}, {"clock_mhz": 210}, None),
+        ({}, {"clock_mhz": 1700}, "the GPU's clock fell from 1980 to 1700 MHz"),
+        ({}, {"slowed_by": ("heat",)}, "the GPU was slowed by heat"),
+        ({}, {"others": 2}, "2 other processes used the GPU"),
+    ],
+)
+def test_a_gpu_that_is_slowed_or_shared_disturbs_a_window(
+    before: dict[str, Any], after: dict[str, Any], reason: str | None
+) -> None:
+    plain = Gpu(clock_mhz=1980, temperature=50, watts=300.0)
+    first, last = (msgspec.structs.replace(plain, **changed) for changed in (before, after))
+    counters = [msgspec.structs.replace(seen(at, idle=at), gpu=gpu) for at, gpu in ((0, first), (1, last))]
+    found = window(*counters, cores=1)
+    assert (found.reason, found.gpu) == (reason, last)
 
 
 def test_all_reasons_are_told() -> None:

@@ -34,7 +34,7 @@ DEPLOYMENT = Deployment(
     threads=int(os.environ["THREADS"]),
     batch_sizes=BATCHES,
 )
-SETTINGS = settings(NAME)
+SETTINGS = settings(NAME, DEPLOYMENT.device)
 UNPROFILED = ("null", "delay", "litert")
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
@@ -265,7 +265,7 @@ def test_an_artifact_that_is_certified_for_another_runtime_is_refused(tmp_path: 
 @reads_a_model
 def test_a_device_that_is_not_there_is_a_reason(capfd: pytest.CaptureFixture[str]) -> None:
     """The last test, for what a framework was told of its devices it may keep."""
-    if machine.fingerprint()["gpus"]:
+    if machine.gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(CannotRun, match="use --device cpu"):
         open_runtime(FOLDER, msgspec.structs.replace(DEPLOYMENT, device="cuda"))

@@ -85,9 +85,10 @@ def test_a_runtime_that_cannot_be_measured_is_a_reason(artifact: Path, tmp_path:
 
 @pytest.mark.parametrize("name", plugins.names("serve.runtimes"))
 def test_every_setting_says_why_and_who_offers_it(name: str) -> None:
-    declared = settings(name)
-    assert len({(one.option, one.value) for one in declared}) == len(declared)
-    assert all(one.why and one.source.startswith("https://") for one in declared)
-    # What computes has something to choose from on a processor.
-    computes = plugins.literals("serve.runtimes", name)["READS"]
-    assert bool(declared) == (bool(computes) and plugins.literals("serve.runtimes", name).get("DEVICES") != ("cuda",))
+    literals = plugins.literals("serve.runtimes", name)
+    for device in literals.get("DEVICES", ("cpu", "cuda")):
+        declared = settings(name, device)
+        assert len({(one.option, one.value) for one in declared}) == len(declared)
+        assert all(one.why and one.source.startswith("https://") for one in declared)
+        # What computes has something to choose from on a processor.
+        assert bool(declared) == bool(literals["READS"]) or device == "cuda"

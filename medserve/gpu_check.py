@@ -1,0 +1,107 @@
+"""`make gpu-check OUT=FOLDER`: the whole way on a machine without network, with what its Python has.
+
+    FOLDER/site/          what that Python lacks, from wheels that `make gpu-wheels` collected elsewhere
+    FOLDER/gpu-check/     the run of the study `gpu-check`: on the GPU, or on the processor of a machine without one
+    FOLDER/gpu-check.zip  its bundle, of which `medserve report` makes the report on any machine
+
+`python medserve/gpu_check.py collect FOLDER VERSION [NAME...]` collects wheels for a Python such as 3.12, and those of
+further packages; `python medserve/gpu_check.py run FOLDER WHEELS` makes the check. Both need the standard library.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[1]
+STUDY = "gpu-check"
+WITH_NEEDS = (
+    "msgspec", "uvicorn", "uvloop", "httptools", "prometheus-client", "pillow", "typer", "rich", "locust", "psutil",
+    "safetensors", "nvidia-ml-py",
+)  # fmt: skip
+"""Collected with all that they need."""
+ALONE = ("onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig")
+"""Exporters, collected alone: what they need beside is a framework, which the machine has or has not."""
+NEEDED = ("numpy", "pyarrow", "scipy")
+"""Not collected unless they are named, for their size."""
+LACKS = ("is not installed", "does not run on", "sees no", "needs a C++ compiler")
+"""Words of a reason that is this machine's, not a fault: a row says it, and the check is passed."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def collect(folder: Path, python: str, *more: str) -> int:
+    """Collect wheels into a folder, for 64-bit Linux on x86 and a Python, in the versions of constraints.txt."""
+    constraints = HOME / "constraints.txt"
+    pinned = [line.strip() for line in constraints.read_text().splitlines() if "==" in line]
+    alone = [line for line in pinned if line.split("==")[0].lower().replace("_", "-") in (*ALONE, *more)]
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(folder)]
+    words += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+    words += [f"--platform={name}" for name in PLATFORMS]
+    shutil.rmtree(folder, ignore_errors=True)
+    for asked in (["--constraint", str(constraints), *WITH_NEEDS], ["--no-deps", *alone]):
+        subprocess.run([*words, *asked], check=True)
+    wheels = list(folder.iterdir())
+    size = sum(path.stat().st_size for path in wheels)
+    print(f"{folder}: {len(wheels)} wheels for Python {python}, {size / 1e6:.0f} MB")
+    return 0
+
+
+def run(out: Path, wheels: Path) -> int:
+    """Make the check into a folder. Returns 0 when all was measured but what this machine lacks."""
+    site, version = out.resolve() / "site", ".".join(map(str, sys.version_info[:2]))
+    lacking = [path for path in sorted(wheels.glob("*.whl")) if not _is_installed(path)]
+    if lacking and not site.is_dir():
+        words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site)]
+        if subprocess.run([*words, *map(str, lacking)], check=False).returncode:
+            shutil.rmtree(site, ignore_errors=True)
+            return _refuse(f"the wheels in {wheels} are not for this Python: make gpu-wheels FOR={version}")
+    sys.path.insert(0, str(site))
+    if absent := [name for name in (*NEEDED, "msgspec", "locust") if importlib.util.find_spec(name) is None]:
+        mend = f"collect them where there is a network: make gpu-wheels FOR={version} MORE='{' '.join(absent)}'"
+        return _refuse(f"{sys.executable} has no {', '.join(absent)}; {mend}")
+    device = "cuda" if _has_gpu() else "cpu"
+    where = "GPU" if device == "cuda" else "processor, for there is no GPU"
+    print(f"on the {where}, with {sys.executable}", flush=True)
+    paths = [str(site), str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    medserve = [sys.executable, "-m", "medserve.cli"]
+    folder, bundle = out / STUDY, out / f"{STUDY}.zip"
+    subprocess.run([*medserve, "run", STUDY, "--device", device, "--out", str(folder)], check=False, env=env)
+    if subprocess.run([*medserve, "bundle", str(folder), "--out", str(bundle)], check=False, env=env).returncode:
+        return 1
+    told = subprocess.run([*medserve, "results", str(folder), "--format", "json"], check=True, env=env, stdout=-1)
+    rows = json.loads(told.stdout)
+    done = [row for row in rows if row["status"] == "done"]
+    failed = {row["reason"] for row in rows if row["status"] != "done"}
+    for reason in sorted(failed):
+        print(f"not measured: {reason}")
+    unforeseen = [reason for reason in failed if not any(words in reason for words in LACKS)]
+    print(f"{len(done)} of {len(rows)} rows measured, {len(unforeseen)} unforeseen reasons; take {bundle} with you")
+    return int(bool(unforeseen) or not done)
+
+
+def _has_gpu() -> bool:
+    found = shutil.which("nvidia-smi")
+    return found is not None and subprocess.run([found], capture_output=True, check=False).returncode == 0
+
+
+def _is_installed(wheel: Path) -> bool:
+    try:
+        metadata.version(wheel.name.split("-")[0])
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _refuse(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    verb, target, given, *others = sys.argv[1:]
+    sys.exit(collect(Path(target), given, *others) if verb == "collect" else run(Path(target), Path(given)))

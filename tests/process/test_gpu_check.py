@@ -1,0 +1,110 @@
+"""`make gpu-check`: the whole way with what a machine has, tried on the processor."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Stage
+
+from medserve import environments, gpu_check, store
+from medserve.result import Result
+from medserve.spec import Environment
+from medserve.study_file import read
+
+SCRIPT = Path(gpu_check.__file__)
+
+
+def test_what_is_missing_is_one_line_with_the_command_that_brings_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", str(SCRIPT), "run", str(tmp_path / "out"), str(tmp_path)],
+        capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "has no numpy, pyarrow, scipy, msgspec, locust" in line
+    assert f"make gpu-wheels FOR={sys.version_info.major}.{sys.version_info.minor} MORE='numpy pyarrow" in line
+
+
+def test_wheels_of_another_python_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "absent_package-1.0-cp27-cp27m-win32.whl").write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "run", str(tmp_path / "out"), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "are not for this Python: make gpu-wheels FOR=3." in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "site").exists()
+
+
+def test_its_study_asks_for_a_gpu_and_for_every_runtime_of_one() -> None:
+    study = read("gpu-check")
+    assert study.device == "cuda"
+    assert {"torchscript", "saved_model", "stablehlo", "onnx_runtime", "onnx_tensorrt"} <= {*study.runtimes}
+
+
+@pytest.mark.full
+def test_without_two_frameworks_the_third_goes_the_whole_way(tmp_path: Path) -> None:
+    """On the processor; what is missing, or is of GPUs alone, is a row with its reason."""
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    names = ("tensorflow", "keras", "jax", "flax", "altair")
+    (absent / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({names}))\n")
+    env = os.environ | {"PYTHONPATH": str(absent), "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, str(SCRIPT), "run", str(tmp_path / "out"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The report needs altair" in done.stdout
+    assert "not measured: train of synthetic-28-cnn-keras_tf-s0 failed: keras_tf needs tensorflow, keras" in done.stdout
+    assert "onnx_tensorrt does not run on cpu" in done.stdout
+    assert (tmp_path / "out" / "gpu-check.zip").is_file()
+    told = subprocess.run(
+        [sys.executable, "-m", "loadtest", "results", str(tmp_path / "out" / "gpu-check.zip"), "--format", "json"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    rows = json.loads(told.stdout)
+    measured = {row["runtime"] for row in rows if row["status"] == "done"}
+    assert {"torchscript", "onnx_runtime"} <= measured
+    assert {row["framework"] for row in rows if row["status"] == "done"} <= {"pytorch", None}
+
+
+@pytest.mark.full
+def test_a_runtime_in_an_environment_of_its_own_is_measured_there(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment that has this one's packages, in a folder that tells it apart."""
+    monkeypatch.setenv("MEDSERVE_ENVIRONMENTS", str(tmp_path / "environments"))
+    apart = Environment(name="apart", runs=("onnx_runtime",))
+    programs = environments.make(apart)
+    (site,) = (programs.parent / "lib").glob("python*/site-packages")
+    here = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "these.pth").write_text(here)
+    study = tmp_path / "apart.toml"
+    study.write_text("""
+name = "apart"
+title = "ONNX Runtime apart"
+datasets = ["synthetic"]
+sizes = [28]
+architectures = ["cnn"]
+frameworks = ["pytorch"]
+formats = ["native", "onnx"]
+launches = 1
+null = false
+recipe = { epochs = 1 }
+
+[[measure]]
+profiles = ["in-process-1"]
+seconds = 0.2
+warmup_seconds = 0.1
+
+[[environments]]
+name = "apart"
+runs = ["onnx_runtime"]
+""")
+    done = stage("medserve.cli", "run", str(study), "--out", str(tmp_path / "run"), "--json")
+    assert done.returncode == 0, done.stderr
+    results = [store.read_json(path, Result) for path in (tmp_path / "run" / "results").glob("*/0/result.json")]
+    found = {result.cell.deployment.runtime: result.process["timer"]["environment"] for result in results}
+    assert found == {"torchscript": Path(sys.prefix).name, "onnx_runtime": programs.parent.name}
