@@ -76,7 +76,7 @@ def certify(
     runtime: str,
     precision: Precision,
     golden: Golden,
-    device: Device = "cpu",
+    device: Device,
 ) -> None:
     """Write `certificate.json` and the scores that it certifies into FOLDER, which has an exported model.
 

@@ -70,7 +70,9 @@ def run(out: Path, wheels: Path) -> int:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     medserve = [sys.executable, "-m", "medserve.cli"]
     folder, bundle = out / STUDY, out / f"{STUDY}.zip"
-    subprocess.run([*medserve, "run", STUDY, "--device", device, "--out", str(folder)], check=False, env=env)
+    # Rows are marked where the self-test fails: a check is of what runs, not of how fast.
+    asked = [*medserve, "run", STUDY, "--device", device, "--out", str(folder), "--anyway"]
+    subprocess.run(asked, check=False, env=env)
     if subprocess.run([*medserve, "bundle", str(folder), "--out", str(bundle)], check=False, env=env).returncode:
         return 1
     told = subprocess.run([*medserve, "results", str(folder), "--format", "json"], check=True, env=env, stdout=-1)

@@ -122,17 +122,19 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 # Constants of malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_memory() -> None:
     """Make glibc keep what this process frees, where it has glibc; see mallopt(3).
 
-    By default glibc returns large arrays to the kernel, which clears the same memory again for the next call.
+    By default glibc returns large arrays to the kernel, which clears the same memory again for the next call. Threads
+    have heaps of their own, which are returned whatever the threshold is: XLA computes in one.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_ARENA_MAX, 1)
 
 
 USED = ("cpu_seconds", "minor_faults", "context_switches")

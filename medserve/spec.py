@@ -62,8 +62,8 @@ threads; an empty folder; the folders of the studies and of the packages that co
 class Environment(Noun, frozen=True, kw_only=True):
     """Packages of their own, by pip's words, for what cannot or should not share those of this program.
 
-    `constraints` is the path of a constraints file, `python` an interpreter, by default this program's own. `runs` names
-    frameworks and runtimes whose jobs run there; `packages` then has what this program itself depends on, too.
+    `constraints` is the path of a constraints file, `python` an interpreter, by default this program's own. `runs`
+    names frameworks and runtimes whose jobs run there; `packages` then has what this program itself depends on, too.
     """
 
     name: Name

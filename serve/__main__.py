@@ -115,14 +115,16 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
     from serve import http_server, logs, scheduler
     from serve.app import App
     from serve.protocol import CONNECTIONS, Limits
-    from serve.runtimes import open_runtime
+    from serve.runtimes import open_fitting
 
     logs.begin()
     with http_server.bind(host, port) as listener:
         # Opening would import it too: apart, the cost of the library is not that of the model.
         plugins.load("serve.runtimes", deployment.runtime)
         imported = now()
-        runtime, artifact = open_runtime(folder, deployment, digest=digest)
+        runtime, artifact, deployment, too_large = open_fitting(folder, deployment, digest=digest)
+        if too_large:
+            logging.getLogger("medserve").warning(str(too_large), {"largest_batch": deployment.batch_sizes[-1]})
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
         infer = scheduler.dispatch(runtime, deployment, len(artifact.checkpoint.classes))
         application = App(artifact, deployment, infer)

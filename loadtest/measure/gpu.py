@@ -48,12 +48,14 @@ class Nvml:
         try:
             mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._device)
             using = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(self._device)}
+            # In a container NVML may tell the host's numbers of processes, among which ours are not.
+            others = using - set(ours) if using & set(ours) else set()
             return Gpu(
                 clock_mhz=nvml.nvmlDeviceGetClockInfo(self._device, nvml.NVML_CLOCK_SM),
                 temperature=nvml.nvmlDeviceGetTemperature(self._device, nvml.NVML_TEMPERATURE_GPU),
                 watts=nvml.nvmlDeviceGetPowerUsage(self._device) / 1000,
                 slowed_by=tuple(why for name, why in SLOWED.items() if mask & getattr(nvml, name, 0)),
-                others=len(using - set(ours)),
+                others=len(others),
             )
         except nvml.NVMLError:
             return None

@@ -18,9 +18,9 @@ from loadtest.generator.payload import batches
 from medserve import machine
 from medserve.spec import Deployment, LoadProfile
 from medserve.timing import now, timed_loop
-from serve.runtimes import Runtime, open_runtime, pad, predict
+from serve.runtimes import Runtime, open_fitting, open_runtime, pad, predict
 
-__all__ = ["measure", "open_runtime", "predict"]
+__all__ = ["measure", "open_fitting", "open_runtime", "predict"]
 
 MIN_CALLS = 6
 """The fewest calls that give the median a 95 % interval; they are made however long they take."""

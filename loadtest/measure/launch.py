@@ -90,16 +90,21 @@ class _Launch:
         # Timing the first calls needs a runtime that has run nothing; no other cell may then share the process.
         cold = any(cell.profile.mistake == "compile-inside" for cell in cells)
         try:
-            runtime, _ = inprocess.open_runtime(Path(self._plan.artifact), deployment, cold=cold)
+            runtime, _, fitting, why = inprocess.open_fitting(Path(self._plan.artifact), deployment, cold=cold)
         except (BadInput, CannotRun) as error:
             self._fail(cells, str(error))
             return
+        if why:
+            self._fail(tuple(cell for cell in cells if cell.profile.batch > fitting.batch_sizes[-1]), str(why))
+            cells = tuple(
+                msgspec.structs.replace(cell, deployment=fitting)
+                for cell in cells
+                if cell.profile.batch <= fitting.batch_sizes[-1]
+            )
         for cell in cells:
             with self._cell(cell) as result:
                 monitor = Monitor(os.getpid(), self._plan.server_cpus, deployment.device)
-                timed = inprocess.measure(
-                    runtime, deployment, cell.profile, self._images, self._expected, self._plan.seed
-                )
+                timed = inprocess.measure(runtime, fitting, cell.profile, self._images, self._expected, self._plan.seed)
                 # This process is the timer: it reads the counters at the beginning and at the end only.
                 monitor.look()
                 result.windows = monitor.close()

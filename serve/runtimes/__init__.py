@@ -10,6 +10,7 @@ enough, that hold its libraries for GPUs; CUDA_PACKAGES what pip installs to hav
 This module is what all of them share: the four verbs, the one prediction, and what happens before a runtime is ready.
 """
 
+import gc
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,18 @@ from medserve.tables import FORMATS, pick
 Kind = TypeVar("Kind")
 GOLDEN_LIMIT = 1e-4
 """Largest |difference of probabilities| to the trainer's scores that a float32 runtime may show on golden images."""
+
+
+NO_MEMORY = ("out of memory", "allocate", "resource_exhausted", "bad_alloc")
+"""Words of the errors of frameworks that want more memory than there is."""
+
+
+class TooLarge(CannotRun):
+    """A batch of `size` images needs more memory than there is."""
+
+    def __init__(self, size: int, reason: str) -> None:
+        super().__init__(reason)
+        self.size = size
 
 
 class Runtime(Protocol):
@@ -134,12 +147,30 @@ def open_runtime(
     return runtime, artifact
 
 
+def open_fitting(
+    folder: Path, deployment: Deployment, *, cold: bool = False, digest: str | None = None
+) -> tuple[Runtime, Artifact, Deployment, TooLarge | None]:
+    """As `open_runtime`, without the batch sizes that do not fit into memory: the deployment that does, and why."""
+    why = None
+    while True:
+        try:
+            return *open_runtime(folder, deployment, cold=cold, digest=digest), deployment, why
+        except TooLarge as error:
+            # Without its traceback, which would keep the runtime that fills the memory.
+            why = TooLarge(error.size, str(error))
+            fitting = tuple(size for size in deployment.batch_sizes if size < error.size)
+            images = min(deployment.batch_images, fitting[-1])
+            deployment = msgspec.structs.replace(deployment, batch_sizes=fitting, batch_images=images)
+            gc.collect()
+
+
 def load_runtime(
     folder: Path, form: str, classes: int, shape: tuple[int, int, int], deployment: Deployment, *, cold: bool = False
 ) -> Runtime:
     """Load the model of an artifact's folder and run every declared batch size once, so that nothing compiles later.
 
-    A `cold` one has run nothing. A runtime that READS nothing (null) takes any format. Raises CannotRun with a reason.
+    A `cold` one has run nothing. A runtime that READS nothing (null) takes any format. Raises CannotRun with a reason,
+    TooLarge where that is memory and a smaller batch has run.
     """
     literals = plugins.literals("serve.runtimes", deployment.runtime)
     if (reads := literals["READS"]) and form not in reads:
@@ -152,6 +183,7 @@ def load_runtime(
     if deployment.options and read_options(deployment, module.Options).heap == "kept":
         machine.keep_memory()
     deployment = msgspec.structs.replace(deployment, threads=deployment.threads or len(machine.usable_cpus()))
+    size = deployment.batch_sizes[0]
     try:
         runtime: Runtime = module.load(folder / FORMATS[form].path, classes, deployment)
         for size in () if cold else deployment.batch_sizes:
@@ -160,6 +192,10 @@ def load_runtime(
         raise
     except Exception as error:  # a framework raises anything; it is the reason in the cell's row
         reason = f"{type(error).__name__}: {error}"[:500]
+        if size > deployment.batch_sizes[0] and any(words in str(error).lower() for words in NO_MEMORY):
+            raise TooLarge(
+                size, f"batches of {size} need more memory than {deployment.device} has: {reason}"
+            ) from error
         raise CannotRun(f"{deployment.runtime} cannot run {folder.name}: {reason}") from error
     return runtime
 

@@ -48,19 +48,22 @@ class CpuRuntime(Runtime):
         # A session profiles from its first run, or never.
         options, plain = self._session.get_session_options(), self._session
         options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-        self._session = onnxruntime.InferenceSession(str(self._model), options, providers=plain.get_providers())
+        self._use(onnxruntime.InferenceSession(str(self._model), options, providers=plain.get_providers()))
         try:
             for _ in range(count):
                 predict()
             events = json.loads(Path(self._session.end_profiling()).read_bytes())
         finally:
-            self._session = plain
+            self._use(plain)
         took: dict[tuple[str, str], list[float]] = {}
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
                 name = event["name"].removesuffix("_kernel_time")
                 took.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1e3)
         return operators(took, count)
+
+    def _use(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
 
     def facts(self) -> dict[str, Any]:
         options = self._session.get_session_options()
@@ -81,6 +84,11 @@ class BoundRuntime(CpuRuntime):
     def __init__(self, name: str, session: onnxruntime.InferenceSession, model: Path) -> None:
         super().__init__(name, session, model)
         self._bindings: dict[int, Any] = {}
+
+    def _use(self, session: onnxruntime.InferenceSession) -> None:
+        super()._use(session)
+        # A binding is of one session.
+        self._bindings.clear()
 
     def run(self, x: Any) -> Any:
         images = x[INPUT]
@@ -140,6 +148,10 @@ class BoundCudaRuntime(CudaRuntime):
         super().__init__(name, session, model)
         self._captured = captured
         self._bound: dict[int, Bound] = {}
+
+    def _use(self, session: onnxruntime.InferenceSession) -> None:
+        super()._use(session)
+        self._bound.clear()
 
     def place(self, images: NDArray[np.uint8]) -> Any:
         if (bound := self._bound.get(len(images))) is None:

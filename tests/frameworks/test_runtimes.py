@@ -81,6 +81,32 @@ def test_a_runtime_has_two_threads_where_it_is_given_two(name: str, form: str, r
     assert done.stdout.splitlines()[-1:] == ["threads 2"], done.stderr
 
 
+LITTLE_MEMORY = """
+import os, re, resource
+from pathlib import Path
+from medserve.spec import Deployment
+from serve.runtimes import open_fitting, open_runtime
+folder = Path(os.environ["ARTIFACT"])
+deployment = Deployment(artifact=folder.name, runtime=os.environ["RUNTIME"], batch_sizes=(1, 8))
+open_runtime(folder, deployment)
+size = 1024 * int(re.search(r"VmSize:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**28,) * 2)
+deployment = Deployment(artifact=folder.name, runtime=os.environ["RUNTIME"], batch_sizes=(1, 8, 40000))
+runtime, _, fitting, why = open_fitting(folder, deployment)
+print(fitting.batch_sizes, why)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="its memory is told by Linux alone")
+@pytest.mark.parametrize(("name", "form"), [("torchscript", "torchscript"), ("onnx_runtime", "onnx")])
+def test_a_batch_that_does_not_fit_into_memory_is_left_out(
+    name: str, form: str, request: pytest.FixtureRequest
+) -> None:
+    done = started(["-c", LITTLE_MEMORY], name, request.getfixturevalue(form), 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(1, 8) batches of 40000 need more memory than cpu has: "), done.stdout
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_runtime_says_what_it_needs_and_reads(name: str) -> None:
     literals = plugins.literals("serve.runtimes", name)

@@ -19,11 +19,12 @@ from medserve.result import Peaks, Result
 from medserve.spec import Cell, Deployment, LoadProfile, Mistake
 from medserve.tables import PROFILES
 from medserve.timing import now
+from serve.runtimes import Runtime
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (24, 8, 8, 3), np.uint8)
 
 
-class Means:
+class Means(Runtime):
     """A runtime whose scores tell the image: its mean, and the rest."""
 
     def __init__(self) -> None:

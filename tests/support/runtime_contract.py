@@ -147,7 +147,7 @@ def test_the_call_that_is_a_timing_mistake_computes_the_same(runtime: Runtime, i
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.option}={one.value}")
 def test_options_that_are_tried_for_speed_compute_the_same(
-    runtime: Runtime, images: NDArray[np.uint8], setting: Setting
+    runtime: Runtime, images: NDArray[np.uint8], setting: Setting, tmp_path: Path
 ) -> None:
     given = msgspec.structs.replace(DEPLOYMENT, options={setting.option: setting.value})
     try:
@@ -164,6 +164,10 @@ def test_options_that_are_tried_for_speed_compute_the_same(
     copy = kept.copy()
     predict(tuned, 255 - images, BATCHES)
     assert np.array_equal(kept, copy)
+    if NAME not in UNPROFILED:
+        # The profiler may need another session, to which nothing is bound.
+        assert tuned.profile(lambda: predict(tuned, images[:1], BATCHES), 2, tmp_path)
+        assert predict(tuned, images[:1], BATCHES) == pytest.approx(predict(runtime, images[:1], BATCHES), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def found(artifact: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, flo
         return key
 
     monkeypatch.setattr(tuning._Tuning, "measure", measure)
-    monkeypatch.setattr(tuning, "settings", lambda _: SETTINGS)
+    monkeypatch.setattr(tuning, "settings", lambda *_: SETTINGS)
     told: list[str] = []
     done = tune(artifact, Deployment(artifact="a", runtime="torchscript"), scratch, told.append)
     assert all(told.count(line) >= tuning.LAUNCHES for line in told)

@@ -26,7 +26,7 @@ class PyTorchTrainer:
         initial: InitialState = RANDOM,
         task: Task = "multi-class",
     ) -> None:
-        # Without it, training at 64 px takes twice as long. The other frameworks have allocators of their own.
+        # Without it, training at 64 px takes twice as long. TensorFlow has an allocator of its own.
         keep_memory()
         # cuDNN uses TF32 by default; its error is ten times the limit of a certificate.
         torch.backends.cudnn.allow_tf32 = False
