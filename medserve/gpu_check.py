@@ -28,7 +28,7 @@ ALONE = ("onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "j
 """Exporters, collected alone: what they need beside is a framework, which the machine has or has not."""
 NEEDED = ("numpy", "pyarrow", "scipy")
 """Not collected unless they are named, for their size."""
-LACKS = ("is not installed", "does not run on", "sees no", "needs a C++ compiler")
+LACKS = ("is not installed", "does not run on", "sees no", "no GPU", "needs a C++ compiler")
 """Words of a reason that is this machine's, not a fault: a row says it, and the check is passed."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 

@@ -20,6 +20,7 @@ from loadtest.results import pairs, record_summary, table, writers
 from loadtest.results.launch_summary import SHARES
 from loadtest.results.row import Row, of_labels
 from loadtest.results.tabular import Cell, Column, Line, Table, Tone, as_terminal, interval_cell
+from loadtest.results.verify import seal
 from loadtest.results.verify import verify as derive_again
 from medserve import store
 from medserve.errors import BadInput, CannotRun
@@ -172,8 +173,13 @@ def bundle(
     """Write a run into one file, from which `results`, `report`, `compare` and `verify` derive every number again.
 
     It holds records, manifests, scores and published results; no images, and no models unless asked for. Its SHA-256
-    is what a publication cites. Example: medserve bundle runs/quick
+    is what a publication cites. A run without a report, as of a machine that cannot draw one, publishes its results
+    now. Example: medserve bundle runs/quick
     """
+    if (run / "results").is_dir() and not any((run / name).exists() for name in (bundles.SUMS, "report.html")):
+        rows = sorted(table.rows(table.read(run)), key=lambda row: row.mistake is not None)
+        store.write_bytes(run / bundles.PUBLISHED, writers.render(rows, "json").encode())
+        seal(run)
     target = out or run.with_name(f"{run.resolve().name}{bundles.ENDING}")
     made, digest = bundles.write(run, target, models)
     size = target.stat().st_size

@@ -200,12 +200,16 @@ def open_session(
         # It names missing libraries on standard output, which is reserved for events.
         with contextlib.redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(str(model), options, providers=list(providers), enable_fallback=0)
+    lacking = CannotRun(
+        f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]}: no GPU, or missing libraries of CUDA, "
+        "cuDNN or TensorRT (named in the lines above); use --device cpu"
+    )
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=list(providers), enable_fallback=0)
+    except RuntimeError as error:
+        raise (lacking if deployment.device == "cuda" and "Please install" in str(error) else error) from error
     if session.get_providers()[0] != providers[0][0]:
-        raise CannotRun(
-            f"ONNX Runtime {onnxruntime.__version__} cannot use {providers[0][0]}: no GPU, or missing "
-            "libraries of CUDA, cuDNN or TensorRT (named in the lines above); use --device cpu"
-        )
+        raise lacking
     if deployment.device == "cuda":
         if bound or captured:
             return BoundCudaRuntime(name, session, model, captured=captured)
