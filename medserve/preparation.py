@@ -89,8 +89,7 @@ class Preparation:
             if environment.runs:
                 self.environment(environment)
                 pythons |= dict.fromkeys(environment.runs, str(environments.place(environment) / "bin" / "python"))
-        if pythons:
-            process.use_pythons(pythons)
+        process.use_pythons(pythons)
 
     def images(self, deployed: Deployed) -> Path | None:
         """What a deployment is measured with: images of the test split, or golden ones; null where there are none."""

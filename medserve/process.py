@@ -57,7 +57,7 @@ def quiet() -> Iterator[None]:
 def use_pythons(pythons: Mapping[str, str]) -> None:
     """Run the jobs of these frameworks and runtimes by other Pythons, here and in all children from now on."""
     # Under the empty name the one of all others: a child of an environment has another sys.executable.
-    os.environ[PYTHONS] = json.dumps({"": sys.executable} | dict(pythons))
+    os.environ[PYTHONS] = json.dumps({"": sys.executable} | dict(pythons) if pythons else {})
 
 
 def python_of(name: str) -> str:

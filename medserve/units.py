@@ -124,8 +124,10 @@ def perform(unit: Unit, home: str) -> Outcome:
 
 def _make(unit: Unit, folder: Path) -> Outcome:
     """Train or export, as a run of the whole study would."""
-    jobs = JobRunner(folder, unit.study.job_hours, {"data": 1, unit.kind: 1}, {}, lambda _: None)
+    counts = {"data": 1, "environment": len(unit.study.environments), unit.kind: 1}
+    jobs = JobRunner(folder, unit.study.job_hours, counts, {}, lambda _: None)
     made, matrix = Preparation(unit.study, folder, jobs), plan(unit.study)
+    made.environments()
     if unit.kind == "train":
         made.train(next(one for one in matrix.trainings if one.name == unit.name))
     else:
