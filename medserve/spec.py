@@ -140,6 +140,11 @@ class Deployment(Noun, frozen=True, kw_only=True):
         by += f"-copy{self.copy}" if self.copy else ""
         return f"{self.artifact}.{self.runtime}.{self.device}-t{self.threads or 'all'}{dispatch}{tuned}{by}"
 
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether its process keeps freed memory, which is to be said before any thread has a heap of its own."""
+        return self.options.get("heap") == "kept"
+
     def check(self) -> None:
         """Raise BadInput for a number out of range, or batching without a queue."""
         if self.threads < 0:

@@ -104,6 +104,8 @@ def serve(
     else:
         asked = _decode("--deployment", deployment, Deployment)
     asked.check()
+    if asked.keeps_memory:
+        machine.keep_memory()
     _pin(_numbers("--cpus", cpus))
     os.environ.update(machine.thread_environment(asked.threads))
     _serve(folder, digest, asked, host, port, keep_alive)

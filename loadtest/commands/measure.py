@@ -25,9 +25,12 @@ def launch(
 
     Exit code 1 when a cell failed: its result says why. Example: python -m loadtest launch launch.json
     """
+    asked = store.read_json(plan, Launch)
+    if any(cell.deployment.keeps_memory for cell in asked.cells):
+        machine.keep_memory()
     from loadtest.measure.launch import launch
 
-    if failed := launch(store.read_json(plan, Launch)):
+    if failed := launch(asked):
         raise CannotRun(and_more(failed))
 
 
