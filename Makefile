@@ -60,6 +60,7 @@ gpu-wheels:
 	$(PYTHON) medserve/gpu_check.py collect $(WHEELS) $(FOR) $(MORE)
 
 # The whole way in minutes with what that Python has: make gpu-check OUT=folder PYTHON=python3. Needs no network.
+OUT := build/gpu-check
 gpu-check:
 	$(PYTHON) medserve/gpu_check.py run $(OUT) $(WHEELS)
 

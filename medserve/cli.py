@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+NO_GPU = "this machine has no GPU, or no driver that answers: every cell would fail"
 MOST_NAMED = 24
 """Deployments that a plan names on a terminal."""
 STAGES = {
@@ -105,6 +106,8 @@ def run(
         kept = f"; its {study.launches} launches are kept" * (study.launches > asked + more_launches)
         return f"{study.title}: about {left} on this machine (--plan says of what){kept}"
 
+    if study.device == "cuda" and scheduler is None and not machine.gpus():
+        print(f"{NO_GPU}; --device cpu measures on the processor", file=sys.stderr)
     if study.machines and scheduler is None:
         print(f"measured on this machine alone; --scheduler measures on {', '.join(study.machines)}", file=sys.stderr)
     listen = errors.print_event if json else _Screen(expected).show
@@ -286,7 +289,7 @@ def _print_plan(study: Study, folder: Path, json: bool) -> None:
     if len(found.cells) > MOST_NAMED:
         console.print(f"  and {len(found.cells) - MOST_NAMED} more deployments (--json names all)")
     if study.device == "cuda" and not machine.gpus():
-        console.print("This machine has no GPU: every cell would fail.", style="yellow")
+        console.print(NO_GPU, style="yellow")
     for server in study.servers:
         if server.command:
             if not server.environment and shutil.which(server.command[0]) is None:

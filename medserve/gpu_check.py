@@ -37,14 +37,20 @@ def collect(folder: Path, python: str, *more: str) -> int:
     """Collect wheels into a folder, for 64-bit Linux on x86 and a Python, in the versions of constraints.txt."""
     constraints = HOME / "constraints.txt"
     pinned = [line.strip() for line in constraints.read_text().splitlines() if "==" in line]
-    alone = [line for line in pinned if line.split("==")[0].lower().replace("_", "-") in (*ALONE, *more)]
+    known = {line.split("==")[0].lower().replace("_", "-"): line for line in pinned}
+    if unknown := [name for name in more if name not in known]:
+        return _refuse(f"constraints.txt has no {', '.join(unknown)}; take names from it")
+    alone = [known[name] for name in (*ALONE, *more)]
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(folder)]
     words += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     words += [f"--platform={name}" for name in PLATFORMS]
-    shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.glob("*.whl"):
+        # Two versions of a package stop the installation.
+        path.unlink()
     for asked in (["--constraint", str(constraints), *WITH_NEEDS], ["--no-deps", *alone]):
-        subprocess.run([*words, *asked], check=True)
-    wheels = list(folder.iterdir())
+        if subprocess.run([*words, *asked], check=False).returncode:
+            return _refuse(f"pip has no wheels for Python {python}, for the reason above; FOR is 3.11, 3.12 or 3.13")
+    wheels = list(folder.glob("*.whl"))
     size = sum(path.stat().st_size for path in wheels)
     print(f"{folder}: {len(wheels)} wheels for Python {python}, {size / 1e6:.0f} MB")
     return 0
@@ -75,8 +81,8 @@ def run(out: Path, wheels: Path) -> int:
     subprocess.run(asked, check=False, env=env)
     if subprocess.run([*medserve, "bundle", str(folder), "--out", str(bundle)], check=False, env=env).returncode:
         return 1
-    told = subprocess.run([*medserve, "results", str(folder), "--format", "json"], check=True, env=env, stdout=-1)
-    rows = json.loads(told.stdout)
+    asked = [*medserve, "results", str(folder), "--format", "json"]
+    rows = json.loads(subprocess.run(asked, check=True, env=env, stdout=subprocess.PIPE).stdout)
     done = [row for row in rows if row["status"] == "done"]
     failed = {row["reason"] for row in rows if row["status"] != "done"}
     for reason in sorted(failed):
@@ -106,4 +112,8 @@ def _refuse(reason: str) -> int:
 
 if __name__ == "__main__":
     verb, target, given, *others = sys.argv[1:]
-    sys.exit(collect(Path(target), given, *others) if verb == "collect" else run(Path(target), Path(given)))
+    try:
+        sys.exit(collect(Path(target), given, *others) if verb == "collect" else run(Path(target), Path(given)))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)

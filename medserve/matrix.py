@@ -302,6 +302,7 @@ def _deployed(
         artifact=export.name,
         runtime=runtime,
         device=study.device,
+        precision=export.precision,
         settings=settings,
         threads=threads,
         batch_sizes=study.batch_sizes,

@@ -136,7 +136,10 @@ def extends(new: Cell, old: Cell) -> bool:
     if new.profile.load is not None:
         # A record has the rate that its launch found, or of a study none.
         same = msgspec.structs.replace(same, rate=old.profile.rate)
-    deployment = msgspec.structs.replace(new.deployment, batch_sizes=old.deployment.batch_sizes)
+    # The precision is the artifact's, whose name has it; older records do not say it.
+    deployment = msgspec.structs.replace(
+        new.deployment, batch_sizes=old.deployment.batch_sizes, precision=old.deployment.precision
+    )
     if deployment.settings == "tuned":
         # They are chosen on the machine, not in the study.
         deployment = msgspec.structs.replace(deployment, options=old.deployment.options)

@@ -108,8 +108,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
     the runtime's own, and it checks them; with tuned `settings` they are those that `medserve tune` found.
     `threads = 0` are as many as there are usable cores. `server` is one that others wrote, null for this program's own;
     its programs are those of the `environment`, null for what is found on the path. Deployments that differ in `copy`
-    alone are the same under two names: what differs between their latencies is noise. `precision` becomes that of the
-    artifact when it is loaded: TF32 is a setting of the runtime, and the model is the one in float32.
+    alone are the same under two names: what differs between their latencies is noise. `precision` is the artifact's,
+    which wins: TF32 is a setting of the runtime, whose model is the one in float32.
     """
 
     artifact: Name

@@ -57,7 +57,7 @@ class Nvml:
                 slowed_by=tuple(why for name, why in SLOWED.items() if mask & getattr(nvml, name, 0)),
                 others=len(others),
             )
-        except nvml.NVMLError:
+        except (nvml.NVMLError, AttributeError):  # a version without one of these functions
             return None
 
 

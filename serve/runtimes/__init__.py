@@ -153,6 +153,8 @@ def open_fitting(
     """As `open_runtime`, without the batch sizes that do not fit into memory: the deployment that does, and why."""
     why = None
     while True:
+        # What did not fit is freed once its error is.
+        gc.collect()
         try:
             return *open_runtime(folder, deployment, cold=cold, digest=digest), deployment, why
         except TooLarge as error:
@@ -161,7 +163,6 @@ def open_fitting(
             fitting = tuple(size for size in deployment.batch_sizes if size < error.size)
             images = min(deployment.batch_images, fitting[-1])
             deployment = msgspec.structs.replace(deployment, batch_sizes=fitting, batch_images=images)
-            gc.collect()
 
 
 def load_runtime(

@@ -42,9 +42,10 @@ class Options(CacheOptions, frozen=True, kw_only=True):
 class StableHloRuntime(Runtime):
     """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
-    def __init__(self, exported: jax.export.Exported, device: jax.Device) -> None:
+    def __init__(self, exported: jax.export.Exported, device: jax.Device, precision: str) -> None:
         self._call = jax.jit(exported.call)
         self._device = device
+        self._precision = precision
 
     def place(self, images: NDArray[np.uint8]) -> jax.Array:
         return jax.device_put(images, self._device)
@@ -84,10 +85,10 @@ class StableHloRuntime(Runtime):
         }
 
     def _float32_exact(self) -> bool:
-        """Whether a convolution with the module's precision setting, float32, keeps all 23 bits of the mantissa."""
+        """Whether a convolution with the module's precision setting keeps all 23 bits of the mantissa."""
         value = jnp.full((8, 8, 8, 8), 1.0 + 2.0**-20, device=self._device)
         unit = jnp.eye(8, device=self._device)[:, :, None, None]
-        return bool((jax.lax.conv(value, unit, (1, 1), "VALID", precision="float32") == value).all())
+        return bool((jax.lax.conv(value, unit, (1, 1), "VALID", precision=self._precision) == value).all())
 
 
 def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime:
@@ -115,7 +116,8 @@ def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime
         raise CannotRun(
             f"jax {jax.__version__} sees no {deployment.device} device; use --device cpu: {error}"
         ) from error
-    return StableHloRuntime(jax.export.deserialize(bytearray(model.read_bytes())), device)
+    precision = "tensorfloat32" if deployment.precision == "tf32" else "float32"
+    return StableHloRuntime(jax.export.deserialize(bytearray(model.read_bytes())), device, precision)
 
 
 def _pool_threads() -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Stage
 
+from mini_study import MINI
+
 from medserve import environments, gpu_check, store
 from medserve.result import Result
 from medserve.spec import Environment
@@ -53,6 +55,17 @@ def test_wheels_of_another_python_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "site").exists()
 
 
+def test_a_package_that_is_not_pinned_is_one_line_and_nothing_is_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("notes.txt", "old-1.0-py3-none-any.whl")]
+    for path in kept:
+        path.write_bytes(b"mine")
+    words = [sys.executable, str(SCRIPT), "collect", str(tmp_path), "3.12", "scypi"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: constraints.txt has no scypi; take names from it\n"
+    assert all(path.is_file() for path in kept)
+
+
 def test_its_study_asks_for_a_gpu_and_for_every_runtime_of_one() -> None:
     study = read("gpu-check")
     assert study.device == "cuda"
@@ -95,27 +108,10 @@ def test_a_runtime_in_an_environment_of_its_own_is_measured_there(
     here = next(path for path in sys.path if path.endswith("site-packages"))
     (site / "these.pth").write_text(here)
     study = tmp_path / "apart.toml"
-    study.write_text("""
-name = "apart"
-title = "ONNX Runtime apart"
-datasets = ["synthetic"]
-sizes = [28]
-architectures = ["cnn"]
-frameworks = ["pytorch"]
-formats = ["native", "onnx"]
-launches = 1
-null = false
-recipe = { epochs = 1 }
-
-[[measure]]
-profiles = ["in-process-1"]
-seconds = 0.2
-warmup_seconds = 0.1
-
-[[environments]]
-name = "apart"
-runs = ["onnx_runtime"]
-""")
+    text = MINI.format(
+        dataset="synthetic", runtimes='["torchscript", "onnx_runtime"]', null="false", profiles='["in-process-1"]'
+    )
+    study.write_text(f'{text}\n[[environments]]\nname = "apart"\nruns = ["onnx_runtime"]\n')
     done = stage("medserve.cli", "run", str(study), "--out", str(tmp_path / "run"), "--json")
     assert done.returncode == 0, done.stderr
     results = [store.read_json(path, Result) for path in (tmp_path / "run" / "results").glob("*/0/result.json")]

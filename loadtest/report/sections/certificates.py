@@ -70,6 +70,8 @@ def _artifact(item: Item) -> Cell:
         kind.append(export.precision)
     if artifact and proof and proof.runtime != artifact.certificate.runtime:
         kind.append(title(proof.runtime))
+    if proof and proof.device == "cuda":
+        kind.append("on a GPU")
     mark = Mark(wording.colour(export.framework), "diamond" if export.format == "onnx" else "disc")
     return Cell(wording.framework(export.framework), ", ".join(kind), hint=export.name, mark=mark)
 
