@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Stage
-
 from mini_study import MINI
 
 from medserve import environments, gpu_check, store
