@@ -30,7 +30,9 @@ def export(
     precision: Annotated[
         Precision, typer.Option(help="All but float32 are lossy; int8 is calibrated on the training split.")
     ] = "float32",
-    device: Annotated[Device, typer.Option(help="Where it is certified, by its format's own runtime.")] = "cpu",
+    device: Annotated[
+        Device, typer.Option(help="Where it is certified, and what machine code is compiled for.")
+    ] = "cpu",
     runtime: Annotated[
         list[str] | None, typer.Option(help="Certify it for this one too, beside the format's own; repeatable.")
     ] = None,
@@ -72,7 +74,7 @@ def export(
         path = partial / row.path
         path.parent.mkdir()
         weights = load_file(checkpoint_folder / "weights.safetensors")
-        exporter.export(checkpoint, weights, form, path, "float32" if form == "onnx" else precision)
+        exporter.export(checkpoint, weights, form, path, "float32" if form == "onnx" else precision, device)
         if form == "onnx" and precision in ("int8", "float16"):
             stage.ask(
                 ["-m", "export.quantise", str(path), str(data / "train_images.npy"), precision],

@@ -14,6 +14,8 @@ from medserve.spec import PLACES, Deployment, Dispatch, Environment, LoadProfile
 from medserve.study import ADOPTED, Deployed, Export, Model, Plan, Study, Training
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, pick, title
 
+Queued = tuple[Dispatch, int, int]
+"""How a server predicts, the images that it batches, and how often it loads the model."""
 BODIES, OIP = "loadtest.generator.bodies", "oip"
 """The plug-ins of requests and answers; that of the Open Inference Protocol has tensors in binary and in JSON."""
 
@@ -137,10 +139,10 @@ def _settings(study: Study, runtime: str, left_out: list[str]) -> Iterator[Setti
             left_out.append(f"{title(runtime)} {settings}: it has no options to choose from")
 
 
-def _queues(study: Study) -> list[tuple[Dispatch, int]]:
-    """Each way to predict with the images that are batched; without a queue nothing is, unless that alone is asked."""
-    found = list(product(dict.fromkeys(study.dispatches), dict.fromkeys(study.batch_images)))
-    return [one for one in found if one[0] == "thread" or one[1] == 1] or found
+def _queues(study: Study) -> list[Queued]:
+    """Each way to predict, with batching and instances where there is a queue, unless they alone are asked for."""
+    found = list(product(*map(dict.fromkeys, (study.dispatches, study.batch_images, study.instances))))
+    return [one for one in found if one[0] == "thread" or one[1:] == (1, 1)] or found
 
 
 def check_size(dataset: DatasetSpec, size: int) -> None:
@@ -204,10 +206,10 @@ def _problems(study: Study) -> Iterator[str]:
             yield "[objective]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"
         if objective.rate is None and not _has_loads(study):
             yield "[objective]: give a 'rate', or measure loads, which tell the highest: profiles = [\"load-50\", ...]"
-    for dispatch, batch_images in _queues(study):
+    for dispatch, batch_images, instances in _queues(study):
         deployment = Deployment(
             artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=dispatch,
-            batch_images=batch_images, batch_delay_ms=study.batch_delay_ms,
+            batch_images=batch_images, instances=instances, batch_delay_ms=study.batch_delay_ms,
             deadline_ms=study.deadline_ms if dispatch == "thread" else None,
         )  # fmt: skip
         yield from refused("", deployment.check)
@@ -294,10 +296,10 @@ def _deployed(
     runtime: str,
     settings: Settings,
     threads: int,
-    queued: tuple[Dispatch, int],
+    queued: Queued,
     profiles: tuple[LoadProfile, ...],
 ) -> Deployed:
-    dispatch, batch_images = queued
+    dispatch, batch_images, instances = queued
     deployment = Deployment(
         artifact=export.name,
         runtime=runtime,
@@ -309,6 +311,7 @@ def _deployed(
         dispatch=dispatch,
         queue=study.queue,
         batch_images=batch_images,
+        instances=instances,
         batch_delay_ms=study.batch_delay_ms,
         deadline_ms=study.deadline_ms if dispatch == "thread" else None,
     )

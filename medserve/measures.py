@@ -46,9 +46,10 @@ def profiles_of(measure: Measure) -> tuple[LoadProfile, ...]:
 def capacity_profile(study: Study, load: LoadProfile) -> LoadProfile:
     """The closed loop that tells what a load is a share of: as long, of the same requests, of users who never idle it.
 
-    A server that batches needs two batches' worth of them: one that it computes, and one that waits.
+    A server that batches needs two batches' worth of them for each of its instances: one that it computes, and one that
+    waits.
     """
-    users = max(CAPACITY_USERS, 2 * max(study.batch_images))
+    users = max(CAPACITY_USERS, 2 * max(study.batch_images) * max(study.instances))
     durations = {name: getattr(load, name) for name in DURATIONS}
     return tables.profile("closed-loop", users=users, batch=load.batch, payload=load.payload, **durations)
 

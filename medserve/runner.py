@@ -183,7 +183,7 @@ class _Run:
             self._jobs.skip(kind)
             return
         foreign = deployed.deployment.server
-        server, client = machine.divide_cpus((foreign and foreign.cores) or deployed.deployment.threads)
+        server, client = machine.divide_cpus((foreign and foreign.cores) or deployed.deployment.cores)
         expected = self._made.expected(deployed)
         launch = Launch(
             study=self._study.name,

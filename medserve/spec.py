@@ -101,9 +101,10 @@ class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
     `batch_sizes` are compiled or run once before the server is ready; other sizes are padded up to the next.
-    `queue` bounds the requests that wait for the inference thread (`dispatch = "thread"`), which puts them together up
+    `queue` bounds the requests that wait for an inference thread (`dispatch = "thread"`), which puts them together up
     to `batch_images` images and waits for more of them no longer than `batch_delay_ms`; one that is not answered within
     `deadline_ms` is refused. A prediction that has not come after `patience_seconds` never comes: the runtime hangs.
+    `instances` are how often the model is loaded, each with an inference thread of its own and the runtime's `threads`.
     `dispatch = "concurrent"` is for a runtime whose predictions overlap and that says when each is due. `options` are
     the runtime's own, and it checks them; with tuned `settings` they are those that `medserve tune` found.
     `threads = 0` are as many as there are usable cores. `server` is one that others wrote, null for this program's own;
@@ -121,6 +122,7 @@ class Deployment(Noun, frozen=True, kw_only=True):
     dispatch: Dispatch = "inline"
     queue: int = 128
     batch_images: int = 1
+    instances: int = 1
     batch_delay_ms: float = 1.0
     deadline_ms: float | None = None
     patience_seconds: float = 60.0
@@ -135,6 +137,7 @@ class Deployment(Noun, frozen=True, kw_only=True):
         """The deployment in one word, as it stands in paths and tables."""
         dispatch = "" if self.dispatch == "inline" else f"-{self.dispatch}"
         dispatch += f"-b{self.batch_images}" if self.batch_images > 1 else ""
+        dispatch += f"-i{self.instances}" if self.instances > 1 else ""
         tuned = "-tuned" if self.settings == "tuned" else ""
         by = "" if self.server is None else f"-{self.server.name}"
         by += f"-copy{self.copy}" if self.copy else ""
@@ -145,8 +148,13 @@ class Deployment(Noun, frozen=True, kw_only=True):
         """Whether its process keeps freed memory, which is to be said before any thread has a heap of its own."""
         return self.options.get("heap") == "kept"
 
+    @property
+    def cores(self) -> int:
+        """How many cores its threads fill, 0 for all usable ones."""
+        return self.threads * self.instances
+
     def check(self) -> None:
-        """Raise BadInput for a number out of range, or batching without a queue."""
+        """Raise BadInput for a number out of range, or what needs a queue without one."""
         if self.threads < 0:
             raise BadInput(f"threads is {self.threads}; expected at least 1, or 0: as many as usable cores")
         if self.queue < 1:
@@ -154,8 +162,13 @@ class Deployment(Noun, frozen=True, kw_only=True):
         sizes = self.batch_sizes
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
             raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
-        if self.dispatch != "thread" and (self.batch_images > 1 or self.deadline_ms is not None):
-            raise BadInput(f"dispatch {self.dispatch} has no queue, which batching and a deadline need; choose thread")
+        if self.instances < 1:
+            raise BadInput(f"instances is {self.instances}; expected at least 1")
+        if self.dispatch != "thread" and (self.batch_images > 1 or self.instances > 1 or self.deadline_ms is not None):
+            raise BadInput(
+                f"dispatch {self.dispatch} has no queue, which batching, several instances and a deadline need; "
+                "choose thread"
+            )
         if not 1 <= self.batch_images <= sizes[-1]:
             raise BadInput(
                 f"batch_images is {self.batch_images}; expected 1 to {sizes[-1]}, the largest of batch_sizes"

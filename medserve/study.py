@@ -161,6 +161,7 @@ class Study(Noun, frozen=True, kw_only=True):
     dispatch: Dispatch | Several[Dispatch] = "inline"
     queue: Count = 128
     batch_images: Several[Count] = (1,)
+    instances: Several[Count] = (1,)
     batch_delay_ms: NotNegative = 1.0
     deadline_ms: Positive | None = None
     launches: Count = 3

@@ -211,6 +211,8 @@ def _numbered(name: str) -> LoadProfile | None:
 
 SINGLE = "single"
 """The folder of an artifact with code that was compiled for one image, beside that for any batch."""
+FOR_GPU = "cuda"
+"""The folder of an artifact with code that was compiled for a GPU, beside that for the processor."""
 ADAPTER = "adapter.json"
 """Beside a model into whose graph its way in and out cannot be put: a `Contract`."""
 

@@ -47,6 +47,7 @@ def serve(
     batch_images: Annotated[
         int, typer.Option(help="Images of waiting requests that the thread puts together; 1: each request by itself.")
     ] = 1,
+    instances: Annotated[int, typer.Option(help=GLOSSARY["Instances"])] = 1,
     batch_delay: Annotated[
         float, typer.Option(help="Milliseconds that the thread waits for more of them, where there were more.")
     ] = 1.0,
@@ -96,6 +97,7 @@ def serve(
             dispatch=dispatch,
             queue=queue,
             batch_images=batch_images,
+            instances=instances,
             batch_delay_ms=batch_delay,
             deadline_ms=deadline,
             patience_seconds=patience,
@@ -117,7 +119,7 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
     from serve import http_server, logs, scheduler
     from serve.app import App
     from serve.protocol import CONNECTIONS, Limits
-    from serve.runtimes import open_fitting
+    from serve.runtimes import open_fitting, open_runtime
 
     logs.begin()
     with http_server.bind(host, port) as listener:
@@ -128,7 +130,8 @@ def _serve(folder: Path, digest: str, deployment: Deployment, host: str, port: i
         if too_large:
             logging.getLogger("medserve").warning(str(too_large), {"largest_batch": deployment.batch_sizes[-1]})
         loading = {"imported_ns": imported, "load_seconds": (now() - imported) / 1e9}
-        infer = scheduler.dispatch(runtime, deployment, len(artifact.checkpoint.classes))
+        further = [open_runtime(folder, deployment, digest=digest)[0] for _ in range(1, deployment.instances)]
+        infer = scheduler.dispatch([runtime, *further], deployment, len(artifact.checkpoint.classes))
         application = App(artifact, deployment, infer)
         watched = (infer, application.decoding)
         scheduler.watch(watched, deployment.patience_seconds, lambda: _give_up(deployment))

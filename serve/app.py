@@ -2,7 +2,7 @@
 
 What it does not know: any framework, and any image or model format. A codec turns bytes into arrays and back, `infer`
 (see `serve.scheduler`) turns images into scores. Every answer says what it spent: between the two stamps of
-`Medserve-Clock` lie queue (waiting for the inference thread, and for the event loop after it), decode, infer, encode,
+`Medserve-Clock` lie queue (waiting for an inference thread, and for the event loop after it), decode, infer, encode,
 and the reception of the body, which is the rest.
 
 Bodies that are cheap to decode are decoded in the event loop; image files, compressed bodies and large JSON are decoded

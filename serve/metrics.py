@@ -82,7 +82,7 @@ class Metrics:
         images.add_metric(labels, _buckets(IMAGES, [*below, sum(batches.values())]), total)
         yield images
         waiting = GaugeMetricFamily(
-            "inference_queue_length", "Requests that wait for the inference thread.", labels=("model",)
+            "inference_queue_length", "Requests that wait for an inference thread.", labels=("model",)
         )
         waiting.add_metric(labels, self._infer.waiting())
         yield waiting

@@ -1,4 +1,4 @@
-"""Where a prediction runs: in the event loop, in one inference thread behind a bounded queue, or many at once.
+"""Where a prediction runs: in the event loop, in inference threads behind a bounded queue, or many at once.
 
 Beside that, the one thread in which expensive bodies are decoded, and the watch that notices a thread that hangs.
 """
@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil, isfinite
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -69,21 +70,24 @@ class Dispatch(Watched, Protocol):
         """
 
 
-def dispatch(runtime: Runtime, deployment: Deployment, classes: int) -> Dispatch:
+def dispatch(runtimes: Sequence[Runtime], deployment: Deployment, classes: int) -> Dispatch:
     """The deployment's way of predicting, whose scores are checked: float32 (N, `classes`), all of them finite.
+
+    `runtimes` are its instances: one, unless there is a thread for each.
 
     Raises BadInput for concurrent dispatch of a runtime that does not say when a prediction is due.
     """
     sizes = deployment.batch_sizes
     if deployment.dispatch == "concurrent":
-        return Concurrent(runtime, sizes, classes)
+        return Concurrent(runtimes[0], sizes, classes)
 
-    def checked(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def checked(runtime: Runtime, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         scores = predict(runtime, images, sizes)
         check_scores(scores, len(images), classes)
         return scores
 
-    return InThread(checked, deployment) if deployment.dispatch == "thread" else Inline(checked)
+    predicts = [partial(checked, runtime) for runtime in runtimes]
+    return InThreads(predicts, deployment) if deployment.dispatch == "thread" else Inline(predicts[0])
 
 
 def check_scores(scores: NDArray[np.float32], count: int, classes: int) -> None:
@@ -196,18 +200,17 @@ class Job(NamedTuple):
     due: int
 
 
-class InThread(Dispatch):
-    """Predict in one thread, first come first served; at most `queue` requests of QUEUED_BYTES together wait.
+class InThreads(Dispatch):
+    """Predict in one thread per instance, first come first served; at most `queue` requests of QUEUED_BYTES wait.
 
-    The thread joins waiting requests into batches of up to `batch_images` images. It waits for more only if the last
+    A thread joins waiting requests into batches of up to `batch_images` images. It waits for more only if the last
     batch had more, and at most `batch_delay_ms`: a lone request skips the batch delay. A request is refused at once
     when, by the recent time per request, it could not be answered within its deadline; a request whose deadline has
     passed, or whose client has gone, is not computed.
     """
 
-    def __init__(self, predict: Predict, deployment: Deployment) -> None:
+    def __init__(self, predicts: Sequence[Predict], deployment: Deployment) -> None:
         self.batches: Counter[int] = Counter()
-        self._predict = predict
         self._bound = deployment.queue
         self._most = deployment.batch_images
         self._delay = round(deployment.batch_delay_ms * 1e6)
@@ -215,17 +218,23 @@ class InThread(Dispatch):
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._inside = self._peak = self._bytes = 0
         self._per_request = 0.0
-        self._began: int | None = None
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        self._thread.start()
+        self._counting = threading.Lock()
+        self._began: list[int | None] = [None] * len(predicts)
+        self._threads = [
+            threading.Thread(target=self._work, args=one, name="inference", daemon=True) for one in enumerate(predicts)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def waiting(self) -> int:
-        """Requests that wait for the thread."""
+        """Requests that wait for a thread."""
         return self._jobs.qsize()
 
     def busy_since(self) -> int | None:
         """See Dispatch."""
-        return self._began if self._thread.is_alive() else 0
+        if not all(thread.is_alive() for thread in self._threads):
+            return 0
+        return min((began for began in self._began if began is not None), default=None)
 
     async def __call__(self, images: NDArray[np.uint8], timeout_ns: int | None = None) -> Outcome:
         """See Dispatch."""
@@ -236,7 +245,7 @@ class InThread(Dispatch):
             raise Busy(f"the requests that wait hold {self._bytes} bytes already")
         timeout = self._timeout if timeout_ns is None else min(timeout_ns, self._timeout)
         # A lone request is always tried, or a time per request that is out of date would refuse all of them.
-        if self._inside and self._per_request * (self._inside + 1) > ADMISSION_FRACTION * timeout:
+        if self._inside and self._per_request * (self._inside + 1) > ADMISSION_FRACTION * timeout * len(self._threads):
             raise Busy("so many requests wait that this one's deadline would pass")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._inside += 1
@@ -253,7 +262,7 @@ class InThread(Dispatch):
             raise TooLate
         return outcome
 
-    def _work(self) -> None:
+    def _work(self, instance: int, predict: Predict) -> None:
         held: Job | None = None
         while True:
             first, held = held or self._jobs.get(), None
@@ -262,21 +271,22 @@ class InThread(Dispatch):
                 if not self._is_wanted(first):
                     continue
                 jobs, held = self._gather(first)
-                self._settle_batch(jobs)
+                self._settle_batch(jobs, instance, predict)
             except BaseException as error:  # whatever it is, it belongs to these requests and not to this thread
                 _settle([(job, error) for job in jobs])
 
-    def _settle_batch(self, jobs: list[Job]) -> None:
+    def _settle_batch(self, jobs: list[Job], instance: int, predict: Predict) -> None:
         images = [job.images for job in jobs]
         batch = images[0] if len(images) == 1 else np.concatenate(images)
-        self._began = started = now()
+        self._began[instance] = started = now()
         try:
-            scores = self._predict(batch)
+            scores = predict(batch)
         finally:
-            self._began = None
+            self._began[instance] = None
         done = now()
-        self.batches[len(batch)] += 1
-        self._per_request += ((done - started) / len(jobs) - self._per_request) / AVERAGED
+        with self._counting:
+            self.batches[len(batch)] += 1
+            self._per_request += ((done - started) / len(jobs) - self._per_request) / AVERAGED
         ends = list(accumulate(len(part) for part in images))
         parts = [scores[begin:end] for begin, end in pairwise([0, *ends])]
         _settle([(job, (part, started, done)) for job, part in zip(jobs, parts, strict=True)])

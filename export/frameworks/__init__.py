@@ -3,10 +3,10 @@
 INT8, FLOAT16, BFLOAT16 and TF32 are those of its formats that exist in this precision too. An ONNX model in int8 or
 float16 is made of the exported one. TF32 is a setting of the runtime, or one of the model's operations.
 
-`export(checkpoint, weights, form, path, precision)` builds the checkpoint's network, puts the canonical `weights` into
-it and writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free, output
-`probabilities` float32 (N, classes), by a softmax, or a sigmoid where the task is `multi-label`. It raises
-CannotRun with the reason when the framework's exporter cannot.
+`export(checkpoint, weights, form, path, precision, device)` builds the checkpoint's network, puts the canonical
+`weights` into it and writes the model file `path` in the format `form`: input `image` uint8 (N, H, W, C) with N free,
+output `probabilities` float32 (N, classes), by a softmax, or a sigmoid where the task is `multi-label`. A format of
+machine code is compiled for the `device` too. It raises CannotRun with the reason when the framework's exporter cannot.
 
 `scores(checkpoint, weights, images)` runs the same network in the framework itself, nothing exported: uint8
 (N, H, W, C) images to float32 (N, classes) probabilities.

@@ -14,7 +14,7 @@ from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint
-from medserve.spec import Precision
+from medserve.spec import Device, Precision
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("jax", "flax")
@@ -26,7 +26,14 @@ TF32 = ("stablehlo", "onnx")
 Classifier = Callable[[jax.Array], jax.Array]
 
 
-def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
+def export(
+    checkpoint: Checkpoint,
+    weights: Weights,
+    form: str,
+    path: Path,
+    precision: Precision = "float32",
+    _device: Device = "cpu",
+) -> None:
     """See `export.frameworks`."""
     shape = checkpoint.size, checkpoint.size, checkpoint.channels
     write(_classifier(checkpoint, weights), shape, form, path, precision=precision)

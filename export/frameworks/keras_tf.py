@@ -20,7 +20,7 @@ from export.frameworks import Weights, build, drop_unused_domains
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint, Task
-from medserve.spec import Precision
+from medserve.spec import Device, Precision
 from medserve.tables import INPUT, OPSET, OUTPUT
 
 REQUIRES = ("tensorflow", "keras")
@@ -33,7 +33,14 @@ FLOAT16 = ("onnx",)
 TF32 = ("saved_model", "onnx")
 
 
-def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, _precision: Precision = "float32") -> None:
+def export(
+    checkpoint: Checkpoint,
+    weights: Weights,
+    form: str,
+    path: Path,
+    _precision: Precision = "float32",
+    _device: Device = "cpu",
+) -> None:
     """See `export.frameworks`."""
     network = build("keras_tf", checkpoint, weights)
     trained = [value.numpy() for value in network.trainable_variables]

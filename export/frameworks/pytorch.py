@@ -3,6 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +13,15 @@ from export.frameworks import Weights, build
 from medserve import plugins
 from medserve.errors import CannotRun
 from medserve.models import Checkpoint, Task
-from medserve.spec import Precision
-from medserve.tables import INPUT, OPSET, OUTPUT, SINGLE
+from medserve.spec import Device, Precision
+from medserve.tables import FOR_GPU, INPUT, OPSET, OUTPUT, SINGLE
 
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
 INT8 = ("onnx",)
 FLOAT16 = ("torchscript", "onnx")
 BFLOAT16 = ("torchscript", "aotinductor")
-TF32 = ("torchscript", "onnx")
+TF32 = ("torchscript", "onnx", "aotinductor")
 
 BATCH_IS_FREE = {0: torch.export.Dim("batch")}
 
@@ -39,13 +40,22 @@ class Classifier(torch.nn.Module):
         return logits.sigmoid() if self.task == "multi-label" else logits.softmax(1)
 
 
-def export(checkpoint: Checkpoint, weights: Weights, form: str, path: Path, precision: Precision = "float32") -> None:
+def export(
+    checkpoint: Checkpoint,
+    weights: Weights,
+    form: str,
+    path: Path,
+    precision: Precision = "float32",
+    device: Device = "cpu",
+) -> None:
     """See `export.frameworks`."""
     network = build("pytorch", checkpoint, weights)
     if precision in ("bfloat16", "float16"):
         _reduce(network, getattr(torch, precision))
     classifier = Classifier(network, checkpoint.task).eval()
     write(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), form, path)
+    if form == "aotinductor" and device == "cuda":
+        _for_gpu(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), path, precision)
 
 
 def write(classifier: torch.nn.Module, shape: tuple[int, int, int], form: str, path: Path) -> None:
@@ -86,12 +96,30 @@ def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
         "cpp.enable_kernel_profile": sys.platform == "linux",
     }
     single = path.parents[1] / SINGLE / path.name
-    single.parent.mkdir()
+    _compile(classifier, example, BATCH_IS_FREE, path, settings)
+    _compile(classifier, example[:1], None, single, settings)
+
+
+def _for_gpu(classifier: torch.nn.Module, shape: tuple[int, int, int], path: Path, precision: Precision) -> None:
+    """Code for this machine's GPU, beside that for its processor. Raises CannotRun where PyTorch sees no GPU."""
+    if not torch.cuda.is_available():
+        raise CannotRun(f"torch {torch.__version__} sees no CUDA device to compile for; use --device cpu")
+    # What the code may use of TF32 is decided when it is compiled.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    images = torch.zeros((2, *shape), dtype=torch.uint8, device="cuda")
+    _compile(classifier.cuda(), images, BATCH_IS_FREE, path.parents[1] / FOR_GPU / path.name, {"max_autotune": True})
+
+
+def _compile(
+    classifier: torch.nn.Module, images: torch.Tensor, free: Any, target: Path, settings: dict[str, Any]
+) -> None:
+    """Compile for the device and the shape of the images, with the axes that are `free`."""
+    target.parent.mkdir(exist_ok=True)
     try:
         with torch.inference_mode():
-            for images, free, target in ((example, BATCH_IS_FREE, path), (example[:1], None, single)):
-                program = torch.export.export(classifier, (images,), dynamic_shapes={"image": free})
-                torch._inductor.aoti_compile_and_package(program, package_path=str(target), inductor_configs=settings)
+            program = torch.export.export(classifier, (images,), dynamic_shapes={"image": free})
+            torch._inductor.aoti_compile_and_package(program, package_path=str(target), inductor_configs=settings)
     except (RuntimeError, torch._inductor.exc.InductorError) as error:
         raise CannotRun(f"AOTInductor cannot compile the network here (it needs a C++ compiler): {error}") from error
 

@@ -281,7 +281,7 @@ def _short(row: Row, kind: pairs.Kind) -> str:
         "size against size": f", {row.size} px",
         "tuned against default": f", {row.settings}",
         "threads against threads": f", {row.threads} threads",
-        "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}",
+        "dispatch against dispatch": f", {row.dispatch}, up to {row.batch_images}, {row.instances} instances",
         "variant against variant": f", {row.variant}",
         "server against server": f", {row.server}",
         "copy against copy": f", copy {row.copy}" if row.copy else "",

@@ -122,7 +122,7 @@ class _Tuning:
             )
             for batch in batches
         )
-        server, client = machine.divide_cpus(deployment.threads)
+        server, client = machine.divide_cpus(deployment.cores)
         launch = Launch(
             study="tuning", index=index, cells=cells, artifact=str(self._artifact.resolve()),
             results=str(self._scratch / "results"), images=str(self._scratch / "images.npy"),

@@ -109,10 +109,10 @@ def _occupying(result: Result) -> tuple[str, ...]:
     """The stages of which a server has one at a time, where load is told as a share of its capacity; else none.
 
     Behind a queue it decodes and encodes while it predicts. Of a batch that it puts together each request has the whole
-    time, and predictions that overlap have no share of a server.
+    time, and predictions that overlap, as those of several instances, have no share of a server.
     """
     profile, deployment = result.cell.profile, result.cell.deployment
-    if deployment.batch_images > 1 or (profile.load is None and profile.users == 1):
+    if deployment.batch_images > 1 or deployment.instances > 1 or (profile.load is None and profile.users == 1):
         return ()
     return {"inline": ("decode", "infer", "encode"), "thread": ("infer",), "concurrent": ()}[deployment.dispatch]
 

@@ -43,15 +43,15 @@ AXES: dict[tuple[str, ...], Kind] = {
     ("size",): "size against size",
     ("settings",): "tuned against default",
     ("threads",): "threads against threads",
-    ("dispatch", "batch_images"): "dispatch against dispatch",
+    ("dispatch", "batch_images", "instances"): "dispatch against dispatch",
     ("variant",): "variant against variant",
     ("server",): "server against server",
     ("copy",): "copy against copy",
 }
 """The fields of which at least one differs, and no other field of FIELDS, and what such a pair is."""
 FIELDS = (
-    *("dataset", "size", "architecture", "device", "settings", "threads", "dispatch", "batch_images", "variant"),
-    *("server", "copy", "seed", "precision", "batch", "profile", *EXPORTED),
+    *("dataset", "size", "architecture", "device", "settings", "threads", "dispatch", "batch_images", "instances"),
+    *("variant", "server", "copy", "seed", "precision", "batch", "profile", *EXPORTED),
 )
 By = Literal[
     "runtime",

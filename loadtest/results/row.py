@@ -41,6 +41,7 @@ class Row(Noun, frozen=True, kw_only=True):
     threads: int  # of the runtime; 0: all usable cores
     dispatch: str = "inline"  # how the server predicts
     batch_images: int  # images that the server batches at most; 1: no batching
+    instances: int = 1  # how often the server has the model
     batch: int  # images per request
     # How it was measured.
     mode: Literal["in-process", "closed-loop", "open-loop"]

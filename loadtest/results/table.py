@@ -211,6 +211,7 @@ def _row(run: Run, measured: MeasuredCell, full: MeasuredCell | None) -> Row:
         threads=cell.deployment.threads,
         dispatch=cell.deployment.dispatch,
         batch_images=cell.deployment.batch_images,
+        instances=cell.deployment.instances,
         batch=profile.batch,
         mode=profile.mode,
         profile=profile.name,

@@ -180,6 +180,7 @@ def deployment_cells(row: Row, several: bool) -> tuple[Cell, Cell]:
     reduced = f", {row.precision}" if row.precision not in (None, "float32") else ""
     served = f", {row.dispatch}" if row.dispatch != "inline" else ""
     served += f", batches of {row.batch_images}" if row.batch_images > 1 else ""
+    served += f", {row.instances} instances" if row.instances > 1 else ""
     served += f", {row.threads or 'all'} threads" if row.threads != 1 else ""
     served += f", {row.settings}" if row.settings != "default" else ""
     served += f", {row.variant}" if row.variant else ""

@@ -1,4 +1,4 @@
-"""The inference thread by itself: what it puts together, whom it waits for, whom it refuses. No time decides."""
+"""Inference threads by themselves: what they put together, whom they wait for, whom they refuse. No time decides."""
 
 import asyncio
 import threading
@@ -21,9 +21,9 @@ def values(scores: NDArray[np.float32]) -> list[int]:
     return [round(float(value)) for value in scores[:, 0]]
 
 
-def in_thread(predict: Predict, **fields: Any) -> scheduler.InThread:
+def in_thread(*predicts: Predict, **fields: Any) -> scheduler.InThreads:
     deployment = Deployment(artifact="a", runtime="r", dispatch="thread", batch_sizes=(1, 64), **fields)
-    return scheduler.InThread(predict, deployment)
+    return scheduler.InThreads(predicts, deployment)
 
 
 def marked(*numbers: int) -> NDArray[np.uint8]:
@@ -144,7 +144,7 @@ def test_what_would_be_too_late_is_refused_at_once() -> None:
 def test_predictions_are_counted_by_their_images() -> None:
     gate = Gate()
 
-    async def main() -> scheduler.InThread:
+    async def main() -> scheduler.InThreads:
         infer = in_thread(gate, batch_images=4)
         tasks = [asyncio.create_task(infer(marked(0)))]
         await asyncio.to_thread(gate.running.wait, PATIENCE)
@@ -263,3 +263,46 @@ def test_a_batch_that_fails_fails_each_of_its_requests() -> None:
     first, *failed, last = asyncio.run(main())
     assert [str(error) for error in failed] == ["no memory for so many"] * 2
     assert [values(outcome[0]) for outcome in (first, last)] == [[0], [3]]
+
+
+def test_instances_predict_at_once_and_the_queue_serves_whichever_is_free() -> None:
+    gates = Gate(), Gate()
+
+    async def main() -> tuple[scheduler.InThreads, list[int]]:
+        infer = in_thread(*gates, instances=2)
+        tasks = [asyncio.create_task(infer(marked(number))) for number in range(2)]
+        for gate in gates:
+            assert await asyncio.to_thread(gate.running.wait, PATIENCE), "one instance waits for the other"
+        assert infer.busy_since()
+        tasks += [asyncio.create_task(infer(marked(number))) for number in range(2, 6)]
+        await asyncio.sleep(0)
+        assert infer.waiting() == 4
+        # The first instance alone serves all that wait, while the second one still computes.
+        gates[0].release.set()
+        found = [values(outcome[0])[0] for outcome in await asyncio.gather(*tasks[2:])]
+        assert infer.busy_since()
+        gates[1].release.set()
+        await asyncio.gather(*tasks)
+        return infer, found
+
+    infer, found = asyncio.run(main())
+    assert found == [2, 3, 4, 5]
+    assert [len(gate.batches) for gate in gates] == [5, 1]
+    assert (infer.busy_since(), infer.batches) == (None, {1: 6})
+
+
+def test_several_instances_admit_in_proportion() -> None:
+    gates = Gate(), Gate()
+
+    async def main() -> list[str]:
+        infer = in_thread(*gates, instances=2, deadline_ms=1000.0 * PATIENCE)
+        # As if a request took a quarter of the deadline: one instance would refuse the fourth, two take it.
+        infer._per_request = 1e9 * PATIENCE / 4
+        tasks = [asyncio.create_task(infer(marked(number))) for number in range(8)]
+        await asyncio.sleep(0)
+        for gate in gates:
+            gate.release.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        return [type(one).__name__ for one in found]
+
+    assert asyncio.run(main()) == ["tuple"] * 6 + ["Busy"] * 2

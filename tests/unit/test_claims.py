@@ -270,6 +270,7 @@ def test_every_pair_stands_once_under_its_kind() -> None:
         ("settings", {"settings": "tuned"}),
         ("threads", {"threads": 2}),
         ("dispatch", {"dispatch": "thread", "batch_images": 8}),
+        ("dispatch", {"dispatch": "thread", "instances": 2}),
         ("variant", {"variant": "frozen"}),
         ("server", {"server": "theirs"}),
         ("copy", {"copy": 1}),

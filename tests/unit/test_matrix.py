@@ -116,6 +116,19 @@ def test_a_study_asks_for_batches_and_deadlines(tmp_path: Path) -> None:
     assert {cell.deployment.batch_images for cell in cells if cell.profile.mode == "in-process"} == {1}
 
 
+def test_a_study_asks_for_several_instances(tmp_path: Path) -> None:
+    asked = 'title = "Mini"\ndispatch = ["inline", "thread"]\ninstances = [1, 2]'
+    plan = matrix.plan(read(tmp_path, MINIMAL.replace('title = "Mini"', asked).replace("[28, 64]", "[28]", 1)))
+    computing = [one.deployment for one in plan.deployed if one.deployment.runtime != "null"]
+    assert {(one.dispatch, one.instances, one.cores) for one in computing} == {
+        *(("inline", 1, 1), ("thread", 1, 1), ("thread", 2, 2))
+    }
+    cells = [cell for deployed in plan.deployed for cell in deployed.cells]
+    assert len({cell.name for cell in cells}) == len(cells)
+    # A call in process has one instance.
+    assert {cell.deployment.instances for cell in cells if cell.profile.mode == "in-process"} == {1}
+
+
 def test_tuned_settings_are_deployments_of_their_own(tmp_path: Path) -> None:
     asked = MINIMAL.replace('title = "Mini"', 'title = "Mini"\nsettings = ["default", "tuned"]')
     plan, before = (matrix.plan(read(tmp_path, text)) for text in (asked, MINIMAL))

@@ -35,8 +35,8 @@ from medserve.study import Measure, Study
 
 KEYS = (
     "study, cell, dataset, size, architecture, framework, trained_in, format, runtime, server, copy, precision, "
-    "device, settings, threads, dispatch, batch_images, batch, mode, profile, trap, load, rate_asked, rate_delivered, "
-    "status, reason, n, failed, wrong, launches, p50_ms, p50_low, p50_high, "
+    "device, settings, threads, dispatch, batch_images, instances, batch, mode, profile, trap, load, "
+    "rate_asked, rate_delivered, status, reason, n, failed, wrong, launches, p50_ms, p50_low, p50_high, "
     "p90_ms, p90_low, p90_high, p99_ms, p99_low, p99_high, p50_service_ms, p99_service_ms, "
     "p50_uncorrected_ms, p99_uncorrected_ms, "
     "lag_p50_us, lag_p99_us, throughput, utilisation, deadline_ms, goodput, overloaded, task, accuracy, "

@@ -73,7 +73,7 @@ def call(
 
 def application(empty: Path, predict: Predict, **fields: Any) -> App:
     deployment = Deployment(artifact="empty", runtime="null", **fields)
-    return App(store.read_artifact(empty), deployment, scheduler.dispatch(Runtime(predict), deployment, 8))
+    return App(store.read_artifact(empty), deployment, scheduler.dispatch([Runtime(predict)], deployment, 8))
 
 
 def test_a_full_queue_says_503_and_the_others_are_served_in_order(empty: Path, image: NDArray[np.uint8]) -> None:
@@ -219,7 +219,7 @@ def test_concurrent_predictions_overlap_and_end_when_they_are_due(image: NDArray
     deployment = Deployment(artifact="empty", runtime="delay", batch_sizes=(2,), dispatch="concurrent", options=options)
     runtime = delay.load(Path(), 8, deployment)
     runtime.run(np.zeros((2, 28, 28, 3), np.uint8))
-    infer = scheduler.dispatch(runtime, deployment, 8)
+    infer = scheduler.dispatch([runtime], deployment, 8)
 
     async def main() -> list[scheduler.Outcome]:
         return await asyncio.gather(*(infer(image) for _ in range(10)))
@@ -236,7 +236,7 @@ def test_a_runtime_that_is_never_due_cannot_be_concurrent() -> None:
 
     deployment = Deployment(artifact="empty", runtime="null", dispatch="concurrent")
     with pytest.raises(BadInput, match="does not say when a prediction is due; 'dispatch' must be inline or thread"):
-        scheduler.dispatch(Plain(lambda images: np.zeros((len(images), 8), np.float32)), deployment, 8)
+        scheduler.dispatch([Plain(lambda images: np.zeros((len(images), 8), np.float32))], deployment, 8)
 
 
 def inline(took_ns: int, monkeypatch: pytest.MonkeyPatch) -> tuple[scheduler.Dispatch, list[int]]:
@@ -250,7 +250,7 @@ def inline(took_ns: int, monkeypatch: pytest.MonkeyPatch) -> tuple[scheduler.Dis
 
     monkeypatch.setattr(scheduler, "now", lambda: clock[0])
     deployment = Deployment(artifact="empty", runtime="null", batch_sizes=(1,))
-    return scheduler.dispatch(Runtime(predict), deployment, 8), order  # type: ignore[arg-type]  # what it needs of one
+    return scheduler.dispatch([Runtime(predict)], deployment, 8), order  # type: ignore[arg-type]  # what it needs of one
 
 
 def numbered(number: int) -> NDArray[np.uint8]:

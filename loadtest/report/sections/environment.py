@@ -186,6 +186,8 @@ def _dispatch(study: Study) -> str:
     if max(study.batch_images) > 1:
         images = " or ".join(map(str, study.batch_images))
         words.append(f"batches of up to {images} images, waiting for at most {study.batch_delay_ms:g} ms")
+    if max(study.instances) > 1:
+        words.append(f"{' or '.join(map(str, study.instances))} instances of the model")
     if study.deadline_ms is not None:
         words.append(f"a deadline of {study.deadline_ms:g} ms")
     return "; ".join(words)

@@ -110,7 +110,7 @@ def _series(facts: Facts, profile: str) -> list[list[Row]]:
     """The rows of one deployment at all its sizes, for each deployment that has several; without the null runtime."""
     names = "dataset architecture framework format runtime precision device settings threads dispatch batch_images"
     rows = [row for row in facts.rows if row.profile == profile and row.status == "done" and row.framework]
-    groups = grouped(rows, *names.split(), "variant", "seed", "server", "copy")
+    groups = grouped(rows, *names.split(), "instances", "variant", "seed", "server", "copy")
     return [group for group in groups.values() if len({row.size for row in group}) > 1]
 
 
