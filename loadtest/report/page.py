@@ -103,6 +103,7 @@ def compose(found: Facts, folder: str) -> Page:
             load.users(found),
             load.definitions(found),
             load.ladder(found),
+            load.batches(found),
             load.pauses(found),
         ),
         section(

@@ -16,7 +16,7 @@ from medserve import store
 from medserve.numbers import ABSENT
 from medserve.result import Check, SelfTest, Window
 from medserve.spec import Cell
-from medserve.study import Deployed, Measure
+from medserve.study import Deployed, Measure, Objective
 
 USERS = {1: 1.0, 2: 1.2, 4: 2.1, 8: 4.0}
 """Median milliseconds by users: two fill the server."""
@@ -159,5 +159,29 @@ def test_nothing_is_shown_that_the_study_did_not_measure(tmp_path: Path) -> None
     asked = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=("in-process-1",)),), launches=1)
     page.write(build(tmp_path / "run", asked, lambda *_: 1.0))
     text = (tmp_path / "run" / "report.md").read_text()
-    for heading in ("Definitions of latency", "Where the time goes", "Closed loops by users", "Occasional requests"):
+    for heading in (
+        "Definitions of latency",
+        "Where the time goes",
+        "Closed loops by users",
+        "Occasional requests",
+        "Batches",
+    ):
         assert heading not in text
+
+
+@pytest.mark.parametrize(("limit", "best"), [(None, "8 images"), (2.0, "1 image"), (0.5, None)])
+def test_the_best_batch_is_the_one_with_most_images_per_second_within_the_objective(
+    limit: float | None, best: str | None, tmp_path: Path
+) -> None:
+    took = {1: 1.0, 8: 4.0, 32: 40.0}
+    profiles = tuple(f"in-process-{batch}" for batch in took)
+    wanted = None if limit is None else Objective(rate=10.0, p50_ms=limit)
+    asked = study(sizes=(28,), frameworks=("pytorch",), measure=(Measure(profiles=profiles),), objective=wanted)
+    made = build(tmp_path / "run", asked, lambda _, cell, index: took[cell.profile.batch] * (1.0, 1.01, 0.99)[index])
+    table = load.batches(facts.read(made))
+    assert table is not None
+    titles = [column.title for column in table.columns]
+    for line in table.lines:
+        marked = [title for title, one in zip(titles, line.cells, strict=True) if one.tone == "strong"]
+        assert marked == ([best] if best else [])
+        assert all(one.value for one in line.cells[-3:])

@@ -19,6 +19,7 @@ from loadtest.results.row import PERCENTILES, Row
 from loadtest.results.tabular import Cell, Table
 from medserve.numbers import number
 from medserve.spec import LoadProfile
+from medserve.study import Objective
 
 
 def definitions(facts: Facts) -> Table | None:
@@ -178,12 +179,48 @@ def ladder(facts: Facts) -> Table | None:
     return _by_profile(facts, "Closed loops by users", fields, rows)
 
 
-def _by_profile(facts: Facts, title: str, fields: dict[str, Field[Row]], rows: Sequence[Row]) -> Table | None:
+def batches(facts: Facts) -> Table | None:
+    """Images per second in process by batch, the most of each deployment marked; null for fewer than three batches."""
+    known = {
+        known.batch: known for known in facts.profiles.values() if known.mode == "in-process" and not known.mistake
+    }
+    profiles = [known[batch] for batch in sorted(known)]
+    wanted = facts.study.objective
+    rows = [row for row in facts.rows if row.profile in {profile.name for profile in profiles} and row.usable]
+    best: set[str] = set()
+    for group in by_deployment(rows):
+        held = [row for row in group.values() if row.throughput and (wanted is None or _is_within(row, wanted))]
+        best |= {max(held, key=lambda row: row.throughput or 0.0).cell} if held else set()
+
+    def throughput(row: Row) -> Value:
+        if row.throughput is None:
+            return None
+        latency = f"{number(row.p50.value)} ms" if row.p50.value else ""
+        return Cell(number(row.throughput), latency, row.throughput, tone="strong" if row.cell in best else "")
+
+    fields = {
+        profile.name: field(wording.several(profile.batch, "image"), throughput, "images/s") for profile in profiles
+    }
+    among = "" if wanted is None else ", among the batches with {} < {:g} ms".format(*objective.percentile(wanted))
+    note = f"Marked: the most of each deployment{among}."
+    return _by_profile(facts, "Batches in process", fields, rows if len(profiles) > 2 else (), note)
+
+
+def _is_within(row: Row, wanted: Objective) -> bool:
+    """Whether the upper end of the interval of the objective's percentile lies below its limit."""
+    name, limit = objective.percentile(wanted)
+    high = row.percentile(name).high
+    return high is not None and high < limit
+
+
+def _by_profile(
+    facts: Facts, title: str, fields: dict[str, Field[Row]], rows: Sequence[Row], note: str = ""
+) -> Table | None:
     """A line per deployment that has one of these rows, with a field per profile."""
     columns: list[Field[Group]] = tables.deployment_fields(facts, tables.first)
     for profile, known in fields.items():
         columns += tables.of_profile(profile, [known])
-    return tables.table(title, columns, by_deployment(row for row in rows if row.profile in fields))
+    return tables.table(title, columns, by_deployment(row for row in rows if row.profile in fields), note)
 
 
 def _throughput(row: Row) -> Value:
