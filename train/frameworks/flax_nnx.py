@@ -9,7 +9,6 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from medserve.machine import keep_memory
 from medserve.models import Architecture, Recipe, Task
 from train.frameworks import RANDOM, InitialState, Rates, Weights, build, is_trained
 
@@ -36,8 +35,6 @@ class FlaxTrainer:
         initial: InitialState = RANDOM,
         task: Task = "multi-class",
     ) -> None:
-        # Without it each step clears 300 MB at 64 px, a tenth of its time.
-        keep_memory()
         # XLA uses TF32 on a GPU by default; its error is ten times the limit of a certificate.
         jax.config.update("jax_default_matmul_precision", "float32")
         self._classes = classes
