@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench test test-full search tables bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report gpu-wheels gpu-check clean
+.PHONY: bench test test-full search tables bench-training bench-wrapper bench-serving bench-load bench-statistics bench-report gpu gpu-wheels gpu-check clean
 
 bench: $(READY)
 	$(BIN)/medserve run quick
@@ -52,6 +52,12 @@ bench-load: $(READY)
 # Intervals, flags and verdicts on simulated series whose truth is known; nothing is measured.
 bench-statistics: $(READY)
 	$(BIN)/python -m loadtest.benchmark coverage
+
+# What JAX and ONNX Runtime need on an NVIDIA GPU beside PyTorch's libraries of CUDA 13 (3 GB). TensorFlow's are of
+# CUDA 12, in the environment of the study `gpu`.
+gpu: $(READY)
+	$(BIN)/pip install -qq --constraint constraints.txt torch 'jax[cuda13]' 'onnxruntime-gpu[cuda,cudnn]'
+	$(BIN)/medserve doctor
 
 # Wheels of what a machine with a GPU and without a network may lack, for its Python: make gpu-wheels FOR=3.12
 FOR := 3.12

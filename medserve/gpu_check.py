@@ -3,6 +3,7 @@
     FOLDER/site/          what that Python lacks, from wheels that `make gpu-wheels` collected elsewhere
     FOLDER/gpu-check/     the run of the study `gpu-check`: on the GPU, or on the processor of a machine without one
     FOLDER/gpu-check.zip  its bundle, of which `medserve report` makes the report on any machine
+    FOLDER/many-cores     and its bundle: where there are many cores, which verdicts of the processor hold here too
 
 `python medserve/gpu_check.py collect FOLDER VERSION [NAME...]` collects wheels for a Python such as 3.12, and those of
 further packages; `python medserve/gpu_check.py run FOLDER WHEELS` makes the check. Both need the standard library.
@@ -18,7 +19,9 @@ from importlib import metadata
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
-STUDY = "gpu-check"
+STUDY, OF_CORES = "gpu-check", "many-cores"
+MANY_CORES = 8
+"""Cores from which on a machine is asked what its processor says."""
 WITH_NEEDS = (
     "msgspec", "uvicorn", "uvloop", "httptools", "prometheus-client", "pillow", "typer", "rich", "locust", "psutil",
     "safetensors", "nvidia-ml-py",
@@ -74,10 +77,19 @@ def run(out: Path, wheels: Path) -> int:
     print(f"on the {where}, with {sys.executable}", flush=True)
     paths = [str(site), str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    code = _measure(STUDY, device, out, env)
+    if _cores() >= MANY_CORES:
+        print(f"on the processor, with {_cores()} cores", flush=True)
+        code = _measure(OF_CORES, "cpu", out, env) or code
+    return code
+
+
+def _measure(study: str, device: str, out: Path, env: dict[str, str]) -> int:
+    """Run a study and bundle it. Returns 0 when all was measured but what this machine lacks."""
     medserve = [sys.executable, "-m", "medserve.cli"]
-    folder, bundle = out / STUDY, out / f"{STUDY}.zip"
+    folder, bundle = out / study, out / f"{study}.zip"
     # Rows are marked where the self-test fails: a check is of what runs, not of how fast.
-    asked = [*medserve, "run", STUDY, "--device", device, "--out", str(folder), "--anyway"]
+    asked = [*medserve, "run", study, "--device", device, "--out", str(folder), "--anyway"]
     subprocess.run(asked, check=False, env=env)
     if subprocess.run([*medserve, "bundle", str(folder), "--out", str(bundle)], check=False, env=env).returncode:
         return 1
@@ -90,6 +102,10 @@ def run(out: Path, wheels: Path) -> int:
     unforeseen = [reason for reason in failed if not any(words in reason for words in LACKS)]
     print(f"{len(done)} of {len(rows)} rows measured, {len(unforeseen)} unforeseen reasons; take {bundle} with you")
     return int(bool(unforeseen) or not done)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_gpu() -> bool:

@@ -19,7 +19,7 @@ from medserve.tables import FOR_GPU, INPUT, OPSET, OUTPUT, SINGLE
 REQUIRES = ("torch",)
 WRITES = ("torchscript", "onnx", "aotinductor")
 INT8 = ("onnx",)
-FLOAT16 = ("torchscript", "onnx")
+FLOAT16 = ("torchscript", "onnx", "aotinductor")
 BFLOAT16 = ("torchscript", "aotinductor")
 TF32 = ("torchscript", "onnx", "aotinductor")
 

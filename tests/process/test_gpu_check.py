@@ -10,7 +10,7 @@ import pytest
 from conftest import Stage
 from mini_study import MINI
 
-from medserve import environments, gpu_check, store
+from medserve import environments, gpu_check, plugins, store
 from medserve.result import Result
 from medserve.spec import Environment
 from medserve.study_file import read
@@ -69,6 +69,38 @@ def test_its_study_asks_for_a_gpu_and_for_every_runtime_of_one() -> None:
     study = read("gpu-check")
     assert study.device == "cuda"
     assert {"torchscript", "saved_model", "stablehlo", "onnx_runtime", "onnx_tensorrt"} <= {*study.runtimes}
+
+
+@pytest.mark.parametrize(("cores", "studies"), [(2, ["gpu-check"]), (16, ["gpu-check", "many-cores"])])
+def test_a_machine_with_many_cores_is_asked_about_them_too(
+    cores: int, studies: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(study: str, device: str, *_: object) -> int:
+        measured.append(study)
+        assert device == "cpu" or study == "gpu-check"
+        # Of two codes neither hides the other.
+        return len(measured) % 2
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(gpu_check, "_cores", lambda: cores)
+    monkeypatch.setattr(gpu_check, "_measure", measure)
+    assert gpu_check.run(tmp_path / "out", tmp_path) == 1
+    assert measured == studies
+    assert [*read("many-cores").threads] == [1, 4]
+
+
+def test_every_library_of_a_gpu_is_brought_by_make_or_by_the_environment_of_the_study() -> None:
+    told = (SCRIPT.parents[1] / "Makefile").read_text().partition("\ngpu:")[2].partition("\n\n")[0]
+    (apart,) = read("gpu").environments
+    for name in plugins.names("serve.runtimes"):
+        literals = plugins.literals("serve.runtimes", name)
+        for package in literals.get("CUDA_PACKAGES", ()):
+            # TensorRT comes with its machine.
+            assert package in told or package in apart.packages or name == "onnx_tensorrt", package
+        if "tensorflow[and-cuda]" in literals.get("CUDA_PACKAGES", ()) and name != "saved_model_xla":
+            assert name in apart.runs
 
 
 @pytest.mark.full
