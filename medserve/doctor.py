@@ -29,6 +29,8 @@ MEMORY_BYTES = 4 << 30
 """Free memory that the largest training of the studies needs."""
 ONNX_RUNTIME = "onnxruntime-gpu" if platform.system() == "Linux" and platform.machine() == "x86_64" else "onnxruntime"
 """The build for this platform: the one for GPUs has no wheels for ARM and macOS."""
+DRIVERS = {12: 525, 13: 580}
+"""The oldest driver for each version of CUDA (NVIDIA, CUDA Compatibility, minor version compatibility)."""
 DISK_BYTES = 5 << 30
 """Free disk space that the artifacts and records of a study need."""
 
@@ -159,11 +161,29 @@ def _on_gpu(name: str) -> Finding:
     """Which libraries a runtime has for the GPU, by the distributions that bring them, without importing it."""
     what, literals = f"runtime {name} on the GPU", plugins.literals("serve.runtimes", name)
     known = machine.versions(*literals["CUDA"])
-    if found := [f"{one} {known[one]}" for one in literals["CUDA"] if one in known]:
-        return _finding(what, ", ".join(found))
+    if found := [one for one in literals["CUDA"] if one in known]:
+        seen = ", ".join(f"{one} {known[one]}" for one in found)
+        if len(found) > 1:
+            mend = f"pip uninstall --yes {' '.join(found)}, then install one; the other has its own environment"
+            return _finding(what, f"{seen}: versions of CUDA that overwrite each other's files", mend, "bad")
+        version = int(re.findall(r"\d+", found[0])[0])
+        if (driver := _driver()) is not None and driver < DRIVERS.get(version, 0):
+            seen += f"; driver {driver} is too old for CUDA {version}, which needs {DRIVERS[version]}"
+            return _finding(what, seen, "update the driver, or install libraries of an older CUDA", "bad")
+        for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
+            if any(Path(folder).glob("libcudnn.so*")):
+                seen += f"; another cuDNN is in {folder}, which LD_LIBRARY_PATH puts first"
+                return _finding(what, seen, "unset LD_LIBRARY_PATH")
+        return _finding(what, seen)
     wanted = " ".join(f"'{package}'" for package in literals["CUDA_PACKAGES"])
     seen = f"none of {', '.join(literals['CUDA'])} is installed; libraries of the system may take their place"
     return _finding(what, seen, f"pip install {wanted}, in an environment of its own where versions of CUDA differ")
+
+
+def _driver() -> int | None:
+    """The number before the first point of the driver's version; null without a GPU."""
+    versions = [re.search(r", (\d+)\.", line) for line in machine.gpus()]
+    return next((int(one[1]) for one in versions if one), None)
 
 
 def _runtime(name: str) -> Finding:

@@ -141,7 +141,8 @@ def _settings(study: Study, runtime: str, left_out: list[str]) -> Iterator[Setti
 
 def _queues(study: Study) -> list[Queued]:
     """Each way to predict, with batching and instances where there is a queue, unless they alone are asked for."""
-    found = list(product(*map(dict.fromkeys, (study.dispatches, study.batch_images, study.instances))))
+    dispatches, images = dict.fromkeys(study.dispatches), dict.fromkeys(study.batch_images)
+    found = list(product(dispatches, images, dict.fromkeys(study.instances)))
     return [one for one in found if one[0] == "thread" or one[1:] == (1, 1)] or found
 
 

@@ -126,3 +126,41 @@ def test_the_command_prints_findings_and_json() -> None:
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     assert "cores" in text
     assert "ONNX Runtime" in text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "seen"),
+    [
+        ("H100, 580.65.06, 81559 MiB", {"nvidia-cudnn-cu13": "9.28"}, "nvidia-cudnn-cu13 9.28"),
+        ("A100, 535.54.03, 40960 MiB", {"nvidia-cudnn-cu12": "9.28"}, "nvidia-cudnn-cu12 9.28"),
+        (
+            "A100, 535.54.03, 40960 MiB",
+            {"nvidia-cudnn-cu13": "9.28"},
+            "nvidia-cudnn-cu13 9.28; driver 535 is too old for CUDA 13, which needs 580",
+        ),
+        (
+            "H100, 580.65.06, 81559 MiB",
+            {"nvidia-cudnn-cu13": "9.28", "nvidia-cudnn-cu12": "9.1"},
+            "nvidia-cudnn-cu13 9.28, nvidia-cudnn-cu12 9.1: versions of CUDA that overwrite each other's files",
+        ),
+    ],
+)
+def test_libraries_of_a_gpu_are_compared_with_its_driver_and_with_each_other(
+    gpu: str, installed: dict[str, str], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(machine, "gpus", lambda: [gpu])
+    monkeypatch.setattr(machine, "versions", lambda *_: installed)
+    finding = doctor._on_gpu("torchscript")
+    assert finding.seen == seen
+    assert finding.level == ("good" if seen.endswith("9.28") else "bad")
+
+
+def test_a_library_that_is_found_twice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "libcudnn.so.9").write_bytes(b"")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path}")
+    monkeypatch.setattr(machine, "gpus", lambda: ["H100, 580.65.06, 81559 MiB"])
+    monkeypatch.setattr(machine, "versions", lambda *_: {"jax-cuda13-plugin": "0.10.2"})
+    finding = doctor._on_gpu("stablehlo")
+    assert f"another cuDNN is in {tmp_path}, which LD_LIBRARY_PATH puts first" in finding.seen
+    assert (finding.level, finding.mend) == ("warn", "unset LD_LIBRARY_PATH")
