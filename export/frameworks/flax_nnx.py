@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from numpy.typing import NDArray
 
 from export.frameworks import Weights, build
@@ -20,7 +21,8 @@ from medserve.tables import INPUT, OPSET, OUTPUT
 REQUIRES = ("jax", "flax")
 WRITES = ("stablehlo", "onnx")
 INT8 = ("onnx",)
-FLOAT16 = ("onnx",)
+FLOAT16 = ("stablehlo", "onnx")
+BFLOAT16 = ("stablehlo",)
 TF32 = ("stablehlo", "onnx")
 
 Classifier = Callable[[jax.Array], jax.Array]
@@ -36,7 +38,7 @@ def export(
 ) -> None:
     """See `export.frameworks`."""
     shape = checkpoint.size, checkpoint.size, checkpoint.channels
-    write(_classifier(checkpoint, weights), shape, form, path, precision=precision)
+    write(_classifier(checkpoint, weights, precision), shape, form, path, precision=precision)
 
 
 def write(
@@ -64,16 +66,27 @@ def scores(checkpoint: Checkpoint, weights: Weights, images: NDArray[np.uint8]) 
         return np.array(jax.jit(_classifier(checkpoint, weights))(images))
 
 
-def _classifier(checkpoint: Checkpoint, weights: Weights) -> Classifier:
+def _classifier(checkpoint: Checkpoint, weights: Weights, precision: Precision = "float32") -> Classifier:
     network = build("flax_nnx", checkpoint, weights)
     network.eval()
+    if precision in ("float16", "bfloat16"):
+        _reduce(network, jnp.dtype(precision))
 
     def classifier(image: jax.Array) -> jax.Array:
         # The weights are constants of this function, and so of what is traced from it.
-        logits = network(image)
+        logits = network(image).astype(jnp.float32)
         return jax.nn.sigmoid(logits) if checkpoint.task == "multi-label" else jax.nn.softmax(logits)
 
     return classifier
+
+
+def _reduce(network: nnx.Module, dtype: jnp.dtype) -> None:
+    """All in 16 bits but the normalisation of the image, the statistics of batch norm, and the activation."""
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, (nnx.Conv, nnx.Linear)):
+            module.kernel = nnx.Param(module.kernel[...].astype(dtype))
+        if isinstance(module, (nnx.Conv, nnx.Linear, nnx.BatchNorm)):
+            module.dtype = dtype
 
 
 def _stablehlo(classifier: Classifier, image: jax.ShapeDtypeStruct, path: Path, platforms: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ REQUIRES = ("tensorflow", "keras")
 tf.config.list_physical_devices("GPU")
 WRITES = ("saved_model", "onnx", "tflite")
 INT8 = ("onnx",)
-FLOAT16 = ("onnx",)
+FLOAT16 = ("saved_model", "onnx")
+BFLOAT16 = ("saved_model",)
 TF32 = ("saved_model", "onnx")
 
 
@@ -38,11 +40,11 @@ def export(
     weights: Weights,
     form: str,
     path: Path,
-    _precision: Precision = "float32",
+    precision: Precision = "float32",
     _device: Device = "cpu",
 ) -> None:
     """See `export.frameworks`."""
-    network = build("keras_tf", checkpoint, weights)
+    network = _network(checkpoint, weights, precision)
     trained = [value.numpy() for value in network.trainable_variables]
     statistics = [value.numpy() for value in network.non_trainable_variables]
 
@@ -53,9 +55,20 @@ def export(
         # Given arrays for its variables, the network's weights become constants. Variables are read in every call,
         # which is a sixth of the time of one small image.
         logits, _ = network.stateless_call(trained, statistics, image, training=False)
-        return {OUTPUT: _activated(logits, checkpoint.task)}
+        return {OUTPUT: _activated(tf.cast(logits, tf.float32), checkpoint.task)}
 
     write(classify, form, path)
+
+
+def _network(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> keras.Model:
+    """The network in a precision: all in 16 bits but the normalisation of the image, and the activation."""
+    before = keras.config.dtype_policy()
+    if precision in ("float16", "bfloat16"):
+        keras.config.set_dtype_policy(precision)
+    try:
+        return build("keras_tf", checkpoint, weights)
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def write(

@@ -172,6 +172,7 @@ def test_a_study_asks_for_precisions_where_there_are_any() -> None:
         ("pytorch", "onnx", "float32"),
         ("pytorch", "onnx", "int8"),
         ("keras_tf", "saved_model", "float32"),
+        ("keras_tf", "saved_model", "bfloat16"),
         ("keras_tf", "onnx", "float32"),
         ("keras_tf", "onnx", "int8"),
     ]

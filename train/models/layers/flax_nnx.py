@@ -75,6 +75,8 @@ class Convolution(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
+        # Of reduced precision, or null.
+        x = x if self.dtype is None else x.astype(self.dtype)
         size, channels = kernel.shape[0], x.shape[-1]
         depthwise = size > 1 and self.feature_group_count == channels == kernel.shape[-1]
         changed = _REWRITTEN.get()
@@ -95,7 +97,7 @@ class Convolution(nnx.Conv):
             padded = jax.lax.optimization_barrier(padded)
             layout = ("NHWC", "HWIO", "NHWC")
             y = jax.lax.conv_general_dilated(padded, kernel, (stride, stride), "VALID", dimension_numbers=layout)
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 def conv(plan: Conv, rngs: nnx.Rngs) -> Convolution:

@@ -16,10 +16,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         learning = bool(training) and self.trainable
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=[] if learning else tf.convert_to_tensor(self.moving_mean),
-            variance=[] if learning else tf.convert_to_tensor(self.moving_variance),
+            # The kernel has them in float32, whatever the precision of the images is.
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=[] if learning else tf.cast(self.moving_mean, tf.float32),
+            variance=[] if learning else tf.cast(self.moving_variance, tf.float32),
             epsilon=self.epsilon,
             is_training=learning,
         )
@@ -44,6 +45,7 @@ class Layers:
         self.normalised = keras.layers.Rescaling(
             scale=[1.0 / (255.0 * std) for std in architecture.std],
             offset=[-mean / std for mean, std in zip(architecture.mean, architecture.std, strict=True)],
+            dtype="float32",
         )(self._images)
 
     def conv(self, x: keras.KerasTensor, name: str, plan: Conv) -> keras.KerasTensor:
