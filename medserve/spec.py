@@ -97,6 +97,10 @@ class Server(Noun, frozen=True, kw_only=True):
     cores: Count | None = None
 
 
+MOST_INSTANCES = 64
+"""Each holds the model in memory, and has a thread that competes for the interpreter."""
+
+
 class Deployment(Noun, frozen=True, kw_only=True):
     """An artifact behind a runtime. `artifact` is a folder name under `artifacts/`; all that varies is said here.
 
@@ -162,8 +166,8 @@ class Deployment(Noun, frozen=True, kw_only=True):
         sizes = self.batch_sizes
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
             raise BadInput(f"batch_sizes is {list(sizes)}; expected one or more positive numbers in ascending order")
-        if self.instances < 1:
-            raise BadInput(f"instances is {self.instances}; expected at least 1")
+        if not 1 <= self.instances <= MOST_INSTANCES:
+            raise BadInput(f"instances is {self.instances}; expected 1 to {MOST_INSTANCES}")
         if self.dispatch != "thread" and (self.batch_images > 1 or self.instances > 1 or self.deadline_ms is not None):
             raise BadInput(
                 f"dispatch {self.dispatch} has no queue, which batching, several instances and a deadline need; "

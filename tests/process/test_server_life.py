@@ -96,7 +96,7 @@ def test_a_refusal_is_an_event_for_programs(empty: Path) -> None:
         ),
         (["--deadline", "9"], "dispatch inline has no queue, which batching, several instances and a deadline need"),
         (["--instances", "2"], "dispatch inline has no queue, which batching, several instances and a deadline need"),
-        (["--dispatch", "thread", "--instances", "0"], "instances is 0; expected at least 1"),
+        (["--dispatch", "thread", "--instances", "0"], "instances is 0; expected 1 to 64"),
         (["--dispatch", "thread", "--batch-images", "64"], "batch_images is 64; expected 1 to 32, the largest of"),
         (["--dispatch", "thread", "--deadline", "0"], "deadline_ms is 0; expected a positive number"),
         (["--batch-delay", "-1"], "batch_delay_ms is -1; expected a positive number"),
