@@ -7,18 +7,14 @@ does the reference of a study's fields, which is derived from their types.
 import re
 from collections.abc import Callable
 from hashlib import sha256
-from math import nan
 from pathlib import Path
 
-from loadtest.report import facts
-from loadtest.report.sections import claims
 from loadtest.results import bundle, table
 from loadtest.results.row import Row
 from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown
 from loadtest.results.writers import deployment_cells, marked_cell
 from medserve import study_file
-from medserve.numbers import number, percent
-from medserve.tables import title
+from medserve.numbers import percent
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "medserve" / "studies" / "bundles"
@@ -59,41 +55,6 @@ def latency(path: Path) -> str:
     return as_markdown(Table("", tuple(COLUMNS[at] for at in kept), shown))[0]
 
 
-def tuned(path: Path) -> str:
-    """One line per size, framework and runtime, in process: default and tuned settings, and tuned ones beside ONNX."""
-    with bundle.opened(path) as run:
-        rows = [row for row in table.rows(table.read(run)) if row.mode == "in-process" and row.mistake is None]
-    groups: dict[tuple[int, str, str], dict[tuple[str, int], Row]] = {}
-    for row in rows:
-        groups.setdefault((row.size, row.framework or "", row.runtime), {})[row.settings, row.batch] = row
-    lines = []
-    for (size, framework, runtime), known in groups.items():
-        ms = {key: row.p50.value for key, row in known.items() if row.p50.value}
-        alone, batched = ms["tuned", 1], ms["tuned", 32]
-        onnx = groups[size, framework, "onnx_runtime"]
-        over = [value / (onnx["tuned", batch].p50.value or nan) for batch, value in ((1, alone), (32, batched))]
-        words = [number(ms[settings, batch]) for batch in (1, 32) for settings in ("default", "tuned")]
-        words += [
-            f"{32 * alone / batched:.2f}",
-            *(f"{ratio:.2f}" if runtime != "onnx_runtime" else "" for ratio in over),
-        ]
-        words += [
-            f"{value / (known['tuned', batch].limit_ms or nan):.2f}" for batch, value in ((1, alone), (32, batched))
-        ]
-        cells = (str(size), title(framework), title(runtime), *words)
-        lines.append(Line(tuple(map(Cell, cells))))
-    names = ("px", "framework", "runtime", "1 image: default", "tuned", "32 images: default", "tuned")
-    names += ("images/s, 32 over 1", "over own ONNX, 1", "32", "over the limit, 1", "32")
-    columns = tuple(Column(name, numeric=name not in ("framework", "runtime")) for name in names)
-    return as_markdown(Table("", columns, tuple(lines)))[0]
-
-
-def published(path: Path) -> str:
-    """The published claims that the run of a bundle can test, and what default settings would have said."""
-    with bundle.opened(path) as run:
-        return "\n\n".join(as_markdown(one)[0] for one in claims.tables(facts.read(run)))
-
-
 def origin(path: Path) -> str:
     """Where the figures of a bundle come from, and its digest."""
     with bundle.opened(path) as run:
@@ -107,8 +68,6 @@ def origin(path: Path) -> str:
 
 KINDS: dict[str, Callable[[Path], str]] = {
     "latency": latency,
-    "tuned": tuned,
-    "claims": published,
     "origin": origin,
     "reference": lambda _: study_file.reference(),
 }

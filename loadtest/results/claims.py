@@ -32,9 +32,9 @@ Protocol = tuple[str, int, str]
 class JudgedClaim(Noun, frozen=True, kw_only=True):
     """A claim under one protocol: what was `measured`, to be compared with the claim's `at_least`.
 
-    `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol. For a protocol
-    with a timing mistake, or with default settings where there are tuned ones, `sound` is the one without, and
-    `effect` says what it does to the ranking that the sound protocol gives.
+    `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol; `format` is that
+    of a claim on one framework. For a protocol with a timing mistake, or with default settings where there are tuned
+    ones, `sound` is the one without, and `effect` says what it does to the ranking that the sound protocol gives.
     """
 
     claim: Claim
@@ -43,6 +43,7 @@ class JudgedClaim(Noun, frozen=True, kw_only=True):
     profile: str | None = None
     threads: int | None = None
     settings: str = "default"
+    format: str | None = None
     measured: Interval = Interval()
     sound: Protocol | None = None
     effect: Effect | None = None
@@ -119,7 +120,7 @@ def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
     are tuned rows, the defaults of the runtimes are compared with them.
     """
     rows = list(rows)
-    best = "tuned" if any(row.settings == "tuned" for row in rows) else "default"
+    best = sound_settings(rows)
     plain: dict[str, Protocol] = {}
     for row in rows:
         if row.mistake is None and row.batch == 1 and row.settings == best:
@@ -129,8 +130,14 @@ def sound_protocols(rows: Iterable[Row]) -> dict[Protocol, Protocol | None]:
         omits = row.mistake is None and row.mode == "closed-loop" and row.batch == 1
         mode = "open-loop" if omits else row.mode
         tuned = None if row.settings == best else (row.profile, row.threads, best)
-        found[_protocol(row)] = plain.get(mode) if omits or row.mistake else tuned
+        sound = plain.get(mode) if omits or row.mistake else None
+        found[_protocol(row)] = sound or tuned
     return found
+
+
+def sound_settings(rows: Iterable[Row]) -> str:
+    """The settings that a claim is judged by: tuned ones where there are any."""
+    return "tuned" if any(row.settings == "tuned" for row in rows) else "default"
 
 
 def effect_on_ranking(sound: Verdict, mistaken: Verdict) -> Effect:
@@ -198,7 +205,12 @@ def _sublinear(claim: Claim, rows: Sequence[Row], responses: Responses) -> list[
                 continue
             if (response := responses(claim.first.framework, form, profile)) is not None:
                 below = _finding(response.exponent.mapped(lambda end: -end), -1.0)
-                found.append(JudgedClaim(claim=claim, finding=below, measured=response.exponent, profile=profile))
+                found.append(
+                    JudgedClaim(
+                        claim=claim, finding=below, measured=response.exponent, profile=profile, format=form,
+                        settings=sound_settings(rows),
+                    )
+                )  # fmt: skip
     return found or [_untested(claim, "this run has fewer than two sizes")]
 
 

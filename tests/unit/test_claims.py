@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from loadtest.analysis.intervals import Interval
 from loadtest.analysis.scaling import Response, response
-from loadtest.results.claims import Answers, JudgedClaim, judge
+from loadtest.results.claims import Answers, JudgedClaim, judge, sound_protocols
 from loadtest.results.pairs import BY, By, Comparisons, compare
 from loadtest.results.row import Row
 from medserve.study import Claim, Subject
@@ -291,3 +291,18 @@ def test_a_pair_differs_by_one_axis_and_in_nothing_else(by: By, changed: dict[st
     ]
     other = replace(second, device="cuda")
     assert compare([first, other], medians.__getitem__, kinds=BY[by]) == []
+
+
+def test_default_settings_are_compared_with_tuned_ones_under_every_profile() -> None:
+    """Without an open loop too, beside which alone a closed loop is a mistake."""
+    made = next(row for row in ROWS if row.framework == "pytorch")
+    rows = [
+        replace(made, mode=mode, profile=profile, settings=settings)
+        for mode, profile in (("in-process", "in-process-1"), ("closed-loop", "closed-1"))
+        for settings in ("default", "tuned")
+    ]
+    found = sound_protocols(rows)
+    for profile in ("in-process-1", "closed-1"):
+        assert found[profile, made.threads, "tuned"] is None
+        assert found[profile, made.threads, "default"] == (profile, made.threads, "tuned")
+    assert sound_protocols(rows[::2])["closed-1", made.threads, "default"] is None

@@ -18,7 +18,7 @@ from medserve.models import Recipe
 from medserve.numbers import ABSENT, interval, number
 from medserve.scores import shares_right
 from medserve.study import Subject
-from medserve.tables import TIMING_MISTAKES
+from medserve.tables import TIMING_MISTAKES, title
 
 TONES: dict[Finding, Tone] = {
     "holds": "good",
@@ -74,9 +74,11 @@ def tables(facts: Facts) -> list[Table]:
 def _judged(facts: Facts) -> list[JudgedClaim]:
     images = max((checkpoint.test.images for checkpoint in facts.checkpoints.values()), default=1)
 
+    best = claims.sound_settings(facts.rows)
+
     def response(framework: str, form: str, profile: str) -> Response | None:
         keys = (framework, form, profile)
-        rows = [row for row in facts.rows if (row.framework, row.format, row.profile) == keys]
+        rows = [row for row in facts.rows if (row.framework, row.format, row.profile) == keys and row.settings == best]
         return scaling.response(facts.blocks(rows))
 
     accuracies: dict[tuple[str, int], list[float]] = {}
@@ -107,7 +109,9 @@ def _answers(facts: Facts) -> claims.Answers:
 
 def _protocol(facts: Facts, judged: JudgedClaim) -> str:
     if judged.profile:
-        return profile(facts.profiles[judged.profile])
+        words = [profile(facts.profiles[judged.profile])]
+        words += [title(judged.format)] if judged.format else []
+        return ", ".join(words + [judged.settings] * (len(facts.study.settings) > 1))
     return "Test split" if judged.measured.value else ABSENT
 
 
