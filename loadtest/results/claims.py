@@ -32,9 +32,9 @@ Protocol = tuple[str, int, str]
 class JudgedClaim(Noun, frozen=True, kw_only=True):
     """A claim under one protocol: what was `measured`, to be compared with the claim's `at_least`.
 
-    `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol; `format` is that
-    of a claim on one framework. For a protocol with a timing mistake, or with default settings where there are tuned
-    ones, `sound` is the one without, and `effect` says what it does to the ranking that the sound protocol gives.
+    `verdict` is that on the second of two latencies, `profile`, `threads` and `settings` their protocol; `format` is
+    that of a claim on one framework. For a protocol with a timing mistake, or with default settings where there are
+    tuned ones, `sound` is the one without, and `effect` says what it does to the ranking of the sound protocol.
     """
 
     claim: Claim
