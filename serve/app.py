@@ -26,8 +26,9 @@ from medserve.models import Artifact
 from medserve.spec import Deployment
 from medserve.timing import now
 from serve import bodies, images, pages
+from serve.decoding import Decoding
 from serve.metrics import CONTENT_TYPE, Metrics
-from serve.scheduler import Busy, Decoding, Dispatch, TooLate
+from serve.scheduler import Busy, Dispatch, TooLate
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

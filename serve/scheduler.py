@@ -1,6 +1,6 @@
 """Where a prediction runs: in the event loop, in inference threads behind a bounded queue, or many at once.
 
-Beside that, the one thread in which expensive bodies are decoded, and the watch that notices a thread that hangs.
+Beside that, the watch that notices a thread that hangs.
 """
 
 import asyncio
@@ -10,12 +10,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil, isfinite
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from medserve.timing import now
 from serve.runtimes import Runtime, pad, predict
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-Decoded = TypeVar("Decoded")
 
 Outcome = tuple[NDArray[np.float32], int, int]
 """Scores, and the nanoseconds at which the prediction began and ended."""
@@ -318,43 +316,6 @@ class InThreads(Dispatch):
             return True
         _settle([(job, TooLate())])
         return False
-
-
-class Decoding:
-    """Decode bodies in one thread beside the event loop: an image or a compressed body may take long.
-
-    At most `queue` bodies wait.
-    """
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._bound = deployment.queue
-        self._waiting = 0
-        self._began: int | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
-
-    def busy_since(self) -> int | None:
-        """Nanosecond at which the decoding that runs began, null when none runs."""
-        return self._began
-
-    async def __call__(self, decode: Callable[[], Decoded], timeout_ns: int | None) -> Decoded:
-        """Await `decode()` for at most `timeout_ns`. Raises Busy, TooLate, and whatever it raises."""
-        if self._waiting >= self._bound:
-            raise Busy("as many bodies wait to be decoded as the queue holds")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(None if timeout_ns is None else timeout_ns / 1e9):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, decode)
-        except TimeoutError:
-            raise TooLate from None
-        finally:
-            self._waiting -= 1
-
-    def _run(self, decode: Callable[[], Decoded]) -> Decoded:
-        self._began = now()
-        try:
-            return decode()
-        finally:
-            self._began = None
 
 
 def watch(watched: Sequence[Watched], patience: float, give_up: Callable[[], None]) -> None:
