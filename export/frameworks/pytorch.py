@@ -49,12 +49,15 @@ def export(
     device: Device = "cpu",
 ) -> None:
     """See `export.frameworks`."""
+    for_gpu = form == "aotinductor" and device == "cuda"
+    if for_gpu and not torch.cuda.is_available():
+        raise CannotRun(f"torch {torch.__version__} sees no CUDA device to compile for; use --device cpu")
     network = build("pytorch", checkpoint, weights)
     if precision in ("bfloat16", "float16"):
         _reduce(network, getattr(torch, precision))
     classifier = Classifier(network, checkpoint.task).eval()
     write(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), form, path)
-    if form == "aotinductor" and device == "cuda":
+    if for_gpu:
         _for_gpu(classifier, (checkpoint.size, checkpoint.size, checkpoint.channels), path, precision)
 
 
@@ -101,9 +104,7 @@ def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
 
 
 def _for_gpu(classifier: torch.nn.Module, shape: tuple[int, int, int], path: Path, precision: Precision) -> None:
-    """Code for this machine's GPU, beside that for its processor. Raises CannotRun where PyTorch sees no GPU."""
-    if not torch.cuda.is_available():
-        raise CannotRun(f"torch {torch.__version__} sees no CUDA device to compile for; use --device cpu")
+    """Code for this machine's GPU, beside that for its processor."""
     # What the code may use of TF32 is decided when it is compiled.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
