@@ -12,9 +12,11 @@ further packages; `python medserve/gpu_check.py run FOLDER WHEELS` makes the che
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -27,10 +29,16 @@ WITH_NEEDS = (
     "safetensors", "nvidia-ml-py",
 )  # fmt: skip
 """Collected with all that they need."""
-ALONE = ("onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig")
-"""Exporters, collected alone: what they need beside is a framework, which the machine has or has not."""
-NEEDED = ("numpy", "pyarrow", "scipy")
-"""Not collected unless they are named, for their size."""
+ALONE = ("pyarrow", "onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig")
+"""Collected alone: what exporters need beside is a framework, which the machine has or has not."""
+NEEDED = ("numpy", "scipy")
+"""Not collected unless they are named, for their size; JAX brings both."""
+UNUSED = re.compile(
+    r"(.*/)?tests/|.*\.(pyx|pxd|pxi|h)$"
+    r"|pyarrow/.*(flight|s3|orc|azure|gcs|hdfs|feather|gandiva)|pyarrow/lib\w+\.so(\.\d+\.\d+\.\d+)?$"
+)
+"""Files of a wheel that a check does not import: tests, sources, Arrow's network and file formats, second copies of its
+libraries (`name.so` and `name.so.1.2.3` beside the `name.so.1` that is loaded)."""
 LACKS = ("is not installed", "does not run on", "sees no", "no GPU", "needs a C++ compiler")
 """Words of a reason that is this machine's, not a fault: a row says it, and the check is passed."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -54,6 +62,9 @@ def collect(folder: Path, python: str, *more: str) -> int:
         if subprocess.run([*words, *asked], check=False).returncode:
             return _refuse(f"pip has no wheels for Python {python}, for the reason above; FOR is 3.11, 3.12 or 3.13")
     wheels = list(folder.glob("*.whl"))
+    print(f"packing {len(wheels)} wheels smaller (about a minute)", flush=True)
+    for path in wheels:
+        _pack(path)
     size = sum(path.stat().st_size for path in wheels)
     print(f"{folder}: {len(wheels)} wheels for Python {python}, {size / 1e6:.0f} MB")
     return 0
@@ -69,9 +80,10 @@ def run(out: Path, wheels: Path) -> int:
             shutil.rmtree(site, ignore_errors=True)
             return _refuse(f"the wheels in {wheels} are not for this Python: make gpu-wheels FOR={version}")
     sys.path.insert(0, str(site))
-    if absent := [name for name in (*NEEDED, "msgspec", "locust") if importlib.util.find_spec(name) is None]:
-        mend = f"collect them where there is a network: make gpu-wheels FOR={version} MORE='{' '.join(absent)}'"
-        return _refuse(f"{sys.executable} has no {', '.join(absent)}; {mend}")
+    if absent := [name for name in (*NEEDED, "pyarrow", "msgspec", "locust") if importlib.util.find_spec(name) is None]:
+        more = " ".join(name for name in absent if name in NEEDED)
+        mend = f"make gpu-wheels FOR={version}" + (f" MORE='{more}'" if more else "")
+        return _refuse(f"{sys.executable} has no {', '.join(absent)}; collect them where there is a network: {mend}")
     device = "cuda" if _has_gpu() else "cpu"
     where = "GPU" if device == "cuda" else "processor, for there is no GPU"
     print(f"on the {where}, with {sys.executable}", flush=True)
@@ -82,6 +94,16 @@ def run(out: Path, wheels: Path) -> int:
         print(f"on the processor, with {_cores()} cores", flush=True)
         code = _measure(OF_CORES, "cpu", out, env) or code
     return code
+
+
+def _pack(wheel: Path) -> None:
+    """Write a wheel again without what is unused, compressed by LZMA, which pip unpacks too."""
+    packed = wheel.with_suffix(".packed")
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
+        for name in old.namelist():
+            if not UNUSED.match(name):
+                new.writestr(name, old.read(name))
+    packed.replace(wheel)
 
 
 def _measure(study: str, device: str, out: Path, env: dict[str, str]) -> int:

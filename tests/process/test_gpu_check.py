@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,30 @@ def test_what_is_missing_is_one_line_with_the_command_that_brings_it(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "has no numpy, pyarrow, scipy, msgspec, locust" in line
-    assert f"make gpu-wheels FOR={sys.version_info.major}.{sys.version_info.minor} MORE='numpy pyarrow" in line
+    assert "has no numpy, scipy, pyarrow, msgspec, locust" in line
+    assert line.endswith(f"make gpu-wheels FOR={sys.version_info.major}.{sys.version_info.minor} MORE='numpy scipy'")
+
+
+def test_a_wheel_packed_smaller_is_still_installed_by_pip(tmp_path: Path) -> None:
+    wheel, site = tmp_path / "some_package-1.0-py3-none-any.whl", tmp_path / "site"
+    described = {"METADATA": "Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n"}
+    described |= {"WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n", "RECORD": ""}
+    files = {f"some_package-1.0.dist-info/{name}": text for name, text in described.items()}
+    files |= {
+        "some_package/__init__.py": "x = 1\n" * 500,
+        "some_package/tests/test_it.py": "",
+        "some_package/it.pyx": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    before = wheel.stat().st_size
+    gpu_check._pack(wheel)
+    assert wheel.stat().st_size < before
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--target", str(site), str(wheel)], check=True
+    )
+    assert [path.name for path in (site / "some_package").iterdir() if path.is_file()] == ["__init__.py"]
 
 
 def test_wheels_of_another_python_are_one_line(tmp_path: Path) -> None:
