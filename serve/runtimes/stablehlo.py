@@ -30,20 +30,33 @@ TUNING = (
         "XLA has no fast path for depthwise kernels, and for kernels larger than their input",
         "https://docs.jax.dev/en/latest/_autosummary/jax.lax.optimization_barrier.html",
     ),
+    (
+        "kernels",
+        "one by one",
+        "XLA starts kernels as CUDA graphs, and writes new addresses into them where buffers have moved",
+        "https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance",
+        "cuda",
+    ),
 )
 
 
 class Options(CacheOptions, frozen=True, kw_only=True):
-    """`layers`: the network as it was exported, or with the layers that XLA computes slowly written otherwise."""
+    """`layers`: the network as it was exported, or with the layers that XLA computes slowly written otherwise.
+
+    On a GPU: `kernels`, whether they are started one by one.
+    """
 
     layers: Literal["exported", "rewritten"] = "exported"
+    kernels: Literal["captured", "one by one"] = "captured"
 
 
 class StableHloRuntime(Runtime):
     """See `serve.runtimes.Runtime`. Each batch size is compiled when it first runs."""
 
-    def __init__(self, exported: jax.export.Exported, device: jax.Device, precision: str) -> None:
-        self._call = jax.jit(exported.call)
+    def __init__(
+        self, exported: jax.export.Exported, device: jax.Device, precision: str, compiler: dict[str, str]
+    ) -> None:
+        self._call = jax.jit(exported.call, compiler_options=compiler)
         self._device = device
         self._precision = precision
 
@@ -117,7 +130,9 @@ def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime
             f"jax {jax.__version__} sees no {deployment.device} device; use --device cpu: {error}"
         ) from error
     precision = "tensorfloat32" if deployment.precision == "tf32" else "float32"
-    return StableHloRuntime(jax.export.deserialize(bytearray(model.read_bytes())), device, precision)
+    # The kinds of commands that XLA captures as CUDA graphs; processors ignore it.
+    compiler = {"xla_gpu_enable_command_buffer": ""} if options.kernels == "one by one" else {}
+    return StableHloRuntime(jax.export.deserialize(bytearray(model.read_bytes())), device, precision, compiler)
 
 
 def _pool_threads() -> int:

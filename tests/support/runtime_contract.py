@@ -34,7 +34,8 @@ DEPLOYMENT = Deployment(
     threads=int(os.environ["THREADS"]),
     batch_sizes=BATCHES,
 )
-SETTINGS = settings(NAME, DEPLOYMENT.device)
+# Those of a GPU too: a processor accepts and ignores them.
+SETTINGS = list(dict.fromkeys([*settings(NAME, "cpu"), *settings(NAME, "cuda")]))
 UNPROFILED = ("null", "delay", "litert")
 reads_a_model = pytest.mark.skipif(not LITERALS["READS"], reason="it reads no model")
 
