@@ -253,11 +253,6 @@ class Deployed(Noun, frozen=True, kw_only=True):
         return self.deployment.runtime != "null"
 
     @property
-    def on_processor(self) -> bool:
-        """Whether it runs a model there."""
-        return self.computes and self.deployment.device == "cpu"
-
-    @property
     def peaks(self) -> str:
         """The name of what its processor or GPU computes at most, in the run's folder `peaks`."""
         return str(self.deployment.threads) if self.deployment.device == "cpu" else self.deployment.device

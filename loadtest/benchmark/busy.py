@@ -4,6 +4,7 @@ Waits against Lindley's recursion, planted differences, overload, and campaigns 
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ AHEAD_NS = 1e6
 
 PLANTED = (20.0, 50.0)
 """Microseconds by which one server is slower than another."""
+PLANTED_RATE = 20.0
+"""Requests/s of each: a tenth meets another one on the core of the servers."""
 BLOCKS = 10
 
 DEADLINE_MS, QUEUE = 100.0, 128
@@ -107,19 +110,23 @@ def _away(record: Path) -> dict[str, float]:
 
 
 def planted(bench: Bench) -> Iterator[Line]:
-    """The difference of the medians of one user, of servers that are slower by a known time, in alternating blocks."""
+    """The difference of the medians of servers that are slower by a known time, loaded at once by random arrivals.
+
+    The machine's speed changes within seconds by more than the difference, so that alternating blocks do not tell it.
+    """
     blocks = max(3, round(BLOCKS * bench.scale))
     delays = (2.0, *(2.0 + more / 1e3 for more in PLANTED))
     medians: list[list[float]] = []
-    with ExitStack() as stack:
-        servers = [stack.enter_context(bench.serving("delay", options=_busy(delay))) for delay in delays]
-        for block in range(blocks):
-            found: dict[int, float] = {}
-            for place in np.roll(np.arange(len(servers)), block).tolist():
-                load = bench.plan(servers[place].url, FULL_SECONDS, seed=block, mode="closed-loop")
-                found[place] = float(np.median(latency.service_time(bench.ours(load)))) / 1e3
-            medians.append([found[place] for place in range(len(servers))])
-            tell(f"block {block + 1}/{blocks}: p50 {', '.join(f'{value:.1f}' for value in medians[-1])} us")
+    for block in range(blocks):
+        with ExitStack() as stack, ThreadPoolExecutor(len(delays)) as pool:
+            servers = [stack.enter_context(bench.serving("delay", options=_busy(delay))) for delay in delays]
+            loads = [
+                bench.plan(server.url, SECONDS, seed=seed, mode="open-loop", arrivals="poisson", rate=PLANTED_RATE)
+                for seed, server in enumerate(servers, len(delays) * block)
+            ]
+            found = pool.map(lambda load: float(np.median(latency.service_time(bench.ours(load)))) / 1e3, loads)
+            medians.append(list(found))
+        tell(f"block {block + 1}/{blocks}: p50 {', '.join(f'{value:.1f}' for value in medians[-1])} us")
     for place, true in enumerate(PLANTED, 1):
         known = intervals.t_interval([block[place] - block[0] for block in medians])
         assert known.value is not None

@@ -60,7 +60,6 @@ Answers = Mapping[tuple[str, int], Sequence[NDArray[np.float64]]]
 """By framework and size, for each configuration that it trained, float64 (seeds, images): the share of an image's
 decisions that are right. What is not here has no answers that are kept."""
 
-Accuracy = Callable[[Claim, Subject], float | None]
 Difference = Callable[[Claim, Subject, Subject, float], Interval | None]
 """The accuracy of the first of two subjects less the second's, with its interval at a confidence."""
 
