@@ -1,6 +1,7 @@
 """Which options are taken of those that were tried: what is fastest beside the defaults, together or alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,6 +76,24 @@ def test_the_defaults_are_kept_unless_something_is_clearly_faster(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert found(artifact, monkeypatch, {"heap=kept": 0.99, "arena=off": 1.5}) == ({}, pytest.approx(1.0))
+
+
+def test_a_slow_network_has_time_for_what_helps_together(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    (artifact / "scratch").mkdir()
+
+    def measure(self: tuning._Tuning, options: dict[str, str]) -> str:
+        clock[0] += 58.0
+        speed = (0.9 if "heap" in options else 1.0) * (0.8 if options.get("graph") == "optimised" else 1.0)
+        self._medians.setdefault(tuning._key(options), []).append({1: speed, 32: speed})
+        return ""
+
+    monkeypatch.setattr(tuning._Tuning, "measure", measure)
+    monkeypatch.setattr(tuning, "settings", lambda *_: SETTINGS)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    done = tune(artifact, Deployment(artifact="a", runtime="torchscript"), artifact / "scratch", lambda _: None)
+    assert done.chosen == {"heap": "kept", "graph": "optimised"}
+    assert done.seconds < tuning.MOST_SECONDS + 58
 
 
 def test_a_runtime_that_cannot_be_measured_is_a_reason(artifact: Path, tmp_path: Path) -> None:
