@@ -99,11 +99,14 @@ def run(out: Path, wheels: Path) -> int:
 def _pack(wheel: Path) -> None:
     """Write a wheel again without what is unused, compressed by LZMA, which pip unpacks too."""
     packed = wheel.with_suffix(".packed")
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
-        for name in old.namelist():
-            if not UNUSED.match(name):
-                new.writestr(name, old.read(name))
-    packed.replace(wheel)
+    try:
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
+            for name in old.namelist():
+                if not UNUSED.match(name):
+                    new.writestr(name, old.read(name))
+        packed.replace(wheel)
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def _measure(study: str, device: str, out: Path, env: dict[str, str]) -> int:
