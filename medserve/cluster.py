@@ -113,11 +113,18 @@ class Cluster:
         return {address: self._facts[address] for address in found if address in self._facts}
 
     def ask(self, address: str, function: Callable[..., Value], *words: object) -> Value:
-        """What a short function returns on a worker. Raises Lost, and whatever the function raises."""
+        """What a short function returns on a worker.
+
+        Raises Lost, CannotRun when the scheduler is gone, and whatever the function raises.
+        """
         try:
             found: Value = self._client.run(function, *words, workers=[address])[address]
         except (CommClosedError, KeyError, CancelledError, TimeoutError) as error:
             raise Lost(address) from error
+        except OSError:
+            # The scheduler's, which does not answer, or the function's own.
+            self._reached(lambda: None)
+            raise
         return found
 
     def submit(self, address: str, name: str, unit: Unit, home: str) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,9 +18,10 @@ import pytest
 from conftest import Stage
 
 from medserve import store, study_file, units
-from medserve.cluster import check_address
-from medserve.errors import BadInput
+from medserve.cluster import Cluster, check_address
+from medserve.errors import BadInput, CannotRun
 from medserve.result import Result
+from medserve.units import Lost
 
 STUDY = """
 name = "mini"
@@ -213,6 +214,25 @@ def test_workers_killed_at_twenty_moments_lose_and_double_nothing(stage: Stage, 
         ("train", "synthetic-28-cnn-pytorch-s0"), ("export", "synthetic-28-cnn-pytorch-s0.onnx"),
         ("measure", "mini on a"), ("measure", "mini on b"),
     ])  # fmt: skip
+
+
+@pytest.mark.full
+def test_a_scheduler_that_dies_between_two_questions_is_said(tmp_path: Path, port: int) -> None:
+    with scheduler(port, tmp_path) as first, worker(port, "a", tmp_path):
+        wait_for(lambda: "scheduler at" in (tmp_path / "scheduler.log").read_text())
+        cluster = Cluster(f"127.0.0.1:{port}")
+        wait_for(lambda: bool(cluster.workers()))
+        (address,) = cluster.workers()
+        assert cluster.ask(address, os.getpid) != os.getpid()
+        with pytest.raises(FileNotFoundError):
+            cluster.ask(address, os.listdir, str(tmp_path / "none"))
+        first.kill()
+        first.wait()
+        with pytest.raises(CannotRun, match="the same command goes on"):
+            for _ in range(3):
+                with suppress(Lost):
+                    cluster.ask(address, os.getpid)
+        cluster.close()
 
 
 @pytest.mark.full
