@@ -29,16 +29,26 @@ WITH_NEEDS = (
     "safetensors", "nvidia-ml-py",
 )  # fmt: skip
 """Collected with all that they need."""
-ALONE = ("pyarrow", "onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig")
+ALONE = (
+    "pyarrow", "scipy", "onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig",
+)  # fmt: skip
 """Collected alone: what exporters need beside is a framework, which the machine has or has not."""
-NEEDED = ("numpy", "scipy")
-"""Not collected unless they are named, for their size; JAX brings both."""
+NUMPY = "numpy"
+"""Not collected unless it is named: frameworks are built for the version that the machine has."""
 UNUSED = re.compile(
-    r"(.*/)?tests/|.*\.(pyx|pxd|pxi|h)$"
-    r"|pyarrow/.*(flight|s3|orc|azure|gcs|hdfs|feather|gandiva)|pyarrow/lib\w+\.so(\.\d+\.\d+\.\d+)?$"
+    r"""(.*/)?tests/ | .*\.(pyx|pxd|pxi|h|c|cc|cpp)$
+    | pyarrow/.*(flight|s3|orc|azure|gcs|hdfs|feather|gandiva|substrait|csv|json|encryption)
+    | pyarrow/lib\w+\.so(\.\d+\.\d+\.\d+)?$                 # name.so and name.so.1.2.3: name.so.1 is loaded
+    | scipy/(?!special/|_lib/|[^/]+$) | scipy/special/cython_special
+    | scipy\.libs/lib(gfortran|quadmath)-[^-]+$                # of what is left out; OpenBLAS has its own
+    | (PIL|pillow\.libs)/.*(avif|webp|harfbuzz|freetype|imagingft|imagingcms|lcms)
+    | locust/webui/ | jax2onnx/(sandbox|plugins/examples)/
+    | pygments/(lexers|styles)/(?!_|python|special|default|monokai)
+    """,
+    re.VERBOSE,
 )
-"""Files of a wheel that a check does not import: tests, sources, Arrow's network and file formats, second copies of its
-libraries (`name.so` and `name.so.1.2.3` beside the `name.so.1` that is loaded)."""
+"""Files of a wheel that a check does not import: tests, sources, web pages, formats of files and images, and all of SciPy
+but its special functions, which intervals need."""
 LACKS = ("is not installed", "does not run on", "sees no", "no GPU", "needs a C++ compiler")
 """Words of a reason that is this machine's, not a fault: a row says it, and the check is passed."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -80,9 +90,9 @@ def run(out: Path, wheels: Path) -> int:
             shutil.rmtree(site, ignore_errors=True)
             return _refuse(f"the wheels in {wheels} are not for this Python: make gpu-wheels FOR={version}")
     sys.path.insert(0, str(site))
-    if absent := [name for name in (*NEEDED, "pyarrow", "msgspec", "locust") if importlib.util.find_spec(name) is None]:
-        more = " ".join(name for name in absent if name in NEEDED)
-        mend = f"make gpu-wheels FOR={version}" + (f" MORE='{more}'" if more else "")
+    needed = (NUMPY, "scipy", "pyarrow", "msgspec", "locust")
+    if absent := [name for name in needed if importlib.util.find_spec(name) is None]:
+        mend = f"make gpu-wheels FOR={version}" + (f" MORE={NUMPY}" if NUMPY in absent else "")
         return _refuse(f"{sys.executable} has no {', '.join(absent)}; collect them where there is a network: {mend}")
     device = "cuda" if _has_gpu() else "cpu"
     where = "GPU" if device == "cuda" else "processor, for there is no GPU"

@@ -89,7 +89,7 @@ def _torchscript(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
 
 
 def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Machine code for any batch, and for one image: weights are packed for the batch that it was compiled with."""
+    """Machine code for any batch, and for one image, whose weights are packed for that batch and for one thread."""
     # Frozen, weights become constants of the code in the layout that its kernels want. The number of threads is not
     # one of them: it is the deployment's. A profiler that does not run costs nanoseconds per kernel. Frozen code for a
     # free batch of one channel gives wrong scores: the layout of such images is ambiguous (pytorch/pytorch#121400).
@@ -100,7 +100,14 @@ def _aotinductor(classifier: torch.nn.Module, example: torch.Tensor, path: Path)
     }
     single = path.parents[1] / SINGLE / path.name
     _compile(classifier, example, BATCH_IS_FREE, path, settings)
-    _compile(classifier, example[:1], None, single, settings)
+    # With another number of threads oneDNN may want another layout, and then packs the weights again in every call, by
+    # code that is a hundred times as slow (tests/upstream/pytorch_packed_weights.py).
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _compile(classifier, example[:1], None, single, settings)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _for_gpu(classifier: torch.nn.Module, shape: tuple[int, int, int], path: Path, precision: Precision) -> None:

@@ -21,7 +21,7 @@ TUNING = (
     (
         "single",
         "compiled",
-        "weights are packed for one batch size; with another one oneDNN packs them again in every call",
+        "weights are packed for one image and one thread; with any other batch oneDNN packs them in every call",
         "https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html",
         "cpu",
     ),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,41 @@ from medserve import machine, store
 from medserve.errors import CannotRun
 from medserve.spec import Deployment
 from serve.runtimes import open_runtime
+
+PACKS = """
+import sys
+from pathlib import Path
+
+import torch
+from torch._inductor import aoti_load_package
+
+from export.frameworks import pytorch
+from medserve.tables import SINGLE
+
+
+class Wide(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(2048, 512, 1)
+
+    def forward(self, image):
+        return self.convolution(image.permute(0, 3, 1, 2) / 255).flatten(1).softmax(1)
+
+
+path = Path(sys.argv[1])
+torch.set_num_threads(2)
+pytorch.write(Wide().eval(), (1, 1, 2048), "aotinductor", path)
+assert torch.get_num_threads() == 2
+torch.set_num_threads(1)
+for name, model in (("any batch", path), ("one image", path.parents[1] / SINGLE / path.name)):
+    compiled = aoti_load_package(str(model), run_single_threaded=True)
+    image = torch.zeros((1, 1, 1, 2048), dtype=torch.uint8)
+    with torch.inference_mode():
+        compiled(image)
+        print("#", name, flush=True)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            compiled(image)
+"""
 
 
 @pytest.mark.full
@@ -37,6 +74,19 @@ def test_code_for_one_image_keeps_the_scores_and_its_kernels_are_profiled(stage:
         (found,) = json.loads(done.stdout)["explained"]
         names = [operator["name"] for operator in found["operators"]]
         assert any("convolution" in name for name in names)
+
+
+@pytest.mark.full
+def test_code_for_one_image_does_not_pack_its_weights_in_every_call(tmp_path: Path) -> None:
+    """With the layout for two threads one 1x1 convolution of ResNet-50 takes 45 ms instead of 0.1."""
+    model = tmp_path / "1" / "model.pt2"
+    model.parent.mkdir()
+    done = subprocess.run([sys.executable, "-c", PACKS, str(model)], capture_output=True, text=True, check=True)
+    steps = {name: [line.split(",")[5] for line in part.splitlines() if ",exec,cpu," in line]
+             for name, _, part in (part.partition("\n") for part in done.stdout.split("# ")[1:])}  # fmt: skip
+    assert "reorder" in steps["any batch"]
+    assert "convolution" in steps["one image"]
+    assert "reorder" not in steps["one image"]
 
 
 def test_a_target_tells_processors_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
