@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -30,25 +31,24 @@ WITH_NEEDS = (
 )  # fmt: skip
 """Collected with all that they need."""
 ALONE = (
-    "pyarrow", "scipy", "onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping", "wadler-lindig",
+    "pyarrow", "scipy", "onnxscript", "onnx-ir", "tf2onnx", "jax2onnx", "dm-pix", "equinox", "jaxtyping",
+    "wadler-lindig",
 )  # fmt: skip
 """Collected alone: what exporters need beside is a framework, which the machine has or has not."""
 NUMPY = "numpy"
 """Not collected unless it is named: frameworks are built for the version that the machine has."""
 UNUSED = re.compile(
     r"""(.*/)?tests/ | .*\.(pyx|pxd|pxi|h|c|cc|cpp)$
-    | pyarrow/.*(flight|s3|orc|azure|gcs|hdfs|feather|gandiva|substrait|csv|json|encryption)
-    | pyarrow/lib\w+\.so(\.\d+\.\d+\.\d+)?$                 # name.so and name.so.1.2.3: name.so.1 is loaded
+    | pyarrow/.*(flight|s3|orc|azure|gcs|hdfs|feather|gandiva)
+    | pyarrow/lib\w+\.so(\.\d+\.\d+\.\d+)?$         # name.so and name.so.1.2.3: name.so.1 is loaded
     | scipy/(?!special/|_lib/|[^/]+$) | scipy/special/cython_special
-    | scipy\.libs/lib(gfortran|quadmath)-[^-]+$                # of what is left out; OpenBLAS has its own
-    | (PIL|pillow\.libs)/.*(avif|webp|harfbuzz|freetype|imagingft|imagingcms|lcms)
-    | locust/webui/ | jax2onnx/(sandbox|plugins/examples)/
-    | pygments/(lexers|styles)/(?!_|python|special|default|monokai)
+    | scipy\.libs/lib(gfortran|quadmath)-[^-]+$        # of what is left out; OpenBLAS has its own
+    | (PIL|pillow\.libs)/.*avif | locust/webui/
     """,
     re.VERBOSE,
 )
-"""Files of a wheel that a check does not import: tests, sources, web pages, formats of files and images, and all of SciPy
-but its special functions, which intervals need."""
+"""Files of a wheel that a check does not import: tests, sources, formats of files and images, Locust's web page, and
+all of SciPy but its special functions, which intervals need."""
 LACKS = ("is not installed", "does not run on", "sees no", "no GPU", "needs a C++ compiler")
 """Words of a reason that is this machine's, not a fault: a row says it, and the check is passed."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -107,16 +107,33 @@ def run(out: Path, wheels: Path) -> int:
 
 
 def _pack(wheel: Path) -> None:
-    """Write a wheel again without what is unused, compressed by LZMA, which pip unpacks too."""
-    packed = wheel.with_suffix(".packed")
+    """Write a wheel again without what is unused, compressed by LZMA, which pip unpacks too.
+
+    Where `strip` is at hand, libraries lose what only a debugger reads, unless they were changed to find others in
+    their wheel: `strip` may break those.
+    """
+    packed, strip = wheel.with_suffix(".packed"), shutil.which("strip")
     try:
         with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
-            for name in old.namelist():
-                if not UNUSED.match(name):
-                    new.writestr(name, old.read(name))
+            names = old.namelist()
+            is_alone = not any(".libs/" in name for name in names)
+            for name in names:
+                if UNUSED.match(name):
+                    continue
+                content = old.read(name)
+                if strip and is_alone and name.endswith(".so") and b".debug_info" in content:
+                    content = _stripped(strip, content)
+                new.writestr(name, content)
         packed.replace(wheel)
     finally:
         packed.unlink(missing_ok=True)
+
+
+def _stripped(strip: str, library: bytes) -> bytes:
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(library)
+        done = subprocess.run([strip, "--strip-debug", file.name], capture_output=True, check=False)
+        return library if done.returncode else Path(file.name).read_bytes()
 
 
 def _measure(study: str, device: str, out: Path, env: dict[str, str]) -> int:
