@@ -178,6 +178,26 @@ def test_onnx_has_the_pinned_opset_and_names(framework: str, artifact_of: Artifa
     assert sum(operators.values()) == len(model.graph.node)
 
 
+LAYOUTS = """
+import sys
+
+import torch
+
+graph = torch.jit.load(sys.argv[1]).inlined_graph
+for node in graph.findAllNodes("prim::Constant"):
+    if node.hasAttribute("value") and node.kindOf("value") == "t" and node.t("value").dim() == 4:
+        value = node.t("value")
+        print(value.is_contiguous(memory_format=torch.channels_last), *value.shape)
+"""
+
+
+def test_weights_of_torchscript_are_stored_channels_last(torchscript: Path) -> None:
+    words = [sys.executable, "-W", "ignore", "-c", LAYOUTS, str(torchscript / "1" / "model.pt")]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len([line for line in told if line.endswith(" 3 3")]) >= 6
+    assert all(line.startswith("True") for line in told)
+
+
 def test_triton_reads_the_names_of_the_graph(torchscript: Path, onnx: Path) -> None:
     assert f'name: "{OUTPUT}__0"' in (torchscript / "config.pbtxt").read_text()
     text = (onnx / "config.pbtxt").read_text()
