@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -52,6 +52,25 @@ def quiet() -> Iterator[None]:
             said.seek(0)
             os.write(2, said.read())
             raise
+
+
+def printed(call: Callable[[], object]) -> str:
+    """What libraries write to standard output during a call."""
+    # C libraries keep lines in a buffer of their own.
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    with TemporaryFile() as said, ExitStack() as kept:
+        before = os.dup(1)
+        kept.callback(os.close, before)
+        kept.callback(os.dup2, before, 1)
+        os.dup2(said.fileno(), 1)
+        try:
+            call()
+        finally:
+            flush(None)
+        said.seek(0)
+        return said.read().decode(errors="replace")
 
 
 def use_pythons(pythons: Mapping[str, str]) -> None:

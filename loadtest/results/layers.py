@@ -12,10 +12,10 @@ _PATTERNS = {
     "several layers": r"ynn_fusion|subgraph",
     "layout": r"reorder|transpose|permute|copy|reshape|concat|slice|\bpad|contiguous|empty|resize|expand|stride|view",
     "convolution": r"conv(?!ert)",
-    "dense layer": r"gemm|matmul|dot|addmm|linear|fullyconnected",
+    "dense layer": r"gemm|matmul|dot|addmm|linear|fullyconnected|inner_product",
     "pooling": r"pool|reduce|mean|sum",
     "elementwise": (
-        r"add|mul|sub|div|relu|clamp|sigmoid|silu|swish|softmax|exp|clip|maximum|fusion|cast|convert|to_copy|eltwise"
+        r"add|mul|sub|div|relu|clamp|sigmoid|silu|swish|softmax|exp|clip|maximum|fusion|cast|convert|to_copy|eltwise|binary"
     ),
 }
 _VAGUE = ("fusion",)

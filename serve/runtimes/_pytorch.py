@@ -1,5 +1,6 @@
 """Shared by the runtimes of PyTorch: the verbs on a processor, on a GPU, and as CUDA graphs."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,12 @@ from serve.runtimes import Runtime, operators
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """From uint8 (N, H, W, C) images to float32 (N, classes) probabilities, on one device."""
+_Took = dict[tuple[str, str], list[float]]
+"""The milliseconds of each call of an operator, by its name and kind."""
+
+INTERPRETER = "forward"
+"""A profiled TorchScript module: the time in no operator that it reports."""
+CALLS_ONEDNN = re.compile("mkldnn|linear_pointwise")
 
 
 class TorchRuntime(Runtime):
@@ -44,11 +51,15 @@ class TorchRuntime(Runtime):
         with process.quiet(), torch.profiler.profile(activities=processor, record_shapes=True) as profiled:
             for _ in range(count):
                 predict()
-        took: dict[tuple[str, str], list[float]] = {}
+        took: _Took = {}
         for event in profiled.key_averages(group_by_input_shape=True):
+            if event.key == INTERPRETER:
+                continue
             shapes = " ".join("x".join(map(str, shape)) for shape in event.input_shapes if shape)
             name = f"{event.key} {shapes}".strip()
             took[name, event.key] = [event.self_cpu_time_total / 1e3 / event.count] * event.count
+        if self._device.type == "cpu" and torch.backends.mkldnn.is_available():
+            took = _with_onednn(took, predict, count)
         return operators(took, count)
 
     def facts(self) -> dict[str, Any]:
@@ -147,6 +158,32 @@ class CapturedRuntime(CudaRuntime):
         with torch.cuda.graph(graph), torch.inference_mode():
             scores = self._model(placed)
         return Captured(graph, pinned, placed, scores)
+
+
+def _with_onednn(took: _Took, predict: Callable[[], object], count: int) -> _Took:
+    """The profiled calls, with oneDNN's primitives instead of the calls that lead to them.
+
+    PyTorch's profiler does not tell what such a call spends on packing weights, and does not see those of an optimised
+    TorchScript module at all. oneDNN prints its primitives, in `count` further predictions.
+    """
+
+    def told() -> None:
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            for _ in range(count):
+                predict()
+
+    inside: _Took = {}
+    for line in process.printed(told).splitlines():
+        match line.split(","):
+            case ["onednn_verbose", _, "primitive", "exec", _, kind, *_, shape, ms]:
+                inside.setdefault((f"oneDNN {kind} {shape}", kind), []).append(float(ms))
+    if not inside:
+        return took
+    outside = {key: calls for key, calls in took.items() if not CALLS_ONEDNN.search(key[1])}
+    around = sum(map(sum, took.values())) - sum(map(sum, outside.values())) - sum(map(sum, inside.values()))
+    if around > 0:
+        outside["around oneDNN's primitives", "call"] = [around / count] * count
+    return outside | inside
 
 
 def prepare(deployment: Deployment) -> torch.device:

@@ -65,15 +65,18 @@ def test_an_artifact_that_was_compiled_elsewhere_is_refused_in_one_line(aotinduc
 
 
 @pytest.mark.full
-def test_code_for_one_image_keeps_the_scores_and_its_kernels_are_profiled(stage: Stage, aotinductor: Path) -> None:
+def test_code_for_one_image_keeps_the_scores_and_is_explained_by_what_it_computes(
+    stage: Stage, aotinductor: Path
+) -> None:
     words = ("loadtest", "explain", str(aotinductor), "--json", "--options")
-    for options in ("{}", '{"single": "compiled"}'):
+    for options, packs in (("{}", True), ('{"single": "compiled"}', False)):
         # Opening the runtime compares the golden images, one by one.
         done = stage(*words, options)
         assert done.returncode == 0, done.stderr
         (found,) = json.loads(done.stdout)["explained"]
-        names = [operator["name"] for operator in found["operators"]]
-        assert any("convolution" in name for name in names)
+        kinds = {operator["kind"] for operator in found["operators"]}
+        assert "convolution" in kinds
+        assert ("reorder" in kinds) is packs
 
 
 @pytest.mark.full

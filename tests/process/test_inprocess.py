@@ -280,6 +280,11 @@ def test_operators_of_several_deployments_are_named_by_their_own_profilers(
         times = [operator["ms"] for operator in one["operators"]]
         assert times == sorted(times, reverse=True)
         assert min(sum(times), one["plain_ms"], one["profiled_ms"]) > 0
+    # The profiler does not see the convolutions of an optimised module; oneDNN tells them.
+    optimised = stage("loadtest", "explain", str(torchscript), "--json", "--options", '{"graph": "optimised"}')
+    operators = json.loads(optimised.stdout)["explained"][0]["operators"]
+    assert sum(operator["calls"] for operator in operators if operator["kind"] == "convolution") >= 6
+    assert "forward" not in {operator["kind"] for operator in operators}
     refused = stage(*words, "--runtime", "litert")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "none of the runtimes litert reads onnx" in refused.stderr

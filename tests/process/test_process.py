@@ -16,6 +16,21 @@ from medserve import matrix, process, run_folder, runner, store, study, study_fi
 from medserve.errors import BadInput
 from medserve.result import Result
 
+PRINTS = """
+import ctypes
+from medserve import process
+
+puts = ctypes.CDLL(None).puts
+puts(b"before")
+said = process.printed(lambda: (puts(b"inside"), print("too", flush=True)))
+try:
+    process.printed(lambda: 1 / 0)
+except ZeroDivisionError:
+    puts(b"after")
+ctypes.CDLL(None).fflush(None)
+print(said.split())
+"""
+
 LEFT = """
 import subprocess, sys
 wait = "import sys, time; time.sleep(float(sys.argv[2])); open(sys.argv[1], 'w').close()"
@@ -54,6 +69,11 @@ def test_what_a_child_prints_last_is_read(wakes: bool, monkeypatch: pytest.Monke
     with child.stdout:
         assert list(process.output(child, study.MOST_HOURS * 3600)) == [b"{}\n"] * 20_000 + [b"end"]
     assert child.wait() == 0
+
+
+def test_what_a_library_prints_is_read_and_what_comes_after_is_shown() -> None:
+    done = subprocess.run([sys.executable, "-c", PRINTS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["before", "after", "['inside', 'too']"]
 
 
 def test_a_stopped_child_takes_its_group_along() -> None:
