@@ -77,9 +77,8 @@ class Runtime(Protocol):
     def profile(self, _predict: Callable[[], object], _count: int, _folder: Path, /) -> list[Operator]:
         """Call the prediction so often under the runtime's profiler, and once before where it compiles the model again.
 
-        The profiler may write into the folder.
-
-        Raises CannotRun where it has none.
+        As often once more where a library below the runtime tells what its calls do. The profiler may write into the
+        folder. Raises CannotRun where it has none.
         """
         raise CannotRun(f"{self.facts()['runtime']} has no profiler that a program can read")
 

@@ -133,7 +133,7 @@ def test_a_profiler_names_the_operators_and_leaves_the_runtime_as_it_was(
             runtime.profile(call, 3, tmp_path)
         return
     found = runtime.profile(call, 3, tmp_path)
-    assert len(made) in (3, 4)
+    assert len(made) in (3, 4, 6)
     assert np.array_equal(predict(runtime, images[:4], BATCHES), before)
     assert len({one.name for one in found}) == len(found) > 2
     assert all(one.name and one.kind and one.ms >= 0 and one.calls > 0 for one in found)
