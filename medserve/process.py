@@ -39,16 +39,11 @@ _CHILDREN: set["subprocess.Popen[bytes]"] = set()
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep off the terminal what libraries write to standard error; it is written after all if they raise."""
-    sys.stderr.flush()
-    with TemporaryFile() as said, ExitStack() as kept:
-        before = os.dup(2)
-        kept.callback(os.close, before)
-        kept.callback(os.dup2, before, 2)
-        os.dup2(said.fileno(), 2)
+    with TemporaryFile() as said:
         try:
-            yield
+            with _into(said, 2):
+                yield
         except BaseException:
-            os.dup2(before, 2)
             said.seek(0)
             os.write(2, said.read())
             raise
@@ -56,21 +51,31 @@ def quiet() -> Iterator[None]:
 
 def printed(call: Callable[[], object]) -> str:
     """What libraries write to standard output during a call."""
-    # C libraries keep lines in a buffer of their own.
-    flush = ctypes.CDLL(None).fflush
-    sys.stdout.flush()
-    flush(None)
-    with TemporaryFile() as said, ExitStack() as kept:
-        before = os.dup(1)
-        kept.callback(os.close, before)
-        kept.callback(os.dup2, before, 1)
-        os.dup2(said.fileno(), 1)
-        try:
+    with TemporaryFile() as said:
+        with _into(said, 1):
             call()
-        finally:
-            flush(None)
         said.seek(0)
         return said.read().decode(errors="replace")
+
+
+@contextmanager
+def _into(file: IO[bytes], descriptor: int) -> Iterator[None]:
+    """Write into a file what Python and C libraries, each with a buffer of its own, write to a descriptor."""
+
+    def flush() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ctypes.CDLL(None).fflush(None)
+
+    flush()
+    before = os.dup(descriptor)
+    os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        flush()
+        os.dup2(before, descriptor)
+        os.close(before)
 
 
 def use_pythons(pythons: Mapping[str, str]) -> None:

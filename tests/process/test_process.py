@@ -22,7 +22,7 @@ from medserve import process
 
 puts = ctypes.CDLL(None).puts
 puts(b"before")
-said = process.printed(lambda: (puts(b"inside"), print("too", flush=True)))
+said = process.printed(lambda: (puts(b"inside"), print("too")))
 try:
     process.printed(lambda: 1 / 0)
 except ZeroDivisionError:
