@@ -10,7 +10,7 @@ class Launch(Noun, frozen=True, kw_only=True):
     """One fresh process of one deployment and the cells it measures in order. Paths are absolute.
 
     `images` is an .npy file uint8 (N, H, W, C); `expected` an .npy file float32 (N, classes) of certified scores,
-    null for a runtime that computes nothing.
+    null for a runtime that computes nothing. `stages`: in process, place, run and fetch are timed one by one, too.
     """
 
     study: str
@@ -24,6 +24,7 @@ class Launch(Noun, frozen=True, kw_only=True):
     client_cpus: tuple[int, ...]
     seed: int
     selftest: SelfTestOutcome | None = None
+    stages: bool = True
 
 
 class Setting(Noun, frozen=True, kw_only=True):
@@ -42,11 +43,13 @@ class Setting(Noun, frozen=True, kw_only=True):
 class Candidate(Noun, frozen=True, kw_only=True):
     """Options of a runtime that were tried: the median latency (ms) of each batch size, in each launch.
 
-    `reason` says why they cannot be taken, null where they can.
+    `faults` are the minor page faults of a call, of the batch size with the most, in each launch. `reason` says why the
+    options cannot be taken, null where they can.
     """
 
     options: dict[str, str]
     medians_ms: dict[int, tuple[float, ...]]
+    faults: tuple[float, ...] = ()
     reason: str | None = None
 
 
@@ -54,7 +57,7 @@ class Tuned(Noun, frozen=True, kw_only=True):
     """`tuned/<deployment>.json`: the best options of a deployment's runtime for one artifact on one machine.
 
     `settings` were tried, alone and together. `ratio` is the geometric mean over batch sizes of the latency with the
-    `chosen` options over that with the defaults.
+    `chosen` options over that with the defaults; among equally fast ones, those without page faults are chosen.
     """
 
     deployment: Deployment

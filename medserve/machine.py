@@ -133,12 +133,14 @@ def keep_memory() -> None:
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_ARENA_MAX, 1)
 
 
 USED = ("cpu_seconds", "minor_faults", "context_switches")
 """What `usage` counts."""
+MANY_FAULTS = 10.0
+"""Minor page faults per request or call that are worth a remark."""
 
 
 def usage(pid: int | None = None) -> dict[str, float]:

@@ -28,6 +28,8 @@ MAX_CALLS = 100_000
 """Calls after which a fast runtime ends: more add no information and fill the disk."""
 NULL_CALLS = 500
 """The same of the null runtime, which has nothing but its percentiles to be known for."""
+WARM_CALLS = 3
+"""The fewest calls of a warm-up: where one takes seconds, the heap still grows in the second."""
 STAGED_SHARE = 0.25
 """Length of the staged pass as a share of the headline pass."""
 COLD_CALLS = 100
@@ -35,7 +37,7 @@ COLD_CALLS = 100
 
 
 class Timed(msgspec.Struct):
-    """Columns of `samples.SCHEMA`, and of `samples.STAGES`, which are empty with a timing mistake.
+    """Columns of `samples.SCHEMA`, and of `samples.STAGES`, empty with a timing mistake or when not asked for.
 
     `used` is what the process used in the headline pass, by `medserve.machine.USED`, and the `calls` of it.
     """
@@ -52,6 +54,7 @@ def measure(
     images: NDArray[np.uint8],
     expected: NDArray[np.float32] | None,
     seed: int,
+    with_stages: bool = True,
 ) -> Timed:
     """Time batches of `profile.batch` of the uint8 (N, H, W, C) `images`, in an order given by `seed`.
 
@@ -80,7 +83,7 @@ def measure(
     timed = {"predict": call_predict, "unsynchronised": call_unsynchronised}.get(profile.mistake or "", call)
     warm = np.empty((0, 2), np.int64)
     if profile.mistake != "compile-inside":
-        warm = timed_loop(timed, profile.warmup_seconds, at_most=most)
+        warm = timed_loop(timed, profile.warmup_seconds, WARM_CALLS, most)
     before = machine.usage()
     if profile.mistake == "compile-inside":
         headline = timed_loop(call, 0.0, COLD_CALLS, COLD_CALLS)
@@ -102,7 +105,7 @@ def measure(
     }
     if expected is not None:
         columns["wrong"] = [samples.differs(given, expected[row]) for given, row in zip(scores, used, strict=True)]
-    stages = {} if profile.mistake else _stages(runtime, ready, sizes, profile.seconds, most)
+    stages = {} if profile.mistake or not with_stages else _stages(runtime, ready, sizes, profile.seconds, most)
     return Timed(columns, stages, {**consumed, "calls": len(headline)})
 
 

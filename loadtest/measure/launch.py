@@ -104,7 +104,9 @@ class _Launch:
         for cell in cells:
             with self._cell(cell) as result:
                 monitor = Monitor(os.getpid(), self._plan.server_cpus, deployment.device)
-                timed = inprocess.measure(runtime, fitting, cell.profile, self._images, self._expected, self._plan.seed)
+                timed = inprocess.measure(
+                    runtime, fitting, cell.profile, self._images, self._expected, self._plan.seed, self._plan.stages
+                )
                 # This process is the timer: it reads the counters at the beginning and at the end only.
                 monitor.look()
                 result.windows = monitor.close()

@@ -2,7 +2,8 @@
 
 Every candidate is timed in process, in fresh processes, beside the defaults: first each option alone, then all that
 helped together, and these with each of the others. None of these launches is reported. Options that change the scores
-are never taken.
+are never taken. Of equally fast ones those are taken whose calls cause no page faults, for what these cost differs
+among machines and from hour to hour.
 """
 
 import time
@@ -84,10 +85,11 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
     for options in ({}, *together) * LAUNCHES if together else ():
         if time.monotonic() - began < MOST_SECONDS:
             tell(tuning.measure(options))
-    # Of those that chance does not tell from the best, the one with the fewest options.
+    # Of those that chance does not tell from the best, one without page faults, with the fewest options.
     best = min(map(tuning.ratio, tried))
     chosen = min(
-        (one for one in tried if tuning.ratio(one) * GAIN <= best), key=lambda one: (len(one), tuning.ratio(one))
+        (one for one in tried if tuning.ratio(one) * GAIN <= best),
+        key=lambda one: (tuning.faults(one) > machine.MANY_FAULTS, len(one), tuning.ratio(one)),
     )
     return Tuned(
         deployment=deployment,
@@ -107,6 +109,7 @@ class _Tuning:
             np.save(scratch / "images.npy", golden["images"])
             np.save(scratch / "scores.npy", golden["scores"])
         self._medians: dict[str, list[dict[int, float]]] = {}
+        self._faults: dict[str, list[float]] = {}
         self._reasons: dict[str, str] = {}
         self._launches = 0
 
@@ -129,7 +132,7 @@ class _Tuning:
             study="tuning", index=index, cells=cells, artifact=str(self._artifact.resolve()),
             results=str(self._scratch / "results"), images=str(self._scratch / "images.npy"),
             # Golden images are compared when the runtime is opened.
-            expected=None, server_cpus=server, client_cpus=client, seed=0,
+            expected=None, server_cpus=server, client_cpus=client, seed=0, stages=False,
         )  # fmt: skip
         path = self._scratch / f"launch-{index}.json"
         store.write_json(path, launch)
@@ -141,16 +144,22 @@ class _Tuning:
                 raise CannotRun(reason)
             self._reasons[key] = reason
             return f"{key}: {reason}"
-        found = {cell.profile.batch: self._median(cell, index) for cell in cells}
-        self._medians.setdefault(key, []).append(found)
-        return f"{key}: " + ", ".join(f"batch {batch} {value:.3g} ms" for batch, value in found.items())
-
-    def _median(self, cell: Cell, index: int) -> float:
-        folder = self._scratch / "results" / cell.name / str(index)
-        store.check_digests(folder, store.read_json(folder / "result.json", Result).files)
-        return (
-            float(np.median(latency.service_time(latency.after_warmup(samples.read(folder / "samples.parquet"))))) / 1e6
+        found = {cell.profile.batch: self._found(cell, index) for cell in cells}
+        self._medians.setdefault(key, []).append({batch: median for batch, (median, _) in found.items()})
+        self._faults.setdefault(key, []).append(max(faults for _, faults in found.values()))
+        return f"{key}: " + ", ".join(
+            f"batch {batch} {median:.3g} ms" + f" ({faults:,.0f} page faults)" * (faults > machine.MANY_FAULTS)
+            for batch, (median, faults) in found.items()
         )
+
+    def _found(self, cell: Cell, index: int) -> tuple[float, float]:
+        """The median latency in milliseconds and the page faults of a call."""
+        folder = self._scratch / "results" / cell.name / str(index)
+        result = store.read_json(folder / "result.json", Result)
+        store.check_digests(folder, result.files)
+        times = latency.service_time(latency.after_warmup(samples.read(folder / "samples.parquet")))
+        timer = result.process["timer"]
+        return float(np.median(times)) / 1e6, timer.get("minor_faults", 0) / timer["calls"]
 
     def ratio(self, options: dict[str, str]) -> float:
         """The geometric mean over batch sizes of its latency over that of the defaults; infinite if not measured.
@@ -162,12 +171,17 @@ class _Tuning:
             return inf
         return exp(fmean(log(_fastest(launches, batch) / _fastest(defaults, batch)) for batch in launches[0]))
 
+    def faults(self, options: dict[str, str]) -> float:
+        """The most page faults of a call of any batch size, in the launch with the fewest."""
+        return min(self._faults.get(_key(options), [0.0]))
+
     def candidate(self, options: dict[str, str]) -> Candidate:
         """What was found of it."""
         launches = self._medians.get(_key(options), [])
         medians = {batch: tuple(launch[batch] for launch in launches) for batch in (launches[0] if launches else {})}
         reason = self._reasons.get(_key(options)) or (None if launches else f"not tried within {MOST_SECONDS:g} s")
-        return Candidate(options=options, medians_ms=medians, reason=reason)
+        faults = tuple(self._faults.get(_key(options), ()))
+        return Candidate(options=options, medians_ms=medians, faults=faults, reason=reason)
 
 
 def _fastest(launches: list[dict[int, float]], batch: int) -> float:

@@ -17,7 +17,7 @@ from loadtest.results.row import OURS, PERCENTILES, Row, Status
 from medserve import store
 from medserve.errors import BadInput
 from medserve.jobs import Failure
-from medserve.machine import USED
+from medserve.machine import MANY_FAULTS, USED
 from medserve.matrix import plan
 from medserve.models import Artifact, Checkpoint
 from medserve.numbers import number
@@ -26,8 +26,6 @@ from medserve.spec import Cell, LoadProfile
 from medserve.study import Deployed, Study
 
 Kind = TypeVar("Kind")
-MANY_FAULTS = 10.0
-"""Minor page faults per request above which a row says so."""
 SERVER_FACTS = ("peak_memory_bytes", "import_seconds", "load_seconds", "ready_seconds", "first_answer_seconds")
 """What servers report of themselves; a row has the medians over launches."""
 

@@ -25,8 +25,13 @@ def artifact(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(artifact: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float]) -> tuple[dict[str, str], float]:
-    """What is chosen where the latency of each candidate is that of the defaults times a number of its own."""
+def found(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float], faults: float = 0.0
+) -> tuple[dict[str, str], float]:
+    """What is chosen where the latency of each candidate is that of the defaults times a number of its own.
+
+    `faults` are the page faults of a call, unless the heap is kept.
+    """
     scratch = artifact / "scratch"
     scratch.mkdir()
 
@@ -40,6 +45,7 @@ def found(artifact: Path, monkeypatch: pytest.MonkeyPatch, speeds: dict[str, flo
         disturbed = 1.0 if key in self._medians else 2.0
         found = {batch: base * speed * disturbed for batch, base in ((1, 1.0), (32, 20.0))}
         self._medians.setdefault(key, []).append(found)
+        self._faults.setdefault(key, []).append(0.0 if "heap" in options else faults)
         return key
 
     monkeypatch.setattr(tuning._Tuning, "measure", measure)
@@ -76,6 +82,16 @@ def test_the_defaults_are_kept_unless_something_is_clearly_faster(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert found(artifact, monkeypatch, {"heap=kept": 0.99, "arena=off": 1.5}) == ({}, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("faults", "speed", "chosen"),
+    [(10.0, 0.99, {}), (11.0, 0.99, {"heap": "kept"}), (11.0, 1.01, {"heap": "kept"}), (1e5, 1.05, {})],
+)
+def test_of_equally_fast_options_those_without_page_faults_are_taken(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, faults: float, speed: float, chosen: dict[str, str]
+) -> None:
+    assert found(artifact, monkeypatch, {"heap=kept": speed}, faults)[0] == chosen
 
 
 def test_a_slow_network_has_time_for_what_helps_together(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
