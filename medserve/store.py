@@ -157,10 +157,13 @@ def read_json(path: Path, kind: type[Value], digest: str | None = None) -> Value
 
 def _elsewhere(path: Path) -> str:
     """Where the manifests are that a user seems to look for."""
-    if path.name == ARTIFACT and (path.parent / "checkpoint.json").is_file():
+    if path.name != ARTIFACT:
+        return ""
+    if (path.parent / "checkpoint.json").is_file():
         return "; this is a checkpoint, of which `medserve export` makes an artifact"
-    found = sorted(path.parent.glob(f"artifacts/*/{path.name}")) if path.name == ARTIFACT else []
-    return f"; this is a run, whose artifacts are {found[0].parent} and the like" if found else ""
+    if found := sorted(path.parent.glob(f"artifacts/*/{path.name}")):
+        return f"; this is a run, whose artifacts are {found[0].parent} and the like"
+    return "; an artifact is a folder that `medserve export` or `medserve adopt` made"
 
 
 def _known_fields(value: Any, kind: Type) -> Any:

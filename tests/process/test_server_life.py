@@ -129,7 +129,8 @@ def test_a_changed_artifact_is_refused(onnx: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
     done = refused(str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path}/artifact.json: no such file\n"
+    told = "an artifact is a folder that `medserve export` or `medserve adopt` made"
+    assert done.stderr == f"error: {tmp_path}/artifact.json: no such file; {told}\n"
 
 
 # How it ends
