@@ -59,6 +59,7 @@ def test_tuned_settings_are_chosen_once_and_measured_beside_the_defaults(
     found = store.read_json(path, Tuned)
     assert len(found.candidates) >= 3
     assert all(one.reason is None and len(one.medians_ms) == 2 for one in found.candidates)
+    assert all(len(one.faults) == len(one.medians_ms[1]) >= 2 for one in found.candidates)
     default, tuned = sorted(results(out).values(), key=lambda result: result.cell.deployment.settings)
     assert (default.cell.deployment.options, tuned.cell.deployment.options) == ({}, found.chosen)
     assert tuned.process["timer"]["minor_faults"] >= 0
