@@ -29,6 +29,15 @@ TUNING = (
         "rewritten",
         "XLA has no fast path for depthwise kernels, and for kernels larger than their input",
         "https://docs.jax.dev/en/latest/_autosummary/jax.lax.optimization_barrier.html",
+        "cpu",
+    ),
+    (
+        "convolutions",
+        "eigen",
+        "XLA leaves them to YNNPACK, which is slower than XLA's older path for many shapes",
+        # Printed by XLA_FLAGS=--help: xla_cpu_experimental_ynn_fusion_type.
+        "https://github.com/openxla/xla/blob/main/xla/debug_options_flags.cc",
+        "cpu",
     ),
     (
         "kernels",
@@ -43,10 +52,11 @@ TUNING = (
 class Options(CacheOptions, frozen=True, kw_only=True):
     """`layers`: the network as it was exported, or with the layers that XLA computes slowly written otherwise.
 
-    On a GPU: `kernels`, whether they are started one by one.
+    On a processor: the library of `convolutions`. On a GPU: `kernels`, whether they are started one by one.
     """
 
     layers: Literal["exported", "rewritten"] = "exported"
+    convolutions: Literal["ynnpack", "eigen"] = "ynnpack"
     kernels: Literal["captured", "one by one"] = "captured"
 
 
@@ -132,6 +142,9 @@ def load(model: Path, _classes: int, deployment: Deployment) -> StableHloRuntime
     precision = "tensorfloat32" if deployment.precision == "tf32" else "float32"
     # The kinds of commands that XLA captures as CUDA graphs; processors ignore it.
     compiler = {"xla_gpu_enable_command_buffer": ""} if options.kernels == "one by one" else {}
+    if options.convolutions == "eigen":
+        # What XLA gives to YNNPACK: nothing. Its default is convolutions.
+        compiler["xla_cpu_experimental_ynn_fusion_type"] = ""
     return StableHloRuntime(jax.export.deserialize(bytearray(model.read_bytes())), device, precision, compiler)
 
 
