@@ -1,9 +1,9 @@
 """The best options of a runtime for one artifact on this machine, of those that its file declares in TUNING.
 
 Every candidate is timed in process, in fresh processes, beside the defaults: first each option alone, then all that
-helped together, and these with each of the others. None of these launches is reported. Options that change the scores
-are never taken. Of equally fast ones those are taken whose calls cause no page faults, for what these cost differs
-among machines and from hour to hour.
+helped together, and these with each of the others, as long as one more helps. None of these launches is reported.
+Options that change the scores are never taken. Of equally fast ones those are taken whose calls cause no page faults,
+for what these cost differs among machines and from hour to hour.
 """
 
 import time
@@ -75,16 +75,22 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
             if not options or time.monotonic() - began < until:
                 tell(tuning.measure(options))
     # The best value of each option that helped.
-    helped: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for options in sorted(alone, key=tuning.ratio, reverse=True):
-        helped |= options if tuning.ratio(options) < GAIN else {}
+        taken |= options if tuning.ratio(options) < GAIN else {}
     # What did not help alone may help where something slower is gone.
-    together = [helped] if len(helped) > 1 else []
-    together += [helped | options for options in alone if helped and not helped.keys() & options.keys()]
-    tried += together
-    for options in ({}, *together) * LAUNCHES if together else ():
-        if time.monotonic() - began < MOST_SECONDS:
-            tell(tuning.measure(options))
+    while taken:
+        together = [taken] + [taken | options for options in alone if not taken.keys() & options.keys()]
+        if not (untried := [options for options in together if options not in tried]):
+            break
+        tried += untried
+        for options in ({}, *untried) * LAUNCHES:
+            if time.monotonic() - began < MOST_SECONDS:
+                tell(tuning.measure(options))
+        best = min(together, key=tuning.ratio)
+        if tuning.ratio(best) >= tuning.ratio(taken) * GAIN:
+            break
+        taken = best
     # Of those that chance does not tell from the best, one without page faults, with the fewest options.
     best = min(map(tuning.ratio, tried))
     chosen = min(

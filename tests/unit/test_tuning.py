@@ -73,6 +73,14 @@ def test_what_helps_only_with_another_option_is_found(artifact: Path, monkeypatc
     assert ratio == pytest.approx(0.4)
 
 
+def test_what_helps_only_with_two_others_is_found(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"graph=optimised": 0.5, "arena=off": 1.3, "heap=kept": 1.0}
+    speeds |= {"graph=optimised arena=off": 0.4, "graph=optimised arena=off heap=kept": 0.3}
+    chosen, ratio = found(artifact, monkeypatch, speeds)
+    assert chosen == {"graph": "optimised", "arena": "off", "heap": "kept"}
+    assert ratio == pytest.approx(0.3)
+
+
 def test_options_that_add_nothing_are_left_out(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {"graph=optimised": 0.5, "graph=optimised heap=kept": 0.495}
     assert found(artifact, monkeypatch, speeds) == ({"graph": "optimised"}, pytest.approx(0.5))
