@@ -1,4 +1,4 @@
-"""Machine code runs where it was compiled, and says so elsewhere."""
+"""What compilers make of a network: by which library, with which weights, and for which machine."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from conftest import Stage
 from recertify import recertify
 
-from medserve import machine, store
+from medserve import machine, plugins, store
 from medserve.errors import CannotRun
 from medserve.spec import Deployment
 from serve.runtimes import open_runtime
@@ -51,6 +51,33 @@ for name, model in (("any batch", path), ("one image", path.parents[1] / SINGLE 
         print("#", name, flush=True)
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             compiled(image)
+"""
+CONVOLUTIONS = """
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from medserve.spec import Deployment
+from serve.runtimes import stablehlo
+
+kernel = np.ones((3, 3, 64, 64), np.float32) / 576
+path = Path(sys.argv[1])
+
+
+def network(image):
+    x = image.astype("float32") * np.ones(64, np.float32)
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    return x.mean((1, 2))
+
+
+image = jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)
+path.write_bytes(jax.export.export(jax.jit(network), platforms=("cpu",))(image).serialize())
+for options in ({}, {"convolutions": "eigen"}):
+    runtime = stablehlo.load(path, 64, Deployment(artifact="a", runtime="stablehlo", options=options))
+    print("ynn" in runtime._call.lower(image).compile().as_text())
 """
 
 
@@ -96,6 +123,14 @@ def test_code_for_one_image_does_not_pack_its_weights_in_every_call(tmp_path: Pa
     assert packing in steps["any batch"]
     assert packing not in steps["one image"]
     assert "convolution" in dict(steps["one image"])
+
+
+def test_convolutions_of_xla_leave_ynnpack_where_an_option_says_so(tmp_path: Path) -> None:
+    if absent := plugins.missing("serve.runtimes", "stablehlo"):
+        pytest.skip(f"stablehlo needs {', '.join(absent)}, which is not installed")
+    words = [sys.executable, "-c", CONVOLUTIONS, str(tmp_path / "model.stablehlo")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_a_target_tells_processors_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
