@@ -1,14 +1,16 @@
 """The best options of a runtime for one artifact on this machine, of those that its file declares in TUNING.
 
-Every candidate is timed in process, in fresh processes, beside the defaults: first each option alone, then all that
-helped together, and these with each of the others, as long as one more helps. None of these launches is reported.
-Options that change the scores are never taken. Of equally fast ones those are taken whose calls cause no page faults,
-for what these cost differs among machines and from hour to hour.
+A candidate is a value, or the default, of each option. Every one is timed in process, in a fresh process: each option
+alone, then several together, the most promising first, for what one gains may depend on another. The fastest are timed
+again, beside the defaults. None of these launches is reported. Options that change the scores are never taken. Of
+equally fast candidates those are taken whose calls cause no page faults, for what these cost differs among machines and
+from hour to hour.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from math import exp, inf, log
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from math import exp, inf, log, prod
 from pathlib import Path
 from statistics import fmean
 from typing import cast
@@ -25,14 +27,14 @@ from medserve.result import Result
 from medserve.spec import Cell, Deployment, Device
 from medserve.tables import profile
 
-LAUNCHES = 2
-"""Of each candidate."""
+LAUNCHES, AGAIN = 2, 6
+"""Launches of the defaults and of the fastest candidates, and how many those are; of the others one."""
 GAIN = 0.98
 """Ratio to the defaults below which a candidate is taken: two launches do not tell smaller gains from chance."""
 SECONDS, WARMUP = 1.0, 0.5
 """Of timing each batch size in each launch; what takes longer than that is timed six times."""
 MOST_SECONDS = 600.0
-"""Seconds after which no further candidate is tried."""
+"""Seconds after which no candidate is timed again; half of them for timing each once."""
 
 
 SHARED = {
@@ -66,35 +68,22 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
     began = time.monotonic()
     tuning = _Tuning(artifact, deployment, scratch)
     declared = settings(deployment.runtime, deployment.device)
-    alone = [{setting.option: setting.value} for setting in declared]
-    tried: list[dict[str, str]] = [{}, *alone]
-    for launch in range(LAUNCHES):
-        # Where each alone takes long, half of the time is left for what helps together.
-        until = MOST_SECONDS / 2 if launch else MOST_SECONDS
-        for options in tried:
+    tried = _candidates(declared)
+
+    def time_each(candidates: Iterable[dict[str, str]], until: float) -> None:
+        for options in candidates:
             if not options or time.monotonic() - began < until:
                 tell(tuning.measure(options))
-    # The best value of each option that helped.
-    taken: dict[str, str] = {}
-    for options in sorted(alone, key=tuning.ratio, reverse=True):
-        taken |= options if tuning.ratio(options) < GAIN else {}
-    # What did not help alone may help where something slower is gone.
-    while taken:
-        together = [taken] + [taken | options for options in alone if not taken.keys() & options.keys()]
-        if not (untried := [options for options in together if options not in tried]):
-            break
-        tried += untried
-        for options in ({}, *untried) * LAUNCHES:
-            if time.monotonic() - began < MOST_SECONDS:
-                tell(tuning.measure(options))
-        best = min(together, key=tuning.ratio)
-        if tuning.ratio(best) >= tuning.ratio(taken) * GAIN:
-            break
-        taken = best
+
+    time_each((options for options in tried if len(options) < 2), MOST_SECONDS / 2)
+    together = [options for options in tried if len(options) > 1 and tuning.expected(options) < inf]
+    time_each(sorted(together, key=tuning.expected), MOST_SECONDS / 2)
+    fastest = [{}, *sorted((options for options in tried if options), key=tuning.ratio)[:AGAIN]]
+    time_each([options for options in fastest if tuning.ratio(options) < inf] * (LAUNCHES - 1), MOST_SECONDS)
     # Of those that chance does not tell from the best, one without page faults, with the fewest options.
-    best = min(map(tuning.ratio, tried))
+    best = min(map(tuning.ratio, fastest))
     chosen = min(
-        (one for one in tried if tuning.ratio(one) * GAIN <= best),
+        (options for options in fastest if tuning.ratio(options) * GAIN <= best),
         key=lambda one: (tuning.faults(one) > machine.MANY_FAULTS, len(one), tuning.ratio(one)),
     )
     return Tuned(
@@ -106,6 +95,15 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
         ratio=tuning.ratio(chosen),
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+def _candidates(declared: Sequence[Setting]) -> list[dict[str, str]]:
+    """A value or the default of each option, those with fewer values first."""
+    values: dict[str, list[dict[str, str]]] = {}
+    for setting in declared:
+        values.setdefault(setting.option, [{}]).append({setting.option: setting.value})
+    chosen = product(*values.values())
+    return sorted(({name: one[name] for one in each for name in one} for each in chosen), key=len)
 
 
 class _Tuning:
@@ -121,8 +119,7 @@ class _Tuning:
 
     def measure(self, options: dict[str, str]) -> str:
         """One launch of a candidate; says what came of it. Raises CannotRun for the defaults."""
-        if (key := _key(options)) in self._reasons:
-            return f"{key}: not tried again"
+        key = _key(options)
         index, self._launches = self._launches, self._launches + 1
         deployment = msgspec.structs.replace(self._deployment, options=self._deployment.options | options)
         batches = dict.fromkeys((deployment.batch_sizes[0], deployment.batch_sizes[-1]))
@@ -177,6 +174,10 @@ class _Tuning:
             return inf
         return exp(fmean(log(_fastest(launches, batch) / _fastest(defaults, batch)) for batch in launches[0]))
 
+    def expected(self, options: dict[str, str]) -> float:
+        """The ratio that options would have together if each gained what it gains alone."""
+        return prod(self.ratio({name: value}) for name, value in options.items())
+
     def faults(self, options: dict[str, str]) -> float:
         """The most page faults of a call of any batch size, in the launch with the fewest."""
         return min(self._faults.get(_key(options), [0.0]))
@@ -185,7 +186,10 @@ class _Tuning:
         """What was found of it."""
         launches = self._medians.get(_key(options), [])
         medians = {batch: tuple(launch[batch] for launch in launches) for batch in (launches[0] if launches else {})}
-        reason = self._reasons.get(_key(options)) or (None if launches else f"not tried within {MOST_SECONDS:g} s")
+        parts = (options, *({name: value} for name, value in options.items()))
+        reason = next((known for part in parts if (known := self._reasons.get(_key(part)))), None)
+        if not launches and reason is None:
+            reason = f"not tried within {MOST_SECONDS / 2:g} s"
         faults = tuple(self._faults.get(_key(options), ()))
         return Candidate(options=options, medians_ms=medians, faults=faults, reason=reason)
 
