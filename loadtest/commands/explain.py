@@ -3,12 +3,12 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from loadtest.commands.shared import Batch, Json, print_figures
+from loadtest.commands.shared import Batch, Json, Options, print_figures, runtime_options
 from loadtest.results import layers
 from loadtest.results.tabular import Cell, Column, Line, Table, as_markdown, number_cell
 from medserve import machine, plugins, stage, store
@@ -26,7 +26,7 @@ def explain(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
     batch: Batch = 1,
-    options: Annotated[str, typer.Option(metavar="JSON", help="Options of the runtime as one JSON object.")] = "{}",
+    options: Options = "{}",
     out: Annotated[Path | None, typer.Option(help="File for what was found of one artifact.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Operators shown of each.")] = 12,
     json: Json = False,
@@ -66,10 +66,7 @@ def _explain(artifact: Path, runtime: str, threads: int, batch: int, options: st
     os.environ.update(machine.thread_environment(threads))
     from loadtest.measure import explanation
 
-    try:
-        chosen = msgspec.json.decode(options, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise BadInput(f"--options is no JSON object: {error}") from None
+    chosen = runtime_options(options)
     deployment = Deployment(
         artifact=artifact.name, runtime=runtime, threads=threads, batch_sizes=(batch,), options=chosen
     )

@@ -9,7 +9,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from loadtest.commands.shared import Batch, Json, Seconds, Seed, Warmup, and_more, print_figures
+from loadtest.commands.shared import (
+    Batch,
+    Json,
+    Options,
+    Seconds,
+    Seed,
+    Warmup,
+    and_more,
+    print_figures,
+    runtime_options,
+)
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
 from medserve.jobs import Launch
@@ -68,6 +78,7 @@ def time(
     runtime: Annotated[str | None, typer.Option(help="Runtime.", show_default="the format's own")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0: all usable cores.")] = 1,
     batch: Batch = 1,
+    options: Options = "{}",
     seconds: Seconds = 3.0,
     warmup: Warmup = 0.5,
     seed: Seed = 0,
@@ -91,7 +102,10 @@ def time(
         runtime=runtime or pick(FORMATS, "format", manifest.format).runtime,
         threads=threads,
         batch_sizes=(batch,),
+        options=runtime_options(options),
     )
+    if deployment.keeps_memory:
+        machine.keep_memory()
     server_cpus, _ = machine.divide_cpus(threads)
     machine.pin(server_cpus)
     opened, _ = inprocess.open_runtime(artifact, deployment)

@@ -250,6 +250,11 @@ def test_time_by_hand_is_calm_and_also_json(stage: Stage, onnx: Path) -> None:
     assert set(figures["stages_ms"]) == {"place", "run", "fetch"}
     everything = stage(*words, "--threads", "0", "--json")
     assert json.loads(everything.stdout)["deployment"].endswith("-tall"), everything.stderr
+    assert stage(*words, "--options", '{"arena": "off"}').returncode == 0
+    unknown = stage(*words, "--options", '{"arena": "small"}')
+    assert unknown.returncode == 2
+    assert "arena" in unknown.stderr
+    assert stage(*words, "--options", "arena=off").stderr.startswith("error: --options is no JSON object: ")
     refused = stage("loadtest", "time", str(onnx), "--runtime", "nonesuch")
     assert refused.returncode == 2
     assert "there is: " in refused.stderr
