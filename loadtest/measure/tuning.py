@@ -179,8 +179,8 @@ class _Tuning:
         return prod(self.ratio({name: value}) for name, value in options.items())
 
     def faults(self, options: dict[str, str]) -> float:
-        """The most page faults of a call of any batch size, in the launch with the fewest."""
-        return min(self._faults.get(_key(options), [0.0]))
+        """The most page faults of a call of any batch size in any launch: where the heap lies differs among them."""
+        return max(self._faults.get(_key(options), [0.0]))
 
     def candidate(self, options: dict[str, str]) -> Candidate:
         """What was found of it."""
