@@ -57,7 +57,7 @@ class Tuned(Noun, frozen=True, kw_only=True):
     """`tuned/<deployment>.json`: the best options of a deployment's runtime for one artifact on one machine.
 
     `settings` were tried, alone and together. `ratio` is the geometric mean over batch sizes of the latency with the
-    `chosen` options over that with the defaults; among equally fast ones, those without page faults are chosen.
+    `chosen` options over that with the defaults; among equally fast ones, those with fewer page faults are chosen.
     """
 
     deployment: Deployment

@@ -3,14 +3,14 @@
 A candidate is a value, or the default, of each option. Every one is timed in process, in a fresh process: each option
 alone, then several together, the most promising first, for what one gains may depend on another. The fastest are timed
 again, beside the defaults. None of these launches is reported. Options that change the scores are never taken. Of
-equally fast candidates those are taken whose calls cause no page faults, for what these cost differs among machines and
-from hour to hour.
+equally fast candidates those are taken with fewer page faults by an order of magnitude, for what these cost differs
+among machines and from hour to hour.
 """
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from math import exp, inf, log, prod
+from math import exp, inf, log, log10, prod
 from pathlib import Path
 from statistics import fmean
 from typing import cast
@@ -80,11 +80,11 @@ def tune(artifact: Path, deployment: Deployment, scratch: Path, tell: Callable[[
     time_each(sorted(together, key=tuning.expected), MOST_SECONDS / 2)
     fastest = [{}, *sorted((options for options in tried if options), key=tuning.ratio)[:AGAIN]]
     time_each([options for options in fastest if tuning.ratio(options) < inf] * (LAUNCHES - 1), MOST_SECONDS)
-    # Of those that chance does not tell from the best, one without page faults, with the fewest options.
+    # Of those that chance does not tell from the best, one with the fewest page faults, then with the fewest options.
     best = min(map(tuning.ratio, fastest))
     chosen = min(
         (options for options in fastest if tuning.ratio(options) * GAIN <= best),
-        key=lambda one: (tuning.faults(one) > machine.MANY_FAULTS, len(one), tuning.ratio(one)),
+        key=lambda one: (round(log10(max(tuning.faults(one), machine.MANY_FAULTS))), len(one), tuning.ratio(one)),
     )
     return Tuned(
         deployment=deployment,
