@@ -105,7 +105,7 @@ class Client(FastHttpUser):
         raise StopUser
 
     def send_back_to_back(self, share: Share, number: int) -> None:
-        """Send each request when the one before it was answered and the gap is over."""
+        """Send each request when the one before it was answered and the gap is over; at least one after the warm-up."""
         test = self.test
         profile, count = test.load.profile, test.count
         _sleep_until(share.start)
@@ -114,7 +114,7 @@ class Client(FastHttpUser):
         request = share.first + number
         sent = 0
         # Each user judges by its own pace: all go on, or about all.
-        while (at := now()) < end or profile.goes_on(sent * profile.users, (at - begin) / 1e9):
+        while (at := now()) < end or not sent or profile.goes_on(sent * profile.users, (at - begin) / 1e9):
             sent += at >= begin
             answered = self.send(request % count)
             if pause := profile.gap_seconds if answered else max(profile.gap_seconds, FAILURE_PAUSE_SECONDS):

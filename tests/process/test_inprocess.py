@@ -11,7 +11,7 @@ import pytest
 from conftest import Stage
 
 from loadtest import samples
-from loadtest.measure import inprocess
+from loadtest.measure import inprocess, peaks
 from medserve import store
 from medserve.jobs import Launch
 from medserve.machine import divide_cpus, usable_cpus
@@ -269,6 +269,12 @@ def test_the_peaks_of_the_machine_are_those_of_its_cores(stage: Stage, tmp_path:
     assert 1e9 < found.flops < 1e13
     assert min(found.bandwidth) == 2**18
     assert all(1e8 < speed < 1e13 for speed in found.bandwidth.values())
+
+
+def test_the_second_library_of_the_peaks_multiplies_the_same_matrices() -> None:
+    first, second = np.random.default_rng(0).random((2, 64, 64), np.float32)
+    (found,) = peaks._product_by_onnx_runtime(first, second, 1)()
+    np.testing.assert_allclose(found, first @ second, rtol=1e-5)
 
 
 def test_operators_of_several_deployments_are_named_by_their_own_profilers(

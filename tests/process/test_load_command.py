@@ -349,6 +349,18 @@ def test_files_are_checked_before_anything_is_sent(stage: Stage, tmp_path: Path)
         assert server.asked == 0
 
 
+def test_a_stall_as_long_as_the_run_leaves_one_request_to_measure(stage: Stage) -> None:
+    def stalls(handler: Handler) -> None:
+        if handler.server.asked == 1:
+            time.sleep(1.0)
+        calm(handler)
+
+    with stub(stalls) as server:
+        done = load(stage, server, "--seconds", "0.2", "--warmup", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n"] == 1
+
+
 def test_a_server_of_another_body_is_loaded_and_its_answers_are_compared(stage: Stage, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
     expected = np.arange(4 * CLASSES, dtype=np.float32).reshape(4, CLASSES) / 100
