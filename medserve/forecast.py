@@ -27,7 +27,7 @@ TUNING_LAUNCHES, TUNING_SECONDS = 14, 4.0
 """Of a tuned deployment, and how long each lasts beside its start."""
 ENVIRONMENT_SECONDS = 50.0
 """Of an environment that is downloaded and installed; it depends on the network."""
-PEAKS_SECONDS, EXPLAIN_SECONDS = 8.0, 8.0
+PEAKS_SECONDS, EXPLAIN_SECONDS = 6.0, 8.0
 """Of each number of threads, and of each batch of a deployment, beside its start."""
 SELFTEST_SECONDS, SELFTEST_SIZE_SECONDS = 20.0, 4.0
 START_SECONDS = {"null": 0.5, "onnx_runtime": 1.5, "openvino_cpu": 1.5, "torchscript": 3.5, "stablehlo": 4.5}

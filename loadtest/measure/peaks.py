@@ -20,12 +20,12 @@ SIDES = (512, 1024, 2048)
 """Of the square matrices whose product is timed."""
 WORKING_SETS = tuple(2**power for power in range(18, 30, 2))
 """In bytes: 256 KiB to 256 MiB."""
-REPEATS, SECONDS = 5, 0.1
+REPEATS, SECONDS = 8, 0.05
 """The fastest repetition counts, for what disturbs the machine only makes it slower; each lasts so long."""
 
 
 def peaks(threads: int) -> Peaks:
-    """Measure both, in about seven seconds. NumPy must have been imported with its number of threads set."""
+    """Measure both, in about five seconds. NumPy must have been imported with its number of threads set."""
     return Peaks(
         threads=threads,
         cpus=machine.usable_cpus(),
