@@ -28,8 +28,8 @@ MAX_CALLS = 100_000
 """Calls after which a fast runtime ends: more add no information and fill the disk."""
 NULL_CALLS = 500
 """The same of the null runtime, which has nothing but its percentiles to be known for."""
-WARM_CALLS = 3
-"""The fewest calls of a warm-up: where one takes seconds, the heap still grows in the second."""
+WARM_CALLS = 6
+"""The fewest calls of a warm-up: in the first ones the heap grows, until its free blocks fit what a call allocates."""
 STAGED_SHARE = 0.25
 """Length of the staged pass as a share of the headline pass."""
 COLD_CALLS = 100
