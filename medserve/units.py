@@ -12,8 +12,8 @@ import json
 import os
 import platform
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -187,15 +187,16 @@ def is_measured(study: Study, folder: Path) -> bool:
 def pack(folder: Path, launches: int | None = None) -> Part:
     """A folder as it may travel: without what a killed writer left there, and of `results` with no more launches."""
 
-    def kept(one: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        path = Path(one.name)
-        number = int(path.name) if folder.name == "results" and len(path.parts) == 2 else 0
+    def kept(path: Path) -> bool:
+        number = int(path.parts[1]) if folder.name == "results" and len(path.parts) > 1 else 0
         is_beyond = launches is not None and number >= launches
-        return None if is_beyond or store.PARTIAL.fullmatch(path.name) else one
+        return not is_beyond and not any(map(store.PARTIAL.fullmatch, path.parts))
 
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        archive.add(folder, ".", filter=kept)
+    with zipfile.ZipFile(made, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if kept(name := path.relative_to(folder)):
+                archive.write(path, name)
     return Part(made.getvalue(), hashlib.sha256(made.getvalue()).hexdigest())
 
 
@@ -203,11 +204,9 @@ def unpack(part: Part, target: Path) -> None:
     """Make `target` of a part, in place of what is there. Raises CannotRun for other bytes than were sent."""
     if hashlib.sha256(part.content).hexdigest() != part.sha256:
         raise CannotRun(f"{target}: its bytes changed on the way")
-    with (
-        store.new_folder(target) as partial,
-        tarfile.open(fileobj=io.BytesIO(part.content)) as archive,
-    ):
-        archive.extractall(partial, filter="data")
+    with store.new_folder(target) as partial, zipfile.ZipFile(io.BytesIO(part.content)) as archive:
+        # It drops what leads out of a folder from the names in it; tarfile does so only from Python 3.11.4 on.
+        archive.extractall(partial)
 
 
 def _main() -> None:

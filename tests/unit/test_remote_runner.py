@@ -1,6 +1,9 @@
 """Which worker gets which unit, by an engine that a test scripts; `tests/process/test_cluster.py` has the real one."""
 
 import errno
+import hashlib
+import io
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,7 +223,7 @@ def test_a_unit_that_always_loses_its_worker_ends(tmp_path: Path) -> None:
     assert any(f"lost {remote_runner.MOST_LOSSES + 1} times" in line for line in said)
 
 
-def test_a_part_that_changes_on_the_way_is_refused_and_one_outside_its_folder_too(tmp_path: Path) -> None:
+def test_a_part_that_changes_on_the_way_is_refused_and_none_leads_out_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "file").write_text("content")
     part = units.pack(tmp_path / "made")
@@ -229,6 +232,11 @@ def test_a_part_that_changes_on_the_way_is_refused_and_one_outside_its_folder_to
     with pytest.raises(CannotRun, match="its bytes changed on the way"):
         units.unpack(Part(part.content[:-1] + b"x", part.sha256), tmp_path / "there")
     assert (tmp_path / "there" / "file").read_text() == "content"
+    with zipfile.ZipFile(hostile := io.BytesIO(), "w") as archive:
+        archive.writestr("../outside", "")
+        archive.writestr(f"{tmp_path}/absolute", "")
+    units.unpack(Part(hostile.getvalue(), hashlib.sha256(hostile.getvalue()).hexdigest()), tmp_path / "there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "there"]
 
 
 def test_of_more_launches_than_a_study_has_only_its_own_travel(tmp_path: Path) -> None:
