@@ -46,6 +46,8 @@ class TorchRuntime(Runtime):
         return y.numpy()
 
     def profile(self, predict: Callable[[], object], count: int, _folder: Path) -> list[Operator]:
+        # First, for the latency beside the operators is that of the last `count` predictions.
+        inside = _onednn(predict, count) if self._device.type == "cpu" and torch.backends.mkldnn.is_available() else {}
         processor = [torch.profiler.ProfilerActivity.CPU]
         # The profiler writes of its start and its end.
         with process.quiet(), torch.profiler.profile(activities=processor, record_shapes=True) as profiled:
@@ -58,9 +60,7 @@ class TorchRuntime(Runtime):
             shapes = " ".join("x".join(map(str, shape)) for shape in event.input_shapes if shape)
             name = f"{event.key} {shapes}".strip()
             took[name, event.key] = [event.self_cpu_time_total / 1e3 / event.count] * event.count
-        if self._device.type == "cpu" and torch.backends.mkldnn.is_available():
-            took = _with_onednn(took, predict, count)
-        return operators(took, count)
+        return operators(_with_onednn(took, inside, count) if inside else took, count)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -160,12 +160,8 @@ class CapturedRuntime(CudaRuntime):
         return Captured(graph, pinned, placed, scores)
 
 
-def _with_onednn(took: _Took, predict: Callable[[], object], count: int) -> _Took:
-    """The profiled calls, with oneDNN's primitives instead of the calls that lead to them.
-
-    PyTorch's profiler does not tell what such a call spends on packing weights, and does not see those of an optimised
-    TorchScript module at all. oneDNN prints its primitives, in `count` further predictions.
-    """
+def _onednn(predict: Callable[[], object], count: int) -> _Took:
+    """The primitives of oneDNN in `count` predictions, as it prints them."""
 
     def told() -> None:
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
@@ -177,8 +173,15 @@ def _with_onednn(took: _Took, predict: Callable[[], object], count: int) -> _Too
         match line.split(","):
             case ["onednn_verbose", _, "primitive", "exec", _, kind, *_, shape, ms]:
                 inside.setdefault((f"oneDNN {kind} {shape}", kind), []).append(float(ms))
-    if not inside:
-        return took
+    return inside
+
+
+def _with_onednn(took: _Took, inside: _Took, count: int) -> _Took:
+    """The profiled calls, with oneDNN's primitives instead of the calls that lead to them.
+
+    PyTorch's profiler does not tell what such a call spends on packing weights, and does not see those of an optimised
+    TorchScript module at all.
+    """
     outside = {key: calls for key, calls in took.items() if not CALLS_ONEDNN.search(key[1])}
     around = sum(map(sum, took.values())) - sum(map(sum, outside.values())) - sum(map(sum, inside.values()))
     if around > 0:
