@@ -110,6 +110,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for images of one's own, whose data sets are made in no other test's."""
+    monkeypatch.setenv("MEDMNIST_ROOT", str(tmp_path / "root"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let what this process starts share what XLA compiles: many of its children compile the same functions."""
