@@ -2,11 +2,9 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +17,12 @@ from rich.table import Table
 
 from medserve import __version__, doctor, errors, forecast, machine, matrix, plugins, run_folder, runner, study_file
 from medserve.errors import BadInput
-from medserve.job_runner import Listener, Step
+from medserve.job_runner import Listener
 from medserve.progress import duration
 from medserve.spec import Device, Noun
 from medserve.study import Study, check_shard
 from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, PROFILES
+from medserve.terminal import NO_GPU, Screen, print_plan
 
 app = typer.Typer(
     help="Inference-serving latency of medical image classifiers: train, export, serve, load-test, compare.",
@@ -32,9 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NO_GPU = "this machine has no GPU, or no driver that answers: every cell would fail"
-MOST_NAMED = 24
-"""Deployments that a plan names on a terminal."""
 STAGES = {
     "data": ("train", "data", "List, fetch and unpack data sets."),
     "train": ("train", "train", "Train one checkpoint."),
@@ -98,7 +94,7 @@ def run(
     asked, study = study.launches, run_folder.with_launches(study, folder, more_launches)
     if plan:
         run_folder.check(study, folder)
-        _print_plan(study, folder, json)
+        print_plan(study, folder, json)
         return
 
     def expected() -> str:
@@ -110,7 +106,7 @@ def run(
         print(f"{NO_GPU}; --device cpu measures on the processor", file=sys.stderr)
     if study.machines and scheduler is None:
         print(f"measured on this machine alone; --scheduler measures on {', '.join(study.machines)}", file=sys.stderr)
-    listen = errors.print_event if json else _Screen(expected).show
+    listen = errors.print_event if json else Screen(expected).show
     if anyway and scheduler is not None:
         raise BadInput("--anyway is for this machine; on a worker's, mend what fails the self-test")
     if shards > 1 and scheduler is None:
@@ -221,7 +217,7 @@ def study_check(
     except BadInput as error:
         print(f"medserve run would refuse it: {error}", file=sys.stderr)
         folder = folder.with_name(f"{folder.name}-new")
-    _print_plan(run_folder.with_launches(study, folder, 0), folder, json)
+    print_plan(run_folder.with_launches(study, folder, 0), folder, json)
 
 
 @app.command("list")
@@ -272,35 +268,6 @@ def doctor_(
         raise errors.CannotRun(f"a measurement here would not be sound: {', '.join(bad)}")
 
 
-def _print_plan(study: Study, folder: Path, json: bool) -> None:
-    found = forecast.forecast(study, folder)
-    if json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
-        return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for work in (work for work in found.work if work.jobs):
-        done = f", {work.done} of them done" if work.done else ""
-        table.add_row(work.kind, f"{work.jobs} {work.what}{done}", f"about {duration(work.seconds)}")
-    console = Console()
-    console.print(f"{study.title} ({study.name})", style="bold")
-    console.print(table)
-    for deployment, profiles in list(found.cells.items())[:MOST_NAMED]:
-        console.print(f"  {deployment}: {', '.join(profiles)}", markup=False, highlight=False, soft_wrap=True)
-    if len(found.cells) > MOST_NAMED:
-        console.print(f"  and {len(found.cells) - MOST_NAMED} more deployments (--json names all)")
-    if study.device == "cuda" and not machine.gpus():
-        console.print(NO_GPU, style="yellow")
-    for server in study.servers:
-        if server.command:
-            if not server.environment and shutil.which(server.command[0]) is None:
-                console.print(f"no program here: {server.command[0]}, of {server.name}", markup=False, style="yellow")
-            words = errors.printable(shlex.join(server.command))
-            console.print(f"runs a program of the study: {words}", markup=False, highlight=False, soft_wrap=True)
-    for words in found.left_out:
-        console.print(f"left out: {words}", style="dim", markup=False, highlight=False)
-    print(f"About {duration(found.seconds)} on this machine, into {folder}")
-
-
 def _finish(command: str, *words: str, stdout: int | None = None) -> None:
     done = subprocess.run([sys.executable, "-m", "loadtest", command, *words], check=False, stdout=stdout)
     if done.returncode:
@@ -323,33 +290,6 @@ for _name, (_stage, _command, _text) in STAGES.items():
 
 def _rows(table: Mapping[str, Noun]) -> dict[str, object]:
     return {name: msgspec.to_builtins(row) for name, row in table.items()}
-
-
-class _Screen:
-    """One line a finished job; on a terminal, one more that changes while a job works."""
-
-    def __init__(self, first_line: Callable[[], str] | None = None) -> None:
-        self._first_line = first_line
-        self._terminal = sys.stderr.isatty()
-        self._last = 0.0
-
-    def show(self, step: Step) -> None:
-        if self._first_line is not None:
-            print(self._first_line(), file=sys.stderr, flush=True)
-            self._first_line = None
-        clear = "\r\x1b[2K" if self._terminal else ""
-        if step.state in ("done", "failed"):
-            left = f"   {duration(step.seconds_left)} left" if step.seconds_left and step.done < step.total else ""
-            mark = "" if step.state == "done" else f"   FAILED: {step.note}"
-            took = duration(step.seconds or 0.0)
-            place = f"[{step.done}/{step.total}]"
-            words = errors.printable(f"{place:>8} {step.kind:<10} {step.name}  {took}{left}{mark}")
-            print(f"{clear}{words}", file=sys.stderr, flush=True)
-        elif self._terminal and time.monotonic() - self._last > 0.5:
-            # Nothing is drawn while a cell is measured: stages that measure send no progress.
-            self._last = time.monotonic()
-            words = errors.printable(f"         {step.kind:<10} {step.name}  {step.note}")
-            print(f"{clear}{words[: Console().width - 1]}", end="", file=sys.stderr, flush=True)
 
 
 @app.callback(invoke_without_command=True)

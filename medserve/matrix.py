@@ -1,28 +1,22 @@
 """Spells a study out: the jobs and cells of its matrix. Pure functions; nothing is started here."""
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from itertools import product
 
 import msgspec
 
-from medserve import document, measures, plugins, tables
-from medserve.errors import BadInput, check_name, unknown
-from medserve.models import DatasetSpec, Recipe
-from medserve.spec import PLACES, Deployment, Dispatch, Environment, LoadProfile, Server, Settings, check_window
-from medserve.study import ADOPTED, Deployed, Export, Model, Plan, Study, Training
-from medserve.tables import ARCHITECTURES, DATASETS, FORMATS, pick, title
-
-Queued = tuple[Dispatch, int, int]
-"""How a server predicts, the images that it batches, and how often it loads the model."""
-BODIES, OIP = "loadtest.generator.bodies", "oip"
-"""The plug-ins of requests and answers; that of the Open Inference Protocol has tensors in binary and in JSON."""
+from medserve import measures, plugins, tables
+from medserve.errors import BadInput, check_name
+from medserve.models import Recipe
+from medserve.problems import problems
+from medserve.spec import OIP, Deployment, Environment, LoadProfile, Server, Settings
+from medserve.study import ADOPTED, Deployed, Export, Model, Plan, Queued, Study, Training
+from medserve.tables import FORMATS, title
 
 
 def plan(study: Study) -> Plan:
     """The matrix of a study. Raises BadInput with every reason, a line each, for a combination that cannot be."""
-    if found := list(dict.fromkeys(_problems(study))):
+    if found := list(dict.fromkeys(problems(study))):
         raise BadInput(*found)
     trainings, exports, deployed = [], [], []
     left_out: list[str] = []
@@ -33,7 +27,7 @@ def plan(study: Study) -> Plan:
     )
     groups: list[tuple[int, list[Export]]] = []
     part, parts = study.part
-    mine = {*parts_of(study)[part - 1 :: parts]}
+    mine = {*study.parts[part - 1 :: parts]}
     for dataset, size, architecture in product(datasets, sizes, networks):
         if (dataset, architecture) not in mine:
             continue
@@ -64,7 +58,7 @@ def plan(study: Study) -> Plan:
                 for runtime in runtimes
                 for settings in _settings(study, runtime, left_out)
                 for threads in dict.fromkeys((*study.threads, 0))
-                for queued in _queues(study)
+                for queued in study.queues
             ]
             alone += [
                 _served(study, export, server, threads, profiles)
@@ -74,7 +68,7 @@ def plan(study: Study) -> Plan:
             ]
             deployed += [_copy(one, number) for one in alone for number in range(study.copies + 1)]
         if study.null:
-            deployed.append(_deployed(study, made[0], "null", "default", 1, _queues(study)[0], profiles))
+            deployed.append(_deployed(study, made[0], "null", "default", 1, study.queues[0], profiles))
     measured = tuple(one for one in deployed if one.profiles)
     for name in (*(training.name for training in trainings), *(cell.name for one in measured for cell in one.cells)):
         check_name("cell", name)
@@ -94,25 +88,12 @@ def plan(study: Study) -> Plan:
     )
 
 
-def parts_of(study: Study) -> list[tuple[str, str]]:
-    """What a study can be divided into: each data set with each network, and each model that was made elsewhere."""
-    made = product(dict.fromkeys(study.datasets), dict.fromkeys(study.architectures))
-    return [*made, *((ADOPTED, model.name) for model in study.models)]
-
-
 def environments_of(study: Study, found: Plan) -> list[Environment]:
     """The environments that a study needs: of its frameworks and runtimes, and of the servers that it measures."""
     behind = [made.deployment.environment for made in found.deployed]
     return list(
         {one.name: one for one in (*study.environments, *behind) if one and (one.runs or one in behind)}.values()
     )
-
-
-def _has_loads(study: Study) -> bool:
-    """Whether anything is measured at a share of its capacity."""
-    with suppress(BadInput):  # `_problems` says what is wrong with a line
-        return any(one.load is not None for measure in study.measure for one in measures.profiles_of(measure))
-    return False
 
 
 def _adopted(model: Model) -> Export:
@@ -139,124 +120,10 @@ def _settings(study: Study, runtime: str, left_out: list[str]) -> Iterator[Setti
             left_out.append(f"{title(runtime)} {settings}: it has no options to choose from")
 
 
-def _queues(study: Study) -> list[Queued]:
-    """Each way to predict, with batching and instances where there is a queue, unless they alone are asked for."""
-    dispatches, images = dict.fromkeys(study.dispatches), dict.fromkeys(study.batch_images)
-    found = list(product(dispatches, images, dict.fromkeys(study.instances)))
-    return [one for one in found if one[0] == "thread" or one[1:] == (1, 1)] or found
-
-
-def check_size(dataset: DatasetSpec, size: int) -> None:
-    """Raise BadInput when the data set does not come at `size` pixels."""
-    if dataset.sizes and size not in dataset.sizes:
-        raise BadInput(f"{dataset.name} does not come at {size} px; there is: {', '.join(map(str, dataset.sizes))}")
-    if not 8 <= size <= 1024:
-        raise BadInput(f"size {size} px; expected 8 to 1024")
-
-
-def _problems(study: Study) -> Iterator[str]:
-    """What is wrong with a study beyond the types of its fields."""
-
-    def refused(what: str, check: Callable[..., object], *words: object) -> Iterator[str]:
-        try:
-            check(*words)
-        except BadInput as error:
-            yield from (what + line for line in error.lines)
-
-    # `document.convert` checks the names of a study file; a study from a run's folder comes without that.
-    for name in (name for name in study.formats if name != "native"):
-        yield from refused("", pick, FORMATS, "format", name)
-    for name in study.architectures:
-        yield from refused("", pick, ARCHITECTURES, "architecture", name)
-    for name in (*study.frameworks, *filter(None, (study.trained_in,))):
-        yield from refused("", plugins.literals, "train.frameworks", name)
-    for name in study.runtimes:
-        yield from refused("", plugins.literals, "serve.runtimes", name)
-    yield from refused("", check_name, "study", study.name)
-    named = [model.name for model in study.models]
-    for name in dict.fromkeys(name for name in named if named.count(name) > 1):
-        yield f"[[models]]: several have the name {name}; adopt them into folders of different names"
-    yield from _server_problems(study, refused)
-    for variant in study.variants:
-        yield from refused("", check_name, "variant", variant)
-        yield from refused(f"'variants.{variant}': ", _recipe, study, variant)
-    for dataset in study.datasets:
-        yield from refused("", tables.check_dataset, dataset)
-    own = [dataset for dataset in dict.fromkeys(study.datasets) if tables.is_path(dataset)]
-    called: list[str] = []
-    for dataset in own:
-        with suppress(BadInput):
-            called.append(tables.dataset_name(dataset))
-    for name in dict.fromkeys(name for name in called if called.count(name) > 1):
-        yield f"'datasets': several are called {name}; rename the folders or files"
-    yield from refused("", check_window, study.window)
-    if (most := max(1, len(parts_of(study)))) < study.part[1]:
-        yield f"'shard' is {study.shard}; it has at most {most} parts: its data sets with their networks, its models"
-    if study.window is not None and not own:
-        yield "'window' is for images of one's own; 'datasets' names no path"
-    for dataset, size in product((name for name in study.datasets if name in DATASETS), study.sizes):
-        yield from refused("", check_size, DATASETS[dataset], size)
-    for variant in study.serves:
-        if variant not in study.variants:
-            yield str(unknown("variant in 'serves'", variant, study.variants))
-    for place, measure in enumerate(study.measure, 1):
-        yield from refused(f"[[measure]] {place}: ", measures.check, study, measure)
-    if (objective := study.objective) is not None:
-        given = [limit for limit in (objective.p50_ms, objective.p90_ms, objective.p99_ms) if limit is not None]
-        if len(given) != 1:
-            yield "[objective]: give one of 'p50_ms', 'p90_ms' and 'p99_ms'"
-        if objective.rate is None and not _has_loads(study):
-            yield "[objective]: give a 'rate', or measure loads, which tell the highest: profiles = [\"load-50\", ...]"
-    for dispatch, batch_images, instances in _queues(study):
-        deployment = Deployment(
-            artifact="any", runtime="null", batch_sizes=study.batch_sizes, dispatch=dispatch,
-            batch_images=batch_images, instances=instances, batch_delay_ms=study.batch_delay_ms,
-            deadline_ms=study.deadline_ms if dispatch == "thread" else None,
-        )  # fmt: skip
-        yield from refused("", deployment.check)
-    if study.deadline_ms is not None and "thread" not in study.dispatches:
-        yield "'deadline_ms' needs a queue; add thread to 'dispatch'"
-
-
-def _server_problems(study: Study, refused: Callable[..., Iterator[str]]) -> Iterator[str]:
-    """What is wrong with the servers of a study, and with the environments of their programs."""
-    for table, entries in (("servers", study.servers), ("environments", study.environments)):
-        named = [one.name for one in entries]
-        for name in dict.fromkeys(name for name in named if named.count(name) > 1):
-            yield f"[[{table}]]: several have the name {name}"
-    known = dict.fromkeys(one.name for one in study.environments)
-    plugged = dict.fromkeys((*plugins.names("train.frameworks"), *plugins.names("serve.runtimes")))
-    runs = [(one.name, name) for one in study.environments for name in one.runs]
-    for environment, name in runs:
-        yield from refused(f"[[environments]] {environment}: ", pick, plugged, "framework or runtime", name)
-    for name in dict.fromkeys(name for _, name in runs if [one for _, one in runs].count(name) > 1):
-        yield f"[[environments]]: several run {name}"
-    for server in study.servers:
-        where = f"[[servers]] {server.name}: "
-        if bool(server.url) == bool(server.command):
-            yield f"{where}give either a 'url' or a 'command'"
-        if server.environment:
-            yield from refused(where, pick, known, "environment", server.environment)
-        yield from refused(where, pick, FORMATS, "format", server.format)
-        yield from refused(where, plugins.literals, "serve.runtimes", server.runtime)
-        yield from refused(where, plugins.literals, BODIES, server.body)
-        words = (*server.command, *server.variables.values())
-        if server.command and len(study.threads) > 1 and not any("{threads}" in word for word in words):
-            yield f"{where}the study has several 'threads', and neither command nor variables name {{threads}}"
-        for word in words:
-            for place in (name for name in re.findall(r"{(\w+)}", word) if name not in PLACES):
-                yield where + str(unknown(f"place in {word!r}", place, PLACES))
-
-
-def _recipe(study: Study, variant: str) -> Recipe:
-    """The recipe of a variant. Raises BadInput that names its field."""
-    return document.convert(msgspec.to_builtins(study.recipe) | study.variants.get(variant, {}), Recipe)
-
-
 def _trainings(study: Study, dataset: str, size: int, architecture: str, framework: str) -> Iterator[Training]:
     """One a variant and seed."""
     for variant in study.variants or ("",):
-        recipe = _recipe(study, variant)
+        recipe = study.recipe_of(variant)
         epochs = study.epochs_at.get(size, recipe.epochs)
         for seed in dict.fromkeys(study.seeds):
             yield Training(
@@ -322,7 +189,7 @@ def _deployed(
         for profile in profiles
         if _fits(study, profile, runtime, threads, offered)
         # In process nothing waits, and so nothing is put together.
-        and (profile.mode != "in-process" or queued == _queues(study)[0])
+        and (profile.mode != "in-process" or queued == study.queues[0])
     )
     return Deployed(export=export, deployment=deployment, profiles=kept)
 

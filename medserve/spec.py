@@ -54,6 +54,8 @@ class Noun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     oldest: ClassVar[int] = SCHEMA
 
 
+BODIES, OIP = "loadtest.generator.bodies", "oip"
+"""The plug-ins of requests and answers; that of the Open Inference Protocol has tensors in binary and in JSON."""
 PLACES = ("port", "spare", "another", "file", "artifact", "model", "threads", "folder", "studies", "source")
 """What stands in braces in a server's command: free ports; the file of the model, its artifact's folder and its name;
 threads; an empty folder; the folders of the studies and of the packages that come with this program."""
@@ -89,7 +91,7 @@ class Server(Noun, frozen=True, kw_only=True):
     environment: str = ""
     needs: str = ""
     model: str = "model"
-    body: str = "oip"
+    body: str = OIP
     path: str = ""
     format: str = "onnx"
     runtime: str = "onnx_runtime"

@@ -1,16 +1,18 @@
 """What a study's TOML file may say, and the jobs that it asks for: types alone.
 
-`medserve.study_file` reads one, `medserve.matrix` spells it out. What each field means stands in `study_fields.toml`;
-the template of `medserve study new` and the reference in the manual are made of both.
+`medserve.study_file` reads one, `medserve.problems` says what is wrong with it, `medserve.matrix` spells it out. What
+each field means stands in `study_fields.toml`; the template of `medserve study new` and the reference in the manual are
+made of both.
 """
 
 import re
 from functools import partial
+from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta, field
+from msgspec import Meta, field, to_builtins
 
-from medserve import plugins
+from medserve import document, plugins
 from medserve.errors import BadInput, check_name
 from medserve.models import Recipe
 from medserve.spec import (
@@ -133,6 +135,10 @@ class Model(Noun, frozen=True, kw_only=True):
     digest: str = ""
 
 
+Queued = tuple[Dispatch, int, int]
+"""How a server predicts, the images that it batches, and how often it loads the model."""
+
+
 class Study(Noun, frozen=True, kw_only=True):
     """A matrix to run: every data set, size, architecture and framework with every format, runtime and profile.
 
@@ -191,6 +197,23 @@ class Study(Noun, frozen=True, kw_only=True):
     def dispatches(self) -> tuple[Dispatch, ...]:
         """Every way in which the server predicts."""
         return (self.dispatch,) if isinstance(self.dispatch, str) else self.dispatch
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """What it can be divided into: each data set with each network, and each model that was made elsewhere."""
+        made = product(dict.fromkeys(self.datasets), dict.fromkeys(self.architectures))
+        return [*made, *((ADOPTED, model.name) for model in self.models)]
+
+    @property
+    def queues(self) -> list[Queued]:
+        """Each way to predict, with batching and instances where there is a queue, unless they alone are asked for."""
+        dispatches, images = dict.fromkeys(self.dispatches), dict.fromkeys(self.batch_images)
+        found = list(product(dispatches, images, dict.fromkeys(self.instances)))
+        return [one for one in found if one[0] == "thread" or one[1:] == (1, 1)] or found
+
+    def recipe_of(self, variant: str) -> Recipe:
+        """The recipe of a variant. Raises BadInput that names its field."""
+        return document.convert(to_builtins(self.recipe) | self.variants.get(variant, {}), Recipe)
 
 
 class Training(Noun, frozen=True, kw_only=True):

@@ -244,6 +244,14 @@ def dataset_name(dataset: str) -> str:
     return name
 
 
+def check_size(dataset: DatasetSpec, size: int) -> None:
+    """Raise BadInput when the data set does not come at `size` pixels."""
+    if dataset.sizes and size not in dataset.sizes:
+        raise BadInput(f"{dataset.name} does not come at {size} px; there is: {', '.join(map(str, dataset.sizes))}")
+    if not 8 <= size <= 1024:
+        raise BadInput(f"size {size} px; expected 8 to 1024")
+
+
 def check_dataset(dataset: str) -> None:
     """Raise BadInput for what is neither a data set of the table nor a path."""
     if dataset_name(dataset) == dataset and dataset not in DATASETS:

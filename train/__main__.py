@@ -10,9 +10,8 @@ import typer
 from medserve import errors, plugins
 from medserve.errors import BadInput, CannotRun, unknown
 from medserve.image_files import parse_window
-from medserve.matrix import check_size
 from medserve.models import Recipe
-from medserve.tables import ARCHITECTURES, DATASETS, pick
+from medserve.tables import ARCHITECTURES, DATASETS, check_size, pick
 from train import archives, data, loop, parity, pretrained
 
 app = typer.Typer(

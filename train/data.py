@@ -24,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medserve.errors import BadInput, CannotRun
-from medserve.matrix import check_size
 from medserve.models import DatasetSpec, Split, Task
 from medserve.spec import SCHEMA, Noun, Window
 from medserve.store import encode, file_digest, locked, new_folder, read_json, sha256, write_json
-from medserve.tables import DATASETS, is_path, pick
+from medserve.tables import DATASETS, check_size, is_path, pick
 from train import arrays, own, synthetic
 from train.archives import MB, official, say
 

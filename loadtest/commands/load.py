@@ -15,8 +15,7 @@ from loadtest.generator import payload, schedule
 from loadtest.generator.payload import Load
 from medserve import machine, plugins
 from medserve.errors import BadInput
-from medserve.matrix import BODIES, OIP
-from medserve.spec import Arrivals, LoadProfile
+from medserve.spec import BODIES, OIP, Arrivals, LoadProfile
 
 
 def load(

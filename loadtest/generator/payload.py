@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from medserve import plugins, wire
 from medserve.errors import BadInput, CannotRun, unknown
-from medserve.matrix import BODIES, OIP
-from medserve.spec import LoadProfile, Noun
+from medserve.spec import BODIES, OIP, LoadProfile, Noun
 from medserve.tables import INPUT
 
 MAX_READY_BYTES = 256 << 20

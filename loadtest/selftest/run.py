@@ -24,12 +24,11 @@ from loadtest.selftest import known_answers
 from loadtest.selftest.reference_client import open_loop
 from medserve import machine, store
 from medserve.errors import BadInput, CannotRun
-from medserve.matrix import check_size
 from medserve.numbers import interval, number
 from medserve.progress import Progress
 from medserve.result import Check, SelfTest
 from medserve.spec import Deployment, Dispatch, LoadProfile
-from medserve.tables import DATASETS
+from medserve.tables import DATASETS, check_size
 
 KNOWN = {"delays_ms": (0.0, 1.0, 5.0, 20.0)}
 # p50, p90 and p99 fall well inside the steps of 2, 8 and 30 ms. At the edge of a step a single request would decide

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Stage
 
-from medserve import cli, errors
+from medserve import errors, terminal
 from medserve.job_runner import Step
 
 
@@ -50,5 +50,5 @@ def test_control_characters_do_not_reach_the_terminal(
     assert done.returncode == 2
     assert "\\x1b[2J\\x9b31mstudy.toml: no such study file" in done.stderr
     assert done.stderr.rstrip("\n").isprintable()
-    cli._Screen().show(Step("failed", "train", "a", 1, 2, "it said \x1b]0;title\x07", 1.0))
+    terminal.Screen().show(Step("failed", "train", "a", 1, 2, "it said \x1b]0;title\x07", 1.0))
     assert "it said \\x1b]0;title\\x07" in capsys.readouterr().err
