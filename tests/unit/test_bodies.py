@@ -13,7 +13,7 @@ from loadtest.generator import payload
 from loadtest.generator.payload import Load
 from medserve import plugins, wire
 from medserve.errors import BadInput
-from medserve.matrix import BODIES
+from medserve.spec import BODIES
 from medserve.tables import profile
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
